@@ -1,0 +1,80 @@
+# evsource: event sourcing and CQRS inside PostgreSQL
+
+EXTENSION  = evsource
+MODULE_big = evsource
+
+# The control file is the only place that knows the version.
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+
+# The rooms, in the order in which an event passes through them.
+OBJS = \
+	src/evsource.o \
+	src/settings.o \
+	src/catalog.o \
+	src/identity.o \
+	src/shmem.o \
+	src/horizon.o \
+	src/event.o \
+	src/streams.o \
+	src/store.o \
+	src/append.o \
+	src/intake.o
+
+# The install script is these parts, in this order: a part may use what an
+# earlier one made.
+SQL_PARTS = \
+	sql/header.sql \
+	sql/types.sql \
+	sql/events.sql \
+	sql/projections.sql \
+	sql/snapshots.sql \
+	sql/append.sql
+
+DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
+DATA       = $(filter-out $(DATA_built),$(wildcard sql/$(EXTENSION)--*.sql))
+
+PG_CONFIG ?= pg_config
+PG_MAJOR  := $(shell $(PG_CONFIG) --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
+have_pg    = $(shell test 0$(PG_MAJOR) -ge $(1) && echo yes)
+
+PG_CFLAGS += -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
+
+# Test inputs live under test/, expected output in expected/. pg_regress prefers
+# its output directory over its input directory: giving it one of its own keeps
+# it from taking a part in sql/ for a test, and a link there shows it expected/.
+REGRESS      = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
+REGRESS_OPTS = --inputdir=test --outputdir=test/out/regress --load-extension=$(EXTENSION)
+REGRESS_PREP = test/out/regress/expected
+
+# PGXS carries pg_isolation_regress since v14.
+ifeq ($(call have_pg,14),yes)
+ISOLATION      = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test --outputdir=test/out/isolation --load-extension=$(EXTENSION)
+REGRESS_PREP  += test/out/isolation/expected
+endif
+
+# PGXS carries PostgreSQL::Test::Cluster since v15, and initdb refuses root.
+ifeq ($(call have_pg,15)$(filter 0,$(shell id -u)),yes)
+TAP_TESTS = 1
+endif
+PROVE_TESTS ?= test/t/*.pl
+
+EXTRA_CLEAN = test/out src/*.gcno src/*.gcda
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# PGXS does not track headers; there are few enough to build anew on any change.
+$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
+
+$(DATA_built): $(SQL_PARTS) $(EXTENSION).control Makefile
+	cat $(SQL_PARTS) > $@
+
+test/out/%/expected:
+	$(MKDIR_P) $(@D)
+	ln -sfn ../../../expected $@
+
+# Take the last run's output as the new truth. Read the diffs first.
+.PHONY: accept
+accept:
+	cp test/out/*/results/*.out expected/

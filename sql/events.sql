@@ -1,0 +1,77 @@
+-- events.sql: the log, and the identity of this store.
+
+-- The order of the log. One value at a time: values that a session kept to
+-- itself would put later commits at lower positions.
+create sequence evsource.position_seq as bigint maxvalue 281474976710655 cache 1;
+comment on sequence evsource.position_seq is 'Draws the position of each event.';
+
+-- Columns of fixed width first: no byte is lost to alignment.
+create table evsource.events (
+    position    bigint      not null,
+    version     bigint      not null,
+    recorded_at timestamptz not null,
+    stream      text        not null collate "C",
+    type        text        not null collate "C",
+    data        jsonb       not null default '{}',
+    metadata    jsonb,
+    occurred_at timestamptz,
+    id          uuid,
+    constraint events_pkey primary key (position),
+    constraint events_stream_version_key unique (stream, version)
+);
+create index events_category_idx on evsource.events (evsource.category(stream), position);
+create unique index events_id_key on evsource.events (id) where id is not null;
+-- a category's streams, in time proportional to their number
+create index events_first_idx on evsource.events (evsource.category(stream), stream) where version = 1;
+
+comment on table evsource.events is 'The append-only log: every event of every stream.';
+comment on column evsource.events.position is 'Place in the log: unique, increasing, gaps allowed. Drawn at append.';
+comment on column evsource.events.version is 'Place in the stream: 1, 2, 3, ... without gaps.';
+comment on column evsource.events.recorded_at is 'When this database took the event.';
+comment on column evsource.events.stream is 'Name of the stream; its category is the part before the first "-".';
+comment on column evsource.events.type is 'What happened.';
+comment on column evsource.events.data is 'The event itself: any jsonb value.';
+comment on column evsource.events.metadata is 'A jsonb object about the event, or null when there is none.';
+comment on column evsource.events.occurred_at is 'When it happened in the world, or null: when it was recorded.';
+comment on column evsource.events.id is 'The id that the client gave, or null: see evsource.event_id.';
+
+-- Who this store is. origin seeds the ids that the server makes; the rest says
+-- which database the log was last written in, to know a copy when we are one.
+create table evsource.store (
+    origin            uuid not null,
+    system_identifier bigint not null,
+    database          oid not null
+);
+comment on table evsource.store is 'One row: the identity of this event store.';
+
+-- A restore brings the dumped row: it takes the place of the one that
+-- create extension made.
+create function evsource._replace_store() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    delete from evsource.store;
+    return new;
+end
+$$;
+create trigger replace_store before insert on evsource.store
+    for each row execute function evsource._replace_store();
+
+insert into evsource.store
+    select pg_catalog.gen_random_uuid(), s.system_identifier, d.oid
+    from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+    where d.datname = pg_catalog.current_database();
+
+-- The safe position as published for those that cannot compute it: a standby,
+-- a logical subscriber.
+create table evsource.published (
+    safe_position bigint not null,
+    published_at  timestamptz not null
+);
+comment on table evsource.published is 'One row at most: a position that was safe to read at that time.';
+
+select pg_catalog.pg_extension_config_dump('evsource.position_seq', '');
+select pg_catalog.pg_extension_config_dump('evsource.events', '');
+select pg_catalog.pg_extension_config_dump('evsource.store', '');
+select pg_catalog.pg_extension_config_dump('evsource.published', '');
+

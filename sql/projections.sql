@@ -1,0 +1,45 @@
+-- projections.sql: registered projections and how far they are.
+
+create table evsource.projections (
+    projection            text collate "C" primary key,
+    kind                  text not null,     -- 'event' | 'batch' | 'query' | 'fold'
+    mode                  text not null,     -- 'inline' | 'async' | 'manual'
+    state                 text not null,     -- 'active' | 'catching_up' | 'paused' | 'failed' | 'rebuilding'
+    handler               text,              -- qualified signature
+    query                 text,
+    categories            text[],
+    types                 text[],
+    key                   text not null,     -- 'stream' | 'global' | qualified signature
+    start_after           bigint not null,
+    state_version         integer not null,
+    tables                text[],            -- qualified names
+    on_reset              text,              -- qualified signature
+    on_error              text not null,     -- 'stop' | 'dead_letter'
+    owner                 text not null,     -- role name
+    search_path           text not null,     -- what its functions run with
+    snapshot_every        integer not null,  -- 0 = never
+    snapshot_after_batch  boolean not null,
+    restore_from_snapshot boolean not null,
+    is_compatible         text,              -- qualified signature
+    migrate_state         text,              -- qualified signature
+    notify                boolean not null,
+    stale                 boolean not null default false,
+    created_at            timestamptz not null default pg_catalog.now()
+);
+comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name: they survive dump, restore and pg_upgrade.';
+
+-- A row a projection, apart from the definition: writing it disturbs no cache.
+-- An async projection has applied the log up to position. An inline one is up
+-- to date by construction: event_count counts up to position, what came later
+-- is counted on demand.
+create table evsource.checkpoints (
+    projection  text collate "C" primary key,
+    position    bigint not null,
+    event_count bigint not null,
+    updated_at  timestamptz not null default pg_catalog.now()
+);
+comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it applied by then.';
+
+select pg_catalog.pg_extension_config_dump('evsource.projections', '');
+select pg_catalog.pg_extension_config_dump('evsource.checkpoints', '');
+

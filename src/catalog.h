@@ -1,0 +1,33 @@
+/*
+ * catalog.h - the OIDs of evsource's own objects, looked up by name once and
+ * forgotten when any of them is dropped or created again.
+ */
+#ifndef EVS_CATALOG_H
+#define EVS_CATALOG_H
+
+#include "evsource.h"
+
+#include "access/tupdesc.h"
+
+typedef struct EvsCatalog
+{
+	Oid			schema;			/* evsource */
+	Oid			events;			/* the log */
+	Oid			events_pkey;	/* (position) */
+	Oid			events_stream;	/* (stream, version) */
+	Oid			events_category;	/* (category(stream), position) */
+	Oid			events_id;		/* (id) where id is not null */
+	Oid			position_seq;	/* draws positions */
+	Oid			projections;	/* registered projections */
+	Oid			event_type;		/* composite type evsource.event */
+	Oid			event_array_type;	/* evsource.event[] */
+} EvsCatalog;
+
+extern void evs_catalog_init(void);
+extern const EvsCatalog *evs_catalog(void);
+extern bool evs_catalog_exists(void);
+
+/* tuple descriptor of evsource.event: copied, without reference counts */
+extern TupleDesc evs_event_tupdesc(void);
+
+#endif							/* EVS_CATALOG_H */

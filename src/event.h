@@ -1,0 +1,66 @@
+/*
+ * event.h - an event as a row: to and from tuples, and the ids that need no
+ * storage.
+ */
+#ifndef EVS_EVENT_H
+#define EVS_EVENT_H
+
+#include "evsource.h"
+
+#include "access/htup.h"
+#include "executor/tuptable.h"
+
+/* columns of the table evsource.events */
+#define EVS_EVENTS_POSITION		1
+#define EVS_EVENTS_VERSION		2
+#define EVS_EVENTS_RECORDED_AT	3
+#define EVS_EVENTS_STREAM		4
+#define EVS_EVENTS_TYPE			5
+#define EVS_EVENTS_DATA			6
+#define EVS_EVENTS_METADATA		7
+#define EVS_EVENTS_OCCURRED_AT	8
+#define EVS_EVENTS_ID			9
+#define EVS_EVENTS_NATTS		9
+
+/* columns of the composite type evsource.event, which readers and handlers see */
+#define EVS_EVENT_POSITION		1
+#define EVS_EVENT_STREAM		2
+#define EVS_EVENT_VERSION		3
+#define EVS_EVENT_TYPE			4
+#define EVS_EVENT_DATA			5
+#define EVS_EVENT_METADATA		6
+#define EVS_EVENT_ID			7
+#define EVS_EVENT_OCCURRED_AT	8
+#define EVS_EVENT_RECORDED_AT	9
+#define EVS_EVENT_NATTS			9
+
+/* Fill an event from a slot of evsource.events; varlenas are detoasted. */
+extern void evs_event_from_slot(EvsEvent *event, TupleTableSlot *slot);
+
+/* Values in the order of evsource.events: what is stored. */
+extern void evs_event_stored_values(const EvsEvent *event, Datum *values, bool *nulls);
+
+/*
+ * Values in the order of evsource.event: what is read.  The id is computed when
+ * the client gave none, metadata is '{}' when there is none, occurred_at is
+ * recorded_at when none was given.  The id's Datum points into *id.
+ */
+extern void evs_event_values(const EvsEvent *event, Datum *values, bool *nulls,
+							 pg_uuid_t *id);
+
+/* The event as a Datum of type evsource.event, in CurrentMemoryContext. */
+extern Datum evs_event_datum(const EvsEvent *event);
+
+/* The event's id: the client's, or the one computed from its position. */
+extern void evs_event_id(const EvsEvent *event, pg_uuid_t *id);
+
+/* The position inside an id that this store could have made; 0 if it could not. */
+extern int64 evs_event_id_position(const pg_uuid_t *id);
+
+/* A deep copy in CurrentMemoryContext. */
+extern void evs_event_copy(EvsEvent *to, const EvsEvent *from);
+
+/* The category of a stream: its length in bytes; the category is a prefix. */
+extern int	evs_category_length(const char *stream, int length);
+
+#endif							/* EVS_EVENT_H */

@@ -1,0 +1,52 @@
+/*
+ * evsource.h - the few words that every room shares.
+ *
+ * An event travels append -> store -> dispatch -> projection -> snapshot as an
+ * EvsEvent, always as part of an EvsBatch, whatever its source was: an SQL call,
+ * an INSERT, or a scan of the log.
+ */
+#ifndef EVSOURCE_H
+#define EVSOURCE_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "errors.h"
+
+/* One event.  Varlena members are detoasted; NULL metadata means "none". */
+typedef struct EvsEvent
+{
+	int64		position;		/* place in the log; 0 until it is drawn */
+	int64		version;		/* place in the stream; 0 until it is known */
+	text	   *stream;
+	text	   *type;
+	Jsonb	   *data;
+	Jsonb	   *metadata;		/* NULL: no metadata (read as '{}') */
+	TimestampTz recorded_at;	/* when this database took it */
+	TimestampTz occurred_at;	/* valid only if has_occurred_at */
+	pg_uuid_t	id;				/* the client's id, valid only if has_id */
+	bool		has_occurred_at;	/* false: it occurred when it was recorded */
+	bool		has_id;			/* false: the id is computed, see event_id.h */
+} EvsEvent;
+
+/* Events in the order in which they are to be applied. */
+typedef struct EvsBatch
+{
+	EvsEvent   *events;
+	int			count;
+} EvsBatch;
+
+/* Which events a reader or a projection wants.  A count of 0 means "all". */
+typedef struct EvsFilter
+{
+	int			ncategories;
+	text	  **categories;
+	int			ntypes;
+	text	  **types;
+} EvsFilter;
+
+#endif							/* EVSOURCE_H */

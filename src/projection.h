@@ -1,0 +1,82 @@
+/*
+ * projection.h - a registered projection, as the dispatcher sees it.
+ */
+#ifndef EVS_PROJECTION_H
+#define EVS_PROJECTION_H
+
+#include "evsource.h"
+
+#include "nodes/pg_list.h"
+
+typedef enum EvsKind
+{
+	EVS_KIND_EVENT,				/* f(evsource.event) returns void */
+	EVS_KIND_BATCH,				/* f(evsource.event[]) returns void */
+	EVS_KIND_QUERY,				/* SQL text over new_events */
+	EVS_KIND_FOLD				/* f(jsonb, evsource.event) returns jsonb */
+} EvsKind;
+
+typedef enum EvsMode
+{
+	EVS_MODE_INLINE,
+	EVS_MODE_ASYNC,
+	EVS_MODE_MANUAL
+} EvsMode;
+
+typedef enum EvsProjectionState
+{
+	EVS_STATE_ACTIVE,			/* inline: appends dispatch to it */
+	EVS_STATE_CATCHING_UP,		/* registered, history not yet applied */
+	EVS_STATE_PAUSED,			/* by pause_projection */
+	EVS_STATE_FAILED,			/* stopped by an error */
+	EVS_STATE_REBUILDING		/* a rebuild is under way */
+} EvsProjectionState;
+
+typedef enum EvsKeyKind
+{
+	EVS_KEY_STREAM,
+	EVS_KEY_GLOBAL,
+	EVS_KEY_FUNCTION
+} EvsKeyKind;
+
+typedef struct EvsSnapshotPolicy
+{
+	int			snapshot_every; /* events of a key; 0 = never */
+	bool		snapshot_after_batch;	/* save in the appending transaction */
+	bool		restore_from_snapshot;	/* load starts from a snapshot */
+} EvsSnapshotPolicy;
+
+/* A row of evsource.projections. */
+typedef struct EvsProjection
+{
+	char	   *name;
+	EvsKind		kind;
+	EvsMode		mode;
+	EvsProjectionState state;
+	char	   *handler;		/* qualified signature, NULL for a query */
+	char	   *query;			/* SQL text, NULL for a handler */
+	EvsFilter	filter;
+	EvsKeyKind	key_kind;
+	char	   *key_function;	/* qualified signature, if EVS_KEY_FUNCTION */
+	int64		start_after;	/* events at or below are not its business */
+	int			state_version;
+	char	   *owner;			/* role name */
+	char	   *search_path;	/* what its functions run with */
+	EvsSnapshotPolicy policy;
+	char	   *is_compatible;	/* qualified signatures or NULL */
+	char	   *migrate_state;
+} EvsProjection;
+
+extern void evs_projection_init(void);
+
+/*
+ * The active inline projections by name, cached until any projection changes.
+ * The list stays valid until evs_projections_release().
+ */
+extern List *evs_projections_inline(void);
+extern void evs_projections_release(List *projections);
+
+/* One projection, read afresh into CurrentMemoryContext; NULL or an error (42704) when unknown. */
+extern EvsProjection *evs_projection_load(const char *name, bool missing_ok);
+
+#endif							/* EVS_PROJECTION_H */

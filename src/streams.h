@@ -1,0 +1,25 @@
+/*
+ * streams.h - serialise appends to one stream, and know its last version.
+ */
+#ifndef EVS_STREAMS_H
+#define EVS_STREAMS_H
+
+#include "evsource.h"
+
+#include "utils/relcache.h"
+
+/* expected_version of an append: see design "Append" */
+#define EVS_EXPECTED_ANY		PG_INT64_MIN
+#define EVS_EXPECTED_EXISTS		(-4)
+
+/*
+ * Lock the stream until the end of the transaction and return its last version
+ * (0: it does not exist).  The caller holds RowExclusiveLock on events and has
+ * not yet drawn a position for this stream.
+ */
+extern int64 evs_stream_lock(Relation events, text *stream);
+
+/* The stream's last committed version, or of our own transaction; no lock. */
+extern int64 evs_stream_version(Relation events, text *stream);
+
+#endif							/* EVS_STREAMS_H */
