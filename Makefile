@@ -16,6 +16,7 @@ OBJS = \
 	src/horizon.o \
 	src/event.o \
 	src/streams.o \
+	src/scan.o \
 	src/store.o \
 	src/append.o \
 	src/intake.o

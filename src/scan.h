@@ -9,6 +9,9 @@
 
 #include "evsource.h"
 
+#include "executor/tuptable.h"
+#include "utils/array.h"
+#include "utils/relcache.h"
 #include "utils/snapshot.h"
 
 typedef struct EvsScan EvsScan;
@@ -24,19 +27,37 @@ extern EvsScan *evs_scan_stream(text *stream, int64 from_version,
 /*
  * The log in order of position: after < position <= upto, only what the filter
  * lets through (NULL = everything).  Uses the category index when the filter
- * names exactly one category.
+ * names exactly one category.  The filter must live as long as the scan.
  */
 extern EvsScan *evs_scan_log(int64 after, int64 upto,
 							 const EvsFilter *filter, Snapshot snapshot);
+
+/* The event to which a client gave this id (not: one that the server made). */
+extern EvsScan *evs_scan_id(const pg_uuid_t *id, Snapshot snapshot);
 
 /* The next event.  Its pointers are valid until the next call on this scan. */
 extern bool evs_scan_next(EvsScan *scan, EvsEvent *event);
 extern void evs_scan_end(EvsScan *scan);
 
-/* Copies up to max_events of what the scan still has into memory of its own. */
+/* The same as the row that is stored, or NULL; and the table it comes from. */
+extern TupleTableSlot *evs_scan_next_slot(EvsScan *scan);
+extern Relation evs_scan_relation(EvsScan *scan);
+
+/*
+ * Copy what the scan still has, up to max_events or work_mem, whichever is
+ * reached first, into CurrentMemoryContext.  A count of 0 means: at its end.
+ */
 extern EvsBatch *evs_scan_batch(EvsScan *scan, int max_events);
 
 /* Does the filter (NULL = everything) let this event through? */
 extern bool evs_filter_accepts(const EvsFilter *filter, const EvsEvent *event);
+
+/*
+ * A filter from the SQL parameters categories and types, NULL meaning "all".
+ * Errors: 22004 for a NULL element, 22023 for an empty array or one with more
+ * than one dimension.  The texts may point into the arrays.
+ */
+extern void evs_filter_from_arrays(EvsFilter *filter, ArrayType *categories,
+								   ArrayType *types);
 
 #endif							/* EVS_SCAN_H */

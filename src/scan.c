@@ -1,0 +1,403 @@
+/*
+ * scan.c - walk the stored events of a stream, a category or the whole log.
+ *
+ * Everything that reads events in C comes through here: the reading functions,
+ * dispatch, rebuild and the folds.  A scan is an index scan of its own on the
+ * table, without the executor: what it costs is the index, the row and nothing
+ * else.
+ *
+ * A scan opens events and one of its indexes with AccessShareLock and leaves
+ * the locks to the end of the transaction, as a query does.  It reads with the
+ * MVCC snapshot it is given and keeps that registered.  Buffer pins and the
+ * snapshot belong to the resource owner that was current when the scan began:
+ * begin and end a scan in the same (sub)transaction.
+ *
+ * Privileges and row security are the caller's business.
+ */
+#include "evsource.h"
+
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/skey.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "event.h"
+#include "scan.h"
+
+struct EvsScan
+{
+	/* Where */
+	Relation	events;
+	Relation	index;
+	Snapshot	snapshot;		/* registered */
+	IndexScanDesc index_scan;
+	ScanDirection direction;
+	TupleTableSlot *slot;		/* the current row */
+	bool		done;			/* an index scan asked again would start again */
+
+	/* Which rows, beyond what the index has decided */
+	const EvsFilter *filter;	/* NULL: all */
+	bool		any_category;	/* the index has decided the category */
+
+	/* Memory */
+	MemoryContext context;		/* lives as long as the scan */
+	MemoryContext event_context;	/* reset at each event */
+};
+
+/*
+ * Begin a scan on the given index.  The caller then has all members set but the
+ * filter.  A scan key's own datum must be allocated in scan->context.
+ */
+static EvsScan *
+scan_create(Snapshot snapshot)
+{
+	MemoryContext context;
+	EvsScan    *scan;
+
+	Assert(IsMVCCSnapshot(snapshot));
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "evsource scan",
+									ALLOCSET_SMALL_SIZES);
+	scan = MemoryContextAllocZero(context, sizeof(EvsScan));
+	scan->context = context;
+	scan->event_context = AllocSetContextCreate(context, "evsource scan event",
+												ALLOCSET_DEFAULT_SIZES);
+	scan->direction = ForwardScanDirection;
+
+	/*
+	 * Lock the table before asking for its indexes: REINDEX CONCURRENTLY gives
+	 * them new OIDs, and lets the old ones live as long as we hold this lock.
+	 */
+	scan->events = table_open(evs_catalog()->events, AccessShareLock);
+	scan->snapshot = RegisterSnapshot(snapshot);
+	return scan;
+}
+
+static void
+scan_begin(EvsScan *scan, Oid index, ScanKey keys, int nkeys)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(scan->context);
+
+	scan->index = index_open(index, AccessShareLock);
+	scan->slot = table_slot_create(scan->events, NULL);
+	scan->index_scan = index_beginscan(scan->events, scan->index,
+									   scan->snapshot, NULL, nkeys, 0);
+	index_rescan(scan->index_scan, keys, nkeys, NULL, 0);
+	MemoryContextSwitchTo(old_context);
+}
+
+/* A copy of a text that lives as long as the scan. */
+static Datum
+scan_text(EvsScan *scan, const text *value)
+{
+	text	   *copy = MemoryContextAlloc(scan->context, VARSIZE_ANY(value));
+
+	memcpy(copy, value, VARSIZE_ANY(value));
+	return PointerGetDatum(copy);
+}
+
+/*
+ * One stream, versions from_version to to_version (both inclusive), ascending
+ * or, if backward, descending.
+ */
+EvsScan *
+evs_scan_stream(text *stream, int64 from_version, int64 to_version,
+				bool backward, Snapshot snapshot)
+{
+	EvsScan    *scan = scan_create(snapshot);
+	ScanKeyData keys[3];
+	int			nkeys = 0;
+
+	/* ScanKeyInit compares by the C collation: that of the column */
+	ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, F_TEXTEQ,
+				scan_text(scan, stream));
+	if (from_version > 1)
+		ScanKeyInit(&keys[nkeys++], 2, BTGreaterEqualStrategyNumber, F_INT8GE,
+					Int64GetDatum(from_version));
+	if (to_version < PG_INT64_MAX)
+		ScanKeyInit(&keys[nkeys++], 2, BTLessEqualStrategyNumber, F_INT8LE,
+					Int64GetDatum(to_version));
+
+	scan->direction = backward ? BackwardScanDirection : ForwardScanDirection;
+	scan_begin(scan, evs_catalog()->events_stream, keys, nkeys);
+	return scan;
+}
+
+/*
+ * The log in order of position: after < position <= upto, only what the filter
+ * lets through (NULL = everything).  The filter must live as long as the scan.
+ */
+EvsScan *
+evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot)
+{
+	EvsScan    *scan = scan_create(snapshot);
+	bool		by_category = filter != NULL && filter->ncategories == 1;
+	Oid			index;
+	ScanKeyData keys[3];
+	AttrNumber	column = 1;
+	int			nkeys = 0;
+
+	if (by_category)
+	{
+		index = evs_catalog()->events_category;
+		ScanKeyInit(&keys[nkeys++], column++, BTEqualStrategyNumber, F_TEXTEQ,
+					scan_text(scan, filter->categories[0]));
+	}
+	else
+		index = evs_catalog()->events_pkey;
+
+	ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber, F_INT8GT,
+				Int64GetDatum(after));
+	if (upto < PG_INT64_MAX)
+		ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE,
+					Int64GetDatum(upto));
+
+	scan->any_category = by_category;
+	if (filter != NULL &&
+		(filter->ntypes > 0 || (filter->ncategories > 0 && !by_category)))
+		scan->filter = filter;
+
+	scan_begin(scan, index, keys, nkeys);
+	return scan;
+}
+
+/* The event to which a client gave this id: one or none. */
+EvsScan *
+evs_scan_id(const pg_uuid_t *id, Snapshot snapshot)
+{
+	EvsScan    *scan = scan_create(snapshot);
+	pg_uuid_t  *copy = MemoryContextAlloc(scan->context, sizeof(pg_uuid_t));
+	ScanKeyData key;
+
+	*copy = *id;
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(copy));
+	scan_begin(scan, evs_catalog()->events_id, &key, 1);
+	return scan;
+}
+
+static bool
+text_is_one_of(text *const *values, int count, const char *data, int length)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (VARSIZE_ANY_EXHDR(values[i]) == length &&
+			memcmp(VARDATA_ANY(values[i]), data, length) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+filter_accepts(const EvsFilter *filter, bool any_category,
+			   const text *stream, const text *type)
+{
+	if (filter->ntypes > 0 &&
+		!text_is_one_of(filter->types, filter->ntypes,
+						VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
+		return false;
+
+	if (filter->ncategories > 0 && !any_category)
+	{
+		const char *name = VARDATA_ANY(stream);
+
+		return text_is_one_of(filter->categories, filter->ncategories, name,
+							  evs_category_length(name, VARSIZE_ANY_EXHDR(stream)));
+	}
+	return true;
+}
+
+/* Does the filter (NULL = everything) let this event through? */
+bool
+evs_filter_accepts(const EvsFilter *filter, const EvsEvent *event)
+{
+	return filter == NULL ||
+		filter_accepts(filter, false, event->stream, event->type);
+}
+
+/* The same for the row that the scan is on, looking at no other column. */
+static bool
+scan_accepts(EvsScan *scan)
+{
+	MemoryContext old_context;
+	text	   *stream;
+	text	   *type;
+	bool		accepted;
+
+	if (scan->filter == NULL)
+		return true;
+
+	/* a long type may be stored compressed */
+	old_context = MemoryContextSwitchTo(scan->event_context);
+	slot_getsomeattrs(scan->slot, EVS_EVENTS_TYPE);
+	stream = DatumGetTextPP(scan->slot->tts_values[EVS_EVENTS_STREAM - 1]);
+	type = DatumGetTextPP(scan->slot->tts_values[EVS_EVENTS_TYPE - 1]);
+	accepted = filter_accepts(scan->filter, scan->any_category, stream, type);
+	MemoryContextSwitchTo(old_context);
+
+	if (!accepted)
+		MemoryContextReset(scan->event_context);
+	return accepted;
+}
+
+/*
+ * The next event as the row that is stored (columns of evsource.events), or
+ * NULL.  The slot is the scan's own and changes with the next call.
+ */
+TupleTableSlot *
+evs_scan_next_slot(EvsScan *scan)
+{
+	MemoryContextReset(scan->event_context);
+
+	while (!scan->done)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!index_getnext_slot(scan->index_scan, scan->direction, scan->slot))
+			scan->done = true;
+		else if (scan_accepts(scan))
+			return scan->slot;
+	}
+	return NULL;
+}
+
+/* The next event, or false.  Its pointers are valid until the next call. */
+bool
+evs_scan_next(EvsScan *scan, EvsEvent *event)
+{
+	TupleTableSlot *slot = evs_scan_next_slot(scan);
+	MemoryContext old_context;
+
+	if (slot == NULL)
+		return false;
+
+	old_context = MemoryContextSwitchTo(scan->event_context);
+	evs_event_from_slot(event, slot);
+	MemoryContextSwitchTo(old_context);
+	return true;
+}
+
+/* The bytes that a copy of the event takes, more or less. */
+static Size
+event_size(const EvsEvent *event)
+{
+	Size		size = sizeof(EvsEvent);
+
+	size += VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type);
+	size += VARSIZE_ANY(event->data);
+	if (event->metadata != NULL)
+		size += VARSIZE_ANY(event->metadata);
+	return size;
+}
+
+/*
+ * Copy what the scan still has, up to max_events or work_mem, whichever is
+ * reached first, into CurrentMemoryContext.  A count of 0 means that the scan
+ * is at its end.
+ */
+EvsBatch *
+evs_scan_batch(EvsScan *scan, int max_events)
+{
+	EvsBatch   *batch = palloc0(sizeof(EvsBatch));
+	Size		max_size = (Size) work_mem * 1024;
+	Size		size = 0;
+	int			allocated = Min(max_events, 128);
+	EvsEvent	event;
+
+	if (max_events <= 0)
+		return batch;
+	batch->events = palloc(allocated * sizeof(EvsEvent));
+
+	while (batch->count < max_events && size < max_size &&
+		   evs_scan_next(scan, &event))
+	{
+		if (batch->count == allocated)
+		{
+			allocated = Min((int64) allocated * 2, max_events);
+			batch->events = repalloc_huge(batch->events,
+										  allocated * sizeof(EvsEvent));
+		}
+		evs_event_copy(&batch->events[batch->count++], &event);
+		size += event_size(&event);
+	}
+	return batch;
+}
+
+/* The table that the scan reads. */
+Relation
+evs_scan_relation(EvsScan *scan)
+{
+	return scan->events;
+}
+
+void
+evs_scan_end(EvsScan *scan)
+{
+	ExecDropSingleTupleTableSlot(scan->slot);
+	index_endscan(scan->index_scan);
+	index_close(scan->index, NoLock);
+	UnregisterSnapshot(scan->snapshot);
+	table_close(scan->events, NoLock);
+	MemoryContextDelete(scan->context);
+}
+
+/*
+ * The elements of a filter's text[], in CurrentMemoryContext.  name is the SQL
+ * parameter, for the errors: 22004 for a NULL in it, 22023 when it is empty or
+ * has more than one dimension.
+ */
+static text **
+filter_elements(ArrayType *array, const char *name, int *count)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	text	  **texts;
+
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a one-dimensional array", name)));
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, &nulls, count);
+	if (*count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", name),
+				 errhint("Pass NULL to leave them unrestricted.")));
+
+	texts = palloc(*count * sizeof(text *));
+	for (int i = 0; i < *count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not contain null values", name)));
+		texts[i] = DatumGetTextPP(values[i]);
+	}
+	return texts;
+}
+
+/*
+ * Fill a filter from the SQL parameters categories and types, NULL meaning
+ * "all".  The texts may point into the arrays.
+ */
+void
+evs_filter_from_arrays(EvsFilter *filter, ArrayType *categories, ArrayType *types)
+{
+	memset(filter, 0, sizeof(EvsFilter));
+	if (categories != NULL)
+		filter->categories = filter_elements(categories, "categories",
+											 &filter->ncategories);
+	if (types != NULL)
+		filter->types = filter_elements(types, "types", &filter->ntypes);
+}
