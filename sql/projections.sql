@@ -36,7 +36,9 @@ create table evsource.checkpoints (
     projection  text collate "C" primary key,
     position    bigint not null,
     event_count bigint not null,
-    updated_at  timestamptz not null default pg_catalog.now()
+    updated_at  timestamptz not null default pg_catalog.now(),
+    started_at  timestamptz,             -- of the rebuild or catching up under way
+    total       bigint                   -- events it had to apply when it started
 );
 comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it applied by then.';
 

@@ -65,6 +65,11 @@ typedef struct EvsProjection
 	EvsSnapshotPolicy policy;
 	char	   *is_compatible;	/* qualified signatures or NULL */
 	char	   *migrate_state;
+	List	   *tables;			/* qualified names (char *) of its read model */
+	char	   *on_reset;		/* qualified signature or NULL */
+	bool		dead_letter;	/* async: park what fails instead of stopping */
+	bool		notify;			/* tell listeners that the read model changed */
+	bool		stale;			/* its definition changed since it was built */
 } EvsProjection;
 
 extern void evs_projection_init(void);
