@@ -62,7 +62,23 @@ PROVE_TESTS ?= test/t/*.pl
 
 EXTRA_CLEAN = test/out src/*.gcno src/*.gcda
 
-PGXS := $(shell $(PG_CONFIG) --pgxs)
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+
+# These four work before there is a PostgreSQL: dev/ holds a script for each.
+HOUSE = check quickstart soak bench
+ifneq ($(filter $(HOUSE),$(MAKECMDGOALS)),)
+
+.PHONY: $(HOUSE)
+$(HOUSE):
+	@dev/$@
+
+else ifeq ($(wildcard $(PGXS)),)
+
+$(or $(MAKECMDGOALS),all):
+	@echo "PostgreSQL's headers and pg_config are missing: see dev/need, or set PG_CONFIG" >&2; exit 1
+
+else
+
 include $(PGXS)
 
 # PGXS does not track headers; there are few enough to build anew on any change.
@@ -75,7 +91,20 @@ test/out/%/expected:
 	$(MKDIR_P) $(@D)
 	ln -sfn ../../../expected $@
 
+# The examples of the documentation, on the server that installcheck uses;
+# not when single tests are asked for by REGRESS=.
+PAGES = README.md $(sort $(wildcard doc/*.md))
+.PHONY: doctest
+doctest:
+	PATH="$(bindir):$$PATH" dev/doctest --self-test
+	PATH="$(bindir):$$PATH" dev/doctest $(PAGES)
+ifeq ($(origin REGRESS),file)
+installcheck: doctest
+endif
+
 # Take the last run's output as the new truth. Read the diffs first.
 .PHONY: accept
 accept:
 	cp test/out/*/results/*.out expected/
+
+endif
