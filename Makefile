@@ -11,14 +11,18 @@ OBJS = \
 	src/evsource.o \
 	src/settings.o \
 	src/catalog.o \
-	src/identity.o \
 	src/shmem.o \
 	src/horizon.o \
 	src/event.o \
 	src/streams.o \
 	src/scan.o \
-	src/store.o \
+	src/validate.o \
+	src/metadata.o \
 	src/append.o \
+	src/append_json.o \
+	src/duplicate.o \
+	src/store.o \
+	src/store_insert.o \
 	src/intake.o
 
 # The install script is these parts, in this order: a part may use what an

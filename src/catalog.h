@@ -19,8 +19,13 @@ typedef struct EvsCatalog
 	Oid			events_id;		/* (id) where id is not null */
 	Oid			position_seq;	/* draws positions */
 	Oid			projections;	/* registered projections */
+	Oid			store;			/* who this store is */
+	Oid			published;		/* safe position for standbys */
 	Oid			event_type;		/* composite type evsource.event */
 	Oid			event_array_type;	/* evsource.event[] */
+	Oid			intake_begin;	/* functions of the triggers on events */
+	Oid			intake_row;
+	Oid			intake_end;
 } EvsCatalog;
 
 extern void evs_catalog_init(void);

@@ -10,6 +10,9 @@
 #include "access/htup.h"
 #include "executor/tuptable.h"
 
+/* ids carry the position in 48 bits; evsource.position_seq ends there */
+#define EVS_MAX_POSITION		((INT64CONST(1) << 48) - 1)
+
 /* columns of the table evsource.events */
 #define EVS_EVENTS_POSITION		1
 #define EVS_EVENTS_VERSION		2

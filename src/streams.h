@@ -8,10 +8,6 @@
 
 #include "utils/relcache.h"
 
-/* expected_version of an append: see design "Append" */
-#define EVS_EXPECTED_ANY		PG_INT64_MIN
-#define EVS_EXPECTED_EXISTS		(-4)
-
 /*
  * Lock the stream until the end of the transaction and return its last version
  * (0: it does not exist).  The caller holds RowExclusiveLock on events and has

@@ -1,0 +1,58 @@
+-- append.sql: the ways in. See src/append.c, src/append_json.c, src/intake.c.
+
+create function evsource.append(
+    stream text, type text, data jsonb default '{}', metadata jsonb default null,
+    expected_version bigint default null, id uuid default null, occurred_at timestamptz default null,
+    out version bigint, out "position" bigint, out id uuid, out stored boolean)
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_append';
+comment on function evsource.append(text, text, jsonb, jsonb, bigint, uuid, timestamptz) is
+'Append one event to a stream. expected_version: null any, 0 the stream must not exist, n exactly n, -4 the stream must exist. Returns its version, position and id; stored is false when the id was stored already. Errors: VE001 wrong expected version, VE002 duplicate event id, 22004 and 22023 for what is not an event, 40001 under REPEATABLE READ.';
+
+create function evsource.append_batch(
+    stream text, types text[], data jsonb[], metadata jsonb[] default null,
+    expected_version bigint default null, ids uuid[] default null, occurred_at timestamptz[] default null,
+    out first_version bigint, out version bigint, out "position" bigint, out stored boolean)
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_append_batch';
+comment on function evsource.append_batch(text, text[], jsonb[], jsonb[], bigint, uuid[], timestamptz[]) is
+'Append many events to one stream, atomically: one array element an event. Returns the first and the last version, and the last position. Errors as append, and 2202E for arrays that do not fit together.';
+
+create function evsource.append_json(
+    stream text, events jsonb, expected_version bigint default null,
+    out first_version bigint, out version bigint, out "position" bigint, out stored boolean)
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_append_json';
+comment on function evsource.append_json(text, jsonb, bigint) is
+'Append many events to one stream from a JSON array of {"type", "data", "metadata", "id", "occurred_at"}; "time" is another name for "occurred_at". Returns as append_batch. Errors as append, with the number of the element in the context.';
+
+create function evsource.set_metadata(metadata jsonb) returns void
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_set_metadata';
+comment on function evsource.set_metadata(jsonb) is
+'Metadata merged under that of every append until the end of this transaction; null takes it back. Error: 22023 when it is not an object.';
+
+-- INSERT and COPY into evsource.events are appends too.
+
+create function evsource._intake_begin() returns trigger
+    language c as 'MODULE_PATHNAME', 'evsource_intake_begin';
+comment on function evsource._intake_begin() is 'Internal: begins an INSERT or COPY into evsource.events.';
+create function evsource._intake_row() returns trigger
+    language c as 'MODULE_PATHNAME', 'evsource_intake_row';
+comment on function evsource._intake_row() is 'Internal: validates and numbers a row of evsource.events.';
+create function evsource._intake_end() returns trigger
+    language c as 'MODULE_PATHNAME', 'evsource_intake_end';
+comment on function evsource._intake_end() is 'Internal: dispatches what an INSERT or COPY into evsource.events stored.';
+create function evsource._immutable() returns trigger
+    language c as 'MODULE_PATHNAME', 'evsource_immutable';
+comment on function evsource._immutable() is 'Internal: refuses to change events (VE003).';
+
+create trigger intake_begin before insert on evsource.events
+    for each statement execute function evsource._intake_begin();
+create trigger intake_row before insert on evsource.events
+    for each row execute function evsource._intake_row();
+create trigger intake_end after insert on evsource.events
+    for each statement execute function evsource._intake_end();
+create trigger immutable before update or delete or truncate on evsource.events
+    for each statement execute function evsource._immutable();
+

@@ -1,0 +1,362 @@
+/*
+ * append.c - the way in.
+ *
+ * The order of the steps is the promise of the log:
+ *
+ *	1. RowExclusiveLock on events: from here on the list of inline projections
+ *	   cannot change under us (who changes it takes ShareRowExclusiveLock)
+ *	2. the stream's lock, then its version: nobody else appends to it now
+ *	3. ids that are stored already, then the expected version
+ *	4. the bound, the positions, the rows (store.c)
+ *	5. inline projections (dispatch.c), in the same transaction
+ */
+#include "evsource.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "append.h"
+#include "catalog.h"
+#include "dispatch.h"
+#include "duplicate.h"
+#include "event.h"
+#include "metadata.h"
+#include "store.h"
+#include "store_insert.h"
+#include "streams.h"
+#include "validate.h"
+
+PG_FUNCTION_INFO_V1(evsource_append);
+PG_FUNCTION_INFO_V1(evsource_append_batch);
+
+/* INSERT on the table, or on each column that an append writes. */
+static void
+check_insert_privilege(Relation events)
+{
+	static const AttrNumber written[] = {
+		EVS_EVENTS_STREAM, EVS_EVENTS_TYPE, EVS_EVENTS_DATA,
+		EVS_EVENTS_METADATA, EVS_EVENTS_OCCURRED_AT, EVS_EVENTS_ID
+	};
+	Oid			relid = RelationGetRelid(events);
+	Oid			user = GetUserId();
+	AclResult	result = pg_class_aclcheck(relid, user, ACL_INSERT);
+
+	if (result == ACLCHECK_OK)
+		return;
+	for (int i = 0; i < lengthof(written); i++)
+		if (pg_attribute_aclcheck(relid, written[i], user, ACL_INSERT) != ACLCHECK_OK)
+			aclcheck_error(result, OBJECT_TABLE, RelationGetRelationName(events));
+}
+
+static void
+check_expected_version(text *stream, int64 expected, int64 actual)
+{
+	if (expected == EVS_EXPECTED_ANY ||
+		expected == actual ||
+		(expected == EVS_EXPECTED_EXISTS && actual > 0))
+		return;
+
+	/* clients parse the detail: its form is part of the interface */
+	ereport(ERROR,
+			(errcode(ERRCODE_EVS_WRONG_EXPECTED_VERSION),
+			 errmsg("wrong expected version for stream \"%s\"", text_to_cstring(stream)),
+			 errdetail("Stream \"%s\": expected version %lld, actual version %lld.",
+					   text_to_cstring(stream), (long long) expected, (long long) actual),
+			 errhint("Load the stream again and decide on what it holds now.")));
+}
+
+void
+evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *appended)
+{
+	Relation	events;
+	int64		version;
+	EvsEvent   *last;
+
+	PreventCommandIfReadOnly("evsource.append()");
+	PreventCommandIfParallelMode("evsource.append()");
+
+	memset(appended, 0, sizeof(EvsAppended));
+	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	check_insert_privilege(events);
+
+	version = evs_stream_lock(events, stream);
+	if (evs_find_duplicates(events, stream, batch, appended))
+	{
+		table_close(events, NoLock);
+		return;
+	}
+	check_expected_version(stream, expected_version, version);
+	appended->version = version;
+	if (batch->count == 0)
+	{
+		table_close(events, NoLock);
+		return;
+	}
+
+	if (evs_store_is_direct(events))
+	{
+		evs_store_batch(events, batch, version);
+		table_close(events, NoLock);
+		/* what is called next, in this very statement, sees the events */
+		CommandCounterIncrement();
+		evs_dispatch_inline(batch);
+	}
+	else
+	{
+		table_close(events, NoLock);
+		evs_store_insert(stream, batch);
+	}
+
+	last = &batch->events[batch->count - 1];
+	appended->first_version = batch->events[0].version;
+	appended->version = last->version;
+	appended->position = last->position;
+	evs_event_id(last, &appended->id);
+	appended->stored = true;
+}
+
+int64
+evs_expected_version(FunctionCallInfo fcinfo, int argument)
+{
+	int64		expected;
+
+	if (PG_ARGISNULL(argument))
+		return EVS_EXPECTED_ANY;
+	expected = PG_GETARG_INT64(argument);
+	if (expected < 0 && expected != EVS_EXPECTED_EXISTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid expected version %lld", (long long) expected),
+				 errdetail("It is a version, 0 (the stream must not exist), -4 (the stream must exist), or null (any)."),
+				 errhint("\"No stream\" is 0 here, not -1.")));
+	return expected;
+}
+
+/*
+ * A descriptor for a result row, made once a session: looking it up through the
+ * function's declaration at each call costs more than the rest of the call's
+ * frame.
+ */
+static TupleDesc
+result_desc(const char *const *names, const Oid *types, int count)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	TupleDesc	desc = CreateTemplateTupleDesc(count);
+
+	for (int i = 0; i < count; i++)
+		TupleDescInitEntry(desc, i + 1, names[i], types[i], -1, 0);
+	desc = BlessTupleDesc(desc);
+	MemoryContextSwitchTo(old);
+	return desc;
+}
+
+static Datum
+single_result(const EvsAppended *appended)
+{
+	static const char *const names[] = {"version", "position", "id", "stored"};
+	static const Oid types[] = {INT8OID, INT8OID, UUIDOID, BOOLOID};
+	static TupleDesc desc = NULL;
+	Datum		values[4];
+	bool		nulls[4] = {false};
+
+	if (desc == NULL)
+		desc = result_desc(names, types, lengthof(names));
+	values[0] = Int64GetDatum(appended->version);
+	values[1] = Int64GetDatum(appended->position);
+	values[2] = UUIDPGetDatum(&appended->id);
+	values[3] = BoolGetDatum(appended->stored);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+Datum
+evs_append_result(const EvsAppended *appended)
+{
+	static const char *const names[] = {"first_version", "version", "position", "stored"};
+	static const Oid types[] = {INT8OID, INT8OID, INT8OID, BOOLOID};
+	static TupleDesc desc = NULL;
+	Datum		values[4];
+	bool		nulls[4] = {false};
+
+	if (desc == NULL)
+		desc = result_desc(names, types, lengthof(names));
+	values[0] = Int64GetDatum(appended->first_version);
+	nulls[0] = appended->first_version == 0;
+	values[1] = Int64GetDatum(appended->version);
+	values[2] = Int64GetDatum(appended->position);
+	nulls[2] = appended->position == 0;
+	values[3] = BoolGetDatum(appended->stored);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+/*
+ * evsource.append(stream text, type text, data jsonb, metadata jsonb,
+ *		expected_version bigint, id uuid, occurred_at timestamptz)
+ *		returns (version, position, id, stored)
+ *
+ * Errors: VE001 wrong expected version, VE002 duplicate event id, 22004 and
+ * 22023 for what is not an event, 42501 without the right to INSERT, 40001
+ * under REPEATABLE READ when the stream moved on.
+ */
+Datum
+evsource_append(PG_FUNCTION_ARGS)
+{
+	EvsEvent	event = {0};
+	EvsBatch	batch = {&event, 1};
+	int64		expected_version;
+	EvsAppended appended;
+
+	event.stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	evs_check_stream(event.stream);
+	event.type = PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1);
+	evs_check_type(event.type);
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("data of an event must not be null"),
+				 errhint("Leave the argument out for {}, or pass the JSON value 'null'.")));
+	event.data = PG_GETARG_JSONB_P(2);
+	event.metadata = evs_metadata_for(PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3));
+	expected_version = evs_expected_version(fcinfo, 4);
+	event.has_id = !PG_ARGISNULL(5);
+	if (event.has_id)
+		event.id = *PG_GETARG_UUID_P(5);
+	event.has_occurred_at = !PG_ARGISNULL(6);
+	if (event.has_occurred_at)
+		event.occurred_at = PG_GETARG_TIMESTAMPTZ(6);
+
+	evs_append(event.stream, &batch, expected_version, &appended);
+	PG_RETURN_DATUM(single_result(&appended));
+}
+
+/* One argument of append_batch, taken apart. */
+typedef struct BatchArray
+{
+	const char *name;
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+} BatchArray;
+
+static void
+take_array(FunctionCallInfo fcinfo, int argument, const char *name, Oid type,
+		   bool required, BatchArray *result)
+{
+	ArrayType  *array;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+
+	result->name = name;
+	result->count = -1;
+	if (PG_ARGISNULL(argument))
+	{
+		if (required)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("array \"%s\" must not be null", name),
+					 errhint("Pass an empty array to append nothing.")));
+		return;
+	}
+	array = PG_GETARG_ARRAYTYPE_P(argument);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("array \"%s\" must have one dimension", name),
+				 errdetail("It has %d dimensions.", ARR_NDIM(array)),
+				 errhint("Pass one element an event.")));
+	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
+	deconstruct_array(array, type, typlen, typbyval, typalign,
+					  &result->values, &result->nulls, &result->count);
+	for (int i = 0; required && i < result->count; i++)
+		if (result->nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("array \"%s\" must not contain nulls", name),
+					 errdetail("Element %d is null.", i + 1),
+					 errhint("Every event has a type and data; data may be the JSON value 'null'.")));
+}
+
+static void
+check_same_length(const BatchArray *array, const BatchArray *types)
+{
+	if (array->count >= 0 && array->count != types->count)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("arrays \"%s\" and \"%s\" must have the same length", types->name, array->name),
+				 errdetail("\"%s\" has %d elements, \"%s\" has %d.",
+						   types->name, types->count, array->name, array->count),
+				 errhint("Pass one element an event.")));
+}
+
+static bool
+has_element(const BatchArray *array, int i)
+{
+	return array->count >= 0 && !array->nulls[i];
+}
+
+/*
+ * evsource.append_batch(stream text, types text[], data jsonb[], metadata jsonb[],
+ *		expected_version bigint, ids uuid[], occurred_at timestamptz[])
+ *		returns (first_version, version, position, stored)
+ *
+ * metadata, ids and occurred_at may be NULL, whole or an element: the event has
+ * none.  Errors as append, and 2202E for arrays that do not fit together.
+ */
+Datum
+evsource_append_batch(PG_FUNCTION_ARGS)
+{
+	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	int64		expected_version = evs_expected_version(fcinfo, 4);
+	BatchArray	types,
+				data,
+				metadata,
+				ids,
+				occurred_at;
+	EvsBatch	batch;
+	EvsAppended appended;
+
+	evs_check_stream(stream);
+	take_array(fcinfo, 1, "types", TEXTOID, true, &types);
+	take_array(fcinfo, 2, "data", JSONBOID, true, &data);
+	take_array(fcinfo, 3, "metadata", JSONBOID, false, &metadata);
+	take_array(fcinfo, 5, "ids", UUIDOID, false, &ids);
+	take_array(fcinfo, 6, "occurred_at", TIMESTAMPTZOID, false, &occurred_at);
+	check_same_length(&data, &types);
+	check_same_length(&metadata, &types);
+	check_same_length(&ids, &types);
+	check_same_length(&occurred_at, &types);
+
+	batch.count = types.count;
+	batch.events = palloc0(Max(batch.count, 1) * sizeof(EvsEvent));
+	for (int i = 0; i < batch.count; i++)
+	{
+		EvsEvent   *event = &batch.events[i];
+
+		event->stream = stream;
+		event->type = DatumGetTextPP(types.values[i]);
+		evs_check_type(event->type);
+		event->data = DatumGetJsonbP(data.values[i]);
+		event->metadata = evs_metadata_for(has_element(&metadata, i) ?
+										   DatumGetJsonbP(metadata.values[i]) : NULL);
+		event->has_id = has_element(&ids, i);
+		if (event->has_id)
+			event->id = *DatumGetUUIDP(ids.values[i]);
+		event->has_occurred_at = has_element(&occurred_at, i);
+		if (event->has_occurred_at)
+			event->occurred_at = DatumGetTimestampTz(occurred_at.values[i]);
+	}
+
+	evs_append(stream, &batch, expected_version, &appended);
+	PG_RETURN_DATUM(evs_append_result(&appended));
+}

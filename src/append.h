@@ -1,0 +1,35 @@
+/*
+ * append.h - append events to one stream.
+ */
+#ifndef EVS_APPEND_H
+#define EVS_APPEND_H
+
+#include "evsource.h"
+
+/* expected_version of an append */
+#define EVS_EXPECTED_ANY	PG_INT64_MIN	/* whatever it is */
+#define EVS_EXPECTED_EXISTS	(-4)			/* at least one event */
+
+typedef struct EvsAppended
+{
+	int64		first_version;	/* of the batch; 0 when the batch is empty */
+	int64		version;		/* of its last event: the stream's version */
+	int64		position;		/* of its last event; 0 when the batch is empty */
+	pg_uuid_t	id;				/* of its last event */
+	bool		stored;			/* false: nothing new, see design "Append" */
+} EvsAppended;
+
+/*
+ * Append the batch to the stream and dispatch it to inline projections.  The
+ * caller has validated names and shapes; privileges are checked here.
+ */
+extern void evs_append(text *stream, EvsBatch *batch, int64 expected_version,
+					   EvsAppended *appended);
+
+/* Check expected_version as an argument; 22023 for a negative other than -4. */
+extern int64 evs_expected_version(FunctionCallInfo fcinfo, int argument);
+
+/* The row (first_version, version, position, stored) of a batch. */
+extern Datum evs_append_result(const EvsAppended *appended);
+
+#endif							/* EVS_APPEND_H */

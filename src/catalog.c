@@ -1,0 +1,142 @@
+/*
+ * catalog.c - the OIDs of evsource's own objects.
+ *
+ * Looked up by name at first use and kept until any relation among them is
+ * invalidated in a way that may mean it is gone: DROP and CREATE EXTENSION give
+ * new OIDs to the same names.
+ */
+#include "evsource.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "catalog.h"
+
+static EvsCatalog catalog;
+static bool catalog_valid = false;
+static TupleDesc event_tupdesc = NULL;
+
+static Oid
+find_relation(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"evsource.%s\" does not exist", name),
+				 errdetail("The library evsource does not find its own relations in this database."),
+				 errhint("Create the extension anew, or update it with ALTER EXTENSION evsource UPDATE.")));
+	return relid;
+}
+
+/* A trigger function takes no arguments, so name and schema identify it. */
+static Oid
+find_trigger_function(Oid schema, const char *name)
+{
+	oidvector  *no_arguments = buildoidvector(NULL, 0);
+
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum(name), PointerGetDatum(no_arguments),
+						   ObjectIdGetDatum(schema));
+}
+
+/* Does this database have the extension's tables? */
+bool
+evs_catalog_exists(void)
+{
+	Oid			schema;
+
+	if (catalog_valid)
+		return true;
+	schema = get_namespace_oid("evsource", true);
+	return OidIsValid(schema) && OidIsValid(get_relname_relid("events", schema));
+}
+
+/* The OIDs; an error (3F000, 42P01) when the extension is not there. */
+const EvsCatalog *
+evs_catalog(void)
+{
+	EvsCatalog	fresh;
+
+	if (catalog_valid)
+		return &catalog;
+
+	fresh.schema = get_namespace_oid("evsource", false);
+	fresh.events = find_relation(fresh.schema, "events");
+	fresh.events_pkey = find_relation(fresh.schema, "events_pkey");
+	fresh.events_stream = find_relation(fresh.schema, "events_stream_version_key");
+	fresh.events_category = find_relation(fresh.schema, "events_category_idx");
+	fresh.events_id = find_relation(fresh.schema, "events_id_key");
+	fresh.position_seq = find_relation(fresh.schema, "position_seq");
+	fresh.projections = find_relation(fresh.schema, "projections");
+	fresh.store = find_relation(fresh.schema, "store");
+	fresh.published = find_relation(fresh.schema, "published");
+	fresh.event_type = get_rel_type_id(find_relation(fresh.schema, "event"));
+	fresh.event_array_type = get_array_type(fresh.event_type);
+	fresh.intake_begin = find_trigger_function(fresh.schema, "_intake_begin");
+	fresh.intake_row = find_trigger_function(fresh.schema, "_intake_row");
+	fresh.intake_end = find_trigger_function(fresh.schema, "_intake_end");
+
+	catalog = fresh;
+	catalog_valid = true;
+	return &catalog;
+}
+
+/* The descriptor of evsource.event, with its type's name, not reference-counted. */
+TupleDesc
+evs_event_tupdesc(void)
+{
+	Oid			event_type = evs_catalog()->event_type;
+
+	if (event_tupdesc == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		event_tupdesc = lookup_rowtype_tupdesc_copy(event_type, -1);
+		MemoryContextSwitchTo(old);
+	}
+	return event_tupdesc;
+}
+
+static void
+forget_catalog(void)
+{
+	/* the descriptor stays: somebody may be using it, and it is small */
+	catalog_valid = false;
+	event_tupdesc = NULL;
+}
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (!catalog_valid)
+		return;
+	if (relid == InvalidOid ||
+		relid == catalog.events || relid == catalog.events_pkey ||
+		relid == catalog.events_stream || relid == catalog.events_category ||
+		relid == catalog.events_id || relid == catalog.position_seq ||
+		relid == catalog.projections || relid == catalog.store ||
+		relid == catalog.published)
+		forget_catalog();
+}
+
+static void
+namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	forget_catalog();
+}
+
+void
+evs_catalog_init(void)
+{
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, namespace_changed, (Datum) 0);
+}

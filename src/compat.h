@@ -1,0 +1,128 @@
+/*
+ * compat.h - the only file that knows PostgreSQL's version.
+ *
+ * The rest of the code calls the newest names; each shim here makes one of them
+ * exist on older servers and says which release brought it.
+ */
+#ifndef EVS_COMPAT_H
+#define EVS_COMPAT_H
+
+#include "postgres.h"
+
+#if PG_VERSION_NUM < 130000
+#error "evsource needs PostgreSQL 13 or later"
+#endif
+
+#include "access/genam.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+
+/* varatt.h became a file of its own in 16; postgres.h had its contents before. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* PG_MODULE_MAGIC_EXT: 18. */
+#if PG_VERSION_NUM < 180000
+#define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
+#endif
+
+/* index_beginscan gained instrumentation in 18. */
+#if PG_VERSION_NUM < 180000
+#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys) \
+	index_beginscan(heap, index, snapshot, nkeys, norderbys)
+#endif
+
+/* object_aclcheck, object_ownercheck: 16. */
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+
+static inline AclResult
+object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
+{
+	if (classid == ProcedureRelationId)
+		return pg_proc_aclcheck(objectid, roleid, mode);
+	if (classid == NamespaceRelationId)
+		return pg_namespace_aclcheck(objectid, roleid, mode);
+	Assert(classid == RelationRelationId);
+	return pg_class_aclcheck(objectid, roleid, mode);
+}
+
+static inline bool
+object_ownercheck(Oid classid, Oid objectid, Oid roleid)
+{
+	if (classid == ProcedureRelationId)
+		return pg_proc_ownercheck(objectid, roleid);
+	Assert(classid == RelationRelationId);
+	return pg_class_ownercheck(objectid, roleid);
+}
+#endif
+
+/* InitMaterializedSRF: 15. */
+#if PG_VERSION_NUM < 150000
+extern void evs_init_materialized_srf(FunctionCallInfo fcinfo);
+
+#define InitMaterializedSRF(fcinfo, flags) evs_init_materialized_srf(fcinfo)
+#endif
+
+/* MarkGUCPrefixReserved: 15. */
+#if PG_VERSION_NUM < 150000
+#define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
+
+/* LockHeldByMe gained "or stronger" in 17. */
+#if PG_VERSION_NUM < 170000
+#define LockHeldByMe(tag, mode, orstronger) LockHeldByMe(tag, mode)
+#endif
+
+/* The backend's number among all: MyProcNumber since 17, 0-based. */
+#if PG_VERSION_NUM >= 170000
+#include "storage/procnumber.h"
+#define EvsMyProcNumber() ((int) MyProcNumber)
+#else
+#define EvsMyProcNumber() (MyProc->pgprocno)
+#endif
+
+/* The local transaction id moved into PGPROC.vxid in 17. */
+#if PG_VERSION_NUM >= 170000
+#define EvsMyLocalTransactionId() (MyProc->vxid.lxid)
+#else
+#define EvsMyLocalTransactionId() (MyProc->lxid)
+#endif
+
+/* Named DSM segments, which need no preloading: 17. */
+#if PG_VERSION_NUM >= 170000
+#include "storage/dsm_registry.h"
+#define EVS_HAVE_NAMED_DSM 1
+#endif
+
+/* shmem_request_hook: 15.  Before, space is requested while preloading. */
+#if PG_VERSION_NUM >= 150000
+#define EVS_HAVE_SHMEM_REQUEST_HOOK 1
+#endif
+
+/*
+ * ExecInsertIndexTuples: 14 took the ResultRelInfo and "update", 16 added
+ * "only summarizing".  Before 14 it finds the relation in the EState.
+ */
+static inline List *
+evs_insert_index_tuples(ResultRelInfo *relinfo, TupleTableSlot *slot, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecInsertIndexTuples(relinfo, slot, estate, false, false, NULL, NIL, false);
+#elif PG_VERSION_NUM >= 140000
+	return ExecInsertIndexTuples(relinfo, slot, estate, false, false, NULL, NIL);
+#else
+	estate->es_result_relation_info = relinfo;
+	return ExecInsertIndexTuples(slot, estate, false, NULL, NIL);
+#endif
+}
+
+#endif							/* EVS_COMPAT_H */

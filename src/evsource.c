@@ -1,0 +1,30 @@
+/*
+ * evsource.c - the library's entry: each room sets itself up, nothing else.
+ *
+ * With shared_preload_libraries = 'evsource' this runs in the postmaster and
+ * shared memory is reserved; otherwise it runs in the first backend that calls
+ * one of our functions, and horizon.c does with what it finds.
+ */
+#include "evsource.h"
+
+#include "fmgr.h"
+
+#include "catalog.h"
+#include "horizon.h"
+#include "intake.h"
+#include "settings.h"
+#include "shmem.h"
+
+PG_MODULE_MAGIC_EXT(.name = "evsource", .version = "0.1");
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	evs_settings_init();
+	evs_shmem_init();
+	evs_catalog_init();
+	evs_horizon_init();
+	evs_intake_init();
+}

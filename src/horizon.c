@@ -1,0 +1,265 @@
+/*
+ * horizon.c - up to which position the log is complete.
+ *
+ * Positions are drawn in one order and committed in another.  A reader that
+ * trusts the highest position it sees skips what commits later.  So each open
+ * transaction that appends publishes a lower bound of its positions:
+ *
+ *	writer	reads the last drawn position L, publishes L + 1, full barrier,
+ *			draws its positions (each above L), inserts, commits; the bound is
+ *			withdrawn after the transaction has become visible.
+ *	reader	reads the last drawn position, barrier, takes the lowest published
+ *			bound; everything below it is decided.  Only then it takes the
+ *			snapshot that reads events.
+ *
+ * A writer that the reader's scan did not see published after the scan, so it
+ * draws after it, and its positions are above the last position that the reader
+ * read before.  A writer that withdrew before the scan was visible before the
+ * reader's snapshot.
+ *
+ * The bound lives in a slot of shared memory (shmem.c).  Without shared memory,
+ * and for prepared transactions always, it lives in a lock tag of our own that
+ * carries the position: the lock table is shared, PREPARE hands the lock to the
+ * prepared transaction, and recovery brings it back.  A bound moves from slot
+ * to tag, so readers look at the slots first and at the tags second.
+ *
+ * The bound belongs to the top transaction: a savepoint's rollback leaves it,
+ * which is conservative and right.
+ */
+#include "evsource.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/sequence.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "horizon.h"
+#include "shmem.h"
+
+/* the classes of advisory locks that are ours: user code has 1 and 2 */
+#define BOUND_LOCK_CLASS 0xE6
+
+/* what this transaction has published, 0 if nothing */
+static int64 published_bound = 0;
+
+static void
+bound_locktag(LOCKTAG *tag, int64 bound)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId,
+						 (uint32) ((uint64) bound >> 32), (uint32) bound,
+						 BOUND_LOCK_CLASS);
+}
+
+/* Hold the bound as a lock until the top transaction ends. */
+static void
+publish_as_lock(int64 bound)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+	LOCKTAG		tag;
+
+	bound_locktag(&tag, bound);
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	(void) LockAcquire(&tag, ShareLock, false, false);
+	CurrentResourceOwner = old_owner;
+}
+
+static EvsSlot *
+my_slot(EvsShared *shared)
+{
+	int			number = EvsMyProcNumber();
+
+	if (number < 0 || number >= shared->nslots)
+		elog(ERROR, "backend number %d is outside of evsource's %d slots",
+			 number, shared->nslots);
+	return &shared->slots[number];
+}
+
+/* Publish our lower bound.  Idempotent within a transaction. */
+void
+evs_horizon_publish(void)
+{
+	EvsShared  *shared;
+	int64		bound;
+
+	if (published_bound != 0)
+		return;
+
+	shared = evs_shmem();
+	bound = evs_horizon_last_position() + 1;
+	if (shared != NULL)
+	{
+		EvsSlot    *slot = my_slot(shared);
+
+		slot->database = MyDatabaseId;
+		pg_write_barrier();
+		pg_atomic_write_u64(&slot->bound, (uint64) bound);
+	}
+	else
+		publish_as_lock(bound);
+
+	/* nothing of what follows may become visible before the bound */
+	pg_memory_barrier();
+	published_bound = bound;
+}
+
+/* The last position drawn in this database, 0 when there is none. */
+int64
+evs_horizon_last_position(void)
+{
+	Relation	sequence = relation_open(evs_catalog()->position_seq, AccessShareLock);
+	Buffer		buffer = ReadBuffer(sequence, 0);
+	HeapTupleData tuple;
+	Form_pg_sequence_data data;
+	ItemId		item;
+	int64		last;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	item = PageGetItemId(BufferGetPage(buffer), FirstOffsetNumber);
+	Assert(ItemIdIsNormal(item));
+	tuple.t_data = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
+	data = (Form_pg_sequence_data) GETSTRUCT(&tuple);
+	last = data->is_called ? data->last_value : data->last_value - 1;
+	UnlockReleaseBuffer(buffer);
+	relation_close(sequence, NoLock);
+
+	return last;
+}
+
+/* The lowest bound among the slots of this database, or "lowest". */
+static int64
+lowest_slot(EvsShared *shared, int64 lowest)
+{
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		int64		bound = (int64) pg_atomic_read_u64(&shared->slots[i].bound);
+
+		if (bound == 0 || bound >= lowest)
+			continue;
+		pg_read_barrier();
+		if (shared->slots[i].database == MyDatabaseId)
+			lowest = bound;
+	}
+	return lowest;
+}
+
+/* The lowest bound among the lock tags of this database, or "lowest". */
+static int64
+lowest_lock(int64 lowest)
+{
+	LockData   *locks = GetLockStatusData();
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LOCKTAG    *tag = &locks->locks[i].locktag;
+		int64		bound;
+
+		if (tag->locktag_type != LOCKTAG_ADVISORY ||
+			tag->locktag_field4 != BOUND_LOCK_CLASS ||
+			tag->locktag_field1 != MyDatabaseId)
+			continue;
+		bound = (int64) (((uint64) tag->locktag_field2 << 32) | tag->locktag_field3);
+		lowest = Min(lowest, bound);
+	}
+	if (locks->locks)
+		pfree(locks->locks);
+	pfree(locks);
+	return lowest;
+}
+
+/* A standby has no slots and no tags: the primary publishes in a table. */
+static int64
+published_safe_position(void)
+{
+	Relation	published = table_open(evs_catalog()->published, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(published, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(published, NULL);
+	int64		safe = 0;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		safe = Max(safe, DatumGetInt64(slot_getattr(slot, 1, &isnull)));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(published, AccessShareLock);
+	return safe;
+}
+
+/* See the header of the file: take the snapshot that reads AFTER this call. */
+int64
+evs_horizon_safe_position(void)
+{
+	EvsShared  *shared;
+	int64		last;
+	int64		lowest;
+
+	if (RecoveryInProgress())
+		return published_safe_position();
+
+	shared = evs_shmem();
+	last = evs_horizon_last_position();
+	pg_memory_barrier();
+
+	lowest = last + 1;
+	if (shared != NULL)
+		lowest = lowest_slot(shared, lowest);
+	pg_memory_barrier();
+	if (shared == NULL || max_prepared_xacts > 0)
+		lowest = lowest_lock(lowest);
+
+	return lowest - 1;
+}
+
+/*
+ * At PREPARE the bound moves from our slot to a lock that the prepared
+ * transaction keeps.  At the end of the transaction it is withdrawn; the
+ * callback runs after the transaction has become visible to others.  Locks go
+ * by themselves.
+ */
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	EvsShared  *shared;
+
+	if (published_bound == 0)
+		return;
+	shared = evs_shmem();
+
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			if (shared != NULL)
+				publish_as_lock(published_bound);
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			if (shared != NULL)
+				pg_atomic_write_u64(&my_slot(shared)->bound, 0);
+			published_bound = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+void
+evs_horizon_init(void)
+{
+	RegisterXactCallback(transaction_ends, NULL);
+}

@@ -1,0 +1,25 @@
+/*
+ * intake.h - INSERT and COPY into evsource.events as appends.
+ */
+#ifndef EVS_INTAKE_H
+#define EVS_INTAKE_H
+
+#include "evsource.h"
+
+/*
+ * Collects what the row trigger gives to the rows of an INSERT that append
+ * itself runs: version, position and recorded_at of each event of the batch.
+ */
+typedef struct EvsIntake
+{
+	EvsBatch   *batch;
+	int			count;			/* rows seen */
+} EvsIntake;
+
+extern void evs_intake_init(void);
+extern bool evs_intake_is_our_trigger(Oid function);
+
+/* Call just before the INSERT: its triggers fill the intake. */
+extern void evs_intake_expect(EvsIntake *intake, EvsBatch *batch);
+
+#endif							/* EVS_INTAKE_H */

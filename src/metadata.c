@@ -1,0 +1,108 @@
+/*
+ * metadata.c - the metadata that a session or transaction adds to its appends.
+ *
+ * It lives in the setting evsource.metadata, so that SET LOCAL, savepoints and
+ * poolers in transaction mode treat it as any other setting.  The text is parsed
+ * once and kept for as long as it stays the same.
+ */
+#include "evsource.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "metadata.h"
+#include "settings.h"
+
+PG_FUNCTION_INFO_V1(evsource_set_metadata);
+
+static char *parsed_text = NULL;	/* what "parsed" was made from */
+static Jsonb *parsed = NULL;
+
+static bool
+is_empty_object(Jsonb *jsonb)
+{
+	return JB_ROOT_IS_OBJECT(jsonb) && JB_ROOT_COUNT(jsonb) == 0;
+}
+
+static Jsonb *
+session_metadata(void)
+{
+	Jsonb	   *fresh;
+	MemoryContext old;
+
+	if (evs_metadata == NULL || evs_metadata[0] == '\0')
+		return NULL;
+	if (parsed_text != NULL && strcmp(parsed_text, evs_metadata) == 0)
+		return parsed;
+
+	fresh = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(evs_metadata)));
+	if (!JB_ROOT_IS_OBJECT(fresh))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("setting \"evsource.metadata\" must be a JSON object"),
+				 errdetail("It is \"%s\".", evs_metadata),
+				 errhint("Set it to the text of an object, such as {\"user\": \"ann\"}, or to nothing.")));
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	if (parsed_text)
+		pfree(parsed_text);
+	parsed_text = NULL;
+	if (parsed)
+		pfree(parsed);
+	parsed = palloc(VARSIZE(fresh));
+	memcpy(parsed, fresh, VARSIZE(fresh));
+	parsed_text = pstrdup(evs_metadata);
+	MemoryContextSwitchTo(old);
+	return parsed;
+}
+
+Jsonb *
+evs_metadata_for(Jsonb *given)
+{
+	Jsonb	   *session = session_metadata();
+	Jsonb	   *merged;
+
+	if (given != NULL && !JB_ROOT_IS_OBJECT(given))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata of an event must be a JSON object"),
+				 errdetail("It is %s.", JsonbToCString(NULL, &given->root, VARSIZE(given))),
+				 errhint("Put the value under a key, or into the event's data.")));
+
+	if (session == NULL)
+		merged = given;
+	else if (given == NULL)
+		merged = session;
+	else
+		merged = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
+													JsonbPGetDatum(session),
+													JsonbPGetDatum(given)));
+	return merged == NULL || is_empty_object(merged) ? NULL : merged;
+}
+
+/*
+ * evsource.set_metadata(metadata jsonb) returns void: the default metadata for
+ * the rest of this transaction; NULL takes it back.  22023 if not an object.
+ */
+Datum
+evsource_set_metadata(PG_FUNCTION_ARGS)
+{
+	char	   *value = "";
+
+	if (!PG_ARGISNULL(0))
+	{
+		Jsonb	   *metadata = PG_GETARG_JSONB_P(0);
+
+		if (!JB_ROOT_IS_OBJECT(metadata))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("metadata must be a JSON object"),
+					 errdetail("It is %s.", JsonbToCString(NULL, &metadata->root, VARSIZE(metadata))),
+					 errhint("Pass an object, such as {\"user\": \"ann\"}, or NULL for none.")));
+		value = JsonbToCString(NULL, &metadata->root, VARSIZE(metadata));
+	}
+	(void) set_config_option("evsource.metadata", value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,16 @@
+/*
+ * metadata.h - the metadata that a session or transaction adds to its appends.
+ */
+#ifndef EVS_METADATA_H
+#define EVS_METADATA_H
+
+#include "evsource.h"
+
+/*
+ * The metadata to store for an event that came with "given" (NULL: none): the
+ * session's defaults, overlaid with what was given; NULL when there is neither.
+ * Raises 22023 when either is not a JSON object.
+ */
+extern Jsonb *evs_metadata_for(Jsonb *given);
+
+#endif							/* EVS_METADATA_H */

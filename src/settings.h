@@ -1,0 +1,12 @@
+/*
+ * settings.h - every setting of evsource; settings.c says what each one means.
+ */
+#ifndef EVS_SETTINGS_H
+#define EVS_SETTINGS_H
+
+extern bool evs_allow_drop;
+extern char *evs_metadata;
+
+extern void evs_settings_init(void);
+
+#endif							/* EVS_SETTINGS_H */

@@ -1,0 +1,118 @@
+/*
+ * shmem.c - the shared memory that order tracking uses.
+ *
+ * Preloaded, it is part of the main segment.  Otherwise, on servers that have
+ * them (17), it is a named segment that the first user makes.  On older servers
+ * that do not preload the library there is none, and horizon.c uses lock tags.
+ */
+#include "evsource.h"
+
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+
+#include "shmem.h"
+
+/*
+ * Raise whenever EvsShared or the meaning of what is in it changes.  A session
+ * that loaded a newer library than the one that made the memory must not touch
+ * it: it could publish a bound where nobody looks.
+ */
+#define EVS_SHMEM_LAYOUT 1
+
+static EvsShared *shared = NULL;
+
+#ifdef EVS_HAVE_SHMEM_REQUEST_HOOK
+static shmem_request_hook_type previous_request_hook = NULL;
+#endif
+static shmem_startup_hook_type previous_startup_hook = NULL;
+
+static Size
+shared_size(int nslots)
+{
+	return add_size(offsetof(EvsShared, slots), mul_size(nslots, sizeof(EvsSlot)));
+}
+
+static void
+initialize(void *memory)
+{
+	EvsShared  *fresh = memory;
+
+	fresh->layout = EVS_SHMEM_LAYOUT;
+	fresh->nslots = MaxBackends;
+	for (int i = 0; i < fresh->nslots; i++)
+	{
+		pg_atomic_init_u64(&fresh->slots[i].bound, 0);
+		fresh->slots[i].database = InvalidOid;
+	}
+}
+
+static void
+startup(void)
+{
+	bool		found;
+
+	if (previous_startup_hook)
+		previous_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("evsource", shared_size(MaxBackends), &found);
+	if (!found)
+		initialize(shared);
+	LWLockRelease(AddinShmemInitLock);
+}
+
+#ifdef EVS_HAVE_SHMEM_REQUEST_HOOK
+static void
+request(void)
+{
+	if (previous_request_hook)
+		previous_request_hook();
+	RequestAddinShmemSpace(shared_size(MaxBackends));
+}
+#else
+static void
+request(void)
+{
+	/* MaxBackends is not computed yet: count as InitializeMaxBackends will. */
+	RequestAddinShmemSpace(shared_size(MaxConnections + autovacuum_max_workers + 1 +
+									   max_worker_processes + max_wal_senders));
+}
+#endif
+
+void
+evs_shmem_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+#ifdef EVS_HAVE_SHMEM_REQUEST_HOOK
+	previous_request_hook = shmem_request_hook;
+	shmem_request_hook = request;
+#else
+	request();
+#endif
+	previous_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+EvsShared *
+evs_shmem(void)
+{
+#ifdef EVS_HAVE_NAMED_DSM
+	if (shared == NULL)
+	{
+		bool		found;
+
+		shared = GetNamedDSMSegment("evsource", shared_size(MaxBackends), initialize, &found);
+	}
+#endif
+	if (shared != NULL && shared->layout != EVS_SHMEM_LAYOUT)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("evsource's shared memory was made by another version of the library"),
+				 errdetail("Shared memory has layout %u, this session's library needs layout %u.",
+						   shared->layout, EVS_SHMEM_LAYOUT),
+				 errhint("Restart the server to finish the upgrade of evsource.")));
+	return shared;
+}

@@ -1,0 +1,298 @@
+/*
+ * store.c - put events into the table, the direct way.
+ *
+ * This does what COPY does: form tuples, multi-insert them, and let the
+ * executor insert the index entries, so that indexes of the user's own, on
+ * expressions or partial, are maintained as well.  What needs more than that
+ * goes through an INSERT: see evs_store_is_direct().
+ */
+#include "evsource.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/stratnum.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_trigger.h"
+#include "commands/sequence.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "catalog.h"
+#include "event.h"
+#include "horizon.h"
+#include "intake.h"
+#include "store.h"
+
+/* events formed and inserted at a time */
+#define CHUNK 256
+
+/* from this many events on, a multi-insert beats single inserts */
+#define MULTI_INSERT_FROM 4
+
+bool
+evs_store_is_direct(Relation events)
+{
+	TupleDesc	desc = RelationGetDescr(events);
+	TupleConstr *constr = desc->constr;
+	TriggerDesc *triggers = events->trigdesc;
+
+	if (desc->natts != EVS_EVENTS_NATTS || events->rd_rules != NULL)
+		return false;
+	if (constr != NULL && (constr->num_check > 0 || constr->has_generated_stored))
+		return false;
+	if (events->rd_rel->relrowsecurity &&
+		check_enable_rls(RelationGetRelid(events), InvalidOid, false) == RLS_ENABLED)
+		return false;
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (TRIGGER_FOR_INSERT(trigger->tgtype) &&
+			trigger->tgenabled != TRIGGER_DISABLED &&
+			!evs_intake_is_our_trigger(trigger->tgfoid))
+			return false;
+	}
+	return true;
+}
+
+int64
+evs_store_draw_position(void)
+{
+	return nextval_internal(evs_catalog()->position_seq, false);
+}
+
+/* Say in the terms of the log what a unique index said in its own. */
+static void
+rethrow_unique_violation(MemoryContext context)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->constraint_name == NULL)
+		PG_RE_THROW();
+
+	if (strcmp(error->constraint_name, "events_id_key") == 0)
+	{
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
+				 errmsg("event id is already stored"),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0,
+				 errhint("Another transaction stored it at the same time. Run the command again to see the event that has it.")));
+	}
+	if (strcmp(error->constraint_name, "events_stream_version_key") == 0)
+	{
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent append"),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0,
+				 errhint("Run the transaction again.")));
+	}
+	PG_RE_THROW();
+}
+
+/* Everything that inserting needs for as long as one call lasts. */
+typedef struct EvsInserter
+{
+	Relation	events;
+	EState	   *estate;
+	ResultRelInfo *relinfo;
+	TupleDesc	desc;			/* a copy: slots must not pin the relcache's */
+	CommandId	command;
+} EvsInserter;
+
+static void
+begin_insert(EvsInserter *inserter, Relation events)
+{
+	inserter->events = events;
+	inserter->estate = CreateExecutorState();
+	inserter->relinfo = makeNode(ResultRelInfo);
+	InitResultRelInfo(inserter->relinfo, events, 1, NULL, 0);
+	ExecOpenIndices(inserter->relinfo, false);
+	inserter->desc = CreateTupleDescCopy(RelationGetDescr(events));
+	inserter->command = GetCurrentCommandId(true);
+}
+
+static void
+end_insert(EvsInserter *inserter)
+{
+	ExecCloseIndices(inserter->relinfo);
+	FreeExecutorState(inserter->estate);
+}
+
+static void
+fill_slot(TupleTableSlot *slot, const EvsEvent *event)
+{
+	ExecClearTuple(slot);
+	evs_event_stored_values(event, slot->tts_values, slot->tts_isnull);
+	ExecStoreVirtualTuple(slot);
+}
+
+static void
+insert_index_entries(EvsInserter *inserter, TupleTableSlot *slot)
+{
+	if (inserter->relinfo->ri_NumIndices == 0)
+		return;
+	slot->tts_tableOid = RelationGetRelid(inserter->events);
+	list_free(evs_insert_index_tuples(inserter->relinfo, slot, inserter->estate));
+	ResetPerTupleExprContext(inserter->estate);
+}
+
+static void
+insert_singly(EvsInserter *inserter, EvsBatch *batch)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(inserter->desc, &TTSOpsVirtual);
+
+	for (int i = 0; i < batch->count; i++)
+	{
+		fill_slot(slot, &batch->events[i]);
+		table_tuple_insert(inserter->events, slot, inserter->command, 0, NULL);
+		insert_index_entries(inserter, slot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+static void
+insert_in_chunks(EvsInserter *inserter, EvsBatch *batch)
+{
+	int			nslots = Min(batch->count, CHUNK);
+	TupleTableSlot **slots = palloc(nslots * sizeof(TupleTableSlot *));
+	BulkInsertState bulk = GetBulkInsertState();
+	MemoryContext chunk_context = AllocSetContextCreate(CurrentMemoryContext,
+														"evsource insert chunk",
+														ALLOCSET_DEFAULT_SIZES);
+
+	for (int i = 0; i < nslots; i++)
+		slots[i] = MakeSingleTupleTableSlot(inserter->desc, &TTSOpsVirtual);
+
+	for (int done = 0; done < batch->count; done += CHUNK)
+	{
+		int			count = Min(batch->count - done, CHUNK);
+		MemoryContext old = MemoryContextSwitchTo(chunk_context);
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < count; i++)
+			fill_slot(slots[i], &batch->events[done + i]);
+		table_multi_insert(inserter->events, slots, count, inserter->command, 0, bulk);
+		for (int i = 0; i < count; i++)
+			insert_index_entries(inserter, slots[i]);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(chunk_context);
+	}
+
+	for (int i = 0; i < nslots; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	table_finish_bulk_insert(inserter->events, 0);
+	FreeBulkInsertState(bulk);
+	MemoryContextDelete(chunk_context);
+}
+
+void
+evs_store_batch(Relation events, EvsBatch *batch, int64 version)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
+	EvsInserter inserter;
+
+	evs_horizon_publish();
+	for (int i = 0; i < batch->count; i++)
+	{
+		batch->events[i].version = version + i + 1;
+		batch->events[i].recorded_at = now;
+		batch->events[i].position = evs_store_draw_position();
+	}
+
+	PG_TRY();
+	{
+		begin_insert(&inserter, events);
+		if (batch->count < MULTI_INSERT_FROM)
+			insert_singly(&inserter, batch);
+		else
+			insert_in_chunks(&inserter, batch);
+		end_insert(&inserter);
+	}
+	PG_CATCH();
+	{
+		rethrow_unique_violation(context);
+	}
+	PG_END_TRY();
+}
+
+/* The event in the first row that the key finds, copied; NULL if none. */
+static EvsEvent *
+find_by_key(Relation events, Oid index_oid, RegProcedure equals, Datum value)
+{
+	Relation	index = index_open(index_oid, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(events, NULL);
+	EvsEvent   *found = NULL;
+	IndexScanDesc scan;
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, equals, value);
+	scan = index_beginscan(events, index, SnapshotSelf, NULL, 1, 0);
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		EvsEvent	event;
+
+		evs_event_from_slot(&event, slot);
+		found = palloc(sizeof(EvsEvent));
+		evs_event_copy(found, &event);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	return found;
+}
+
+/* The stored event whose id, made by this store, is the given one; NULL if none. */
+static EvsEvent *
+find_by_server_id(Relation events, const pg_uuid_t *id)
+{
+	int64		position = evs_event_id_position(id);
+	EvsEvent   *found;
+	pg_uuid_t	computed;
+
+	if (position == 0)
+		return NULL;
+	found = find_by_key(events, evs_catalog()->events_pkey, F_INT8EQ, Int64GetDatum(position));
+	if (found == NULL)
+		return NULL;
+	evs_event_id(found, &computed);
+	return memcmp(&computed, id, sizeof(pg_uuid_t)) == 0 ? found : NULL;
+}
+
+EvsEvent *
+evs_store_find(Relation events, const pg_uuid_t *id)
+{
+	EvsEvent   *found = find_by_key(events, evs_catalog()->events_id, F_UUID_EQ, UUIDPGetDatum(id));
+
+	return found ? found : find_by_server_id(events, id);
+}
+
+void
+evs_store_check_server_id(Relation events, const pg_uuid_t *id)
+{
+	EvsEvent   *found = find_by_server_id(events, id);
+
+	if (found != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
+				 errmsg("event id \"%s\" is already stored",
+						DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
+				 errdetail("It is version %lld of stream \"%s\".",
+						   (long long) found->version, text_to_cstring(found->stream)),
+				 errhint("To repeat an append without storing it twice, call evsource.append with the id.")));
+}

@@ -1,0 +1,34 @@
+/*
+ * store.h - put events into the table.
+ */
+#ifndef EVS_STORE_H
+#define EVS_STORE_H
+
+#include "evsource.h"
+
+#include "utils/relcache.h"
+
+/*
+ * May events be written to the table directly?  No when somebody put triggers,
+ * rules, policies, constraints or columns of their own on it: then an INSERT has
+ * to run.
+ */
+extern bool evs_store_is_direct(Relation events);
+
+/*
+ * Number the batch after "version" of its one stream, draw its positions, and
+ * store it.  The stream is locked; the caller holds RowExclusiveLock and has
+ * checked privileges.  Fills in version, position and recorded_at.
+ */
+extern void evs_store_batch(Relation events, EvsBatch *batch, int64 version);
+
+/* Draw the next position.  The bound must have been published. */
+extern int64 evs_store_draw_position(void);
+
+/* Raise VE002 if the id is one that this store made for a stored event. */
+extern void evs_store_check_server_id(Relation events, const pg_uuid_t *id);
+
+/* Look up a stored event by id, the client's or the server's; NULL if none. */
+extern EvsEvent *evs_store_find(Relation events, const pg_uuid_t *id);
+
+#endif							/* EVS_STORE_H */

@@ -1,0 +1,124 @@
+/*
+ * store_insert.c - put events into the table by an INSERT.
+ *
+ * Somebody has put triggers, rules, policies, constraints or columns of their
+ * own on evsource.events: the executor knows how to honour them.  intake.c
+ * numbers the rows, dispatches them, and tells what it gave to each.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "intake.h"
+#include "store_insert.h"
+
+static const char insert_command[] =
+"insert into evsource.events (stream, type, data, metadata, id, occurred_at)"
+" select $1, u.type, u.data, u.metadata, u.id, u.occurred_at"
+" from pg_catalog.unnest($2, $3, $4, $5, $6)"
+" with ordinality as u (type, data, metadata, id, occurred_at, n)"
+" order by u.n";
+
+static Datum
+column(const EvsBatch *batch, Oid type, Datum (*value) (const EvsEvent *event, bool *isnull))
+{
+	Datum	   *values = palloc(batch->count * sizeof(Datum));
+	bool	   *nulls = palloc0(batch->count * sizeof(bool));
+	int			lower_bound = 1;
+	int			count = batch->count;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+
+	for (int i = 0; i < batch->count; i++)
+		values[i] = value(&batch->events[i], &nulls[i]);
+	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &count, &lower_bound,
+											  type, typlen, typbyval, typalign));
+}
+
+static Datum
+type_of(const EvsEvent *event, bool *isnull)
+{
+	return PointerGetDatum(event->type);
+}
+
+static Datum
+data_of(const EvsEvent *event, bool *isnull)
+{
+	return JsonbPGetDatum(event->data);
+}
+
+static Datum
+metadata_of(const EvsEvent *event, bool *isnull)
+{
+	*isnull = event->metadata == NULL;
+	return JsonbPGetDatum(event->metadata);
+}
+
+static Datum
+id_of(const EvsEvent *event, bool *isnull)
+{
+	*isnull = !event->has_id;
+	return UUIDPGetDatum(&event->id);
+}
+
+static Datum
+occurred_at_of(const EvsEvent *event, bool *isnull)
+{
+	*isnull = !event->has_occurred_at;
+	return TimestampTzGetDatum(event->occurred_at);
+}
+
+static SPIPlanPtr
+insert_plan(void)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {TEXTOID, TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,
+	UUIDARRAYOID, TIMESTAMPTZARRAYOID};
+
+	if (plan == NULL)
+	{
+		SPIPlanPtr	fresh = SPI_prepare(insert_command, lengthof(types), types);
+
+		if (fresh == NULL)
+			elog(ERROR, "could not prepare the insert of events: %s",
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(fresh);
+		plan = fresh;
+	}
+	return plan;
+}
+
+void
+evs_store_insert(text *stream, EvsBatch *batch)
+{
+	EvsIntake	intake;
+	Datum		arguments[6];
+	int			result;
+
+	SPI_connect();
+	arguments[0] = PointerGetDatum(stream);
+	arguments[1] = column(batch, TEXTOID, type_of);
+	arguments[2] = column(batch, JSONBOID, data_of);
+	arguments[3] = column(batch, JSONBOID, metadata_of);
+	arguments[4] = column(batch, UUIDOID, id_of);
+	arguments[5] = column(batch, TIMESTAMPTZOID, occurred_at_of);
+
+	evs_intake_expect(&intake, batch);
+	result = SPI_execute_plan(insert_plan(), arguments, NULL, false, 0);
+	if (result != SPI_OK_INSERT)
+		elog(ERROR, "could not insert events: %s", SPI_result_code_string(result));
+	if (SPI_processed != (uint64) batch->count || intake.count != batch->count)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("not every event of the append was stored"),
+				 errdetail("%d events were appended, %llu were stored.",
+						   batch->count, (unsigned long long) SPI_processed),
+				 errhint("A trigger or rule on evsource.events leaves rows out; raise an error in it instead.")));
+	SPI_finish();
+}
