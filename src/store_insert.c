@@ -19,7 +19,8 @@
 static const char insert_command[] =
 "insert into evsource.events (stream, type, data, metadata, id, occurred_at)"
 " select $1, u.type, u.data, u.metadata, u.id, u.occurred_at"
-" from pg_catalog.unnest($2, $3, $4, $5, $6)"
+" from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),"
+" pg_catalog.unnest($5), pg_catalog.unnest($6))"
 " with ordinality as u (type, data, metadata, id, occurred_at, n)"
 " order by u.n";
 

@@ -132,7 +132,7 @@ last_version_settled(Relation events, text *stream)
 {
 	for (;;)
 	{
-		SnapshotData dirty;
+		SnapshotData dirty = {0};	/* xmin stays invalid without a row */
 
 		CHECK_FOR_INTERRUPTS();
 		InitDirtySnapshot(dirty);
