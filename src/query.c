@@ -1,0 +1,97 @@
+/*
+ * query.c - constant SQL on evsource's own tables.
+ *
+ * Nobody but their owner has rights on these tables: neither appenders, nor
+ * the owners of projections, nor those who ask for a state.  What evsource
+ * itself writes there is written here, as the owner, with a search_path that
+ * holds nothing but pg_catalog.  No expression of a user's own is ever part of
+ * such a statement.
+ *
+ * Plans are kept for the session.  PostgreSQL plans them again when a table
+ * changes, or is another one after DROP and CREATE EXTENSION.
+ */
+#include "query.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+
+Oid
+evs_query_owner(void)
+{
+	Oid			relid = evs_catalog()->projections;
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Plan the statement if it has no plan yet.  SPI is connected. */
+static void
+prepare(EvsQuery *query)
+{
+	SPIPlanPtr	plan;
+
+	if (query->plan != NULL)
+		return;
+	Assert(query->nargs <= EVS_QUERY_MAX_ARGUMENTS);
+
+	plan = SPI_prepare(query->sql, query->nargs, query->argtypes);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s: %s",
+			 SPI_result_code_string(SPI_result), query->sql);
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "SPI_keepplan failed: %s", query->sql);
+	query->plan = plan;
+}
+
+void
+evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
+				Snapshot snapshot, EvsQueryResult *result)
+{
+	int			code;
+
+	result->context = CurrentMemoryContext;
+	evs_identity_enter(&result->identity,
+					   GetUserNameFromId(evs_query_owner(), false),
+					   "pg_catalog, pg_temp");
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	prepare(query);
+
+	code = SPI_execute_snapshot(query->plan, values, nulls, snapshot,
+								InvalidSnapshot, snapshot != InvalidSnapshot,
+								false, 0);
+	if (code != query->expected)
+		elog(ERROR, "SPI_execute_snapshot: %s: %s",
+			 SPI_result_code_string(code), query->sql);
+
+	result->count = SPI_processed;
+	result->tupdesc = SPI_tuptable ? SPI_tuptable->tupdesc : NULL;
+	result->rows = SPI_tuptable ? SPI_tuptable->vals : NULL;
+}
+
+void
+evs_query_end(EvsQueryResult *result)
+{
+	SPI_finish();
+	evs_identity_leave(&result->identity);
+}
+
+uint64
+evs_query_run(EvsQuery *query, Datum *values, const char *nulls)
+{
+	EvsQueryResult result;
+
+	evs_query_begin(query, values, nulls, InvalidSnapshot, &result);
+	evs_query_end(&result);
+	return result.count;
+}

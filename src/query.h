@@ -1,0 +1,61 @@
+/*
+ * query.h - constant SQL on evsource's own tables, run by kept plans as the
+ * owner of these tables.
+ *
+ *	static EvsQuery forget = {
+ *		"delete from evsource.snapshots where projection = $1",
+ *		1, {TEXTOID}, SPI_OK_DELETE
+ *	};
+ *	Datum		values[] = {CStringGetTextDatum(name)};
+ *	uint64		rows = evs_query_run(&forget, values, NULL);
+ *
+ * The caller has checked the rights of whoever asked.
+ */
+#ifndef EVS_QUERY_H
+#define EVS_QUERY_H
+
+#include "evsource.h"
+
+#include "executor/spi.h"
+#include "utils/snapshot.h"
+
+#include "identity.h"
+
+#define EVS_QUERY_MAX_ARGUMENTS	24
+
+/* One statement; a static variable. */
+typedef struct EvsQuery
+{
+	const char *sql;			/* names qualified, values as parameters */
+	int			nargs;
+	Oid			argtypes[EVS_QUERY_MAX_ARGUMENTS];
+	int			expected;		/* the SPI_OK_... that it must give */
+	SPIPlanPtr	plan;			/* kept; NULL until it first runs */
+} EvsQuery;
+
+/* What it gave: valid from evs_query_begin() to evs_query_end(). */
+typedef struct EvsQueryResult
+{
+	uint64		count;			/* rows returned or changed */
+	TupleDesc	tupdesc;		/* of the rows, if it returns any */
+	HeapTuple  *rows;
+	MemoryContext context;		/* the caller's: what shall outlive the result */
+	EvsIdentity identity;
+} EvsQueryResult;
+
+/*
+ * Run the statement.  nulls as SPI takes them (NULL: no argument is null).
+ * With a snapshot it only reads, and sees what the snapshot sees; without one
+ * it reads and writes as any statement does, and sees what was done before it.
+ */
+extern void evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
+							Snapshot snapshot, EvsQueryResult *result);
+extern void evs_query_end(EvsQueryResult *result);
+
+/* The same for a statement that returns no rows; returns how many it changed. */
+extern uint64 evs_query_run(EvsQuery *query, Datum *values, const char *nulls);
+
+/* The owner of evsource's tables, as whom statements run. */
+extern Oid	evs_query_owner(void);
+
+#endif							/* EVS_QUERY_H */
