@@ -16,6 +16,8 @@ OBJS = \
 	src/event.o \
 	src/streams.o \
 	src/scan.o \
+	src/read.o \
+	src/read_secured.o \
 	src/validate.o \
 	src/metadata.o \
 	src/append.o \
@@ -33,7 +35,8 @@ SQL_PARTS = \
 	sql/events.sql \
 	sql/projections.sql \
 	sql/snapshots.sql \
-	sql/append.sql
+	sql/append.sql \
+	sql/read.sql
 
 DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA       = $(filter-out $(DATA_built),$(wildcard sql/$(EXTENSION)--*.sql))

@@ -168,9 +168,8 @@ evs_event_stored_values(const EvsEvent *event, Datum *values, bool *nulls)
 	nulls[EVS_EVENTS_ID - 1] = !event->has_id;
 }
 
-/* '{}', for events without metadata */
-static Datum
-empty_object(void)
+Datum
+evs_event_no_metadata(void)
 {
 	/* a varlena header and a container header that says "object, 0 pairs" */
 	static union
@@ -203,7 +202,7 @@ evs_event_values(const EvsEvent *event, Datum *values, bool *nulls, pg_uuid_t *i
 	values[EVS_EVENT_TYPE - 1] = PointerGetDatum(event->type);
 	values[EVS_EVENT_DATA - 1] = PointerGetDatum(event->data);
 	values[EVS_EVENT_METADATA - 1] = event->metadata ?
-		PointerGetDatum(event->metadata) : empty_object();
+		PointerGetDatum(event->metadata) : evs_event_no_metadata();
 	values[EVS_EVENT_ID - 1] = UUIDPGetDatum(id);
 	values[EVS_EVENT_OCCURRED_AT - 1] = TimestampTzGetDatum(event->has_occurred_at ?
 															event->occurred_at :
@@ -257,7 +256,7 @@ evsource_category(PG_FUNCTION_ARGS)
 }
 
 /*
- * evsource.event_id(position bigint, recorded_at timestamptz) returns uuid: the
+ * evsource._event_id(position bigint, recorded_at timestamptz) returns uuid: the
  * id that the server makes for an event of this store.
  */
 Datum

@@ -51,6 +51,9 @@ extern void evs_event_stored_values(const EvsEvent *event, Datum *values, bool *
 extern void evs_event_values(const EvsEvent *event, Datum *values, bool *nulls,
 							 pg_uuid_t *id);
 
+/* '{}', which readers see when there is no metadata. */
+extern Datum evs_event_no_metadata(void);
+
 /* The event as a Datum of type evsource.event, in CurrentMemoryContext. */
 extern Datum evs_event_datum(const EvsEvent *event);
 

@@ -1,0 +1,50 @@
+/*
+ * read.h - what the two halves of the reading functions share: read.c reads by
+ * itself, read_secured.c through SPI where row security applies.
+ */
+#ifndef EVS_READ_H
+#define EVS_READ_H
+
+#include "evsource.h"
+
+#include "access/xlogdefs.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+
+/* One call of a reading function. */
+typedef struct EvsRead
+{
+	ReturnSetInfo *result;		/* where the events go */
+	int64		remaining;		/* how many may still be put; -1: all */
+	bool		secured;		/* row security applies */
+	Snapshot	own;			/* the transaction's snapshot where that is fixed,
+								 * NULL under READ COMMITTED */
+	TransactionId last_xmin;	/* whose commit was looked at last */
+	XLogRecPtr	commit_lsn;		/* newest commit among the events read */
+} EvsRead;
+
+/*
+ * A stored row is an array of values and one of nulls, in the order of
+ * evsource.events.  Put it to the result; ask whether it has this id.
+ */
+extern void evs_read_put(EvsRead *read, const Datum *stored, const bool *is_null);
+extern bool evs_read_has_id(const Datum *stored, const bool *is_null,
+							const pg_uuid_t *wanted);
+
+/* Remember the commit of the transaction that stored this row. */
+extern void evs_read_note_commit(EvsRead *read, TupleTableSlot *slot);
+
+/* Can the transaction's own snapshot (NULL: yes) see a row that a newer one sees? */
+extern bool evs_read_snapshot_sees(Snapshot own, Relation events, TupleTableSlot *slot);
+
+/* The readers, for a user to whom row security applies. */
+extern void evs_read_secured_stream(EvsRead *read, text *stream, int64 from_version,
+									int64 to_version, bool backward);
+extern int64 evs_read_secured_version(text *stream, int64 to_version);
+extern void evs_read_secured_log(EvsRead *read, int64 after, int64 upto,
+								 const EvsFilter *filter);
+extern void evs_read_secured_event(EvsRead *read, pg_uuid_t *id, int64 position);
+
+#endif							/* EVS_READ_H */
