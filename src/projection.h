@@ -70,16 +70,24 @@ typedef struct EvsProjection
 	bool		dead_letter;	/* async: park what fails instead of stopping */
 	bool		notify;			/* tell listeners that the read model changed */
 	bool		stale;			/* its definition changed since it was built */
+
+	/* what running it has found out; lives and dies with the struct */
+	MemoryContext context;		/* holds all of the above */
+	struct EvsHandler *runtime; /* see handlers.c; NULL until it first runs */
 } EvsProjection;
 
 extern void evs_projection_init(void);
 
 /*
  * The active inline projections by name, cached until any projection changes.
- * The list stays valid until evs_projections_release().
+ * The list stays valid until evs_projections_release(), or until the
+ * (sub)transaction aborts.
  */
 extern List *evs_projections_inline(void);
 extern void evs_projections_release(List *projections);
+
+/* Is that list not empty? */
+extern bool evs_projections_have_inline(void);
 
 /* One projection, read afresh into CurrentMemoryContext; NULL or an error (42704) when unknown. */
 extern EvsProjection *evs_projection_load(const char *name, bool missing_ok);
