@@ -25,7 +25,11 @@ OBJS = \
 	src/duplicate.o \
 	src/store.o \
 	src/store_insert.o \
-	src/intake.o
+	src/intake.o \
+	src/projection.o \
+	src/identity.o \
+	src/dispatch.o \
+	src/handlers.o
 
 # The install script is these parts, in this order: a part may use what an
 # earlier one made.
@@ -36,7 +40,8 @@ SQL_PARTS = \
 	sql/projections.sql \
 	sql/snapshots.sql \
 	sql/append.sql \
-	sql/read.sql
+	sql/read.sql \
+	sql/dispatch.sql
 
 DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA       = $(filter-out $(DATA_built),$(wildcard sql/$(EXTENSION)--*.sql))

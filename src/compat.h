@@ -65,6 +65,13 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 }
 #endif
 
+/* stringToQualifiedNameList takes an ErrorSaveContext since 16. */
+#if PG_VERSION_NUM < 160000
+#include "utils/regproc.h"
+
+#define stringToQualifiedNameList(string, escontext) stringToQualifiedNameList(string)
+#endif
+
 /* InitMaterializedSRF: 15. */
 #if PG_VERSION_NUM < 150000
 extern void evs_init_materialized_srf(FunctionCallInfo fcinfo);

@@ -12,22 +12,31 @@ extern void evs_dispatch_init(void);
 
 /*
  * Is any projection there that appends dispatch to?  Call with RowExclusiveLock
- * on events held: the answer cannot change until the transaction ends.
+ * on events held: the answer cannot change until the transaction ends, unless
+ * the transaction itself changes it.
  */
 extern bool evs_dispatch_wanted(void);
 
 /*
  * Dispatch events that this transaction has just stored to every inline
  * projection.  When called from inside a handler (a handler that appends), the
- * events wait until all projections have finished the current batch.
+ * events are copied and wait until all projections have finished the current
+ * batch.
  */
 extern void evs_dispatch_inline(const EvsBatch *batch);
 
 /*
  * Run one batch through one projection, as its owner: filter, then handler.
  * The batch is in the order of application.  Returns how many events the
- * projection applied.  An error of the handler passes through.
+ * projection applied.  An error of the handler passes through.  What the
+ * handler appends has been dispatched to the inline projections on return.
  */
 extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch);
+
+/*
+ * Is a handler running?  Events may then be stored that wait to be dispatched:
+ * it is no time to apply the log's history to an inline projection.
+ */
+extern bool evs_dispatch_is_running(void);
 
 #endif							/* EVS_DISPATCH_H */

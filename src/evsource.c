@@ -10,8 +10,10 @@
 #include "fmgr.h"
 
 #include "catalog.h"
+#include "dispatch.h"
 #include "horizon.h"
 #include "intake.h"
+#include "projection.h"
 #include "settings.h"
 #include "shmem.h"
 
@@ -27,4 +29,6 @@ _PG_init(void)
 	evs_catalog_init();
 	evs_horizon_init();
 	evs_intake_init();
+	evs_projection_init();
+	evs_dispatch_init();
 }

@@ -6,6 +6,7 @@
 #include "settings.h"
 
 bool		evs_allow_drop = false;
+int			evs_max_dispatch_depth = 16;
 char	   *evs_metadata = NULL;
 
 void
@@ -18,6 +19,14 @@ evs_settings_init(void)
 							 false,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.max_dispatch_depth",
+							"How deep handlers that append may feed each other.",
+							"What a client appends is at depth 0, what its handlers append at depth 1.",
+							&evs_max_dispatch_depth,
+							16, 0, 1000,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
 
 	DefineCustomStringVariable("evsource.metadata",
 							   "Metadata merged under that of every append, as the text of a JSON object.",

@@ -5,6 +5,7 @@
 #define EVS_SETTINGS_H
 
 extern bool evs_allow_drop;
+extern int	evs_max_dispatch_depth;
 extern char *evs_metadata;
 
 extern void evs_settings_init(void);

@@ -1,0 +1,323 @@
+/*
+ * dispatch.c - run batches of events through projections.
+ *
+ * Inline dispatch happens inside the append, after its events are stored: all
+ * active inline projections, by name, each with the whole batch.  What handlers
+ * append meanwhile is stored at once, but waits to be dispatched until every
+ * projection is through with the batch; together it makes the next batch, one
+ * level deeper.  So every projection sees the events in the order of the log,
+ * and a chain of appends that feeds itself ends at evsource.max_dispatch_depth.
+ *
+ * What waits has been stored by a subtransaction that may yet roll back (a
+ * handler with an exception block).  Each waiting event therefore knows its
+ * subtransaction.  Subtransactions nest, so those of the innermost one are
+ * always at the end.
+ *
+ * Locks: the appender holds RowExclusiveLock on events, which keeps the list of
+ * inline projections from changing under it.
+ */
+#include "dispatch.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "event.h"
+#include "handlers.h"
+#include "identity.h"
+#include "scan.h"
+#include "settings.h"
+
+/* Events that handlers have appended and that wait for their turn. */
+typedef struct Waiting
+{
+	MemoryContext context;		/* holds the arrays and events; NULL: none */
+	EvsEvent   *events;
+	SubTransactionId *subids;	/* who stored each of them */
+	int			count;
+	int			capacity;
+} Waiting;
+
+/* The dispatch that is running; there is one at most. */
+static struct
+{
+	bool		running;
+	SubTransactionId subid;		/* in which it started */
+	MemoryContext context;		/* lives as long as it does */
+	int			depth;			/* of the batch in hand; 0: the client's */
+	Waiting		waiting;
+} dispatch;
+
+static void
+start_dispatch(void)
+{
+	Assert(!dispatch.running);
+	memset(&dispatch, 0, sizeof(dispatch));
+	dispatch.running = true;
+	dispatch.subid = GetCurrentSubTransactionId();
+	dispatch.context = CurrentMemoryContext;
+}
+
+/* The owner must be allowed to read what we are about to show it. */
+static void
+check_owner(const EvsProjection *projection)
+{
+	Oid			events = evs_catalog()->events;
+
+	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for projection \"%s\"", projection->name),
+				 errdetail("Its owner \"%s\" may not select from evsource.events.",
+						   projection->owner),
+				 errhint("Grant SELECT on evsource.events to the owner, or give the projection another owner.")));
+
+	if (check_enable_rls(events, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("projection \"%s\" would bypass row security", projection->name),
+				 errdetail("Policies on evsource.events limit what its owner \"%s\" may see.",
+						   projection->owner),
+				 errhint("Give the projection an owner with BYPASSRLS, or disable row security on evsource.events.")));
+}
+
+/* Apply events that have passed the filter, as the projection's owner. */
+static void
+apply(EvsProjection *projection, EvsEvent *const *events, int count)
+{
+	EvsIdentity identity;
+	EvsHandlerContext errors;
+
+	evs_handler_context_push(&errors, projection, events, count);
+	evs_identity_enter(&identity, projection->owner, projection->search_path);
+	check_owner(projection);
+	evs_handler_context_pop(&errors);
+
+	/*
+	 * The statement that appends may have begun before the transaction whose
+	 * work on the stream it follows was visible.
+	 */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	evs_handler_run(projection, events, count);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+
+	evs_identity_leave(&identity);
+}
+
+/* Run a batch through a projection; returns how many events it applied. */
+static int
+run_batch(EvsProjection *projection, const EvsBatch *batch)
+{
+	EvsEvent   *single;
+	EvsEvent  **events = &single;
+	int			count = 0;
+	MemoryContext context;
+	MemoryContext caller;
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "evsource dispatch",
+									ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+
+	if (batch->count > 1)
+		events = MemoryContextAllocHuge(context, sizeof(EvsEvent *) * batch->count);
+	for (int i = 0; i < batch->count; i++)
+	{
+		EvsEvent   *event = &batch->events[i];
+
+		if (event->position > projection->start_after &&
+			evs_filter_accepts(&projection->filter, event))
+			events[count++] = event;
+	}
+
+	if (count > 0)
+	{
+		ereport(DEBUG1,
+				(errmsg_internal("dispatching %d events to projection \"%s\"",
+								 count, projection->name)));
+		apply(projection, events, count);
+	}
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	return count;
+}
+
+static void
+run_inline(const EvsBatch *batch)
+{
+	List	   *projections = evs_projections_inline();
+	ListCell   *cell;
+
+	foreach(cell, projections)
+		run_batch(lfirst(cell), batch);
+	evs_projections_release(projections);
+}
+
+/* Dispatch what handlers have appended, level by level, until they stop. */
+static void
+finish_dispatch(void)
+{
+	while (dispatch.waiting.count > 0)
+	{
+		Waiting		level = dispatch.waiting;
+		EvsBatch	batch = {level.events, level.count};
+
+		memset(&dispatch.waiting, 0, sizeof(dispatch.waiting));
+		dispatch.depth++;
+		run_inline(&batch);
+		MemoryContextDelete(level.context);
+	}
+	if (dispatch.waiting.context != NULL)
+		MemoryContextDelete(dispatch.waiting.context);
+	memset(&dispatch, 0, sizeof(dispatch));
+}
+
+/* Does any projection want any of these events? */
+static bool
+is_anyone_interested(const EvsBatch *batch)
+{
+	List	   *projections = evs_projections_inline();
+	bool		found = false;
+	ListCell   *cell;
+
+	foreach(cell, projections)
+	{
+		EvsProjection *projection = lfirst(cell);
+
+		for (int i = 0; i < batch->count && !found; i++)
+			found = batch->events[i].position > projection->start_after &&
+				evs_filter_accepts(&projection->filter, &batch->events[i]);
+	}
+	evs_projections_release(projections);
+	return found;
+}
+
+/* A handler has appended these: keep them for later. */
+static void
+wait_for_turn(const EvsBatch *batch)
+{
+	Waiting    *waiting = &dispatch.waiting;
+	MemoryContext caller;
+
+	/* an event that nobody waits for does no harm at any depth */
+	if (!is_anyone_interested(batch))
+		return;
+	if (dispatch.depth >= evs_max_dispatch_depth)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+				 errmsg("handlers append too deeply"),
+				 errdetail("An event that was appended by a handler, at depth %d, makes a handler append again.",
+						   dispatch.depth),
+				 errhint("Break the circle of handlers, or raise evsource.max_dispatch_depth.")));
+
+	if (waiting->context == NULL)
+		waiting->context = AllocSetContextCreate(dispatch.context, "evsource waiting events",
+												 ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(waiting->context);
+
+	if (waiting->events == NULL)
+	{
+		waiting->capacity = Max(batch->count, 16);
+		waiting->events = MemoryContextAllocHuge(waiting->context,
+												 sizeof(EvsEvent) * waiting->capacity);
+		waiting->subids = MemoryContextAllocHuge(waiting->context,
+												 sizeof(SubTransactionId) * waiting->capacity);
+	}
+	else if (waiting->count + batch->count > waiting->capacity)
+	{
+		waiting->capacity = Max(waiting->capacity * 2, waiting->count + batch->count);
+		waiting->events = repalloc_huge(waiting->events,
+										sizeof(EvsEvent) * waiting->capacity);
+		waiting->subids = repalloc_huge(waiting->subids,
+										sizeof(SubTransactionId) * waiting->capacity);
+	}
+
+	for (int i = 0; i < batch->count; i++)
+	{
+		evs_event_copy(&waiting->events[waiting->count], &batch->events[i]);
+		waiting->subids[waiting->count++] = GetCurrentSubTransactionId();
+	}
+	MemoryContextSwitchTo(caller);
+}
+
+bool
+evs_dispatch_wanted(void)
+{
+	return evs_projections_have_inline();
+}
+
+bool
+evs_dispatch_is_running(void)
+{
+	return dispatch.running;
+}
+
+void
+evs_dispatch_inline(const EvsBatch *batch)
+{
+	if (batch->count == 0 || !evs_dispatch_wanted())
+		return;
+	if (dispatch.running)
+	{
+		wait_for_turn(batch);
+		return;
+	}
+	start_dispatch();
+	run_inline(batch);
+	finish_dispatch();
+}
+
+int64
+evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch)
+{
+	int			applied;
+
+	if (dispatch.running)
+		return run_batch(projection, batch);
+
+	start_dispatch();
+	applied = run_batch(projection, batch);
+	finish_dispatch();
+	return applied;
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	memset(&dispatch, 0, sizeof(dispatch));
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId subid,
+				 SubTransactionId parent, void *arg)
+{
+	Waiting    *waiting = &dispatch.waiting;
+
+	if (!dispatch.running)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		if (dispatch.subid == subid)
+			memset(&dispatch, 0, sizeof(dispatch));
+		while (waiting->count > 0 && waiting->subids[waiting->count - 1] == subid)
+			waiting->count--;
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		for (int i = waiting->count; i > 0 && waiting->subids[i - 1] == subid; i--)
+			waiting->subids[i - 1] = parent;
+	}
+}
+
+void
+evs_dispatch_init(void)
+{
+	evs_handlers_init();
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}
