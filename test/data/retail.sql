@@ -1,0 +1,168 @@
+-- retail.sql: customers of a shop; a customer's balance is the sum of the amounts.
+--
+-- Three projections follow the appends, and the same three are made afterwards
+-- on the whole history: both must give the answers.
+
+-- A fold: what is known of a customer.
+create function customer(state jsonb, e evsource.event) returns jsonb
+    language plpgsql immutable
+    as $$
+declare
+    amount  numeric := (e.data ->> 'amount')::numeric;
+    balance numeric := coalesce((state ->> 'balance')::numeric, 0) + amount;
+begin
+    return jsonb_build_object(
+        'version', e.version,
+        'balance', balance,
+        'lowest_balance', least((state ->> 'lowest_balance')::numeric, balance),
+        'amount_per_type', coalesce(state -> 'amount_per_type', '{}')
+            || jsonb_build_object(e.type, coalesce((state -> 'amount_per_type' ->> e.type)::numeric, 0) + amount));
+end
+$$;
+
+-- An event handler: the invoices.
+create table invoices (invoice text primary key);
+create function note_invoice(e evsource.event) returns void
+    language sql
+    as $$ insert into public.invoices values (e.data ->> 'invoice') on conflict do nothing $$;
+
+-- A batch handler: what each country paid.
+create table countries (country text primary key, amount numeric not null);
+create function add_to_countries(events evsource.event[]) returns void
+    language sql
+    as $$
+insert into public.countries as c
+    select e.metadata ->> 'country', sum((e.data ->> 'amount')::numeric)
+    from unnest(events) as e group by 1
+    on conflict (country) do update set amount = c.amount + excluded.amount
+$$;
+
+-- A query: balances, for every customer one row.
+create table balances (customer text primary key, balance numeric not null, events bigint not null);
+\set fill_balances 'insert into public.balances as b select stream, sum((data ->> ''amount'')::numeric), count(*) from new_events group by stream on conflict (customer) do update set balance = b.balance + excluded.balance, events = b.events + excluded.events'
+
+select evsource.create_projection('customer', 'customer(jsonb, evsource.event)') \g /dev/null
+select evsource.create_projection('invoices', 'note_invoice(evsource.event)', tables => '{invoices}') \g /dev/null
+select evsource.create_projection('countries', 'add_to_countries(evsource.event[])', tables => '{countries}') \g /dev/null
+select evsource.create_projection('balances', query => :'fill_balances', tables => '{balances}') \g /dev/null
+
+-- Append, in the order of the file: plain INSERT, 20,000 lines a transaction.
+do $$
+declare
+    lines constant bigint := (select max(n) from public.lines);
+begin
+    for first in 1 .. lines by 20000 loop
+        insert into evsource.events (stream, type, data, metadata, occurred_at)
+            select line ->> 'stream', line ->> 'type', line -> 'data', line -> 'metadata', (line ->> 'time')::timestamptz
+            from public.lines where n between first and first + 19999 order by n;
+        commit;
+    end loop;
+end
+$$;
+analyze evsource.events;
+
+\set category customer
+\ir log.sql
+
+-- The first 50,000 events, where the file has as many.
+select answers ? 'after_the_first_50000_events' as long_enough from answers \gset
+\if :long_enough
+create temp table first_events as select * from evsource.read_all(0, 50000);
+call compare('after_the_first_50000_events/streams', (select count(distinct stream) from first_events));
+call compare('after_the_first_50000_events/events_per_type', (select jsonb_object_agg(type, c)
+    from (select type, count(*) as c from first_events group by type) as t));
+call compare('after_the_first_50000_events/sum_of_amount', (select sum((data ->> 'amount')::numeric) from first_events));
+\endif
+
+-- Sums over the log, by plain SQL.
+create temp view amounts as
+    select stream, type, occurred_at, data ->> 'invoice' as invoice, data ->> 'code' as code,
+        (data ->> 'amount')::numeric as amount, (data ->> 'quantity')::numeric as quantity,
+        metadata ->> 'country' as country
+    from evsource.events;
+
+call compare('sum_of_amount', (select sum(amount) from amounts));
+call compare('sum_of_quantity', (select sum(quantity) from amounts));
+call compare('sum_of_amount_per_type', (select jsonb_object_agg(type, s)
+    from (select type, sum(amount) as s from amounts group by type) as t));
+call compare('sum_of_quantity_per_type', (select jsonb_object_agg(type, s)
+    from (select type, sum(quantity) as s from amounts group by type) as t));
+call compare('top5_code_by_amount', (select jsonb_agg(jsonb_build_array(code, s) order by s desc, code)
+    from (select code, sum(amount) as s from amounts group by code order by s desc, code limit 5) as t));
+call compare('top5_code_by_quantity', (select jsonb_agg(jsonb_build_array(code, s) order by s desc, code)
+    from (select code, sum(quantity) as s from amounts group by code order by s desc, code limit 5) as t));
+call compare('amount_per_month_utc', (select jsonb_object_agg(month, s)
+    from (select to_char(occurred_at, 'YYYY-MM') as month, sum(amount) as s from amounts group by 1) as t));
+
+-- The read models that followed the appends.
+call compare('invoices', (select count(*) from invoices));
+call compare('countries', (select count(*) from countries));
+call compare('top5_country_by_amount', (select jsonb_agg(jsonb_build_array(country, amount) order by amount desc, country)
+    from (select * from countries order by amount desc, country limit 5) as t));
+call compare('top5_balance', (select jsonb_agg(jsonb_build_array(customer, balance) order by balance desc, customer)
+    from (select * from balances order by balance desc, customer limit 5) as t));
+call compare('lowest5_balance', (select jsonb_agg(jsonb_build_array(customer, balance) order by balance, customer)
+    from (select * from balances order by balance, customer limit 5) as t));
+call compare('streams_with_ending_balance_below_zero', (select count(*) from balances where balance < 0));
+call compare('streams_with_ending_balance_zero', (select count(*) from balances where balance = 0));
+call compare('sum_of_amount', (select sum(balance) from balances));
+call compare('events', (select sum(events) from balances));
+
+-- The states that the fold keeps.
+create temp table states as
+    select stream, evsource.state('customer', stream) as state from evsource.streams;
+call compare('streams', (select count(*) from states));
+call compare('sum_of_amount', (select sum((state ->> 'balance')::numeric) from states));
+call compare('streams_whose_running_balance_was_ever_below_zero', (
+    select count(*) from states where (state ->> 'lowest_balance')::numeric < 0));
+call expect('fold and query projection agree about every customer', (
+    select count(*) from states full join balances on customer = stream
+    where (state ->> 'balance')::numeric is distinct from balance
+        or (state ->> 'version')::bigint is distinct from events), 0::bigint);
+
+-- As of a day: what had occurred before it.
+\set as_of 2011-06-30T00:00:00Z
+create temp view as_of_amounts as select * from amounts where occurred_at < :'as_of';
+call compare('as_of_' || :'as_of' || '/events', (select count(*) from as_of_amounts));
+call compare('as_of_' || :'as_of' || '/streams', (select count(distinct stream) from as_of_amounts));
+call compare('as_of_' || :'as_of' || '/sum_of_amount', (select sum(amount) from as_of_amounts));
+call compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_build_array(stream, s) order by s desc, stream)
+    from (select stream, sum(amount) as s from as_of_amounts group by stream order by s desc, stream limit 5) as t));
+
+-- The customers that the file shows.
+create temp table shown as
+    select key as stream, 'ending_states/' || key || '/' as path from answers, jsonb_object_keys(answers -> 'ending_states') as key;
+do $$
+declare
+    stream text;
+    path text;
+    name text;
+begin
+    for stream, path in select * from shown loop
+        call public.compare(path || 'version', evsource.stream_version(stream));
+        foreach name in array '{balance,lowest_balance,amount_per_type}'::text[] loop
+            call public.compare(path || name, evsource.state('customer', stream) -> name);
+        end loop;
+        call public.compare(path || 'balance_as_of_2011-06-30T00:00:00Z', (
+            select coalesce(sum((data ->> 'amount')::numeric), 0)
+            from evsource.read_stream(stream) where occurred_at < '2011-06-30T00:00:00Z'));
+    end loop;
+end
+$$;
+
+-- Made afterwards, on the history: the same as what followed the appends.
+create table invoices_again (like invoices including all);
+create function note_invoice_again(e evsource.event) returns void
+    language sql
+    as $$ insert into public.invoices_again values (e.data ->> 'invoice') on conflict do nothing $$;
+create table balances_again (like balances including all);
+select replace(:'fill_balances', 'public.balances', 'public.balances_again') as fill_balances_again \gset
+select evsource.create_projection('invoices_again', 'note_invoice_again(evsource.event)', tables => '{invoices_again}') \g /dev/null
+select evsource.create_projection('balances_again', query => :'fill_balances_again', tables => '{balances_again}') \g /dev/null
+select evsource.create_projection('customer_again', 'customer(jsonb, evsource.event)') \g /dev/null
+call expect('invoices from history', (select count(*) from (table invoices except table invoices_again) as d), 0::bigint);
+call compare('invoices', (select count(*) from invoices_again));
+call expect('balances from history', (select count(*) from (table balances except table balances_again) as d), 0::bigint);
+call compare('streams', (select count(*) from balances_again));
+call expect('states from history', (
+    select count(*) from states where state is distinct from evsource.state('customer_again', stream)), 0::bigint);
