@@ -39,7 +39,7 @@ create table compared (
 );
 
 -- A question of the answers file (a path in it), and what evsource says.
-create procedure compare(path text, ours anyelement)
+create function compare(path text, ours anyelement) returns void
     language sql
     as $$
 insert into compared (question, ours, given)
@@ -47,8 +47,10 @@ insert into compared (question, ours, given)
 $$;
 
 -- What must hold apart from the file's answers.
-create procedure expect(claim text, ours anyelement, expected anyelement)
+create function expect(claim text, ours anyelement, expected anyelement) returns void
     language sql
     as $$
 insert into compared (question, ours, given) values (claim, to_jsonb(ours), to_jsonb(expected))
 $$;
+
+\o /dev/null

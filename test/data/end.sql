@@ -28,4 +28,5 @@ end
 $$;
 
 select format('%s answers equal, from %s events', (select count(*) from compared), (select count(*) from evsource.events)) as said \gset
+\o
 \echo :said

@@ -6,7 +6,7 @@
 create function incident(state jsonb, e evsource.event) returns jsonb
     language sql immutable
     as $$ select coalesce(state, '{}') || e.data $$;
-select evsource.create_projection('incident', 'incident(jsonb, evsource.event)') \g /dev/null
+select evsource.create_projection('incident', 'incident(jsonb, evsource.event)');
 
 create table work as
     select n, line, row_number() over (partition by line ->> 'stream' order by n) - 1 as version from lines;
@@ -19,10 +19,10 @@ create procedure append_all(right_version boolean)
     language plpgsql
     as $$
 begin
-    for first in 1 .. (select max(n) from work) by 500 loop
+    for start in 1 .. (select max(n) from work) by 500 loop
         insert into told
             select a.stored, a.version = w.version + 1
-            from (select * from work where n between first and first + 499 order by n) as w,
+            from (select * from work where n between start and start + 499 order by n) as w,
                 lateral evsource.append(
                     stream => w.line ->> 'stream', type => w.line ->> 'type',
                     data => w.line -> 'data', metadata => w.line -> 'metadata',
@@ -34,52 +34,52 @@ end
 $$;
 
 call append_all(right_version => true);
-call expect('every event was stored, at its version', (select count(*) from told where stored and version_is_right), (select count(*) from work));
+select expect('every event was stored, at its version', (select count(*) from told where stored and version_is_right), (select count(*) from work));
 
 -- Once more, by the same ids: nothing is stored, whatever version is expected.
 truncate told;
 call append_all(right_version => false);
-call expect('no event was stored twice', (select count(*) from told where version_is_right and not stored), (select count(*) from work));
+select expect('no event was stored twice', (select count(*) from told where version_is_right and not stored), (select count(*) from work));
 analyze evsource.events;
 
 \set category incident
 \ir log.sql
 
 -- By id, too, an event is found where the file has it.
-call expect('read_event finds an event by its id', (
+select expect('read_event finds an event by its id', (
     select count(*) from (select * from work where n % 97 = 0) as w, lateral evsource.read_event((w.line ->> 'id')::uuid) as e
     where e.stream = w.line ->> 'stream' and e.version = w.version + 1 and e.data = w.line -> 'data'
         and e.metadata = w.line -> 'metadata' and e.occurred_at = (w.line ->> 'time')::timestamptz),
     (select count(*) from work where n % 97 = 0));
 
 create temp table first_events as select * from evsource.read_all(0, 50000);
-call compare('after_the_first_50000_events/streams', (select count(distinct stream) from first_events));
-call compare('after_the_first_50000_events/events_per_type', (select jsonb_object_agg(type, c)
+select compare('after_the_first_50000_events/streams', (select count(distinct stream) from first_events));
+select compare('after_the_first_50000_events/events_per_type', (select jsonb_object_agg(type, c)
     from (select type, count(*) as c from first_events group by type) as t));
 
 -- The states at the end.
 create temp table states as
     select stream, evsource.state('incident', stream) as state from evsource.streams;
-call compare('ending_incident_state', (select jsonb_object_agg(v, c)
+select compare('ending_incident_state', (select jsonb_object_agg(v, c)
     from (select state ->> 'incident_state' as v, count(*) as c from states group by 1) as t));
-call compare('ending_made_sla', (select jsonb_object_agg(v, c)
+select compare('ending_made_sla', (select jsonb_object_agg(v, c)
     from (select state ->> 'made_sla' as v, count(*) as c from states group by 1) as t));
-call compare('ending_priority', (select jsonb_object_agg(v, c)
+select compare('ending_priority', (select jsonb_object_agg(v, c)
     from (select state ->> 'priority' as v, count(*) as c from states group by 1) as t));
-call compare('sum_of_ending_reassignment_count', (select sum((state ->> 'reassignment_count')::int) from states));
-call compare('sum_of_ending_reopen_count', (select sum((state ->> 'reopen_count')::int) from states));
-call compare('top5_ending_assignment_group', (select jsonb_agg(jsonb_build_array(v, c) order by c desc, v)
+select compare('sum_of_ending_reassignment_count', (select sum((state ->> 'reassignment_count')::int) from states));
+select compare('sum_of_ending_reopen_count', (select sum((state ->> 'reopen_count')::int) from states));
+select compare('top5_ending_assignment_group', (select jsonb_agg(jsonb_build_array(v, c) order by c desc, v)
     from (select state ->> 'assignment_group' as v, count(*) as c from states
         where state ->> 'assignment_group' is not null group by 1 order by 2 desc, 1 limit 5) as t));
-call compare('ending_without_assignment_group', (select count(*) from states where state ->> 'assignment_group' is null));
-call compare('top5_ending_closed_code', (select jsonb_agg(jsonb_build_array(v, c) order by c desc, v)
+select compare('ending_without_assignment_group', (select count(*) from states where state ->> 'assignment_group' is null));
+select compare('top5_ending_closed_code', (select jsonb_agg(jsonb_build_array(v, c) order by c desc, v)
     from (select state ->> 'closed_code' as v, count(*) as c from states
         where state ->> 'closed_code' is not null group by 1 order by 2 desc, 1 limit 5) as t));
 
 -- Questions to the log.
-call compare('top5_actors_by_events', (select jsonb_agg(jsonb_build_array(v, c) order by c desc, v)
+select compare('top5_actors_by_events', (select jsonb_agg(jsonb_build_array(v, c) order by c desc, v)
     from (select metadata ->> 'actor' as v, count(*) as c from evsource.events group by 1 order by 2 desc, 1 limit 5) as t));
-call compare('top5_streams_by_IncidentReassigned', (select jsonb_agg(jsonb_build_array(stream, c) order by c desc, stream)
+select compare('top5_streams_by_IncidentReassigned', (select jsonb_agg(jsonb_build_array(stream, c) order by c desc, stream)
     from (select stream, count(*) as c from evsource.read_category('incident', 0, 10000000, array['IncidentReassigned'])
         group by 1 order by 2 desc, 1 limit 5) as t));
 create temp view open_for as
@@ -87,8 +87,8 @@ create temp view open_for as
     from evsource.events as o join evsource.events as c on c.stream = o.stream
     where o.type = 'IncidentOpened' and c.type = 'IncidentClosed'
     group by o.stream, o.occurred_at;
-call compare('sum_of_seconds_from_IncidentOpened_to_last_IncidentClosed', (select sum(seconds) from open_for));
-call compare('longest5_seconds_open', (select jsonb_agg(jsonb_build_array(stream, seconds) order by seconds desc, stream)
+select compare('sum_of_seconds_from_IncidentOpened_to_last_IncidentClosed', (select sum(seconds) from open_for));
+select compare('longest5_seconds_open', (select jsonb_agg(jsonb_build_array(stream, seconds) order by seconds desc, stream)
     from (select * from open_for order by seconds desc, stream limit 5) as t));
 
 -- As of an instant: a fold of the events that had occurred before it.
@@ -96,8 +96,8 @@ call compare('longest5_seconds_open', (select jsonb_agg(jsonb_build_array(stream
 create aggregate merged (jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
 create temp table as_of as
     select stream, merged(data order by version) as state from evsource.events where occurred_at < :'as_of' group by stream;
-call compare('as_of_' || :'as_of' || '/streams', (select count(*) from as_of));
-call compare('as_of_' || :'as_of' || '/by_incident_state', (select jsonb_object_agg(v, c)
+select compare('as_of_' || :'as_of' || '/streams', (select count(*) from as_of));
+select compare('as_of_' || :'as_of' || '/by_incident_state', (select jsonb_object_agg(v, c)
     from (select state ->> 'incident_state' as v, count(*) as c from as_of group by 1) as t));
 
 -- The incidents that the file shows: folded by evsource, by hand, and at a version.
@@ -106,18 +106,18 @@ declare
     stream text;
 begin
     for stream in select jsonb_object_keys(answers -> 'ending_states') from public.answers loop
-        call public.compare('ending_states/' || stream || '/version', evsource.stream_version(stream));
-        call public.compare('ending_states/' || stream || '/state', evsource.state('incident', stream));
+        perform public.compare('ending_states/' || stream || '/version', evsource.stream_version(stream));
+        perform public.compare('ending_states/' || stream || '/state', evsource.state('incident', stream));
     end loop;
 end
 $$;
-call compare('state_of_incident-0019396_at_version_20', (
+select compare('state_of_incident-0019396_at_version_20', (
     select merged(data order by version) from evsource.read_stream('incident-0019396', max_count => 20)));
-call expect('a backward read ends where a forward read begins', (
+select expect('a backward read ends where a forward read begins', (
     select array_agg(version) from evsource.read_stream('incident-0019396', 20, 20, backward => true)),
     (select array_agg(v) from generate_series(20::bigint, 1, -1) as v));
 
 -- A fold made afterwards, on the history, has the same states; so have snapshots.
-select evsource.create_projection('incident_again', 'incident(jsonb, evsource.event)') \g /dev/null
-call expect('states from history', (
+select evsource.create_projection('incident_again', 'incident(jsonb, evsource.event)');
+select expect('states from history', (
     select count(*) from states where state is distinct from evsource.state('incident_again', stream)), 0::bigint);

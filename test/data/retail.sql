@@ -41,20 +41,20 @@ $$;
 create table balances (customer text primary key, balance numeric not null, events bigint not null);
 \set fill_balances 'insert into public.balances as b select stream, sum((data ->> ''amount'')::numeric), count(*) from new_events group by stream on conflict (customer) do update set balance = b.balance + excluded.balance, events = b.events + excluded.events'
 
-select evsource.create_projection('customer', 'customer(jsonb, evsource.event)') \g /dev/null
-select evsource.create_projection('invoices', 'note_invoice(evsource.event)', tables => '{invoices}') \g /dev/null
-select evsource.create_projection('countries', 'add_to_countries(evsource.event[])', tables => '{countries}') \g /dev/null
-select evsource.create_projection('balances', query => :'fill_balances', tables => '{balances}') \g /dev/null
+select evsource.create_projection('customer', 'customer(jsonb, evsource.event)');
+select evsource.create_projection('invoices', 'note_invoice(evsource.event)', tables => '{invoices}');
+select evsource.create_projection('countries', 'add_to_countries(evsource.event[])', tables => '{countries}');
+select evsource.create_projection('balances', query => :'fill_balances', tables => '{balances}');
 
 -- Append, in the order of the file: plain INSERT, 20,000 lines a transaction.
 do $$
 declare
     lines constant bigint := (select max(n) from public.lines);
 begin
-    for first in 1 .. lines by 20000 loop
+    for start in 1 .. lines by 20000 loop
         insert into evsource.events (stream, type, data, metadata, occurred_at)
             select line ->> 'stream', line ->> 'type', line -> 'data', line -> 'metadata', (line ->> 'time')::timestamptz
-            from public.lines where n between first and first + 19999 order by n;
+            from public.lines where n between start and start + 19999 order by n;
         commit;
     end loop;
 end
@@ -68,10 +68,10 @@ analyze evsource.events;
 select answers ? 'after_the_first_50000_events' as long_enough from answers \gset
 \if :long_enough
 create temp table first_events as select * from evsource.read_all(0, 50000);
-call compare('after_the_first_50000_events/streams', (select count(distinct stream) from first_events));
-call compare('after_the_first_50000_events/events_per_type', (select jsonb_object_agg(type, c)
+select compare('after_the_first_50000_events/streams', (select count(distinct stream) from first_events));
+select compare('after_the_first_50000_events/events_per_type', (select jsonb_object_agg(type, c)
     from (select type, count(*) as c from first_events group by type) as t));
-call compare('after_the_first_50000_events/sum_of_amount', (select sum((data ->> 'amount')::numeric) from first_events));
+select compare('after_the_first_50000_events/sum_of_amount', (select sum((data ->> 'amount')::numeric) from first_events));
 \endif
 
 -- Sums over the log, by plain SQL.
@@ -81,41 +81,41 @@ create temp view amounts as
         metadata ->> 'country' as country
     from evsource.events;
 
-call compare('sum_of_amount', (select sum(amount) from amounts));
-call compare('sum_of_quantity', (select sum(quantity) from amounts));
-call compare('sum_of_amount_per_type', (select jsonb_object_agg(type, s)
+select compare('sum_of_amount', (select sum(amount) from amounts));
+select compare('sum_of_quantity', (select sum(quantity) from amounts));
+select compare('sum_of_amount_per_type', (select jsonb_object_agg(type, s)
     from (select type, sum(amount) as s from amounts group by type) as t));
-call compare('sum_of_quantity_per_type', (select jsonb_object_agg(type, s)
+select compare('sum_of_quantity_per_type', (select jsonb_object_agg(type, s)
     from (select type, sum(quantity) as s from amounts group by type) as t));
-call compare('top5_code_by_amount', (select jsonb_agg(jsonb_build_array(code, s) order by s desc, code)
+select compare('top5_code_by_amount', (select jsonb_agg(jsonb_build_array(code, s) order by s desc, code)
     from (select code, sum(amount) as s from amounts group by code order by s desc, code limit 5) as t));
-call compare('top5_code_by_quantity', (select jsonb_agg(jsonb_build_array(code, s) order by s desc, code)
+select compare('top5_code_by_quantity', (select jsonb_agg(jsonb_build_array(code, s) order by s desc, code)
     from (select code, sum(quantity) as s from amounts group by code order by s desc, code limit 5) as t));
-call compare('amount_per_month_utc', (select jsonb_object_agg(month, s)
+select compare('amount_per_month_utc', (select jsonb_object_agg(month, s)
     from (select to_char(occurred_at, 'YYYY-MM') as month, sum(amount) as s from amounts group by 1) as t));
 
 -- The read models that followed the appends.
-call compare('invoices', (select count(*) from invoices));
-call compare('countries', (select count(*) from countries));
-call compare('top5_country_by_amount', (select jsonb_agg(jsonb_build_array(country, amount) order by amount desc, country)
+select compare('invoices', (select count(*) from invoices));
+select compare('countries', (select count(*) from countries));
+select compare('top5_country_by_amount', (select jsonb_agg(jsonb_build_array(country, amount) order by amount desc, country)
     from (select * from countries order by amount desc, country limit 5) as t));
-call compare('top5_balance', (select jsonb_agg(jsonb_build_array(customer, balance) order by balance desc, customer)
+select compare('top5_balance', (select jsonb_agg(jsonb_build_array(customer, balance) order by balance desc, customer)
     from (select * from balances order by balance desc, customer limit 5) as t));
-call compare('lowest5_balance', (select jsonb_agg(jsonb_build_array(customer, balance) order by balance, customer)
+select compare('lowest5_balance', (select jsonb_agg(jsonb_build_array(customer, balance) order by balance, customer)
     from (select * from balances order by balance, customer limit 5) as t));
-call compare('streams_with_ending_balance_below_zero', (select count(*) from balances where balance < 0));
-call compare('streams_with_ending_balance_zero', (select count(*) from balances where balance = 0));
-call compare('sum_of_amount', (select sum(balance) from balances));
-call compare('events', (select sum(events) from balances));
+select compare('streams_with_ending_balance_below_zero', (select count(*) from balances where balance < 0));
+select compare('streams_with_ending_balance_zero', (select count(*) from balances where balance = 0));
+select compare('sum_of_amount', (select sum(balance) from balances));
+select compare('events', (select sum(events) from balances));
 
 -- The states that the fold keeps.
 create temp table states as
     select stream, evsource.state('customer', stream) as state from evsource.streams;
-call compare('streams', (select count(*) from states));
-call compare('sum_of_amount', (select sum((state ->> 'balance')::numeric) from states));
-call compare('streams_whose_running_balance_was_ever_below_zero', (
+select compare('streams', (select count(*) from states));
+select compare('sum_of_amount', (select sum((state ->> 'balance')::numeric) from states));
+select compare('streams_whose_running_balance_was_ever_below_zero', (
     select count(*) from states where (state ->> 'lowest_balance')::numeric < 0));
-call expect('fold and query projection agree about every customer', (
+select expect('fold and query projection agree about every customer', (
     select count(*) from states full join balances on customer = stream
     where (state ->> 'balance')::numeric is distinct from balance
         or (state ->> 'version')::bigint is distinct from events), 0::bigint);
@@ -123,10 +123,10 @@ call expect('fold and query projection agree about every customer', (
 -- As of a day: what had occurred before it.
 \set as_of 2011-06-30T00:00:00Z
 create temp view as_of_amounts as select * from amounts where occurred_at < :'as_of';
-call compare('as_of_' || :'as_of' || '/events', (select count(*) from as_of_amounts));
-call compare('as_of_' || :'as_of' || '/streams', (select count(distinct stream) from as_of_amounts));
-call compare('as_of_' || :'as_of' || '/sum_of_amount', (select sum(amount) from as_of_amounts));
-call compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_build_array(stream, s) order by s desc, stream)
+select compare('as_of_' || :'as_of' || '/events', (select count(*) from as_of_amounts));
+select compare('as_of_' || :'as_of' || '/streams', (select count(distinct stream) from as_of_amounts));
+select compare('as_of_' || :'as_of' || '/sum_of_amount', (select sum(amount) from as_of_amounts));
+select compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_build_array(stream, s) order by s desc, stream)
     from (select stream, sum(amount) as s from as_of_amounts group by stream order by s desc, stream limit 5) as t));
 
 -- The customers that the file shows.
@@ -139,11 +139,11 @@ declare
     name text;
 begin
     for stream, path in select * from shown loop
-        call public.compare(path || 'version', evsource.stream_version(stream));
+        perform public.compare(path || 'version', evsource.stream_version(stream));
         foreach name in array '{balance,lowest_balance,amount_per_type}'::text[] loop
-            call public.compare(path || name, evsource.state('customer', stream) -> name);
+            perform public.compare(path || name, evsource.state('customer', stream) -> name);
         end loop;
-        call public.compare(path || 'balance_as_of_2011-06-30T00:00:00Z', (
+        perform public.compare(path || 'balance_as_of_2011-06-30T00:00:00Z', (
             select coalesce(sum((data ->> 'amount')::numeric), 0)
             from evsource.read_stream(stream) where occurred_at < '2011-06-30T00:00:00Z'));
     end loop;
@@ -157,12 +157,12 @@ create function note_invoice_again(e evsource.event) returns void
     as $$ insert into public.invoices_again values (e.data ->> 'invoice') on conflict do nothing $$;
 create table balances_again (like balances including all);
 select replace(:'fill_balances', 'public.balances', 'public.balances_again') as fill_balances_again \gset
-select evsource.create_projection('invoices_again', 'note_invoice_again(evsource.event)', tables => '{invoices_again}') \g /dev/null
-select evsource.create_projection('balances_again', query => :'fill_balances_again', tables => '{balances_again}') \g /dev/null
-select evsource.create_projection('customer_again', 'customer(jsonb, evsource.event)') \g /dev/null
-call expect('invoices from history', (select count(*) from (table invoices except table invoices_again) as d), 0::bigint);
-call compare('invoices', (select count(*) from invoices_again));
-call expect('balances from history', (select count(*) from (table balances except table balances_again) as d), 0::bigint);
-call compare('streams', (select count(*) from balances_again));
-call expect('states from history', (
+select evsource.create_projection('invoices_again', 'note_invoice_again(evsource.event)', tables => '{invoices_again}');
+select evsource.create_projection('balances_again', query => :'fill_balances_again', tables => '{balances_again}');
+select evsource.create_projection('customer_again', 'customer(jsonb, evsource.event)');
+select expect('invoices from history', (select count(*) from (table invoices except table invoices_again) as d), 0::bigint);
+select compare('invoices', (select count(*) from invoices_again));
+select expect('balances from history', (select count(*) from (table balances except table balances_again) as d), 0::bigint);
+select compare('streams', (select count(*) from balances_again));
+select expect('states from history', (
     select count(*) from states where state is distinct from evsource.state('customer_again', stream)), 0::bigint);
