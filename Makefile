@@ -82,7 +82,7 @@ ifneq ($(filter $(HOUSE),$(MAKECMDGOALS)),)
 
 .PHONY: $(HOUSE)
 $(HOUSE):
-	@dev/$@
+	@dev/$@ $(ARGS)
 
 else ifeq ($(wildcard $(PGXS)),)
 
