@@ -98,6 +98,12 @@ evs_intake_is_our_trigger(Oid function)
 		function == catalog->intake_end;
 }
 
+bool
+evs_intake_is_running(void)
+{
+	return current != NULL;
+}
+
 void
 evs_intake_expect(EvsIntake *intake, EvsBatch *batch)
 {

@@ -19,6 +19,9 @@ typedef struct EvsIntake
 extern void evs_intake_init(void);
 extern bool evs_intake_is_our_trigger(Oid function);
 
+/* Is an INSERT or COPY under way, with rows that are not yet dispatched? */
+extern bool evs_intake_is_running(void);
+
 /* Call just before the INSERT: its triggers fill the intake. */
 extern void evs_intake_expect(EvsIntake *intake, EvsBatch *batch);
 

@@ -69,7 +69,7 @@ evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
 
 	code = SPI_execute_snapshot(query->plan, values, nulls, snapshot,
 								InvalidSnapshot, snapshot != InvalidSnapshot,
-								false, 0);
+								true, 0);
 	if (code != query->expected)
 		elog(ERROR, "SPI_execute_snapshot: %s: %s",
 			 SPI_result_code_string(code), query->sql);
