@@ -1,0 +1,98 @@
+/*
+ * barrier.c - ShareRowExclusiveLock on the log.
+ *
+ * An appender locks the log in RowExclusiveLock first, then looks at the list
+ * of projections as it is now, and keeps the lock to its end.  The barrier
+ * conflicts with that and with itself.  So whoever holds it sees everything
+ * that appenders with the old list stored and applied, and appenders that wait
+ * behind it read the list that its transaction commits.
+ *
+ * A session that has appended in its transaction already may take it too: its
+ * own lock is no obstacle.  Two of them at once are a deadlock, which
+ * PostgreSQL ends with 40P01.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "storage/lmgr.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "barrier.h"
+#include "catalog.h"
+
+void
+evs_barrier(void)
+{
+	LockRelationOid(evs_catalog()->events, ShareRowExclusiveLock);
+}
+
+/*
+ * A timeout is an error, so the attempt is a subtransaction: its lock passes on
+ * to the transaction when it succeeds.  Being the victim of a deadlock is worth
+ * another attempt, too: what is given up lets the others go on.
+ */
+bool
+evs_barrier_within(int timeout)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	if (timeout <= 0)
+	{
+		evs_barrier();
+		return true;
+	}
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+
+	PG_TRY();
+	{
+		int			nest_level = NewGUCNestLevel();
+		char		value[16];
+
+		snprintf(value, sizeof(value), "%d", timeout);
+		(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		evs_barrier();
+		AtEOXact_GUC(true, nest_level);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+		error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		ReThrowError(error);
+	FreeErrorData(error);
+
+	return false;
+}
+
+void
+evs_require_read_committed(const char *what)
+{
+	if (!IsolationUsesXactSnapshot())
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+			 errmsg("cannot %s in a transaction of isolation level %s", what,
+					IsolationIsSerializable() ? "SERIALIZABLE" : "REPEATABLE READ"),
+			 errdetail("Its snapshot does not show the events that other transactions stored since it was taken."),
+			 errhint("Use a transaction of isolation level READ COMMITTED.")));
+}

@@ -1,0 +1,25 @@
+/*
+ * barrier.h - the moment between two appends: whoever holds the barrier knows
+ * that no transaction with appends is open and that none begins before he ends.
+ */
+#ifndef EVS_BARRIER_H
+#define EVS_BARRIER_H
+
+#include "evsource.h"
+
+/* Wait for the barrier and hold it until the end of the transaction. */
+extern void evs_barrier(void);
+
+/*
+ * The same, waiting no longer than the timeout (in ms; 0 is for ever).  False:
+ * it was not to be had in that time, nothing is held, no appender queues.
+ */
+extern bool evs_barrier_within(int timeout);
+
+/*
+ * 25000 under REPEATABLE READ and above, where what other transactions did
+ * meanwhile cannot be seen.
+ */
+extern void evs_require_read_committed(const char *what);
+
+#endif							/* EVS_BARRIER_H */

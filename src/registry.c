@@ -1,0 +1,517 @@
+/*
+ * registry.c - the rows of evsource.projections and evsource.checkpoints.
+ *
+ * Roles that register projections have no right on these tables: what is
+ * written here is written as the tables' owner, with an empty search_path, by
+ * constant statements, after the caller's rights were checked.
+ *
+ * Locks: every change of a projection starts with a lock on its name (a tag of
+ * our own, held to the end of the transaction), then takes the barrier when
+ * appends are concerned, then writes rows.  Appenders never take the first.
+ */
+#include "evsource.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+
+#include "dispatch.h"
+#include "intake.h"
+#include "query.h"
+#include "registry.h"
+
+/* The tag's last field: tells our locks from advisory ones and from each other. */
+#define NAME_LOCK_CLASS		0xE7
+
+/* Values for the parameters of a statement, in order. */
+typedef struct Arguments
+{
+	int			count;
+	Datum		values[EVS_QUERY_MAX_ARGUMENTS];
+	char		nulls[EVS_QUERY_MAX_ARGUMENTS];
+} Arguments;
+
+#define DEFINITION_TYPES \
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, \
+	TEXTOID, INT8OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, \
+	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID
+
+static EvsQuery insert_projection = {
+	"insert into evsource.projections"
+	" (projection, kind, mode, state, handler, query, categories, types, key,"
+	"  start_after, state_version, tables, on_reset, on_error, owner, search_path,"
+	"  snapshot_every, snapshot_after_batch, restore_from_snapshot,"
+	"  is_compatible, migrate_state, notify, stale)"
+	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
+	"  $16, $17, $18, $19, $20, $21, $22, $23)",
+	23, {DEFINITION_TYPES}, SPI_OK_INSERT
+};
+
+static EvsQuery update_projection = {
+	"update evsource.projections set"
+	" kind = $2, mode = $3, state = $4, handler = $5, query = $6, categories = $7,"
+	" types = $8, key = $9, start_after = $10, state_version = $11, tables = $12,"
+	" on_reset = $13, on_error = $14, owner = $15, search_path = $16,"
+	" snapshot_every = $17, snapshot_after_batch = $18, restore_from_snapshot = $19,"
+	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23"
+	" where projection = $1",
+	23, {DEFINITION_TYPES}, SPI_OK_UPDATE
+};
+
+static EvsQuery delete_projection = {
+	"delete from evsource.projections where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+static EvsQuery select_names = {
+	"select projection from evsource.projections where mode = $1 order by 1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static EvsQuery insert_checkpoint = {
+	"insert into evsource.checkpoints (projection, position, event_count) values ($1, $2, 0)",
+	2, {TEXTOID, INT8OID}, SPI_OK_INSERT
+};
+
+static EvsQuery delete_checkpoint = {
+	"delete from evsource.checkpoints where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+static EvsQuery select_checkpoint = {
+	"select position, event_count from evsource.checkpoints where projection = $1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static EvsQuery update_checkpoint = {
+	"update evsource.checkpoints"
+	" set position = $2, event_count = $3, updated_at = clock_timestamp()"
+	" where projection = $1",
+	3, {TEXTOID, INT8OID, INT8OID}, SPI_OK_UPDATE
+};
+
+static EvsQuery start_checkpoint = {
+	"update evsource.checkpoints set started_at = clock_timestamp(), total = $2"
+	" where projection = $1",
+	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
+};
+
+static EvsQuery finish_checkpoint = {
+	"update evsource.checkpoints set started_at = null, total = null"
+	" where projection = $1 and started_at is not null",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery delete_snapshots = {
+	"delete from evsource.snapshots where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+/* Two statements, so that the first can use the index on categories. */
+static EvsQuery count_categories = {
+	"select count(*) from evsource.events"
+	" where position > $1 and position <= $2 and evsource.category(stream) = any ($4)"
+	" and ($3 is null or type = any ($3))",
+	4, {INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID}, SPI_OK_SELECT
+};
+
+static EvsQuery count_all = {
+	"select count(*) from evsource.events"
+	" where position > $1 and position <= $2 and ($3 is null or type = any ($3))",
+	3, {INT8OID, INT8OID, TEXTARRAYOID}, SPI_OK_SELECT
+};
+
+static EvsQuery count_applied = {
+	"select event_count from evsource.projection_status where projection = $1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static const char *const kind_names[] = {
+	[EVS_KIND_EVENT] = "event",
+	[EVS_KIND_BATCH] = "batch",
+	[EVS_KIND_QUERY] = "query",
+	[EVS_KIND_FOLD] = "fold",
+};
+
+static const char *const mode_names[] = {
+	[EVS_MODE_INLINE] = "inline",
+	[EVS_MODE_ASYNC] = "async",
+	[EVS_MODE_MANUAL] = "manual",
+};
+
+static const char *const state_names[] = {
+	[EVS_STATE_ACTIVE] = "active",
+	[EVS_STATE_CATCHING_UP] = "catching_up",
+	[EVS_STATE_PAUSED] = "paused",
+	[EVS_STATE_FAILED] = "failed",
+	[EVS_STATE_REBUILDING] = "rebuilding",
+};
+
+const char *
+evs_kind_name(EvsKind kind)
+{
+	return kind_names[kind];
+}
+
+const char *
+evs_mode_name(EvsMode mode)
+{
+	return mode_names[mode];
+}
+
+const char *
+evs_state_name(EvsProjectionState state)
+{
+	return state_names[state];
+}
+
+/*
+ * Who may change a projection: its owner (or a member of that role), the owner
+ * of the extension, a superuser.
+ */
+void
+evs_registry_check_rights(const EvsProjection *projection)
+{
+	Oid			owner = get_role_oid(projection->owner, true);
+
+	if (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner))
+		return;
+	if (has_privs_of_role(GetUserId(), evs_query_owner()))
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be owner of projection \"%s\"", projection->name),
+			 errdetail("Its owner is role \"%s\".", projection->owner)));
+}
+
+/*
+ * While an append is half done, its events are stored and not yet dispatched: a
+ * projection that begins or ends between the two would get them twice or never.
+ */
+static void
+check_outside_appends(void)
+{
+	if (!evs_dispatch_is_running() && !evs_intake_is_running())
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("projections cannot be changed or run by a handler or by a trigger on evsource.events"),
+			 errhint("Do it in a statement of its own.")));
+}
+
+void
+evs_registry_lock(const char *name)
+{
+	LOCKTAG		tag;
+	uint64		hash;
+
+	check_outside_appends();
+	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name,
+											strlen(name), 0));
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32),
+						 (uint32) hash, NAME_LOCK_CLASS);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+EvsProjection *
+evs_registry_open(const char *name)
+{
+	EvsProjection *projection;
+
+	evs_registry_lock(name);
+	projection = evs_projection_load(name, false);
+	evs_registry_check_rights(projection);
+
+	return projection;
+}
+
+/*
+ * Arguments.
+ */
+static void
+add(Arguments *arguments, Datum value, bool is_null)
+{
+	Assert(arguments->count < EVS_QUERY_MAX_ARGUMENTS);
+	arguments->values[arguments->count] = value;
+	arguments->nulls[arguments->count] = is_null ? 'n' : ' ';
+	arguments->count++;
+}
+
+static void
+add_text(Arguments *arguments, const char *value)
+{
+	add(arguments, value ? CStringGetTextDatum(value) : (Datum) 0, value == NULL);
+}
+
+static void
+add_texts(Arguments *arguments, text **values, int count)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		datums[i] = PointerGetDatum(values[i]);
+
+	add(arguments,
+		PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT)),
+		count == 0);
+}
+
+static void
+add_names(Arguments *arguments, List *names)
+{
+	text	  **values = palloc(sizeof(text *) * Max(list_length(names), 1));
+	int			count = 0;
+	ListCell   *cell;
+
+	foreach(cell, names)
+		values[count++] = cstring_to_text(lfirst(cell));
+
+	add_texts(arguments, values, count);
+}
+
+static void
+add_bigint(Arguments *arguments, int64 value)
+{
+	add(arguments, Int64GetDatum(value), false);
+}
+
+static void
+add_integer(Arguments *arguments, int32 value)
+{
+	add(arguments, Int32GetDatum(value), false);
+}
+
+static void
+add_bool(Arguments *arguments, bool value)
+{
+	add(arguments, BoolGetDatum(value), false);
+}
+
+/* Run a statement that is to change exactly one row. */
+static void
+change_row(EvsQuery *query, Arguments *arguments)
+{
+	uint64		count = evs_query_run(query, arguments->values, arguments->nulls);
+
+	if (count != 1)
+		elog(ERROR, "%llu rows changed: %s", (unsigned long long) count, query->sql);
+}
+
+/* A column of the result's only row, which is passed by value and not null. */
+static Datum
+only_row(const EvsQueryResult *result, int column)
+{
+	bool		is_null;
+	Datum		value;
+
+	if (result->count != 1)
+		elog(ERROR, "expected one row, found %llu", (unsigned long long) result->count);
+	value = heap_getattr(result->rows[0], column, result->tupdesc, &is_null);
+	Assert(!is_null);
+
+	return value;
+}
+
+/*
+ * Definitions.
+ */
+static void
+add_definition(Arguments *arguments, const EvsProjection *projection)
+{
+	add_text(arguments, projection->name);
+	add_text(arguments, kind_names[projection->kind]);
+	add_text(arguments, mode_names[projection->mode]);
+	add_text(arguments, state_names[projection->state]);
+	add_text(arguments, projection->handler);
+	add_text(arguments, projection->query);
+	add_texts(arguments, projection->filter.categories, projection->filter.ncategories);
+	add_texts(arguments, projection->filter.types, projection->filter.ntypes);
+	add_text(arguments,
+			 projection->key_kind == EVS_KEY_STREAM ? "stream" :
+			 projection->key_kind == EVS_KEY_GLOBAL ? "global" :
+			 projection->key_function);
+	add_bigint(arguments, projection->start_after);
+	add_integer(arguments, projection->state_version);
+	add_names(arguments, projection->tables);
+	add_text(arguments, projection->on_reset);
+	add_text(arguments, projection->dead_letter ? "dead_letter" : "stop");
+	add_text(arguments, projection->owner);
+	add_text(arguments, projection->search_path);
+	add_integer(arguments, projection->policy.snapshot_every);
+	add_bool(arguments, projection->policy.snapshot_after_batch);
+	add_bool(arguments, projection->policy.restore_from_snapshot);
+	add_text(arguments, projection->is_compatible);
+	add_text(arguments, projection->migrate_state);
+	add_bool(arguments, projection->notify);
+	add_bool(arguments, projection->stale);
+}
+
+void
+evs_registry_insert(const EvsProjection *projection)
+{
+	Arguments	arguments = {0};
+
+	add_definition(&arguments, projection);
+	change_row(&insert_projection, &arguments);
+
+	arguments.count = 0;
+	add_text(&arguments, projection->name);
+	add_bigint(&arguments, projection->start_after);
+	change_row(&insert_checkpoint, &arguments);
+}
+
+void
+evs_registry_update(const EvsProjection *projection)
+{
+	Arguments	arguments = {0};
+
+	add_definition(&arguments, projection);
+	change_row(&update_projection, &arguments);
+}
+
+void
+evs_registry_delete(const char *name)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	change_row(&delete_projection, &arguments);
+	change_row(&delete_checkpoint, &arguments);
+}
+
+void
+evs_registry_clear_snapshots(const char *name)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	(void) evs_query_run(&delete_snapshots, arguments.values, arguments.nulls);
+}
+
+List *
+evs_registry_names(EvsMode mode)
+{
+	Arguments	arguments = {0};
+	EvsQueryResult result;
+	List	   *names = NIL;
+
+	add_text(&arguments, mode_names[mode]);
+	evs_query_begin(&select_names, arguments.values, arguments.nulls, InvalidSnapshot,
+					&result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		char	   *name = SPI_getvalue(result.rows[row], result.tupdesc, 1);
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		names = lappend(names, pstrdup(name));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+
+	return names;
+}
+
+/*
+ * Checkpoints.
+ */
+
+void
+evs_checkpoint_read(const char *name, EvsCheckpoint *checkpoint)
+{
+	Arguments	arguments = {0};
+	EvsQueryResult result;
+
+	add_text(&arguments, name);
+	evs_query_begin(&select_checkpoint, arguments.values, arguments.nulls,
+					InvalidSnapshot, &result);
+	checkpoint->position = DatumGetInt64(only_row(&result, 1));
+	checkpoint->event_count = DatumGetInt64(only_row(&result, 2));
+	evs_query_end(&result);
+}
+
+void
+evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoint)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	add_bigint(&arguments, checkpoint->position);
+	add_bigint(&arguments, checkpoint->event_count);
+	change_row(&update_checkpoint, &arguments);
+}
+
+void
+evs_checkpoint_start(const char *name, int64 total)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	add_bigint(&arguments, total);
+	change_row(&start_checkpoint, &arguments);
+}
+
+void
+evs_checkpoint_finish(const char *name)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	(void) evs_query_run(&finish_checkpoint, arguments.values, arguments.nulls);
+}
+
+/*
+ * Counting.
+ */
+static int64
+count(EvsQuery *query, Arguments *arguments, Snapshot snapshot)
+{
+	EvsQueryResult result;
+	int64		events;
+
+	evs_query_begin(query, arguments->values, arguments->nulls, snapshot, &result);
+	events = DatumGetInt64(only_row(&result, 1));
+	evs_query_end(&result);
+
+	return events;
+}
+
+int64
+evs_registry_count(const EvsFilter *filter, int64 after, int64 upto)
+{
+	Arguments	arguments = {0};
+	Snapshot	snapshot;
+	int64		events;
+
+	if (after >= upto)
+		return 0;
+
+	add_bigint(&arguments, after);
+	add_bigint(&arguments, upto);
+	add_texts(&arguments, filter->types, filter->ntypes);
+	if (filter->ncategories > 0)
+		add_texts(&arguments, filter->categories, filter->ncategories);
+
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	events = count(filter->ncategories > 0 ? &count_categories : &count_all,
+				   &arguments, snapshot);
+	UnregisterSnapshot(snapshot);
+
+	return events;
+}
+
+int64
+evs_registry_event_count(const char *name)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	return count(&count_applied, &arguments, InvalidSnapshot);
+}

@@ -1,0 +1,59 @@
+/*
+ * registry.h - the rows that registration, replay and rebuild keep: the
+ * definition of a projection and its checkpoint.
+ */
+#ifndef EVS_REGISTRY_H
+#define EVS_REGISTRY_H
+
+#include "evsource.h"
+#include "projection.h"
+
+/* A row of evsource.checkpoints. */
+typedef struct EvsCheckpoint
+{
+	int64		position;		/* applied up to here */
+	int64		event_count;	/* events applied by then */
+} EvsCheckpoint;
+
+/* The words of the SQL surface for what the enums mean. */
+extern const char *evs_kind_name(EvsKind kind);
+extern const char *evs_mode_name(EvsMode mode);
+extern const char *evs_state_name(EvsProjectionState state);
+
+/*
+ * Registering, changing, replaying and running one projection exclude each
+ * other: hold this until the end of the transaction.  Appends do not take it.
+ */
+extern void evs_registry_lock(const char *name);
+
+/* 42501 unless the current user may change this projection. */
+extern void evs_registry_check_rights(const EvsProjection *projection);
+
+/* Lock, load and check rights: how every change begins.  42704 when unknown. */
+extern EvsProjection *evs_registry_open(const char *name);
+
+extern void evs_registry_insert(const EvsProjection *projection);
+extern void evs_registry_update(const EvsProjection *projection);
+extern void evs_registry_delete(const char *name);
+extern void evs_registry_clear_snapshots(const char *name);
+
+/* The names of all projections of a mode, in order. */
+extern List *evs_registry_names(EvsMode mode);
+
+extern void evs_checkpoint_read(const char *name, EvsCheckpoint *checkpoint);
+extern void evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoint);
+
+/* Mark the begin of a rebuild or of catching up, and its end. */
+extern void evs_checkpoint_start(const char *name, int64 total);
+extern void evs_checkpoint_finish(const char *name);
+
+/*
+ * How many stored events the filter lets through, after < position <= upto, as
+ * of now whatever the isolation level.
+ */
+extern int64 evs_registry_count(const EvsFilter *filter, int64 after, int64 upto);
+
+/* The number of events that a projection has applied. */
+extern int64 evs_registry_event_count(const char *name);
+
+#endif							/* EVS_REGISTRY_H */

@@ -1,0 +1,232 @@
+/*
+ * replay.c - walk the log through one projection, up to a position or up to
+ * the point from which appends dispatch to it.
+ *
+ * An inline projection that is not active has a checkpoint like an async one:
+ * everything up to it is applied, nothing after it.  To make it active:
+ *
+ *	1. apply the log up to the safe position, without a lock, as long as that
+ *	   takes; below the safe position nothing can appear any more
+ *	2. take the barrier: all appenders are through, none begins
+ *	3. apply the rest, the transaction's own events included, and write the row
+ *	   that says "active"; from our commit on every append reads it
+ *
+ * A handler that appends while it is replayed adds to the log: the projection
+ * meets these events in the next round of step 3.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "barrier.h"
+#include "dispatch.h"
+#include "event.h"
+#include "horizon.h"
+#include "replay.h"
+#include "scan.h"
+#include "settings.h"
+
+/* A batch is bounded by maintenance_work_mem, never above this. */
+#define MAX_BATCH_BYTES		((Size) 256 * 1024 * 1024)
+
+/* So little is left that it can be applied behind the barrier. */
+#define FEW_EVENTS			1000
+
+/*
+ * A round without lock leaves what was appended meanwhile; that shrinks from
+ * round to round unless appenders are faster than the handler.
+ */
+#define MAX_ROUNDS			10
+
+/*
+ * How many events one batch may have.  A statement or a fold writes each row
+ * once a batch: the more events, the fewer writes.  A handler called per event
+ * updates its rows over and over, which long transactions are bad at.
+ */
+static int
+batch_limit(EvsKind kind)
+{
+	switch (kind)
+	{
+		case EVS_KIND_EVENT:
+			return 1000;
+		case EVS_KIND_BATCH:
+			return 10000;
+		case EVS_KIND_QUERY:
+		case EVS_KIND_FOLD:
+			break;
+	}
+	return 1000000;
+}
+
+static Size
+event_size(const EvsEvent *event)
+{
+	return sizeof(EvsEvent) + VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type) +
+		VARSIZE_ANY(event->data) +
+		(event->metadata ? VARSIZE_ANY(event->metadata) : 0);
+}
+
+/*
+ * Copy events from the scan until the batch is full.  True when the scan has
+ * no more.
+ */
+static bool
+fill_batch(EvsScan *scan, EvsKind kind, EvsBatch *batch)
+{
+	int			limit = batch_limit(kind);
+	Size		bytes_limit = Min((Size) maintenance_work_mem * 1024, MAX_BATCH_BYTES);
+	Size		bytes = 0;
+	int			allocated = 64;
+	EvsEvent	event;
+
+	batch->events = palloc_array(EvsEvent, allocated);
+	batch->count = 0;
+
+	while (batch->count < limit && bytes < bytes_limit)
+	{
+		CHECK_FOR_INTERRUPTS();
+
+		if (!evs_scan_next(scan, &event))
+			return true;
+
+		if (batch->count == allocated)
+		{
+			allocated *= 2;
+			batch->events = repalloc_huge(batch->events, allocated * sizeof(EvsEvent));
+		}
+		evs_event_copy(&batch->events[batch->count++], &event);
+		bytes += event_size(&event);
+	}
+
+	return false;
+}
+
+int64
+evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
+		   int64 max_batches)
+{
+	MemoryContext batch_context;
+	MemoryContext old_context;
+	int64		applied = 0;
+
+	batch_context = AllocSetContextCreate(CurrentMemoryContext, "evsource replay batch",
+										  ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(batch_context);
+
+	for (int64 batches = 0;
+		 checkpoint->position < upto && (max_batches == 0 || batches < max_batches);
+		 batches++)
+	{
+		Snapshot	snapshot;
+		EvsScan    *scan;
+		EvsBatch	batch;
+		bool		at_end;
+		int64		count = 0;
+
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		scan = evs_scan_log(checkpoint->position, upto, &projection->filter, snapshot);
+		at_end = fill_batch(scan, projection->kind, &batch);
+		evs_scan_end(scan);
+		UnregisterSnapshot(snapshot);
+
+		if (batch.count > 0)
+			count = evs_dispatch_batch(projection, &batch);
+
+		checkpoint->position = at_end ? upto : batch.events[batch.count - 1].position;
+		checkpoint->event_count += count;
+		applied += count;
+
+		ereport(DEBUG1,
+				(errmsg_internal("projection \"%s\": applied " INT64_FORMAT " events up to position " INT64_FORMAT,
+								 projection->name, count, checkpoint->position)));
+
+		MemoryContextReset(batch_context);
+		CommandCounterIncrement();
+	}
+
+	MemoryContextSwitchTo(old_context);
+	MemoryContextDelete(batch_context);
+
+	return applied;
+}
+
+void
+evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint)
+{
+	int64		last;
+
+	for (int round = 0;; round++)
+	{
+		last = evs_horizon_last_position();
+		if (last <= checkpoint->position)
+			break;
+
+		evs_require_read_committed("replay history");
+		if (round > evs_max_dispatch_depth)
+			ereport(ERROR,
+					(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+					 errmsg("projection \"%s\" does not come to an end", projection->name),
+					 errdetail("Its handler appends events which make it append events, to a depth of %d.",
+							   evs_max_dispatch_depth),
+					 errhint("Let the handler append only for events that it does not make itself, or raise evsource.max_dispatch_depth.")));
+		evs_replay(projection, checkpoint, last, 0);
+	}
+
+	projection->state = EVS_STATE_ACTIVE;
+	evs_registry_update(projection);
+	evs_checkpoint_write(projection->name, checkpoint);
+	evs_checkpoint_finish(projection->name);
+}
+
+void
+evs_replay_activate(EvsProjection *projection)
+{
+	EvsCheckpoint checkpoint;
+
+	Assert(projection->mode == EVS_MODE_INLINE);
+	evs_checkpoint_read(projection->name, &checkpoint);
+
+	for (int round = 0; round < MAX_ROUNDS && !IsolationUsesXactSnapshot(); round++)
+	{
+		int64		safe = evs_horizon_safe_position();
+
+		if (safe - checkpoint.position <= FEW_EVENTS)
+			break;
+		evs_replay(projection, &checkpoint, safe, 0);
+	}
+
+	evs_barrier();
+	evs_replay_finish(projection, &checkpoint);
+}
+
+void
+evs_replay_settle(EvsProjection *projection)
+{
+	EvsCheckpoint checkpoint;
+	int64		safe;
+	int64		last;
+
+	Assert(projection->mode == EVS_MODE_INLINE &&
+		   projection->state == EVS_STATE_ACTIVE);
+	evs_checkpoint_read(projection->name, &checkpoint);
+
+	/* Count most of it before anybody has to wait. */
+	safe = evs_horizon_safe_position();
+	if (safe > checkpoint.position)
+	{
+		checkpoint.event_count += evs_registry_count(&projection->filter,
+													 checkpoint.position, safe);
+		checkpoint.position = safe;
+	}
+
+	evs_barrier();
+	last = evs_horizon_last_position();
+	checkpoint.event_count += evs_registry_count(&projection->filter,
+												 checkpoint.position, last);
+	checkpoint.position = Max(checkpoint.position, last);
+	evs_checkpoint_write(projection->name, &checkpoint);
+}

@@ -1,0 +1,34 @@
+/*
+ * replay.h - apply to one projection what the log already has.
+ */
+#ifndef EVS_REPLAY_H
+#define EVS_REPLAY_H
+
+#include "evsource.h"
+#include "projection.h"
+#include "registry.h"
+
+/*
+ * Apply the events after the checkpoint up to and including a position, in
+ * order, in at most max_batches batches (0: as many as it takes), and move the
+ * checkpoint (the struct, not its row).  Returns the number of events applied.
+ */
+extern int64 evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint,
+						int64 upto, int64 max_batches);
+
+/*
+ * Bring an inline projection up to date in this transaction and make it active:
+ * the bulk first, the rest behind the barrier, which stays held.
+ */
+extern void evs_replay_activate(EvsProjection *projection);
+
+/* The second half of it, for a caller who holds the barrier. */
+extern void evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint);
+
+/*
+ * Take an active inline projection out of the appenders' hands: take the
+ * barrier and write down how far it is and how much it has applied.
+ */
+extern void evs_replay_settle(EvsProjection *projection);
+
+#endif							/* EVS_REPLAY_H */
