@@ -29,7 +29,19 @@ OBJS = \
 	src/projection.o \
 	src/identity.o \
 	src/dispatch.o \
-	src/handlers.o
+	src/handlers.o \
+	src/query.o \
+	src/registry.o \
+	src/resolve.o \
+	src/check_query.o \
+	src/definition.o \
+	src/barrier.o \
+	src/replay.o \
+	src/register.o \
+	src/alter.o \
+	src/reset.o \
+	src/run.o \
+	src/rebuild.o
 
 # The install script is these parts, in this order: a part may use what an
 # earlier one made.
@@ -41,7 +53,9 @@ SQL_PARTS = \
 	sql/snapshots.sql \
 	sql/append.sql \
 	sql/read.sql \
-	sql/dispatch.sql
+	sql/dispatch.sql \
+	sql/register.sql \
+	sql/monitor.sql
 
 DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA       = $(filter-out $(DATA_built),$(wildcard sql/$(EXTENSION)--*.sql))

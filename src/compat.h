@@ -72,6 +72,27 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define stringToQualifiedNameList(string, escontext) stringToQualifiedNameList(string)
 #endif
 
+/* check_can_set_role: 16, with SET as a right of its own. */
+#if PG_VERSION_NUM < 160000
+#define check_can_set_role(member, role) check_is_member_of_role(member, role)
+#endif
+
+/* parse_analyze became parse_analyze_fixedparams in 15. */
+#if PG_VERSION_NUM < 150000
+#include "parser/analyze.h"
+
+#define parse_analyze_fixedparams(statement, text, types, count, environment) \
+	parse_analyze(statement, text, types, count, environment)
+#endif
+
+/* FuncnameGetCandidates learned about OUT arguments in 14. */
+#if PG_VERSION_NUM < 140000
+#include "catalog/namespace.h"
+
+#define FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, out, missing_ok) \
+	FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, missing_ok)
+#endif
+
 /* InitMaterializedSRF: 15. */
 #if PG_VERSION_NUM < 150000
 extern void evs_init_materialized_srf(FunctionCallInfo fcinfo);

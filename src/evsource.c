@@ -14,6 +14,7 @@
 #include "horizon.h"
 #include "intake.h"
 #include "projection.h"
+#include "run.h"
 #include "settings.h"
 #include "shmem.h"
 
@@ -31,4 +32,5 @@ _PG_init(void)
 	evs_intake_init();
 	evs_projection_init();
 	evs_dispatch_init();
+	evs_run_init();
 }

@@ -1,0 +1,146 @@
+-- register.sql: create, change and replay projections.
+
+create function evsource.create_projection(
+    projection text,
+    handler text default null,
+    query text default null,
+    mode text default 'inline',
+    categories text[] default null,
+    types text[] default null,
+    key text default 'stream',
+    start text default 'beginning',
+    start_after bigint default null,
+    state_version integer default 1,
+    tables text[] default null,
+    on_reset text default null,
+    on_error text default 'stop',
+    if_exists text default 'error',
+    concurrently boolean default false,
+    snapshots text default 'default',
+    snapshot_every integer default null,
+    snapshot_after_batch boolean default null,
+    restore_from_snapshot boolean default null,
+    is_compatible text default null,
+    migrate_state text default null,
+    notify boolean default null)
+    returns text
+    language c
+    as 'MODULE_PATHNAME', 'evsource_create_projection';
+comment on function evsource.create_projection(text, text, text, text, text[], text[], text, text, bigint, integer, text[], text, text, text, boolean, text, integer, boolean, boolean, text, text, boolean) is
+'Registers a projection; an inline one is applied to the log and then by every append. Returns its name.';
+
+create function evsource.alter_projection(
+    projection text,
+    handler text default null,
+    query text default null,
+    mode text default null,
+    categories text[] default null,
+    types text[] default null,
+    key text default null,
+    state_version integer default null,
+    tables text[] default null,
+    on_reset text default null,
+    on_error text default null,
+    owner text default null,
+    snapshots text default null,
+    snapshot_every integer default null,
+    snapshot_after_batch boolean default null,
+    restore_from_snapshot boolean default null,
+    is_compatible text default null,
+    migrate_state text default null,
+    notify boolean default null,
+    defaults text[] default null,
+    concurrently boolean default false)
+    returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_alter_projection';
+comment on function evsource.alter_projection(text, text, text, text, text[], text[], text, integer, text[], text, text, text, text, integer, boolean, boolean, text, text, boolean, text[], boolean) is
+'Changes the parameters that are given; those named in defaults are set back.';
+
+create function evsource.reset_projection(projection text) returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_reset_projection';
+comment on function evsource.reset_projection(text) is
+'Empties the read model and puts the projection back to its start.';
+
+create function evsource.pause_projection(projection text) returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_pause_projection';
+comment on function evsource.pause_projection(text) is
+'Stops applying events to the projection; nothing is lost, see resume_projection.';
+
+create function evsource.resume_projection(projection text, concurrently boolean default false)
+    returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_resume_projection';
+comment on function evsource.resume_projection(text, boolean) is
+'Applies what a paused projection has missed and goes on.';
+
+create function evsource.drop_projection(projection text, if_exists boolean default false)
+    returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_drop_projection';
+comment on function evsource.drop_projection(text, boolean) is
+'Removes the projection and its snapshots. Its tables stay.';
+
+create function evsource.run_projection(
+    projection text default null,
+    max_batches integer default null,
+    include_own boolean default false)
+    returns bigint
+    language c
+    as 'MODULE_PATHNAME', 'evsource_run_projection';
+comment on function evsource.run_projection(text, integer, boolean) is
+'Applies the log to an async or manual projection, or to all async ones; returns how many events it applied.';
+
+create function evsource.event_count(projection text) returns bigint
+    language c
+    as 'MODULE_PATHNAME', 'evsource_event_count';
+comment on function evsource.event_count(text) is
+'How many events the projection has applied.';
+
+create procedure evsource.activate_projection(
+    projection text,
+    lock_timeout interval default '2s')
+    language c
+    as 'MODULE_PATHNAME', 'evsource_activate_projection';
+comment on procedure evsource.activate_projection(text, interval) is
+'Lets a projection that is catching up do so in transactions of its own, and makes it active.';
+
+create procedure evsource.rebuild_projection(
+    projection text,
+    from_snapshot boolean default false,
+    lock_timeout interval default '2s')
+    language c
+    as 'MODULE_PATHNAME', 'evsource_rebuild_projection';
+comment on procedure evsource.rebuild_projection(text, boolean, interval) is
+'Empties the read model and replays the log in transactions of its own.';
+
+-- What a projection uses must not be dropped under it. Functions and tables are
+-- stored by the identity that PostgreSQL gives to dropped objects, too.
+create function evsource._guard_drops() returns event_trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    used record;
+begin
+    select d.object_type, d.object_identity, p.projection into used
+        from pg_catalog.pg_event_trigger_dropped_objects() d
+        join evsource.projections p
+            on (d.object_type = 'function'
+                and d.object_identity in (p.handler, p.key, p.on_reset, p.is_compatible, p.migrate_state))
+            or (d.object_type = 'table' and d.object_identity = any (p.tables))
+        order by p.projection, d.object_identity
+        limit 1;
+    if found then
+        raise exception 'cannot drop % %: projection "%" uses it',
+            used.object_type, used.object_identity, used.projection
+            using errcode = 'dependent_objects_still_exist',
+                  hint = pg_catalog.format('Drop the projection first: evsource.drop_projection(%L).', used.projection);
+    end if;
+end
+$$;
+comment on function evsource._guard_drops() is
+'Refuses to drop a function or table that a projection uses.';
+create event trigger evsource_guard_drops on sql_drop
+    execute function evsource._guard_drops();

@@ -1,0 +1,195 @@
+/*
+ * alter.c - alter, pause, resume and drop a projection.
+ *
+ * An inline projection that is active has no position of its own: appends keep
+ * it up to date.  Whatever takes it out of their hands, or changes what they do
+ * to it, happens behind the barrier and writes down how far it is and how many
+ * events it has applied.  Whatever gives it back to them catches up from there
+ * and ends behind the barrier (replay.c).  So nothing is lost and nothing is
+ * applied twice.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+
+#include "alter.h"
+#include "barrier.h"
+#include "definition.h"
+#include "registry.h"
+#include "replay.h"
+
+PG_FUNCTION_INFO_V1(evsource_alter_projection);
+PG_FUNCTION_INFO_V1(evsource_pause_projection);
+PG_FUNCTION_INFO_V1(evsource_resume_projection);
+PG_FUNCTION_INFO_V1(evsource_drop_projection);
+
+/* The arguments of alter_projection after the projection. */
+static const int alter_arguments[EVS_NPARAMETERS] = {
+	[EVS_PARAMETER_HANDLER] = 1,
+	[EVS_PARAMETER_QUERY] = 2,
+	[EVS_PARAMETER_MODE] = 3,
+	[EVS_PARAMETER_CATEGORIES] = 4,
+	[EVS_PARAMETER_TYPES] = 5,
+	[EVS_PARAMETER_KEY] = 6,
+	[EVS_PARAMETER_STATE_VERSION] = 7,
+	[EVS_PARAMETER_TABLES] = 8,
+	[EVS_PARAMETER_ON_RESET] = 9,
+	[EVS_PARAMETER_ON_ERROR] = 10,
+	[EVS_PARAMETER_OWNER] = 11,
+	[EVS_PARAMETER_SNAPSHOTS] = 12,
+	[EVS_PARAMETER_SNAPSHOT_EVERY] = 13,
+	[EVS_PARAMETER_SNAPSHOT_AFTER_BATCH] = 14,
+	[EVS_PARAMETER_RESTORE_FROM_SNAPSHOT] = 15,
+	[EVS_PARAMETER_IS_COMPATIBLE] = 16,
+	[EVS_PARAMETER_MIGRATE_STATE] = 17,
+	[EVS_PARAMETER_NOTIFY] = 18,
+	[EVS_PARAMETER_DEFAULTS] = 19,
+};
+
+#define ALTER_CONCURRENTLY	20
+
+/* Do appends dispatch to it? */
+static bool
+is_live(const EvsProjection *projection)
+{
+	return projection->mode == EVS_MODE_INLINE &&
+		projection->state == EVS_STATE_ACTIVE;
+}
+
+void
+evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
+{
+	bool		becomes_inline = old->mode != EVS_MODE_INLINE &&
+		new->mode == EVS_MODE_INLINE;
+
+	new->state = old->state;
+	new->stale = old->stale;
+	if (evs_definition_equal(old, new))
+		return;
+	new->stale = old->stale || !evs_definition_same_model(old, new);
+
+	if (is_live(old))
+		evs_replay_settle(old);
+
+	/* only an inline projection has to catch up before it is active */
+	if (new->mode != EVS_MODE_INLINE && new->state == EVS_STATE_CATCHING_UP)
+		new->state = EVS_STATE_ACTIVE;
+	if (becomes_inline && new->state == EVS_STATE_ACTIVE)
+		new->state = EVS_STATE_CATCHING_UP;
+	evs_registry_update(new);
+
+	if (becomes_inline && new->state == EVS_STATE_CATCHING_UP && !concurrently)
+		evs_replay_activate(new);
+}
+
+/*
+ * evsource.alter_projection(projection, handler, query, mode, ...) returns void
+ *
+ * Changes the parameters that are given; NULL keeps what is.  A change that
+ * would make another read model marks the projection stale until it is rebuilt.
+ *
+ * Errors: 42704 when unknown; else as create_projection.
+ */
+Datum
+evsource_alter_projection(PG_FUNCTION_ARGS)
+{
+	EvsProjection *old = evs_registry_open(evs_argument_name(fcinfo, 0));
+	bool		concurrently = evs_argument_bool(fcinfo, ALTER_CONCURRENTLY, false);
+	EvsProjection new = *old;
+	EvsParameters parameters;
+
+	/* what the old definition has found out is not for the new one */
+	new.runtime = NULL;
+	evs_parameters_read(fcinfo, alter_arguments, &parameters);
+	evs_definition_apply(&new, &parameters);
+	evs_alter_apply(old, &new, concurrently);
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * evsource.pause_projection(projection) returns void
+ *
+ * From the end of this transaction on nothing is applied to the projection.
+ */
+Datum
+evsource_pause_projection(PG_FUNCTION_ARGS)
+{
+	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
+
+	if (projection->state == EVS_STATE_PAUSED)
+	{
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" is already paused", projection->name)));
+		PG_RETURN_VOID();
+	}
+
+	if (is_live(projection))
+		evs_replay_settle(projection);
+	projection->state = EVS_STATE_PAUSED;
+	evs_registry_update(projection);
+	evs_checkpoint_finish(projection->name);
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * evsource.resume_projection(projection, concurrently) returns void
+ *
+ * An inline projection catches up with what was appended meanwhile, in this
+ * transaction; concurrently leaves that to activate_projection.
+ */
+Datum
+evsource_resume_projection(PG_FUNCTION_ARGS)
+{
+	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
+	bool		concurrently = evs_argument_bool(fcinfo, 1, false);
+
+	if (projection->state != EVS_STATE_PAUSED && projection->state != EVS_STATE_FAILED)
+	{
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" is not paused", projection->name),
+				 errdetail("Its state is \"%s\".", evs_state_name(projection->state))));
+		PG_RETURN_VOID();
+	}
+
+	projection->state = projection->mode == EVS_MODE_INLINE ?
+		EVS_STATE_CATCHING_UP : EVS_STATE_ACTIVE;
+	evs_registry_update(projection);
+	if (projection->mode == EVS_MODE_INLINE && !concurrently)
+		evs_replay_activate(projection);
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * evsource.drop_projection(projection, if_exists) returns void
+ *
+ * Its tables stay.  Behind the barrier if it is live, so that no append that is
+ * still open applies events to what its owner is about to drop.
+ */
+Datum
+evsource_drop_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = evs_argument_name(fcinfo, 0);
+	bool		if_exists = evs_argument_bool(fcinfo, 1, false);
+	EvsProjection *projection;
+
+	evs_registry_lock(name);
+	projection = evs_projection_load(name, if_exists);
+	if (projection == NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" does not exist, skipping", name)));
+		PG_RETURN_VOID();
+	}
+	evs_registry_check_rights(projection);
+
+	if (is_live(projection))
+		evs_barrier();
+	evs_registry_clear_snapshots(name);
+	evs_registry_delete(name);
+
+	PG_RETURN_VOID();
+}

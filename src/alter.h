@@ -1,0 +1,25 @@
+/*
+ * alter.h - change a registered projection.
+ */
+#ifndef EVS_ALTER_H
+#define EVS_ALTER_H
+
+#include "evsource.h"
+#include "projection.h"
+
+/*
+ * Replace one definition by another, in this transaction.  Behind the barrier
+ * when appends are concerned; a projection that becomes inline catches up,
+ * unless concurrently says that activate_projection will do it.
+ */
+extern void evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently);
+
+/*
+ * Empty the read model, as the owner, and forget the states and snapshots.  The
+ * rows of projection and checkpoint are the caller's.  55000 when there is no
+ * way to empty it.
+ */
+extern void evs_reset_check(const EvsProjection *projection);
+extern void evs_reset_read_model(EvsProjection *projection);
+
+#endif							/* EVS_ALTER_H */

@@ -1,0 +1,543 @@
+/*
+ * definition.c - parameters of an SQL call become the definition of a
+ * projection.
+ *
+ * The same way for all: create_projection applies its parameters to an empty
+ * definition, alter_projection to the stored one, and create_projection with
+ * if_exists => 'alter' compares what it made with what is stored.  Names are
+ * stored resolved and filters sorted, so equal definitions compare equal.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "definition.h"
+#include "registry.h"
+#include "resolve.h"
+#include "scan.h"
+
+/* Longest name of a projection in bytes: as long as an identifier. */
+#define MAX_PROJECTION_NAME		(NAMEDATALEN - 1)
+
+/* What the words for a snapshot policy stand for. */
+typedef struct Preset
+{
+	const char *name;
+	EvsSnapshotPolicy policy;
+} Preset;
+
+static const Preset presets[] = {
+	{"default", {100, true, true}},
+	{"high_performance", {500, false, true}},
+	{"max_durability", {50, true, true}},
+	{"disabled", {0, false, false}},
+};
+
+/*
+ * Arguments.
+ */
+char *
+evs_argument_text(FunctionCallInfo fcinfo, int argument)
+{
+	return PG_ARGISNULL(argument) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+bool
+evs_argument_bool(FunctionCallInfo fcinfo, int argument, bool if_null)
+{
+	return PG_ARGISNULL(argument) ? if_null : PG_GETARG_BOOL(argument);
+}
+
+char *
+evs_argument_name(FunctionCallInfo fcinfo, int argument)
+{
+	char	   *name = evs_argument_text(fcinfo, argument);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("projection must not be null")));
+	if (name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("projection must not be empty")));
+	if (strlen(name) > MAX_PROJECTION_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("name of projection is too long"),
+				 errdetail("It has %zu bytes, the most is %d.", strlen(name),
+						   MAX_PROJECTION_NAME)));
+	return name;
+}
+
+int
+evs_parameter_word(const char *parameter, const char *value,
+				   const char *const *words, int count)
+{
+	StringInfoData list;
+
+	for (int i = 0; i < count; i++)
+		if (strcmp(value, words[i]) == 0)
+			return i;
+
+	initStringInfo(&list);
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&list, "%s'%s'",
+						 i == 0 ? "" : i == count - 1 ? " or " : ", ", words[i]);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s must not be \"%s\"", parameter, value),
+			 errhint("It is %s.", list.data)));
+	return -1;
+}
+
+/* One argument each, if the function has it and it is not null. */
+static void
+read_text(FunctionCallInfo fcinfo, int argument, char **value)
+{
+	if (argument != 0 && !PG_ARGISNULL(argument))
+		*value = text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+static void
+read_array(FunctionCallInfo fcinfo, int argument, ArrayType **value)
+{
+	if (argument != 0 && !PG_ARGISNULL(argument))
+		*value = PG_GETARG_ARRAYTYPE_P_COPY(argument);
+}
+
+static void
+read_integer(FunctionCallInfo fcinfo, int argument, bool *given, int *value)
+{
+	*given = argument != 0 && !PG_ARGISNULL(argument);
+	if (*given)
+		*value = PG_GETARG_INT32(argument);
+}
+
+static void
+read_bool(FunctionCallInfo fcinfo, int argument, bool *given, bool *value)
+{
+	*given = argument != 0 && !PG_ARGISNULL(argument);
+	if (*given)
+		*value = PG_GETARG_BOOL(argument);
+}
+
+void
+evs_parameters_read(FunctionCallInfo fcinfo, const int *positions,
+					EvsParameters *parameters)
+{
+	memset(parameters, 0, sizeof(EvsParameters));
+
+	read_text(fcinfo, positions[EVS_PARAMETER_HANDLER], &parameters->handler);
+	read_text(fcinfo, positions[EVS_PARAMETER_QUERY], &parameters->query);
+	read_text(fcinfo, positions[EVS_PARAMETER_MODE], &parameters->mode);
+	read_array(fcinfo, positions[EVS_PARAMETER_CATEGORIES], &parameters->categories);
+	read_array(fcinfo, positions[EVS_PARAMETER_TYPES], &parameters->types);
+	read_text(fcinfo, positions[EVS_PARAMETER_KEY], &parameters->key);
+	read_integer(fcinfo, positions[EVS_PARAMETER_STATE_VERSION],
+				 &parameters->has_state_version, &parameters->state_version);
+	read_array(fcinfo, positions[EVS_PARAMETER_TABLES], &parameters->tables);
+	read_text(fcinfo, positions[EVS_PARAMETER_ON_RESET], &parameters->on_reset);
+	read_text(fcinfo, positions[EVS_PARAMETER_ON_ERROR], &parameters->on_error);
+	read_text(fcinfo, positions[EVS_PARAMETER_OWNER], &parameters->owner);
+	read_text(fcinfo, positions[EVS_PARAMETER_SNAPSHOTS], &parameters->snapshots);
+	read_integer(fcinfo, positions[EVS_PARAMETER_SNAPSHOT_EVERY],
+				 &parameters->has_snapshot_every, &parameters->snapshot_every);
+	read_bool(fcinfo, positions[EVS_PARAMETER_SNAPSHOT_AFTER_BATCH],
+			  &parameters->has_snapshot_after_batch, &parameters->snapshot_after_batch);
+	read_bool(fcinfo, positions[EVS_PARAMETER_RESTORE_FROM_SNAPSHOT],
+			  &parameters->has_restore_from_snapshot, &parameters->restore_from_snapshot);
+	read_text(fcinfo, positions[EVS_PARAMETER_IS_COMPATIBLE], &parameters->is_compatible);
+	read_text(fcinfo, positions[EVS_PARAMETER_MIGRATE_STATE], &parameters->migrate_state);
+	read_bool(fcinfo, positions[EVS_PARAMETER_NOTIFY],
+			  &parameters->has_notify, &parameters->notify);
+	read_array(fcinfo, positions[EVS_PARAMETER_DEFAULTS], &parameters->defaults);
+}
+
+/*
+ * The elements of a text[] parameter as a list of C strings.
+ */
+static List *
+array_names(ArrayType *array, const char *parameter)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+	List	   *names = NIL;
+
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a one-dimensional array", parameter)));
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not contain null", parameter)));
+		names = lappend(names, TextDatumGetCString(values[i]));
+	}
+	return names;
+}
+
+/*
+ * Filters.
+ */
+static int
+compare_texts(const void *a, const void *b)
+{
+	const text *left = *(text *const *) a;
+	const text *right = *(text *const *) b;
+	Size		left_length = VARSIZE_ANY_EXHDR(left);
+	Size		right_length = VARSIZE_ANY_EXHDR(right);
+	int			result;
+
+	result = memcmp(VARDATA_ANY(left), VARDATA_ANY(right), Min(left_length, right_length));
+	if (result == 0 && left_length != right_length)
+		result = left_length < right_length ? -1 : 1;
+	return result;
+}
+
+/* Sort, and drop what is there twice. */
+static void
+normalize_texts(text **texts, int *count)
+{
+	int			kept = 0;
+
+	if (*count == 0)
+		return;
+
+	qsort(texts, *count, sizeof(text *), compare_texts);
+	for (int i = 1; i < *count; i++)
+		if (compare_texts(&texts[kept], &texts[i]) != 0)
+			texts[++kept] = texts[i];
+	*count = kept + 1;
+}
+
+static void
+apply_filter(EvsFilter *filter, const EvsParameters *parameters)
+{
+	EvsFilter	given;
+
+	evs_filter_from_arrays(&given, parameters->categories, parameters->types);
+	if (parameters->categories != NULL)
+	{
+		filter->categories = given.categories;
+		filter->ncategories = given.ncategories;
+		normalize_texts(filter->categories, &filter->ncategories);
+	}
+	if (parameters->types != NULL)
+	{
+		filter->types = given.types;
+		filter->ntypes = given.ntypes;
+		normalize_texts(filter->types, &filter->ntypes);
+	}
+
+	for (int i = 0; i < filter->ncategories; i++)
+	{
+		char	   *category = text_to_cstring(filter->categories[i]);
+
+		if (strchr(category, '-') != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("no stream has the category \"%s\"", category),
+					 errhint("A category is the part of a stream's name before the first \"-\".")));
+	}
+}
+
+static bool
+texts_equal(text *const *a, int a_count, text *const *b, int b_count)
+{
+	if (a_count != b_count)
+		return false;
+	for (int i = 0; i < a_count; i++)
+		if (compare_texts(&a[i], &b[i]) != 0)
+			return false;
+	return true;
+}
+
+/*
+ * Definitions.
+ */
+EvsProjection *
+evs_definition_default(const char *name)
+{
+	EvsProjection *projection = palloc0(sizeof(EvsProjection));
+
+	projection->context = CurrentMemoryContext;
+	projection->name = pstrdup(name);
+	projection->mode = EVS_MODE_INLINE;
+	projection->state = EVS_STATE_CATCHING_UP;
+	projection->key_kind = EVS_KEY_STREAM;
+	projection->state_version = 1;
+	projection->owner = GetUserNameFromId(GetUserId(), false);
+	projection->policy = presets[0].policy;
+
+	return projection;
+}
+
+/* Set parameters back that cannot be given as "none". */
+static void
+apply_defaults(EvsProjection *projection, ArrayType *defaults)
+{
+	static const char *const words[] = {
+		"categories", "types", "key", "tables", "on_reset", "is_compatible", "migrate_state"
+	};
+	ListCell   *cell;
+
+	foreach(cell, array_names(defaults, "defaults"))
+	{
+		switch (evs_parameter_word("a name in defaults", lfirst(cell), words, lengthof(words)))
+		{
+			case 0:
+				projection->filter.ncategories = 0;
+				break;
+			case 1:
+				projection->filter.ntypes = 0;
+				break;
+			case 2:
+				projection->key_kind = EVS_KEY_STREAM;
+				projection->key_function = NULL;
+				break;
+			case 3:
+				projection->tables = NIL;
+				break;
+			case 4:
+				projection->on_reset = NULL;
+				break;
+			case 5:
+				projection->is_compatible = NULL;
+				break;
+			case 6:
+				projection->migrate_state = NULL;
+				break;
+		}
+	}
+}
+
+static void
+apply_handler(EvsProjection *projection, const EvsParameters *parameters)
+{
+	if (parameters->handler != NULL && parameters->query != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection has a handler or a query, not both")));
+
+	if (parameters->handler != NULL)
+	{
+		projection->handler = evs_resolve_handler(parameters->handler, &projection->kind);
+		projection->query = NULL;
+	}
+	if (parameters->query != NULL)
+	{
+		projection->kind = EVS_KIND_QUERY;
+		projection->query = parameters->query;
+		projection->handler = NULL;
+	}
+	if (projection->handler == NULL && projection->query == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection needs a handler or a query"),
+				 errhint("Give a function as handler, or SQL text that reads new_events as query.")));
+
+	/* names in the code mean what they mean to who gave it */
+	if (parameters->handler != NULL || parameters->query != NULL)
+		projection->search_path = evs_resolve_search_path();
+}
+
+static void
+apply_key(EvsProjection *projection, const char *key)
+{
+	projection->key_function = NULL;
+	if (strcmp(key, "stream") == 0)
+		projection->key_kind = EVS_KEY_STREAM;
+	else if (strcmp(key, "global") == 0)
+		projection->key_kind = EVS_KEY_GLOBAL;
+	else
+	{
+		projection->key_kind = EVS_KEY_FUNCTION;
+		projection->key_function = evs_resolve_function(key, EVS_USE_KEY);
+	}
+}
+
+static void
+apply_tables(EvsProjection *projection, ArrayType *tables)
+{
+	ListCell   *cell;
+
+	projection->tables = NIL;
+	foreach(cell, array_names(tables, "tables"))
+	{
+		char	   *table = evs_resolve_table(lfirst(cell));
+		ListCell   *other;
+		bool		known = false;
+
+		foreach(other, projection->tables)
+			known = known || strcmp(lfirst(other), table) == 0;
+		if (!known)
+			projection->tables = lappend(projection->tables, table);
+	}
+}
+
+static void
+apply_policy(EvsSnapshotPolicy *policy, const EvsParameters *parameters)
+{
+	if (parameters->snapshots != NULL)
+	{
+		const char *words[lengthof(presets)];
+
+		for (int i = 0; i < lengthof(presets); i++)
+			words[i] = presets[i].name;
+		*policy = presets[evs_parameter_word("snapshots", parameters->snapshots,
+											 words, lengthof(words))].policy;
+	}
+	if (parameters->has_snapshot_every)
+		policy->snapshot_every = parameters->snapshot_every;
+	if (parameters->has_snapshot_after_batch)
+		policy->snapshot_after_batch = parameters->snapshot_after_batch;
+	if (parameters->has_restore_from_snapshot)
+		policy->restore_from_snapshot = parameters->restore_from_snapshot;
+
+	if (policy->snapshot_every < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("snapshot_every must not be negative"),
+				 errdetail("It is %d.", policy->snapshot_every),
+				 errhint("It counts the events between two snapshots of a key; 0 is never.")));
+}
+
+/* What each parameter allows may still be wrong together. */
+static void
+check_combination(const EvsProjection *projection)
+{
+	if (projection->key_kind != EVS_KEY_STREAM && projection->kind != EVS_KIND_FOLD)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("only a fold has a key"),
+				 errdetail("Projection \"%s\" is of kind \"%s\".", projection->name,
+						   evs_kind_name(projection->kind)),
+				 errhint("A fold's handler is f(state jsonb, e evsource.event) returns jsonb.")));
+
+	if (projection->key_kind != EVS_KEY_STREAM && projection->mode == EVS_MODE_INLINE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an inline fold must be keyed by stream"),
+				 errdetail("Concurrent appends to different streams would change the state of one key in any order."),
+				 errhint("Use mode => 'async', and apply it with evsource.run_projection().")));
+
+	if (projection->dead_letter && projection->mode == EVS_MODE_INLINE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an inline projection has no dead letters"),
+				 errdetail("An error in its handler aborts the append."),
+				 errhint("Use mode => 'async' or on_error => 'stop'.")));
+
+	if (projection->state_version < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("state_version must be positive"),
+				 errdetail("It is %d.", projection->state_version)));
+}
+
+/* Another owner: one that the caller could become himself. */
+static void
+apply_owner(EvsProjection *projection, const char *owner)
+{
+	Oid			role = get_role_oid(owner, false);
+
+	check_can_set_role(GetUserId(), role);
+	projection->owner = pstrdup(owner);
+}
+
+void
+evs_definition_apply(EvsProjection *projection, const EvsParameters *parameters)
+{
+	static const char *const modes[] = {"inline", "async", "manual"};
+	static const char *const reactions[] = {"stop", "dead_letter"};
+
+	if (parameters->owner != NULL)
+		apply_owner(projection, parameters->owner);
+	if (parameters->defaults != NULL)
+		apply_defaults(projection, parameters->defaults);
+	apply_handler(projection, parameters);
+	apply_filter(&projection->filter, parameters);
+	if (parameters->mode != NULL)
+		projection->mode = (EvsMode) evs_parameter_word("mode", parameters->mode,
+														modes, lengthof(modes));
+	if (parameters->key != NULL)
+		apply_key(projection, parameters->key);
+	if (parameters->has_state_version)
+		projection->state_version = parameters->state_version;
+	if (parameters->tables != NULL)
+		apply_tables(projection, parameters->tables);
+	if (parameters->on_reset != NULL)
+		projection->on_reset = evs_resolve_function(parameters->on_reset, EVS_USE_RESET);
+	if (parameters->on_error != NULL)
+		projection->dead_letter = evs_parameter_word("on_error", parameters->on_error,
+													 reactions, lengthof(reactions)) == 1;
+	apply_policy(&projection->policy, parameters);
+	if (parameters->is_compatible != NULL)
+		projection->is_compatible = evs_resolve_function(parameters->is_compatible,
+														 EVS_USE_COMPATIBLE);
+	if (parameters->migrate_state != NULL)
+		projection->migrate_state = evs_resolve_function(parameters->migrate_state,
+														 EVS_USE_MIGRATE);
+	if (parameters->has_notify)
+		projection->notify = parameters->notify;
+
+	check_combination(projection);
+	evs_resolve_check_owner(projection);
+	if (parameters->query != NULL || (parameters->owner != NULL && projection->query != NULL))
+		evs_check_query(projection);
+}
+
+static bool
+strings_equal(const char *a, const char *b)
+{
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+bool
+evs_definition_same_model(const EvsProjection *a, const EvsProjection *b)
+{
+	return a->kind == b->kind &&
+		strings_equal(a->handler, b->handler) &&
+		strings_equal(a->query, b->query) &&
+		texts_equal(a->filter.categories, a->filter.ncategories,
+					b->filter.categories, b->filter.ncategories) &&
+		texts_equal(a->filter.types, a->filter.ntypes, b->filter.types, b->filter.ntypes) &&
+		a->key_kind == b->key_kind &&
+		strings_equal(a->key_function, b->key_function) &&
+		a->start_after == b->start_after &&
+		a->state_version == b->state_version;
+}
+
+bool
+evs_definition_equal(const EvsProjection *a, const EvsProjection *b)
+{
+	ListCell   *left;
+	ListCell   *right;
+
+	if (list_length(a->tables) != list_length(b->tables))
+		return false;
+	forboth(left, a->tables, right, b->tables)
+		if (strcmp(lfirst(left), lfirst(right)) != 0)
+			return false;
+
+	return evs_definition_same_model(a, b) &&
+		a->mode == b->mode &&
+		strings_equal(a->on_reset, b->on_reset) &&
+		a->dead_letter == b->dead_letter &&
+		strings_equal(a->owner, b->owner) &&
+		strings_equal(a->search_path, b->search_path) &&
+		a->policy.snapshot_every == b->policy.snapshot_every &&
+		a->policy.snapshot_after_batch == b->policy.snapshot_after_batch &&
+		a->policy.restore_from_snapshot == b->policy.restore_from_snapshot &&
+		strings_equal(a->is_compatible, b->is_compatible) &&
+		strings_equal(a->migrate_state, b->migrate_state) &&
+		a->notify == b->notify;
+}

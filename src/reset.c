@@ -1,0 +1,132 @@
+/*
+ * reset.c - empty a read model.
+ *
+ * What a projection owns is emptied as its owner: its tables by TRUNCATE, the
+ * rest by its on_reset function.  States and snapshots are evsource's.
+ *
+ * Locks: for an inline projection the barrier first, then the tables: in this
+ * order appenders take them, too.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "utils/snapmgr.h"
+
+#include "alter.h"
+#include "barrier.h"
+#include "definition.h"
+#include "identity.h"
+#include "registry.h"
+#include "resolve.h"
+
+PG_FUNCTION_INFO_V1(evsource_reset_projection);
+
+static void
+reset_error_callback(void *arg)
+{
+	errcontext("resetting projection \"%s\"", ((EvsProjection *) arg)->name);
+}
+
+void
+evs_reset_check(const EvsProjection *projection)
+{
+	if (projection->tables != NIL || projection->on_reset != NULL ||
+		projection->kind == EVS_KIND_FOLD)
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot reset projection \"%s\"", projection->name),
+			 errdetail("evsource does not know what to empty."),
+			 errhint("Name its tables, or a function that empties what it made: evsource.alter_projection('%s', tables => ..., on_reset => ...).",
+					 projection->name)));
+}
+
+/* One TRUNCATE for all, so that foreign keys among them do not matter. */
+static void
+truncate_tables(const EvsProjection *projection)
+{
+	StringInfoData statement;
+	ListCell   *cell;
+	int			result;
+
+	initStringInfo(&statement);
+	foreach(cell, projection->tables)
+		appendStringInfo(&statement, "%s %s", statement.len == 0 ? "truncate" : ",",
+						 (char *) lfirst(cell));
+	appendStringInfoString(&statement, " restart identity");
+
+	SPI_connect();
+	result = SPI_execute(statement.data, false, 0);
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "%s: %s", SPI_result_code_string(result), statement.data);
+	SPI_finish();
+}
+
+void
+evs_reset_read_model(EvsProjection *projection)
+{
+	ErrorContextCallback callback;
+	EvsIdentity identity;
+
+	evs_reset_check(projection);
+
+	callback.callback = reset_error_callback;
+	callback.arg = projection;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	evs_identity_enter(&identity, projection->owner, projection->search_path);
+	if (projection->tables != NIL)
+		truncate_tables(projection);
+	if (projection->on_reset != NULL)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		(void) OidFunctionCall0(evs_resolve_signature(projection->on_reset));
+		PopActiveSnapshot();
+		CommandCounterIncrement();
+	}
+	evs_identity_leave(&identity);
+
+	evs_registry_clear_snapshots(projection->name);
+	error_context_stack = callback.previous;
+}
+
+/*
+ * evsource.reset_projection(projection) returns void
+ *
+ * Empties the read model and puts the projection back to where it started.  An
+ * async projection is applied again by the next run.  An inline one is left in
+ * the state catching_up: appends do not dispatch to it until
+ * activate_projection or rebuild_projection has replayed the history.
+ *
+ * Errors: 42704, 42501, 55000 when there is no way to empty it.
+ */
+Datum
+evsource_reset_projection(PG_FUNCTION_ARGS)
+{
+	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
+	EvsCheckpoint start = {projection->start_after, 0};
+
+	evs_reset_check(projection);
+	if (projection->mode == EVS_MODE_INLINE)
+	{
+		if (projection->state == EVS_STATE_ACTIVE)
+			evs_barrier();
+		if (projection->state != EVS_STATE_PAUSED)
+			projection->state = EVS_STATE_CATCHING_UP;
+	}
+	else if (projection->state != EVS_STATE_PAUSED)
+		projection->state = EVS_STATE_ACTIVE;
+
+	evs_reset_read_model(projection);
+	projection->stale = false;
+	evs_registry_update(projection);
+	evs_checkpoint_write(projection->name, &start);
+	evs_checkpoint_finish(projection->name);
+
+	PG_RETURN_VOID();
+}

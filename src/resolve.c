@@ -1,0 +1,394 @@
+/*
+ * resolve.c - from the names of functions and tables to what is stored of them.
+ *
+ * Stored is the qualified, quoted signature: it survives dump, restore and
+ * pg_upgrade, which OIDs do not, and it is what the event trigger on DROP
+ * compares with.
+ */
+#include "evsource.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "resolve.h"
+
+/* Types that have no fixed OID; no real type has these. */
+#define EVENT			((Oid) 1)
+#define EVENT_ARRAY		((Oid) 2)
+
+#define MAX_PARAMETERS	2
+
+/* A signature that is accepted. */
+typedef struct Signature
+{
+	int			nargs;
+	Oid			args[MAX_PARAMETERS];
+	Oid			result;
+	int			kind;			/* handlers: the kind that it tells */
+} Signature;
+
+static const Signature handler_signatures[] = {
+	{1, {EVENT}, VOIDOID, EVS_KIND_EVENT},
+	{1, {EVENT_ARRAY}, VOIDOID, EVS_KIND_BATCH},
+	{2, {JSONBOID, EVENT}, JSONBOID, EVS_KIND_FOLD},
+};
+
+static const Signature key_signatures[] = {
+	{1, {EVENT}, TEXTOID, 0},
+	{1, {EVENT}, TEXTARRAYOID, 0},
+};
+
+static const Signature reset_signatures[] = {
+	{0, {InvalidOid}, VOIDOID, 0},
+};
+
+static const Signature compatible_signatures[] = {
+	{2, {INT4OID, INT4OID}, BOOLOID, 0},
+};
+
+static const Signature migrate_signatures[] = {
+	{2, {JSONBOID, INT4OID}, JSONBOID, 0},
+};
+
+/* What a function is wanted for. */
+typedef struct Use
+{
+	const char *noun;			/* as messages call it */
+	const char *hint;			/* what is accepted */
+	const Signature *signatures;
+	int			count;
+} Use;
+
+static const Use handler_use = {
+	"handler",
+	"A handler is f(evsource.event) returns void, f(evsource.event[]) returns void, or, for a fold, f(jsonb, evsource.event) returns jsonb.",
+	handler_signatures, lengthof(handler_signatures)
+};
+
+static const Use other_uses[] = {
+	[EVS_USE_KEY] = {
+		"key function",
+		"A key is 'stream', 'global', or a function f(evsource.event) that returns text or text[].",
+		key_signatures, lengthof(key_signatures)
+	},
+	[EVS_USE_RESET] = {
+		"on_reset function",
+		"It is f() returns void.",
+		reset_signatures, lengthof(reset_signatures)
+	},
+	[EVS_USE_COMPATIBLE] = {
+		"is_compatible function",
+		"It is f(saved integer, current integer) returns boolean.",
+		compatible_signatures, lengthof(compatible_signatures)
+	},
+	[EVS_USE_MIGRATE] = {
+		"migrate_state function",
+		"It is f(state jsonb, saved integer) returns jsonb.",
+		migrate_signatures, lengthof(migrate_signatures)
+	},
+};
+
+static Oid
+real_type(Oid type)
+{
+	if (type == EVENT)
+		return evs_catalog()->event_type;
+	if (type == EVENT_ARRAY)
+		return evs_catalog()->event_array_type;
+	return type;
+}
+
+static Form_pg_proc
+get_function(Oid function, HeapTuple *tuple)
+{
+	*tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(*tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	return (Form_pg_proc) GETSTRUCT(*tuple);
+}
+
+/* The accepted signature that a function has, or NULL. */
+static const Signature *
+match_signature(Oid function, const Use *use)
+{
+	HeapTuple	tuple;
+	Form_pg_proc proc = get_function(function, &tuple);
+	const Signature *found = NULL;
+
+	for (int i = 0; i < use->count && found == NULL; i++)
+	{
+		const Signature *signature = &use->signatures[i];
+		bool		fits;
+
+		fits = proc->prokind == PROKIND_FUNCTION && !proc->proretset &&
+			proc->pronargs == signature->nargs &&
+			proc->prorettype == signature->result;
+		for (int arg = 0; fits && arg < signature->nargs; arg++)
+			fits = proc->proargtypes.values[arg] == real_type(signature->args[arg]);
+		if (fits)
+			found = signature;
+	}
+	ReleaseSysCache(tuple);
+
+	return found;
+}
+
+/* "app.f(integer) returns text, app.f() returns void" */
+static void
+describe(StringInfo list, Oid function)
+{
+	HeapTuple	tuple;
+	Form_pg_proc proc = get_function(function, &tuple);
+
+	if (list->len > 0)
+		appendStringInfoString(list, ", ");
+	appendStringInfoString(list, format_procedure_qualified(function));
+	if (proc->prokind == PROKIND_PROCEDURE)
+		appendStringInfoString(list, " (a procedure)");
+	else
+		appendStringInfo(list, " returns %s%s", proc->proretset ? "setof " : "",
+						 format_type_be(proc->prorettype));
+	ReleaseSysCache(tuple);
+}
+
+/*
+ * All functions that the name can mean: the one with this signature, or those
+ * of this name that the search_path finds.
+ */
+static List *
+find_candidates(const char *name)
+{
+	size_t		length = strlen(name);
+	FuncCandidateList candidate;
+	List	   *candidates = NIL;
+
+	if (length > 0 && name[length - 1] == ')')
+		return list_make1_oid(DatumGetObjectId(DirectFunctionCall1(regprocedurein,
+																   CStringGetDatum(name))));
+
+	candidate = FuncnameGetCandidates(stringToQualifiedNameList(name, NULL), -1, NIL,
+									  false, false, false, true);
+	for (; candidate != NULL; candidate = candidate->next)
+		candidates = lappend_oid(candidates, candidate->oid);
+
+	return candidates;
+}
+
+static char *
+resolve(const char *name, const Use *use, int *kind)
+{
+	List	   *candidates = find_candidates(name);
+	StringInfoData rejected;
+	StringInfoData accepted;
+	Oid			function = InvalidOid;
+	int			count = 0;
+	ListCell   *cell;
+
+	initStringInfo(&rejected);
+	initStringInfo(&accepted);
+
+	foreach(cell, candidates)
+	{
+		const Signature *signature = match_signature(lfirst_oid(cell), use);
+
+		if (signature == NULL)
+		{
+			describe(&rejected, lfirst_oid(cell));
+			continue;
+		}
+		function = lfirst_oid(cell);
+		describe(&accepted, function);
+		*kind = signature->kind;
+		count++;
+	}
+
+	if (candidates == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function \"%s\" does not exist", name),
+				 errhint("%s", use->hint)));
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function \"%s\" cannot be a %s", name, use->noun),
+				 errdetail("There is: %s.", rejected.data),
+				 errhint("%s", use->hint)));
+	if (count > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
+				 errmsg("%s \"%s\" is ambiguous", use->noun, name),
+				 errdetail("There are: %s.", accepted.data),
+				 errhint("Give the signature, too.")));
+	if (isAnyTempNamespace(get_func_namespace(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s \"%s\" is temporary", use->noun, name),
+				 errhint("Other sessions cannot call it: create it in a schema.")));
+
+	return format_procedure_qualified(function);
+}
+
+char *
+evs_resolve_handler(const char *name, EvsKind *kind)
+{
+	int			result = 0;
+	char	   *signature = resolve(name, &handler_use, &result);
+
+	*kind = (EvsKind) result;
+	return signature;
+}
+
+char *
+evs_resolve_function(const char *name, EvsFunctionUse use)
+{
+	int			ignored;
+
+	return resolve(name, &other_uses[use], &ignored);
+}
+
+Oid
+evs_resolve_signature(const char *signature)
+{
+	return DatumGetObjectId(DirectFunctionCall1(regprocedurein,
+												CStringGetDatum(signature)));
+}
+
+/*
+ * Tables.
+ */
+static Oid
+find_table(const char *name)
+{
+	List	   *names = stringToQualifiedNameList(name, NULL);
+
+	return RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
+}
+
+char *
+evs_resolve_table(const char *name)
+{
+	Oid			table = find_table(name);
+	Oid			schema = get_rel_namespace(table);
+	char		relkind = get_rel_relkind(table);
+
+	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", name),
+				 errhint("The tables of a projection are those that a reset empties.")));
+	if (isAnyTempNamespace(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("table \"%s\" is temporary", name),
+				 errhint("A projection is applied in many sessions: give it a permanent table.")));
+	if (schema == evs_catalog()->schema)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("table \"%s\" is evsource's own", name),
+				 errhint("The tables of a projection are those that a reset empties.")));
+
+	return quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));
+}
+
+/*
+ * Ownership.
+ */
+
+/*
+ * The function belongs to the role that will run it, or to one that this role
+ * is a member of.  A superuser is a member of all, but must not run what
+ * others can replace at any time.
+ */
+static void
+check_function_owner(const char *signature, const EvsProjection *projection, Oid owner)
+{
+	Oid			function = evs_resolve_signature(signature);
+	HeapTuple	tuple;
+	Oid			function_owner = get_function(function, &tuple)->proowner;
+
+	ReleaseSysCache(tuple);
+
+	if (superuser_arg(owner) && !superuser_arg(function_owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("function %s belongs to role \"%s\"", signature,
+						GetUserNameFromId(function_owner, false)),
+				 errdetail("As part of a projection of role \"%s\" it would run with the rights of a superuser.",
+						   projection->owner),
+				 errhint("Create the projection as the function's owner: see SET ROLE.")));
+	if (!has_privs_of_role(owner, function_owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of function %s", signature),
+				 errdetail("It is to run as role \"%s\", and belongs to role \"%s\".",
+						   projection->owner, GetUserNameFromId(function_owner, false))));
+}
+
+void
+evs_resolve_check_owner(const EvsProjection *projection)
+{
+	Oid			owner = get_role_oid(projection->owner, false);
+	const char *functions[] = {
+		projection->handler,
+		projection->key_function,
+		projection->on_reset,
+		projection->is_compatible,
+		projection->migrate_state,
+	};
+	ListCell   *cell;
+
+	for (int i = 0; i < lengthof(functions); i++)
+		if (functions[i] != NULL)
+			check_function_owner(functions[i], projection, owner);
+
+	foreach(cell, projection->tables)
+	{
+		if (!object_ownercheck(RelationRelationId, find_table(lfirst(cell)), owner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("must be owner of table %s", (char *) lfirst(cell)),
+					 errdetail("A projection's reset empties its tables as the projection's owner, role \"%s\".",
+							   projection->owner)));
+	}
+}
+
+/*
+ * Temporary objects go last: nobody can slip one under a name that the
+ * projection means otherwise.
+ */
+char *
+evs_resolve_search_path(void)
+{
+	StringInfoData path;
+	List	   *schemas = fetch_search_path(false);
+	ListCell   *cell;
+
+	initStringInfo(&path);
+	foreach(cell, schemas)
+	{
+		char	   *schema;
+
+		if (isAnyTempNamespace(lfirst_oid(cell)))
+			continue;
+		schema = get_namespace_name(lfirst_oid(cell));
+		if (schema != NULL)
+			appendStringInfo(&path, "%s, ", quote_identifier(schema));
+	}
+	if (path.len == 0)
+		appendStringInfoString(&path, "pg_catalog, ");
+	appendStringInfoString(&path, "pg_temp");
+
+	return path.data;
+}

@@ -1,0 +1,50 @@
+/*
+ * resolve.h - functions, tables and queries that a projection is given as
+ * text.
+ */
+#ifndef EVS_RESOLVE_H
+#define EVS_RESOLVE_H
+
+#include "evsource.h"
+#include "projection.h"
+
+/* The functions that a projection can be given, besides its handler. */
+typedef enum EvsFunctionUse
+{
+	EVS_USE_KEY,				/* f(evsource.event) returns text or text[] */
+	EVS_USE_RESET,				/* f() returns void */
+	EVS_USE_COMPATIBLE,			/* f(integer, integer) returns boolean */
+	EVS_USE_MIGRATE				/* f(jsonb, integer) returns jsonb */
+} EvsFunctionUse;
+
+/*
+ * Find the function that a name means, bare or qualified, with or without a
+ * signature, and return its qualified signature: the form that is stored.  The
+ * kind of a handler follows from its signature.
+ *
+ * Errors: 42883 when there is none, 42P13 when none has a signature that fits,
+ * 42725 when several have.
+ */
+extern char *evs_resolve_handler(const char *name, EvsKind *kind);
+extern char *evs_resolve_function(const char *name, EvsFunctionUse use);
+
+/* The same for a table.  Errors: 42P01, 42809 when it is none. */
+extern char *evs_resolve_table(const char *name);
+
+/* A function by the signature that is stored.  Errors: 42883 when it is gone. */
+extern Oid	evs_resolve_signature(const char *signature);
+
+/* 42501 unless all that the projection names belongs to its owner. */
+extern void evs_resolve_check_owner(const EvsProjection *projection);
+
+/* The schemas that names are looked up in right now, as a search_path. */
+extern char *evs_resolve_search_path(void);
+
+/*
+ * See that the projection's query is one statement that reads new_events, as
+ * its owner, with its search_path (check_query.c).  Errors: whatever the parser
+ * finds, 42601 for several statements, 22023 for the rest.
+ */
+extern void evs_check_query(const EvsProjection *projection);
+
+#endif							/* EVS_RESOLVE_H */

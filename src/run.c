@@ -1,0 +1,233 @@
+/*
+ * run.c - apply the log to async projections in the caller's session.
+ *
+ * Strictly in the order of the log and up to the safe position, so that nothing
+ * can appear below the checkpoint any more.  The read model, the checkpoint and
+ * the count of events commit together, in the caller's transaction.  The lock
+ * on the projection's name lets one session at a time do it.
+ *
+ * A test that rolls back cannot wait for the safe position to pass its own
+ * events.  It may apply them nevertheless; but others may be about to commit
+ * events below them, so such a transaction must not commit.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "commands/async.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+
+#include "barrier.h"
+#include "definition.h"
+#include "horizon.h"
+#include "registry.h"
+#include "replay.h"
+#include "run.h"
+
+PG_FUNCTION_INFO_V1(evsource_run_projection);
+PG_FUNCTION_INFO_V1(evsource_event_count);
+
+#define CHANNEL		"evsource_projection"
+
+/*
+ * The nesting level of the transaction that has applied its own events, 0 if
+ * none has: it must roll back, at that level or above.
+ */
+static int	must_roll_back = 0;
+
+/* Tell listeners, at commit, that the read model changed. */
+static void
+notify(const EvsProjection *projection, int64 position)
+{
+	StringInfoData payload;
+
+	initStringInfo(&payload);
+	appendStringInfoString(&payload, "{\"projection\": ");
+	escape_json(&payload, projection->name);
+	appendStringInfo(&payload, ", \"position\": " INT64_FORMAT "}", position);
+	Async_Notify(CHANNEL, payload.data);
+}
+
+/* What is above the safe position and visible to us, our own events among it. */
+static int64
+apply_own(EvsProjection *projection, EvsCheckpoint *checkpoint)
+{
+	EvsCheckpoint beyond = *checkpoint;
+	int			level = GetCurrentTransactionNestLevel();
+	int64		applied;
+
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return 0;
+
+	applied = evs_replay(projection, &beyond, evs_horizon_last_position(), 0);
+	if (applied > 0)
+	{
+		*checkpoint = beyond;
+		must_roll_back = must_roll_back == 0 ? level : Min(must_roll_back, level);
+	}
+	return applied;
+}
+
+static int64
+run(EvsProjection *projection, int64 max_batches, bool include_own)
+{
+	EvsCheckpoint checkpoint;
+	int64		before;
+	int64		safe = evs_horizon_safe_position();
+	int64		applied;
+
+	evs_checkpoint_read(projection->name, &checkpoint);
+	before = checkpoint.position;
+
+	applied = evs_replay(projection, &checkpoint, safe, max_batches);
+	if (include_own && checkpoint.position >= safe)
+		applied += apply_own(projection, &checkpoint);
+
+	if (checkpoint.position > before)
+		evs_checkpoint_write(projection->name, &checkpoint);
+	if (applied > 0 && projection->notify)
+		notify(projection, checkpoint.position);
+
+	return applied;
+}
+
+/* A projection that was named must be one that can be run. */
+static void
+check_runnable(const EvsProjection *projection)
+{
+	const char *hint = "";
+
+	if (projection->mode == EVS_MODE_INLINE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is inline", projection->name),
+				 errdetail("Every append keeps it up to date.")));
+
+	switch (projection->state)
+	{
+		case EVS_STATE_ACTIVE:
+			return;
+		case EVS_STATE_PAUSED:
+		case EVS_STATE_FAILED:
+			hint = "Call evsource.resume_projection() first.";
+			break;
+		case EVS_STATE_CATCHING_UP:
+			hint = "Call evsource.activate_projection() first.";
+			break;
+		case EVS_STATE_REBUILDING:
+			hint = "Call evsource.rebuild_projection() to complete the rebuild.";
+			break;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("projection \"%s\" is not active", projection->name),
+			 errdetail("Its state is \"%s\".", evs_state_name(projection->state)),
+			 errhint("%s", hint)));
+}
+
+/*
+ * evsource.run_projection(projection, max_batches, include_own) returns bigint
+ *
+ * Applies what the log has to an async or manual projection, or to all async
+ * ones when it is null.  Returns how many events were applied.
+ *
+ * Errors: 42704 when unknown, 55000 when it is inline or not active, 25000
+ * under REPEATABLE READ, whatever the handler raises.
+ */
+Datum
+evsource_run_projection(PG_FUNCTION_ARGS)
+{
+	bool		all = PG_ARGISNULL(0);
+	int64		max_batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	bool		include_own = evs_argument_bool(fcinfo, 2, false);
+	List	   *names;
+	ListCell   *cell;
+	int64		applied = 0;
+
+	if (!PG_ARGISNULL(1) && max_batches < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_batches must be positive"),
+				 errdetail("It is %lld.", (long long) max_batches),
+				 errhint("Null is: as many as it takes.")));
+	evs_require_read_committed("run a projection");
+
+	names = all ? evs_registry_names(EVS_MODE_ASYNC) :
+		list_make1(evs_argument_name(fcinfo, 0));
+	foreach(cell, names)
+	{
+		EvsProjection *projection;
+
+		evs_registry_lock(lfirst(cell));
+		projection = evs_projection_load(lfirst(cell), all);
+
+		/* of all, those that can be run; they may have changed meanwhile */
+		if (!all)
+			check_runnable(projection);
+		else if (projection == NULL || projection->mode != EVS_MODE_ASYNC ||
+				 projection->state != EVS_STATE_ACTIVE)
+			continue;
+		applied += run(projection, max_batches, include_own);
+	}
+
+	PG_RETURN_INT64(applied);
+}
+
+/*
+ * evsource.event_count(projection) returns bigint
+ *
+ * How many events the projection has applied, exactly.
+ *
+ * Errors: 42704 when unknown.
+ */
+Datum
+evsource_event_count(PG_FUNCTION_ARGS)
+{
+	char	   *name = evs_argument_name(fcinfo, 0);
+
+	(void) evs_projection_load(name, false);
+	PG_RETURN_INT64(evs_registry_event_count(name));
+}
+
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			if (must_roll_back == 0)
+				break;
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+					 errmsg("cannot commit a transaction that applied its own events to an async projection"),
+					 errdetail("Other transactions may commit events that come before them."),
+					 errhint("include_own => true is for tests that roll back. Without it, run the projection after the commit.")));
+			break;
+		default:
+			must_roll_back = 0;
+			break;
+	}
+}
+
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId mine,
+					SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (must_roll_back < level)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		must_roll_back = 0;
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		must_roll_back = level - 1;
+}
+
+void
+evs_run_init(void)
+{
+	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
+}
