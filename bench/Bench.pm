@@ -1,0 +1,298 @@
+# Bench.pm - what the sections of the benchmark share: a server, a way to run
+# two things in turns and to know what each cost, and rows of the table.
+#
+# What a thing costs is the CPU time of its backends (from /proc, to the
+# nanosecond), the time on the clock, and the bytes of WAL. The machine may be
+# busy with other work: so sides take turns, a ratio is taken within each round,
+# and the median over the rounds is what counts.
+package Bench;
+use strict;
+use warnings;
+use File::Basename qw(dirname);
+use File::Temp qw(tempdir);
+use POSIX ();
+use Time::HiRes qw(sleep time);
+use BenchSession;
+
+our ($rounds, $seconds, $details) = (5, 1.2, 0);
+
+my $top = dirname(dirname(__FILE__));
+my $scratch = tempdir('evsource-bench.XXXXXX', TMPDIR => 1, CLEANUP => 1);
+my $owner = $$;
+my @servers;
+my $databases = 0;
+my @loads;
+
+$SIG{INT} = $SIG{TERM} = sub { exit 1 };
+END { local $?; stop_all() if $$ == ($owner // 0) }
+
+# ----- servers and databases ------------------------------------------------
+
+my @settings = (
+	'shared_buffers=1GB', 'fsync=on', 'wal_level=replica', 'autovacuum=off', 'jit=off',
+	'max_wal_size=32GB', 'checkpoint_timeout=1h', 'max_connections=100',
+	'max_parallel_workers_per_gather=0', 'track_activities=on', 'log_min_messages=error');
+
+# Starts a server of the PostgreSQL of pg_config, and makes it the current one.
+sub start_server
+{
+	my (%option) = @_;
+	my $dir = "$scratch/server" . @servers;
+	local $ENV{PG_CONFIG} = $option{pg_config} // $ENV{PG_CONFIG} // 'pg_config';
+	my $library = $option{library} // 'evsource';
+	run_or_die("$top/dev/server", 'start', $dir, @settings, "shared_preload_libraries=$library");
+	push @servers, { dir => $dir, pg_config => $ENV{PG_CONFIG} };
+	@ENV{qw(PGHOST PGPORT PGUSER PGDATABASE)} = ($dir, 5432, 'postgres', 'postgres');
+	delete @ENV{qw(PGOPTIONS PGAPPNAME PSQLRC)};
+	chomp(my $bin = `"$ENV{PG_CONFIG}" --bindir`);
+	$ENV{PATH} = "$bin:$ENV{PATH}";
+}
+
+sub stop_server
+{
+	my $server = pop @servers or return;
+	BenchSession::end_all();
+	local $ENV{PG_CONFIG} = $server->{pg_config};
+	system("$top/dev/server", 'stop', $server->{dir});
+	system('rm', '-rf', $server->{dir});
+	$ENV{PGHOST} = @servers ? $servers[-1]{dir} : undef;
+}
+
+sub stop_all { stop_server() while @servers }
+
+# A database with the extension and the floor; the one before goes away. What
+# was written so far is checkpointed, so that page images do not blur the WAL.
+sub fresh_database
+{
+	start_server() unless @servers;
+	my $old = $ENV{PGDATABASE};
+	BenchSession::end_all();
+	$ENV{PGDATABASE} = 'bench' . ++$databases;
+	run_or_die('createdb', $ENV{PGDATABASE});
+	run_or_die('psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', dirname(__FILE__) . '/floor.sql');
+	run_or_die('dropdb', $old) if $old ne 'postgres';
+	sql('checkpoint');
+}
+
+# ----- running things -------------------------------------------------------
+
+sub run_or_die
+{
+	system(@_) == 0 or die "@_ failed\n";
+}
+
+# What psql prints for a statement, unaligned.
+sub sql
+{
+	my ($statement) = @_;
+	open my $in, '-|', 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-c', $statement or die "psql: $!\n";
+	local $/;
+	my $output = <$in> // '';
+	close $in or die "psql failed: $statement\n";
+	chomp $output;
+	return $output;
+}
+
+sub script_file
+{
+	my ($text) = @_;
+	my $file = "$scratch/script.sql";
+	open my $out, '>', $file or die "$file: $!\n";
+	print $out $text;
+	close $out;
+	return $file;
+}
+
+# Nanoseconds of CPU that a process has used; undef when it is gone.
+sub cpu_of
+{
+	my ($pid) = @_;
+	open my $in, '<', "/proc/$pid/schedstat" or return;
+	my ($ns) = split ' ', <$in> // '';
+	return $ns;
+}
+
+# One look at a running load: the clock, how far the positions are (each event
+# draws one), where the WAL is, and what the load's backends have used.
+sub look
+{
+	my ($control) = @_;
+	my ($position, $wal, $pids) = split /\|/, $control->value(
+		"select (select last_value from evsource.position_seq) + (select last_value from floor.position_seq)"
+		. ", pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+		. ", (select string_agg(pid::text, ' ') from pg_stat_activity where application_name = 'pgbench')");
+	my @pids = split ' ', $pids // '';
+	my %look = (at => time, position => $position, wal => $wal, cpu => 0, backends => scalar @pids);
+	for my $pid (@pids)
+	{
+		my $cpu = cpu_of($pid);
+		$look{cpu} += $cpu // 0;
+	}
+	return \%look;
+}
+
+# Runs a pgbench script. Returns what its backends did in so many seconds of its
+# middle, when all were connected and had their plans: events a second,
+# microseconds of CPU an event, bytes of WAL an event.
+sub load
+{
+	my (%load) = @_;
+	my $file = script_file($load{script});
+	my $control = BenchSession::control();
+	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $load{clients}, '-j', $load{clients} > 1 ? 2 : 1,
+		'-T', 3600, '-f', $file);
+	push @command, '-D', "$_=$load{vars}{$_}" for sort keys %{ $load{vars} // {} };
+	local $ENV{PGOPTIONS} = "-c synchronous_commit=" . ($load{sync} // 'off') . ' ' . ($load{options} // '');
+	local $ENV{PGAPPNAME} = 'pgbench';
+
+	my $pid = fork // die "fork: $!\n";
+	if ($pid == 0)
+	{
+		open STDOUT, '>', "$scratch/pgbench.log";
+		open STDERR, '>&', \*STDOUT;
+		exec @command or POSIX::_exit(1);
+	}
+	wait_for(sub { look($control)->{backends} == $load{clients} });
+	sleep(0.2);
+	my $first = look($control);
+	sleep($seconds);
+	my $last = look($control);
+	kill 'TERM', $pid;
+	waitpid $pid, 0;
+	wait_for(sub { look($control)->{backends} == 0 });
+	note_load();
+
+	my $events = $last->{position} - $first->{position};
+	if ($first->{backends} != $load{clients} || $last->{backends} != $load{clients} || $events == 0)
+	{
+		system('tail', '-n', '20', "$scratch/pgbench.log");
+		die "bench: pgbench failed\n";
+	}
+	return {
+		rate => $events / ($last->{at} - $first->{at}),
+		cpu => ($last->{cpu} - $first->{cpu}) / 1000 / $events,
+		wal => ($last->{wal} - $first->{wal}) / $events,
+	};
+}
+
+# Waits until something is so; gives up, without a word, after ten seconds.
+sub wait_for
+{
+	my ($condition) = @_;
+	my $end = time + 10;
+	sleep(0.02) until $condition->() || time > $end;
+}
+
+# Runs the sides in turns, in every round, the first to go changing each time.
+# A side is a sub that takes the round's number and returns a hash of figures.
+# Returns, by side and figure, the list of the rounds.
+sub in_turns
+{
+	my ($name, @sides) = @_;    # name => sub, ...
+	my %result;
+	for my $round (1 .. $rounds)
+	{
+		my @order = map { [ @sides[ 2 * $_, 2 * $_ + 1 ] ] } 0 .. @sides / 2 - 1;
+		@order = reverse @order if $round % 2 == 0;
+		for my $side (@order)
+		{
+			my $figures = $side->[1]->($round);
+			push @{ $result{ $side->[0] }{$_} }, $figures->{$_} for keys %$figures;
+			detail("$name, round $round, $side->[0]: "
+				. join(', ', map { sprintf '%s %.4g', $_, $figures->{$_} } sort keys %$figures));
+		}
+	}
+	return \%result;
+}
+
+# ----- figures --------------------------------------------------------------
+
+sub median
+{
+	my @sorted = sort { $a <=> $b } @_;
+	my $middle = int(@sorted / 2);
+	return @sorted % 2 ? $sorted[$middle] : ($sorted[ $middle - 1 ] + $sorted[$middle]) / 2;
+}
+
+sub least { my ($least) = sort { $a <=> $b } @_; return $least }
+
+# The median over the rounds of one side's figure divided by another's.
+sub ratio
+{
+	my ($over, $under) = @_;
+	return median(map { $over->[$_] / $under->[$_] } 0 .. $#$over);
+}
+
+# "31.2 us (min 29.8)"
+sub figure
+{
+	my ($values, $unit) = @_;
+	return sprintf '%s %s (min %s)', short(median(@$values)), $unit, short(least(@$values));
+}
+
+# Three digits that count.
+sub short
+{
+	my ($value) = @_;
+	return sprintf '%.1f M', $value / 1e6 if $value >= 1e7;
+	return sprintf '%.2f M', $value / 1e6 if $value >= 1e6;
+	return sprintf '%.0f k', $value / 1e3 if $value >= 1e5;
+	return sprintf '%.1f k', $value / 1e3 if $value >= 1e4;
+	return sprintf '%.2f k', $value / 1e3 if $value >= 1e3;
+	return sprintf '%.0f', $value if $value >= 100;
+	return sprintf '%.1f', $value if $value >= 10;
+	return sprintf '%.2f', $value;
+}
+
+# ----- the table ------------------------------------------------------------
+
+# A row. Each check is [what, measured, '<=' or '>=', limit], to the two decimals
+# that the row shows; the verdict names those that are missed.
+sub row
+{
+	my (%row) = @_;
+	my @missed;
+	for my $check (@{ $row{checks} })
+	{
+		my ($what, $value, $sense, $limit) = @$check;
+		$value = sprintf '%.2f', $value;
+		push @missed, $what unless $sense eq '<=' ? $value <= $limit : $value >= $limit;
+	}
+	my $verdict = @missed ? '**missed: ' . join(', ', @missed) . '**' : 'met';
+	print "| $row{path} | $row{budget} | $row{measured} | $row{floor} | $verdict |\n";
+}
+
+sub detail { print STDERR "$_[0]\n" if $details }
+
+# ----- circumstances --------------------------------------------------------
+
+sub note_load
+{
+	open my $in, '<', '/proc/loadavg' or return;
+	push @loads, (split ' ', <$in>)[0];
+}
+
+sub circumstances
+{
+	my ($cpu) = map { /model name\s*:\s*(.*)/ ? $1 : () } slurp('/proc/cpuinfo');
+	my ($memory) = map { /MemTotal:\s*(\d+)/ ? $1 : () } slurp('/proc/meminfo');
+	chomp(my $version = `"@{[$ENV{PG_CONFIG} // 'pg_config']}" --version`);
+	my $processors = grep { /^processor/ } slurp('/proc/cpuinfo');
+	return sprintf "%s, %s; %d × %s, %.0f GB, Linux %s; %d rounds of %s s.\n",
+		POSIX::strftime('%Y-%m-%d', localtime), $version, $processors, $cpu // 'CPU', ($memory // 0) / 1048576,
+		(POSIX::uname())[2], $rounds, $seconds;
+}
+
+sub load_seen
+{
+	return '' unless @loads;
+	return sprintf "Load average during the runs: median %.1f, highest %.1f.\n", median(@loads), (sort { $b <=> $a } @loads)[0];
+}
+
+sub slurp
+{
+	open my $in, '<', $_[0] or return;
+	return <$in>;
+}
+
+1;
