@@ -21,6 +21,7 @@
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/tuplestore.h"
 
 /* varatt.h became a file of its own in 16; postgres.h had its contents before. */
 #if PG_VERSION_NUM >= 160000
@@ -93,11 +94,31 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, missing_ok)
 #endif
 
-/* InitMaterializedSRF: 15. */
+/* InitMaterializedSRF: 15.  The row type is that of the call; no flags here. */
 #if PG_VERSION_NUM < 150000
-extern void evs_init_materialized_srf(FunctionCallInfo fcinfo);
+static inline void
+InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old;
+	TupleDesc	desc;
 
-#define InitMaterializedSRF(fcinfo, flags) evs_init_materialized_srf(fcinfo)
+	if (result == NULL || !IsA(result, ReturnSetInfo) ||
+		!(result->allowedModes & SFRM_Materialize))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+
+	old = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	result->returnMode = SFRM_Materialize;
+	result->setResult =
+		tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0,
+							  false, work_mem);
+	result->setDesc = desc;
+	MemoryContextSwitchTo(old);
+}
 #endif
 
 /* MarkGUCPrefixReserved: 15. */
