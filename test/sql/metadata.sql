@@ -1,0 +1,77 @@
+-- The default metadata of a session or a transaction.
+
+create function pg_temp.last(stream text) returns jsonb language sql as $$
+    select metadata from evsource.read_stream(stream, backward => true, max_count => 1) $$;
+
+-- For this transaction only, merged under what the call passes.
+begin;
+select evsource.set_metadata('{"user": "ann", "request": 7}');
+select (evsource.append('meta-1', 'One')).version, pg_temp.last('meta-1');
+select (evsource.append('meta-1', 'Two', metadata => '{"user": "bob", "cause": {"id": 1}}')).version, pg_temp.last('meta-1');
+select first_version, version from evsource.append_batch('meta-1', array['Three', 'Four'], array['3', '4']::jsonb[], metadata => array[null, '{"request": null}']::jsonb[]);
+select first_version, version from evsource.append_json('meta-1', '[{"type": "Five"}, {"type": "Six", "metadata": {"step": 2}}]');
+insert into evsource.events (stream, type) values ('meta-1', 'Seven');
+insert into evsource.events (stream, type, metadata) values ('meta-1', 'Eight', '{"user": "eve"}');
+copy evsource.events (stream, type) from stdin;
+meta-1	Nine
+\.
+commit;
+select version, metadata from evsource.events where stream = 'meta-1' order by version;
+select (evsource.append('meta-1', 'Ten')).version, pg_temp.last('meta-1');
+
+-- A savepoint's rollback brings back what was set before; null takes it back.
+begin;
+select evsource.set_metadata('{"a": 1}');
+savepoint one;
+select evsource.set_metadata('{"b": 2}');
+select (evsource.append('meta-2', 'One')).version, pg_temp.last('meta-2');
+rollback to one;
+select (evsource.append('meta-2', 'Two')).version, pg_temp.last('meta-2');
+select evsource.set_metadata(null);
+select (evsource.append('meta-2', 'Three')).version, pg_temp.last('meta-2');
+rollback;
+
+-- The setting does the same for a session, a role, a database.
+set evsource.metadata = '{"app": "shop"}';
+select (evsource.append('meta-3', 'One')).version, pg_temp.last('meta-3');
+select (evsource.append('meta-3', 'Two', metadata => '{"app": null}')).version, pg_temp.last('meta-3');
+begin;
+select evsource.set_metadata('{"user": "ann"}');
+select (evsource.append('meta-3', 'Three')).version, pg_temp.last('meta-3');
+commit;
+select (evsource.append('meta-3', 'Four')).version, pg_temp.last('meta-3');
+-- Empty text and an empty object are none.
+set evsource.metadata = '';
+select (evsource.append('meta-3', 'Five')).version, pg_temp.last('meta-3');
+set evsource.metadata = ' {} ';
+select (evsource.append('meta-3', 'Six')).version, pg_temp.last('meta-3');
+reset evsource.metadata;
+-- No metadata takes no room: it is read as {}.
+select type, metadata from evsource.events where stream = 'meta-3' and metadata is null order by version;
+
+-- A function with a setting of its own keeps it to itself.
+create function pg_temp.as_robot(stream text) returns bigint language sql
+    set evsource.metadata = '{"user": "robot"}'
+    as $$ select version from evsource.append(stream, 'Cleaned') $$;
+select pg_temp.as_robot('meta-4'), pg_temp.last('meta-4');
+select (evsource.append('meta-4', 'Used')).version, pg_temp.last('meta-4');
+
+-- Only an object is metadata; the append that would use it is refused.
+select evsource.set_metadata('[1]');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.set_metadata('"ann"');
+set evsource.metadata = '[1]';
+select * from evsource.append('meta-bad', 'One');
+\echo :LAST_ERROR_SQLSTATE
+insert into evsource.events (stream, type) values ('meta-bad', 'One');
+set evsource.metadata = 'ann';
+\set VERBOSITY sqlstate
+select * from evsource.append('meta-bad', 'One');
+\set VERBOSITY default
+reset evsource.metadata;
+insert into evsource.events (stream, type, metadata) values ('meta-bad', 'One', '[]');
+\echo :LAST_ERROR_SQLSTATE
+copy evsource.events (stream, type, metadata) from stdin;
+meta-bad	One	"x"
+\.
+select evsource.stream_version('meta-bad');
