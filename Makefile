@@ -82,7 +82,7 @@ endif
 
 # PGXS carries PostgreSQL::Test::Cluster since v15, and initdb refuses root.
 ifeq ($(call have_pg,15)$(filter 0,$(shell id -u)),yes)
-TAP_TESTS = 1
+TAP_TESTS := $(if $(wildcard test/t/*.pl),1)
 endif
 PROVE_TESTS ?= test/t/*.pl
 
