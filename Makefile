@@ -31,6 +31,10 @@ OBJS = \
 	src/dispatch.o \
 	src/handlers.o \
 	src/query.o \
+	src/fold_key.o \
+	src/folder.o \
+	src/fold_builtin.o \
+	src/state_cache.o \
 	src/registry.o \
 	src/resolve.o \
 	src/check_query.o \
@@ -54,6 +58,7 @@ SQL_PARTS = \
 	sql/append.sql \
 	sql/read.sql \
 	sql/dispatch.sql \
+	sql/fold.sql \
 	sql/register.sql \
 	sql/monitor.sql
 

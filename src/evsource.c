@@ -17,6 +17,7 @@
 #include "run.h"
 #include "settings.h"
 #include "shmem.h"
+#include "state_cache.h"
 
 PG_MODULE_MAGIC_EXT(.name = "evsource", .version = "0.1");
 
@@ -33,4 +34,5 @@ _PG_init(void)
 	evs_projection_init();
 	evs_dispatch_init();
 	evs_run_init();
+	evs_state_cache_init();
 }

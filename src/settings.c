@@ -4,6 +4,7 @@
 #include "evsource.h"
 
 #include "settings.h"
+#include "state_cache.h"
 
 bool		evs_allow_drop = false;
 int			evs_max_dispatch_depth = 16;
@@ -35,6 +36,14 @@ evs_settings_init(void)
 							   "",
 							   PGC_USERSET, 0,
 							   NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.state_cache_size",
+							"Memory of each session for states of fold projections.",
+							"The states used last are kept. 0 keeps none.",
+							&evs_state_cache_size,
+							4096, 0, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("evsource");
 }
