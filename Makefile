@@ -31,10 +31,14 @@ OBJS = \
 	src/dispatch.o \
 	src/handlers.o \
 	src/query.o \
+	src/fold.o \
 	src/fold_key.o \
 	src/folder.o \
 	src/fold_builtin.o \
 	src/state_cache.o \
+	src/state_load.o \
+	src/snapshots.o \
+	src/snapshot_check.o \
 	src/registry.o \
 	src/resolve.o \
 	src/check_query.o \

@@ -77,6 +77,8 @@ evs_catalog(void)
 	fresh.events_id = find_relation(fresh.schema, "events_id_key");
 	fresh.position_seq = find_relation(fresh.schema, "position_seq");
 	fresh.projections = find_relation(fresh.schema, "projections");
+	fresh.snapshots = find_relation(fresh.schema, "snapshots");
+	fresh.snapshots_pkey = find_relation(fresh.schema, "snapshots_pkey");
 	fresh.store = find_relation(fresh.schema, "store");
 	fresh.published = find_relation(fresh.schema, "published");
 	fresh.event_type = get_rel_type_id(find_relation(fresh.schema, "event"));
@@ -123,7 +125,8 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.events || relid == catalog.events_pkey ||
 		relid == catalog.events_stream || relid == catalog.events_category ||
 		relid == catalog.events_id || relid == catalog.position_seq ||
-		relid == catalog.projections || relid == catalog.store ||
+		relid == catalog.projections || relid == catalog.snapshots ||
+		relid == catalog.snapshots_pkey || relid == catalog.store ||
 		relid == catalog.published)
 		forget_catalog();
 }

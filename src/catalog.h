@@ -19,6 +19,8 @@ typedef struct EvsCatalog
 	Oid			events_id;		/* (id) where id is not null */
 	Oid			position_seq;	/* draws positions */
 	Oid			projections;	/* registered projections */
+	Oid			snapshots;		/* saved states */
+	Oid			snapshots_pkey; /* (projection, key) */
 	Oid			store;			/* who this store is */
 	Oid			published;		/* safe position for standbys */
 	Oid			event_type;		/* composite type evsource.event */

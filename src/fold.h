@@ -7,8 +7,6 @@
 #include "evsource.h"
 #include "projection.h"
 
-extern void evs_fold_init(void);
-
 /*
  * Fold events (already filtered, in order) into the states of their keys and
  * save what the projection's policy says.  Called by dispatch as the owner.

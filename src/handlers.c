@@ -435,7 +435,7 @@ evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count)
 			run_query(projection, events, count);
 			break;
 		case EVS_KIND_FOLD:
-			elog(ERROR, "folds are not built yet");
+			evs_fold_apply(projection, events, count);
 			break;
 	}
 }

@@ -1,0 +1,252 @@
+/*
+ * snapshot_check.c - may a state be computed from a snapshot?
+ *
+ * A snapshot is no more than a shortcut: what cannot be used is reported, and
+ * the state is computed from the events.  It can be used when
+ *
+ *	- filter, start and key are those that it was made with;
+ *	- it has the projection's state version, and the handler is the same;
+ *	  or is_compatible() says that its version will do; or migrate_state()
+ *	  brings it up.
+ *
+ * That the stream has the event that the snapshot ends with is for whoever
+ * reads the stream to check: state_load.c.
+ *
+ * What the owner's functions raise is no reason to fail: they run in a
+ * subtransaction, and an error means that the snapshot cannot be used.  Errors
+ * that are not about the snapshot (cancellation, shutdown, lack of resources,
+ * deadlock, serialization) pass through.
+ */
+#include "snapshots.h"
+
+#include "access/xact.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "handlers.h"
+
+/* ---- telling definitions apart ---- */
+
+static uint32
+hash_text(uint32 hash, const char *value, int length)
+{
+	hash = hash_combine(hash, length);
+	return hash_combine(hash, hash_bytes((const unsigned char *) value, length));
+}
+
+static uint32
+hash_texts(uint32 hash, text *const *values, int count)
+{
+	hash = hash_combine(hash, count);
+	for (int i = 0; i < count; i++)
+		hash = hash_text(hash, VARDATA_ANY(values[i]), VARSIZE_ANY_EXHDR(values[i]));
+	return hash;
+}
+
+/* Which events are folded, by which key. */
+static uint32
+selection_hash(const EvsProjection *projection)
+{
+	uint32		hash = 0;
+
+	hash = hash_texts(hash, projection->filter.categories, projection->filter.ncategories);
+	hash = hash_texts(hash, projection->filter.types, projection->filter.ntypes);
+	hash = hash_combine(hash, projection->key_kind);
+	if (projection->key_function != NULL)
+		hash = hash_text(hash, projection->key_function, strlen(projection->key_function));
+	hash = hash_combine(hash, (uint32) projection->start_after);
+	return hash_combine(hash, (uint32) ((uint64) projection->start_after >> 32));
+}
+
+/* The selection in the upper half, the handler in the lower. */
+int64
+evs_snapshot_definition(const EvsProjection *projection)
+{
+	uint64		upper = selection_hash(projection);
+	uint32		lower = hash_text(0, projection->handler, strlen(projection->handler));
+
+	return (int64) (upper << 32 | lower);
+}
+
+/* ---- the owner's functions ---- */
+
+/* Errors that say nothing about the snapshot. */
+static bool
+is_foreign_error(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+	}
+	return false;
+}
+
+/* Call one of the owner's functions; false if it returned null. */
+static bool
+call(const EvsProjection *projection, const char *signature, int nargs,
+	 const Oid *argtypes, Datum *arguments, Datum *result)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+	FmgrInfo	flinfo;
+	Oid			function = evs_handler_lookup(signature, nargs, argtypes);
+
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function %s does not exist", signature)));
+	if (object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for function %s", signature),
+				 errdetail("The projection's owner \"%s\" may not execute it.",
+						   projection->owner)));
+	fmgr_info(function, &flinfo);
+	InitFunctionCallInfoData(*fcinfo, &flinfo, nargs, InvalidOid, NULL, NULL);
+	for (int i = 0; i < nargs; i++)
+	{
+		fcinfo->args[i].value = arguments[i];
+		fcinfo->args[i].isnull = false;
+	}
+	*result = FunctionCallInvoke(fcinfo);
+	return !fcinfo->isnull;
+}
+
+static bool
+is_compatible(const EvsProjection *projection, const EvsSnapshot *row)
+{
+	Oid			argtypes[] = {INT4OID, INT4OID};
+	Datum		arguments[] = {
+		Int32GetDatum(row->state_version), Int32GetDatum(projection->state_version)
+	};
+	Datum		result;
+
+	return projection->is_compatible != NULL &&
+		call(projection, projection->is_compatible, 2, argtypes, arguments, &result) &&
+		DatumGetBool(result);
+}
+
+static bool
+migrate(const EvsProjection *projection, EvsSnapshot *row)
+{
+	Oid			argtypes[] = {JSONBOID, INT4OID};
+	Datum		arguments[] = {
+		JsonbPGetDatum(row->state), Int32GetDatum(row->state_version)
+	};
+	Datum		result;
+
+	if (projection->migrate_state == NULL ||
+		!call(projection, projection->migrate_state, 2, argtypes, arguments, &result))
+		return false;
+	row->state = DatumGetJsonbP(result);
+	return true;
+}
+
+/* A row of another state version: can it be used, perhaps as something else? */
+static bool
+bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool accepted = false;
+	char	   *volatile problem = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		accepted = is_compatible(projection, row) || migrate(projection, row);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		if (is_foreign_error(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		problem = psprintf("has state version %d, not %d, and bringing it up failed: %s",
+						   row->state_version, projection->state_version, error->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+
+	if (problem == NULL && !accepted)
+		problem = psprintf("has state version %d, not %d",
+						   row->state_version, projection->state_version);
+	if (problem != NULL)
+		evs_snapshot_reject(projection, key, problem);
+	else
+		row->state_version = projection->state_version;
+	return problem == NULL;
+}
+
+bool
+evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
+{
+	uint64		definition = (uint64) evs_snapshot_definition(projection);
+	uint64		made_by = (uint64) row->definition;
+	bool		by_stream = projection->key_kind == EVS_KEY_STREAM;
+
+	if (row->event_count <= 0 || row->position <= 0 || (by_stream && row->version <= 0))
+	{
+		evs_snapshot_reject(projection, key, "cannot be read");
+		return false;
+	}
+
+	/* without a stream to read it is the state itself, made by whatever made it */
+	if (by_stream && made_by >> 32 != definition >> 32)
+	{
+		evs_snapshot_reject(projection, key, "was made with another filter or start");
+		return false;
+	}
+	if (row->state_version != projection->state_version)
+		return bring_up(projection, key, row);
+	if (by_stream && made_by != definition)
+	{
+		evs_snapshot_reject(projection, key, "was made by another handler");
+		return false;
+	}
+	return true;
+}
+
+/*
+ * The server's log hears of the first of a projection in a session: after a
+ * change of the state version there may be a million of them.
+ */
+void
+evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason)
+{
+	static char *reported = NULL;
+	int			level = LOG;
+
+	if (reported != NULL && strcmp(reported, projection->name) == 0)
+		level = DEBUG1;
+	else
+	{
+		if (reported != NULL)
+			pfree(reported);
+		reported = NULL;
+		reported = MemoryContextStrdup(TopMemoryContext, projection->name);
+	}
+
+	ereport(level,
+			(errmsg("snapshot of projection \"%s\" for key \"%s\" is not used",
+					projection->name, text_to_cstring(key)),
+			 errdetail("It %s.", reason),
+			 errhint("The state is computed from the events; saving it again replaces the snapshot.")));
+}

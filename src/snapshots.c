@@ -1,0 +1,366 @@
+/*
+ * snapshots.c - the rows of evsource.snapshots: find them, write them.
+ *
+ * Reading is an index scan of our own, for it stands in the way of an append.
+ * Writing is one statement for many rows, as the table's owner.  A row is
+ * never replaced by an older one of the same definition.
+ *
+ * Locks: whoever writes holds a row until its transaction ends, and somebody
+ * who only asks for a state may write.  Nobody shall ever wait for that: a row
+ * is written under a lock tag of its own, which those who save by the way (an
+ * append, a state that was asked for) take only if it is free.  What they do
+ * not save, somebody else has saved or will.  Those who were told to save or to
+ * clear wait.  The tag of the projection is held as well: shared with one key,
+ * exclusively with all of them.
+ *
+ * The lock table is finite: a transaction that saves the states of very many
+ * keys stops taking locks of keys at some point and relies on those of the rows.
+ */
+#include "snapshots.h"
+
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/skey.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/tuptable.h"
+#include "storage/lock.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "event.h"
+#include "query.h"
+
+/* columns of evsource.snapshots */
+#define SNAPSHOTS_PROJECTION	1
+#define SNAPSHOTS_KEY			2
+#define SNAPSHOTS_VERSION		3
+#define SNAPSHOTS_POSITION		4
+#define SNAPSHOTS_LAST_EVENT_ID	5
+#define SNAPSHOTS_EVENT_COUNT	6
+#define SNAPSHOTS_STATE_VERSION	7
+#define SNAPSHOTS_DEFINITION	8
+#define SNAPSHOTS_SAVED_AT		9
+#define SNAPSHOTS_RESTORES		10
+#define SNAPSHOTS_REJECTIONS	11
+#define SNAPSHOTS_STATE			12
+
+/* the last field of our lock tags */
+#define SNAPSHOT_LOCK_CLASS		0xE8
+
+/* beyond this many in one transaction no more locks of keys are taken */
+#define MAX_KEY_LOCKS			64
+
+/* a writer writes when it has this many rows, or bytes of states */
+#define WRITER_ROWS				1000
+#define WRITER_BYTES			(1024 * 1024)
+
+#define WRITER_COLUMNS			8
+
+/* ---- reading ---- */
+
+static void
+row_from_slot(EvsSnapshot *row, TupleTableSlot *slot)
+{
+	Datum	   *values = slot->tts_values - 1;
+	bool	   *nulls = slot->tts_isnull - 1;
+
+	slot_getallattrs(slot);
+	row->version = nulls[SNAPSHOTS_VERSION] ? 0 : DatumGetInt64(values[SNAPSHOTS_VERSION]);
+	row->position = DatumGetInt64(values[SNAPSHOTS_POSITION]);
+	row->last_event_id = *DatumGetUUIDP(values[SNAPSHOTS_LAST_EVENT_ID]);
+	row->event_count = DatumGetInt64(values[SNAPSHOTS_EVENT_COUNT]);
+	row->state_version = DatumGetInt32(values[SNAPSHOTS_STATE_VERSION]);
+	row->definition = DatumGetInt64(values[SNAPSHOTS_DEFINITION]);
+	row->saved_at = DatumGetTimestampTz(values[SNAPSHOTS_SAVED_AT]);
+	row->state = DatumGetJsonbPCopy(values[SNAPSHOTS_STATE]);
+}
+
+bool
+evs_snapshot_read(const char *projection, text *key, Snapshot snapshot, EvsSnapshot *row)
+{
+	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
+	Relation	index = index_open(evs_catalog()->snapshots_pkey, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(snapshots, NULL);
+	IndexScanDesc scan;
+	ScanKeyData keys[2];
+	bool		found;
+
+	/* ScanKeyInit compares by the C collation: that of the columns */
+	ScanKeyInit(&keys[0], SNAPSHOTS_PROJECTION, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(projection));
+	ScanKeyInit(&keys[1], SNAPSHOTS_KEY, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(key));
+	scan = index_beginscan(snapshots, index, snapshot, NULL, 2, 0);
+	index_rescan(scan, keys, 2, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	if (found)
+		row_from_slot(row, slot);
+
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(snapshots, NoLock);
+	return found;
+}
+
+/* ---- locks ---- */
+
+static int	key_locks = 0;
+static LocalTransactionId key_locks_in = InvalidLocalTransactionId;
+
+/* A tag for a projection (no key), or for a key of it; a collision does no harm. */
+static void
+snapshot_locktag(LOCKTAG *tag, const char *projection, text *key)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) projection,
+										   strlen(projection), 0);
+
+	if (key != NULL)
+		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(key),
+								   VARSIZE_ANY_EXHDR(key), hash | 1);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
+						 SNAPSHOT_LOCK_CLASS);
+}
+
+bool
+evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
+{
+	LOCKTAG		tag;
+	bool		try = lock == EVS_SNAPSHOT_TRY_KEY;
+
+	snapshot_locktag(&tag, projection, NULL);
+	if (lock == EVS_SNAPSHOT_LOCK_ALL)
+	{
+		(void) LockAcquire(&tag, ExclusiveLock, false, false);
+		return true;
+	}
+	if (LockAcquire(&tag, ShareLock, false, try) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+
+	if (key_locks_in != EvsMyLocalTransactionId())
+	{
+		key_locks_in = EvsMyLocalTransactionId();
+		key_locks = 0;
+	}
+	if (key_locks >= MAX_KEY_LOCKS)
+		return true;
+
+	snapshot_locktag(&tag, projection, key);
+	switch (LockAcquire(&tag, ExclusiveLock, false, try))
+	{
+		case LOCKACQUIRE_NOT_AVAIL:
+			return false;
+		case LOCKACQUIRE_OK:
+			key_locks++;
+			break;
+		default:
+			break;
+	}
+	return true;
+}
+
+/* ---- writing ---- */
+
+struct EvsSnapshotWriter
+{
+	const EvsProjection *projection;
+	MemoryContext context;		/* holds the values below; reset at each write */
+	int			count;			/* rows to be written */
+	int			allocated;
+	Size		bytes;			/* of their states */
+	int64		written;		/* rows, by now */
+	Datum	   *columns[WRITER_COLUMNS];
+};
+
+/* what differs from row to row, in the order of the statement's parameters */
+enum
+{
+	WRITER_KEY,
+	WRITER_VERSION,
+	WRITER_POSITION,
+	WRITER_LAST_EVENT_ID,
+	WRITER_EVENT_COUNT,
+	WRITER_RESTORES,
+	WRITER_REJECTIONS,
+	WRITER_STATE
+};
+
+EvsSnapshotWriter *
+evs_snapshot_writer(const EvsProjection *projection)
+{
+	EvsSnapshotWriter *writer = palloc0(sizeof(EvsSnapshotWriter));
+
+	writer->projection = projection;
+	writer->context = AllocSetContextCreate(CurrentMemoryContext, "evsource snapshots",
+											ALLOCSET_DEFAULT_SIZES);
+	return writer;
+}
+
+/*
+ * A state that was computed by another definition, or that did not stand the
+ * test of the log, is worth nothing, whatever its position.
+ */
+static EvsQuery upsert = {
+	"insert into evsource.snapshots as saved"
+	" (projection, key, version, position, last_event_id, event_count,"
+	"  state_version, definition, saved_at, restores, rejections, state)"
+	" select $1, n.key, nullif(n.version, 0), n.position, n.last_event_id, n.event_count,"
+	"  $2, $3, clock_timestamp(), n.restores, n.rejections, n.state"
+	" from rows from (unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
+	"  unnest($9), unnest($10), unnest($11))"
+	"  as n (key, version, position, last_event_id, event_count, restores, rejections, state)"
+	" on conflict (projection, key) do update set"
+	"  version = excluded.version, position = excluded.position,"
+	"  last_event_id = excluded.last_event_id, event_count = excluded.event_count,"
+	"  state_version = excluded.state_version, definition = excluded.definition,"
+	"  saved_at = excluded.saved_at, state = excluded.state,"
+	"  restores = saved.restores + excluded.restores,"
+	"  rejections = saved.rejections + excluded.rejections"
+	" where saved.position <= excluded.position or excluded.rejections > 0"
+	"  or saved.state_version <> excluded.state_version"
+	"  or saved.definition <> excluded.definition",
+	11, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
+		UUIDARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, JSONBARRAYOID},
+	SPI_OK_INSERT
+};
+
+static void
+write_rows(EvsSnapshotWriter *writer)
+{
+	static const Oid types[WRITER_COLUMNS] = {
+		TEXTOID, INT8OID, INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, JSONBOID
+	};
+	const EvsProjection *projection = writer->projection;
+	MemoryContext caller;
+	Datum		values[3 + WRITER_COLUMNS];
+
+	if (writer->count == 0)
+		return;
+	caller = MemoryContextSwitchTo(writer->context);
+	values[0] = CStringGetTextDatum(projection->name);
+	values[1] = Int32GetDatum(projection->state_version);
+	values[2] = Int64GetDatum(evs_snapshot_definition(projection));
+	for (int i = 0; i < WRITER_COLUMNS; i++)
+	{
+		int16		length;
+		bool		byval;
+		char		align;
+
+		get_typlenbyvalalign(types[i], &length, &byval, &align);
+		values[3 + i] = PointerGetDatum(construct_array(writer->columns[i], writer->count,
+														types[i], length, byval, align));
+	}
+
+	ereport(DEBUG1,
+			(errmsg_internal("saving %d snapshots of projection \"%s\"",
+							 writer->count, projection->name)));
+	writer->written += evs_query_run(&upsert, values, NULL);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(writer->context);
+	memset(writer->columns, 0, sizeof(writer->columns));
+	writer->count = 0;
+	writer->allocated = 0;
+	writer->bytes = 0;
+}
+
+/* The id of the last event in a state. */
+static pg_uuid_t *
+last_event_id(const EvsState *state)
+{
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	EvsEvent	event = {
+		.position = state->position,
+		.recorded_at = state->recorded_at,
+		.has_id = state->has_id,
+		.id = state->id
+	};
+
+	evs_event_id(&event, id);
+	return id;
+}
+
+static Datum
+copy_varlena(const void *value)
+{
+	Size		size = VARSIZE_ANY(value);
+	void	   *copy = palloc(size);
+
+	memcpy(copy, value, size);
+	return PointerGetDatum(copy);
+}
+
+/* Room for one row more. */
+static void
+enlarge(EvsSnapshotWriter *writer)
+{
+	if (writer->count < writer->allocated)
+		return;
+	writer->allocated = Max(writer->allocated * 2, 8);
+	for (int i = 0; i < WRITER_COLUMNS; i++)
+		writer->columns[i] = writer->columns[i] ?
+			repalloc(writer->columns[i], sizeof(Datum) * writer->allocated) :
+			palloc(sizeof(Datum) * writer->allocated);
+}
+
+void
+evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
+{
+	MemoryContext caller = MemoryContextSwitchTo(writer->context);
+	bool		by_stream = writer->projection->key_kind == EVS_KEY_STREAM;
+	int			row;
+
+	Assert(state->event_count > 0);
+	enlarge(writer);
+	row = writer->count++;
+	writer->columns[WRITER_KEY][row] = copy_varlena(key);
+	writer->columns[WRITER_VERSION][row] = Int64GetDatum(by_stream ? state->version : 0);
+	writer->columns[WRITER_POSITION][row] = Int64GetDatum(state->position);
+	writer->columns[WRITER_LAST_EVENT_ID][row] = UUIDPGetDatum(last_event_id(state));
+	writer->columns[WRITER_EVENT_COUNT][row] = Int64GetDatum(state->event_count);
+	writer->columns[WRITER_RESTORES][row] = Int64GetDatum(state->restores);
+	writer->columns[WRITER_REJECTIONS][row] = Int64GetDatum(state->rejections);
+	writer->columns[WRITER_STATE][row] = copy_varlena(state->state);
+	writer->bytes += VARSIZE(state->state);
+	MemoryContextSwitchTo(caller);
+
+	if (writer->count == WRITER_ROWS || writer->bytes >= WRITER_BYTES)
+		write_rows(writer);
+}
+
+int64
+evs_snapshot_finish(EvsSnapshotWriter *writer)
+{
+	int64		written;
+
+	write_rows(writer);
+	written = writer->written;
+	MemoryContextDelete(writer->context);
+	pfree(writer);
+	return written;
+}
+
+/* ---- removing ---- */
+
+static EvsQuery clear = {
+	"delete from evsource.snapshots where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+int64
+evs_snapshots_clear(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_snapshot_lock(projection, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	return evs_query_run(&clear, values, NULL);
+}

@@ -1,0 +1,69 @@
+/*
+ * snapshots.h - saved states: the rows of evsource.snapshots.
+ */
+#ifndef EVS_SNAPSHOTS_H
+#define EVS_SNAPSHOTS_H
+
+#include "evsource.h"
+#include "projection.h"
+#include "state_cache.h"
+
+#include "utils/snapshot.h"
+
+/* A row.  What is said of "the last event" is of the last one in the state. */
+typedef struct EvsSnapshot
+{
+	int64		version;		/* of the last event, if the key is its stream */
+	int64		position;		/* of the last event */
+	pg_uuid_t	last_event_id;
+	int64		event_count;	/* events in the state */
+	int32		state_version;
+	int64		definition;		/* evs_snapshot_definition() when it was saved */
+	TimestampTz saved_at;
+	Jsonb	   *state;
+} EvsSnapshot;
+
+/*
+ * The row of a key as the snapshot sees it, in CurrentMemoryContext; false if
+ * there is none.
+ */
+extern bool evs_snapshot_read(const char *projection, text *key,
+							  Snapshot snapshot, EvsSnapshot *row);
+
+/*
+ * May a state be computed from this row?  Brings its state up to the
+ * projection's state version if need be.  A row that cannot be used is
+ * reported.  Call as the projection's owner.
+ */
+extern bool evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row);
+
+/* Report that a row cannot be used. */
+extern void evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason);
+
+/*
+ * What decides a state, but for the state version: handler, filter, start and
+ * key, as a number that tells definitions apart.
+ */
+extern int64 evs_snapshot_definition(const EvsProjection *projection);
+
+/* Whoever saves or clears takes one of these first, until the transaction ends. */
+typedef enum EvsSnapshotLock
+{
+	EVS_SNAPSHOT_LOCK_ALL,		/* all of the projection, wait */
+	EVS_SNAPSHOT_LOCK_KEY,		/* of one key, wait */
+	EVS_SNAPSHOT_TRY_KEY		/* of one key, unless somebody else has it */
+} EvsSnapshotLock;
+
+extern bool evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock);
+
+/* States to be saved, written together.  Add copies; finish writes the rest. */
+typedef struct EvsSnapshotWriter EvsSnapshotWriter;
+
+extern EvsSnapshotWriter *evs_snapshot_writer(const EvsProjection *projection);
+extern void evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state);
+extern int64 evs_snapshot_finish(EvsSnapshotWriter *writer);
+
+/* Remove a projection's rows; returns how many there were. */
+extern int64 evs_snapshots_clear(const char *projection);
+
+#endif							/* EVS_SNAPSHOTS_H */

@@ -1,0 +1,50 @@
+/*
+ * state_load.h - compute the state of a key: from the cache or a snapshot, and
+ * the events after it.
+ *
+ * All of this runs as the projection's owner.  A run on the folder stays open
+ * when a state is loaded: whoever loaded it may advance it, and finishes it.
+ */
+#ifndef EVS_STATE_LOAD_H
+#define EVS_STATE_LOAD_H
+
+#include "evsource.h"
+#include "folder.h"
+#include "state_cache.h"
+
+#include "utils/snapshot.h"
+
+/* Which events of a stream make the state. */
+typedef struct EvsStateAt
+{
+	int64		version;		/* up to this one; PG_INT64_MAX: all */
+	bool		has_time;
+	TimestampTz before;			/* occurred before this, if has_time */
+} EvsStateAt;
+
+/*
+ * A stream's state.  *state is a state to go on from (seen_version > 0), whose
+ * jsonb lives as long as the run, or all zero.  If it turns out that the
+ * snapshot does not see what is in it, the stream is read anew.
+ */
+extern void evs_state_load_stream(EvsFolder *folder, text *stream, const EvsStateAt *at,
+								  Snapshot snapshot, EvsState *state);
+
+/*
+ * The state of a key that is no stream, from its row alone (as for a batch that
+ * comes after it).  If the row cannot be used: from the log, up to a position.
+ */
+extern void evs_state_load_row(EvsFolder *folder, text *key, int64 upto,
+							   Snapshot snapshot, EvsState *state);
+
+/* The same from the log, always: up to a position, before a time. */
+extern void evs_state_load_log(EvsFolder *folder, text *key, int64 upto,
+							   const EvsStateAt *at, Snapshot snapshot, EvsState *state);
+
+/* Fold one event that is the key's next one. */
+extern void evs_state_advance(EvsFolder *folder, EvsState *state, const EvsEvent *event);
+
+/* End the run: the state's jsonb is valid until the folder begins another. */
+extern void evs_state_finish(EvsFolder *folder, EvsState *state);
+
+#endif							/* EVS_STATE_LOAD_H */
