@@ -37,8 +37,11 @@ OBJS = \
 	src/fold_builtin.o \
 	src/state_cache.o \
 	src/state_load.o \
+	src/state_keys.o \
+	src/states.o \
 	src/snapshots.o \
 	src/snapshot_check.o \
+	src/snapshot_admin.o \
 	src/registry.o \
 	src/resolve.o \
 	src/check_query.o \
@@ -63,6 +66,7 @@ SQL_PARTS = \
 	sql/read.sql \
 	sql/dispatch.sql \
 	sql/fold.sql \
+	sql/states.sql \
 	sql/register.sql \
 	sql/monitor.sql
 

@@ -1,0 +1,95 @@
+-- states.sql: the states of fold projections, now and in the past, and their
+-- snapshots. See src/states.c and src/snapshot_admin.c.
+
+create function evsource.state(projection text, key text default null) returns jsonb
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_state';
+comment on function evsource.state(text, text) is
+'The current state of a key of a fold projection: its newest snapshot and the fold of the events after it. Null when no event of the key is the projection''s. The key of a fold per stream is the stream; a global fold has none. Errors: 42704 unknown projection, 42809 not a fold, 22004 and 22023 for the key, 42501.';
+
+create function evsource.load_state(
+    projection text, key text default null,
+    out state jsonb, out version bigint, out "position" bigint, out event_count bigint)
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_load_state';
+comment on function evsource.load_state(text, text) is
+'One row, of one snapshot: the current state of a key, the version of its stream (fit to be passed as expected_version), the position of the last event in the state and the number of events in it. A key without events has the state {} and zeros. Errors as state.';
+
+create function evsource.load_states(
+    projection text,
+    out key text, out state jsonb, out version bigint, out "position" bigint, out event_count bigint)
+    returns setof record
+    language c volatile parallel unsafe rows 10000
+    as 'MODULE_PATHNAME', 'evsource_load_states';
+comment on function evsource.load_states(text) is
+'The current states of all keys of a fold projection, as load_state would return them, of one snapshot. Errors as state.';
+
+create function evsource.state_at_version(projection text, key text, stream_version bigint) returns jsonb
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_state_at_version';
+comment on function evsource.state_at_version(text, text, bigint) is
+'The state of a stream after its event of this version. Errors as state, and 22023 for a version that the stream does not have or a fold that is not keyed by stream.';
+
+create function evsource.state_at_time(projection text, key text, as_of timestamptz) returns jsonb
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_state_at_time';
+comment on function evsource.state_at_time(text, text, timestamptz) is
+'The fold of the events of a key that occurred before this time, in the order of the log. Errors as state.';
+
+create view evsource.states as
+    select p.projection, s.key, s.state, s.version, s.position, s.event_count
+    from evsource.projections p
+        cross join lateral evsource.load_states(p.projection) s
+    where p.kind operator(pg_catalog.=) 'fold';
+comment on view evsource.states is
+'The current states of all fold projections. To select from it takes the rights that load_states takes; a condition on projection keeps the others from being computed.';
+
+create function evsource.save_snapshot(projection text default null, key text default null) returns bigint
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_save_snapshot';
+comment on function evsource.save_snapshot(text, text) is
+'Save the state of a key, of all keys of a projection, or of all projections that the caller may manage. Returns how many snapshots it wrote: one that is current already is not written. Errors: 42704, 42809, 22004, 22023, 42501.';
+
+create function evsource.load_snapshot(projection text, key text default null)
+    returns setof evsource.snapshots
+    language c volatile parallel unsafe rows 1
+    as 'MODULE_PATHNAME', 'evsource_load_snapshot';
+comment on function evsource.load_snapshot(text, text) is
+'The snapshot of a key as it is saved, or no row. Errors as state.';
+
+create function evsource.has_snapshot(projection text, key text default null) returns boolean
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_has_snapshot';
+comment on function evsource.has_snapshot(text, text) is
+'Is there a snapshot of this key? Errors as state.';
+
+create function evsource.clear_snapshots(projection text default null) returns bigint
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_clear_snapshots';
+comment on function evsource.clear_snapshots(text) is
+'Remove the snapshots of a projection, or of all that the caller may manage, and return how many there were. The states are computed from the events again. Errors: 55000 for a fold that is not keyed by stream, whose snapshots are its states; 42704, 42809, 42501.';
+
+create function evsource.restore_projection(projection text) returns bigint
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_restore_projection';
+comment on function evsource.restore_projection(text) is
+'Compute all states of a projection from snapshots and the events after them; replace snapshots that cannot be used, and save what the policy wants saved. Returns the number of states. Errors: 22004, 42704, 42809, 42501.';
+
+create view evsource.snapshot_metadata as
+    select projection, key, version, position, last_event_id, event_count, state_version,
+        definition, saved_at, restores, rejections, pg_catalog.pg_column_size(state) as bytes
+    from evsource.snapshots;
+comment on view evsource.snapshot_metadata is 'The snapshots without their states.';
+
+create view evsource.snapshot_stats as
+    select p.projection,
+        pg_catalog.count(s.key) as snapshots,
+        coalesce(pg_catalog.sum(pg_catalog.pg_column_size(s.state)), 0)::bigint as bytes,
+        pg_catalog.max(s.saved_at) as last_saved_at,
+        coalesce(pg_catalog.sum(s.restores), 0)::bigint as restores,
+        coalesce(pg_catalog.sum(s.rejections), 0)::bigint as rejections
+    from evsource.projections p
+        left join evsource.snapshots s on s.projection operator(pg_catalog.=) p.projection
+    where p.kind operator(pg_catalog.=) 'fold'
+    group by p.projection;
+comment on view evsource.snapshot_stats is 'The snapshots of each fold projection, counted.';

@@ -1,0 +1,314 @@
+/*
+ * snapshot_admin.c - snapshots at somebody's request: save, look, clear,
+ * restore.
+ *
+ * To look takes the rights to read states, the rest those of the projection's
+ * owner.  Without a projection's name a function does what the caller may do,
+ * and leaves the other projections alone.
+ */
+#include "states.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+
+#include "catalog.h"
+#include "query.h"
+#include "snapshots.h"
+#include "state_keys.h"
+#include "state_load.h"
+
+PG_FUNCTION_INFO_V1(evsource_save_snapshot);
+PG_FUNCTION_INFO_V1(evsource_load_snapshot);
+PG_FUNCTION_INFO_V1(evsource_has_snapshot);
+PG_FUNCTION_INFO_V1(evsource_clear_snapshots);
+PG_FUNCTION_INFO_V1(evsource_restore_projection);
+
+static char *
+optional_text(FunctionCallInfo fcinfo, int argument)
+{
+	return PG_ARGISNULL(argument) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+static char *
+required_text(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+/* The fold projections that the caller may manage, as structs. */
+static List *
+manageable_folds(void)
+{
+	static EvsQuery query = {
+		"select projection from evsource.projections where kind = 'fold' order by 1",
+		0, {0}, SPI_OK_SELECT
+	};
+	EvsQueryResult result;
+	List	   *names = NIL;
+	List	   *folds = NIL;
+	ListCell   *cell;
+
+	evs_query_begin(&query, NULL, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		char	   *name = SPI_getvalue(result.rows[row], result.tupdesc, 1);
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		names = lappend(names, pstrdup(name));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+
+	foreach(cell, names)
+	{
+		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
+
+		if (projection != NULL && projection->kind == EVS_KIND_FOLD &&
+			evs_state_may(projection, EVS_STATE_MANAGE))
+			folds = lappend(folds, projection);
+	}
+	return folds;
+}
+
+/* ---- save ---- */
+
+/* Does the newest row of the key say anything else than the state? */
+static bool
+differs_from_row(const EvsState *state)
+{
+	return state->event_count > 0 &&
+		(state->event_count != state->saved_count || state->rejections > 0);
+}
+
+static int64
+save_key(EvsProjection *projection, uint64 generation, text *key)
+{
+	EvsStateCall call;
+	EvsSnapshotWriter *writer;
+	EvsState	state;
+	int64		saved;
+
+	(void) evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_LOCK_KEY);
+	evs_state_begin(&call, projection, generation);
+	writer = evs_snapshot_writer(projection);
+	evs_state_of_key(&call, key, &state);
+	if (differs_from_row(&state))
+		evs_snapshot_add(writer, key, &state);
+	saved = evs_snapshot_finish(writer);
+	evs_state_end(&call);
+	return saved;
+}
+
+/*
+ * Save the states of all keys that have at least this many events more than
+ * their snapshot, and of those whose snapshot cannot be used.  Counts the keys
+ * that have a state in *keys.
+ */
+static int64
+save_keys(EvsProjection *projection, uint64 generation, int64 at_least, int64 *keys)
+{
+	MemoryContext per_key = AllocSetContextCreate(CurrentMemoryContext, "evsource state",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller;
+	EvsStateCall call;
+	EvsSnapshotWriter *writer;
+	EvsKeyWalk *walk;
+	text	   *key;
+	int64		saved;
+
+	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	evs_state_begin(&call, projection, generation);
+	writer = evs_snapshot_writer(projection);
+	walk = evs_key_walk(projection, call.snapshot);
+
+	caller = MemoryContextSwitchTo(per_key);
+	while ((key = evs_key_walk_next(walk)) != NULL)
+	{
+		EvsState	state;
+
+		evs_state_of_key(&call, key, &state);
+		if (differs_from_row(&state) &&
+			(state.rejections > 0 || state.event_count - state.saved_count >= at_least))
+			evs_snapshot_add(writer, key, &state);
+		if (state.event_count > 0)
+			(*keys)++;
+		MemoryContextReset(per_key);
+	}
+	MemoryContextSwitchTo(caller);
+
+	evs_key_walk_end(walk);
+	saved = evs_snapshot_finish(writer);
+	evs_state_end(&call);
+	MemoryContextDelete(per_key);
+	return saved;
+}
+
+/*
+ * evsource.save_snapshot(projection text, key text) returns bigint: how many
+ * snapshots were written.  What is saved already as it is, is not written.
+ *
+ * Errors: 22004 for a key without a projection, 22023 for a key where there are
+ * none, 42704, 42809, 42501.
+ */
+Datum
+evsource_save_snapshot(PG_FUNCTION_ARGS)
+{
+	char	   *name = optional_text(fcinfo, 0);
+	uint64		generation = evs_state_cache_generation();
+	EvsProjection *projection;
+	int64		saved = 0;
+	int64		keys = 0;
+	ListCell   *cell;
+
+	PreventCommandIfReadOnly("evsource.save_snapshot()");
+	if (name == NULL)
+	{
+		if (!PG_ARGISNULL(1))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("projection must not be null when a key is given")));
+		foreach(cell, manageable_folds())
+			saved += save_keys(lfirst(cell), generation, 1, &keys);
+		PG_RETURN_INT64(saved);
+	}
+
+	projection = evs_state_projection(name, EVS_STATE_MANAGE);
+	if (PG_ARGISNULL(1))
+		PG_RETURN_INT64(save_keys(projection, generation, 1, &keys));
+	PG_RETURN_INT64(save_key(projection, generation,
+							 evs_state_key(projection, PG_GETARG_TEXT_PP(1))));
+}
+
+/*
+ * evsource.restore_projection(projection text) returns bigint: check the
+ * snapshots against the log, replace those that cannot be used by what the
+ * events say, save what the policy wants saved; returns how many states there
+ * are.
+ *
+ * Errors: 22004, 42704, 42809, 42501.
+ */
+Datum
+evsource_restore_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_text(fcinfo, 0, "projection");
+	uint64		generation = evs_state_cache_generation();
+	EvsProjection *projection;
+	int64		every;
+	int64		keys = 0;
+
+	PreventCommandIfReadOnly("evsource.restore_projection()");
+	projection = evs_state_projection(name, EVS_STATE_MANAGE);
+	every = projection->policy.snapshot_every;
+	(void) save_keys(projection, generation, every > 0 ? every : PG_INT64_MAX, &keys);
+	PG_RETURN_INT64(keys);
+}
+
+/* ---- look ---- */
+
+static EvsQuery find_row = {
+	"select s.* from evsource.snapshots s where s.projection = $1 and s.key = $2",
+	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
+};
+
+/*
+ * evsource.load_snapshot(projection text, key text) returns setof
+ * evsource.snapshots: the row as it is saved, or nothing.
+ *
+ * Errors as evsource.state.
+ */
+Datum
+evsource_load_snapshot(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_text(fcinfo, 0, "projection");
+	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
+	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+	Datum		values[] = {CStringGetTextDatum(name), PointerGetDatum(key)};
+	ReturnSetInfo *set;
+	EvsQueryResult result;
+
+	InitMaterializedSRF(fcinfo, 0);
+	set = (ReturnSetInfo *) fcinfo->resultinfo;
+	evs_query_begin(&find_row, values, NULL, InvalidSnapshot, &result);
+	if (result.count > 0)
+		tuplestore_puttuple(set->setResult, result.rows[0]);
+	evs_query_end(&result);
+	return (Datum) 0;
+}
+
+/*
+ * evsource.has_snapshot(projection text, key text) returns boolean
+ *
+ * Errors as evsource.state.
+ */
+Datum
+evsource_has_snapshot(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_text(fcinfo, 0, "projection");
+	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
+	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+	Datum		values[] = {CStringGetTextDatum(name), PointerGetDatum(key)};
+	EvsQueryResult result;
+
+	evs_query_begin(&find_row, values, NULL, InvalidSnapshot, &result);
+	evs_query_end(&result);
+	PG_RETURN_BOOL(result.count > 0);
+}
+
+/* ---- clear ---- */
+
+/* What can be computed again can be cleared. */
+static bool
+can_be_cleared(const EvsProjection *projection)
+{
+	return projection->key_kind == EVS_KEY_STREAM;
+}
+
+/*
+ * evsource.clear_snapshots(projection text) returns bigint: how many there
+ * were.
+ *
+ * Errors: 55000 for a fold that is not keyed by stream, whose snapshots are its
+ * states; 42704, 42809, 42501.
+ */
+Datum
+evsource_clear_snapshots(PG_FUNCTION_ARGS)
+{
+	char	   *name = optional_text(fcinfo, 0);
+	EvsProjection *projection;
+	int64		cleared = 0;
+	ListCell   *cell;
+
+	PreventCommandIfReadOnly("evsource.clear_snapshots()");
+
+	/* what sessions have computed goes as well */
+	CacheInvalidateRelcacheByRelid(evs_catalog()->projections);
+	if (name == NULL)
+	{
+		foreach(cell, manageable_folds())
+		{
+			projection = lfirst(cell);
+			if (can_be_cleared(projection))
+				cleared += evs_snapshots_clear(projection->name);
+		}
+		PG_RETURN_INT64(cleared);
+	}
+
+	projection = evs_state_projection(name, EVS_STATE_MANAGE);
+	if (!can_be_cleared(projection))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("snapshots of projection \"%s\" are its states", name),
+				 errdetail("A fold that is not keyed by stream keeps its states in evsource.snapshots and nowhere else."),
+				 errhint("To compute them anew: CALL evsource.rebuild_projection().")));
+	PG_RETURN_INT64(evs_snapshots_clear(name));
+}

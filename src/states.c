@@ -1,0 +1,472 @@
+/*
+ * states.c - the states of fold projections, for those who ask.
+ *
+ * A state is computed as the projection's owner computes it, whoever asks; to
+ * ask takes the right to read the events themselves (or the owner's own).  Row
+ * security on events would let a state show what a role may not see: roles that
+ * it applies to are refused.
+ *
+ * Under READ COMMITTED a state is as new as can be: each call takes a snapshot
+ * of its own.  Where the transaction's snapshot is fixed, so is the state.
+ *
+ * Asking may save: when many events had to be folded, the next one shall not
+ * have to.  Not in a transaction that may not write, not where the snapshot is
+ * fixed (a mere question could then fail to serialize), and never waiting for
+ * somebody else who saves.
+ */
+#include "states.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "fold_key.h"
+#include "query.h"
+#include "snapshots.h"
+#include "state_keys.h"
+#include "state_load.h"
+
+PG_FUNCTION_INFO_V1(evsource_state);
+PG_FUNCTION_INFO_V1(evsource_load_state);
+PG_FUNCTION_INFO_V1(evsource_load_states);
+PG_FUNCTION_INFO_V1(evsource_state_at_version);
+PG_FUNCTION_INFO_V1(evsource_state_at_time);
+
+/* ---- arguments and rights ---- */
+
+static bool
+has_rights_of(const char *role)
+{
+	Oid			roleid = get_role_oid(role, true);
+
+	return OidIsValid(roleid) && has_privs_of_role(GetUserId(), roleid);
+}
+
+bool
+evs_state_may(const EvsProjection *projection, EvsStateAccess access)
+{
+	Oid			events = evs_catalog()->events;
+
+	if (has_rights_of(projection->owner) ||
+		has_privs_of_role(GetUserId(), evs_query_owner()))
+		return true;
+	return access == EVS_STATE_READ &&
+		pg_class_aclcheck(events, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(events, InvalidOid, true) != RLS_ENABLED;
+}
+
+EvsProjection *
+evs_state_projection(const char *name, EvsStateAccess access)
+{
+	EvsProjection *projection = evs_projection_load(name, false);
+
+	if (!evs_state_may(projection, access))
+	{
+		if (access == EVS_STATE_MANAGE)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("must be owner of projection \"%s\"", name),
+					 errdetail("Its owner is role \"%s\".", projection->owner)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for states of projection \"%s\"", name),
+				 errdetail("To read a state takes SELECT on evsource.events without row security, or the rights of the projection's owner \"%s\".",
+						   projection->owner)));
+	}
+	if (projection->kind != EVS_KIND_FOLD)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("projection \"%s\" is not a fold", name),
+				 errdetail("Only the handler of a fold, f(state jsonb, event evsource.event) returns jsonb, makes states."),
+				 errhint("Query the tables that its handler maintains.")));
+	return projection;
+}
+
+text *
+evs_state_key(const EvsProjection *projection, text *key)
+{
+	text	   *global = evs_global_key();
+
+	if (projection->key_kind != EVS_KEY_GLOBAL)
+	{
+		if (key == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("key must not be null"),
+					 errdetail("Projection \"%s\" has a state for each %s.", projection->name,
+							   projection->key_kind == EVS_KEY_STREAM ? "stream" : "key"),
+					 errhint(projection->key_kind == EVS_KEY_STREAM ?
+							 "Pass the stream's whole name." :
+							 "Pass a key as its key function returns it.")));
+		return key;
+	}
+	if (key != NULL &&
+		(VARSIZE_ANY_EXHDR(key) != VARSIZE_ANY_EXHDR(global) ||
+		 memcmp(VARDATA_ANY(key), VARDATA_ANY(global), VARSIZE_ANY_EXHDR(key)) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("projection \"%s\" has one state and no keys", projection->name),
+				 errhint("Leave the key out.")));
+	return global;
+}
+
+static char *
+projection_argument(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("projection must not be null")));
+	return text_to_cstring(PG_GETARG_TEXT_PP(0));
+}
+
+/* ---- one call ---- */
+
+void
+evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation)
+{
+	call->projection = projection;
+	call->snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
+									  GetTransactionSnapshot() : GetLatestSnapshot());
+	PushActiveSnapshot(call->snapshot);
+	evs_identity_enter(&call->identity, projection->owner, projection->search_path);
+	call->folder = evs_folder_open(projection);
+	call->folder->generation = generation;
+}
+
+void
+evs_state_end(EvsStateCall *call)
+{
+	evs_folder_close(call->folder);
+	evs_identity_leave(&call->identity);
+	PopActiveSnapshot();
+	UnregisterSnapshot(call->snapshot);
+}
+
+/* The position up to which a projection with rows has applied the log. */
+static int64
+checkpoint_position(const EvsStateCall *call)
+{
+	static EvsQuery query = {
+		"select position from evsource.checkpoints where projection = $1",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(call->projection->name)};
+	EvsQueryResult result;
+	int64		position = 0;
+	bool		isnull;
+
+	evs_query_begin(&query, values, NULL, call->snapshot, &result);
+	if (result.count > 0)
+		position = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull));
+	evs_query_end(&result);
+	return position;
+}
+
+void
+evs_state_of_key(EvsStateCall *call, text *key, EvsState *state)
+{
+	EvsStateAt	now = {.version = PG_INT64_MAX};
+
+	memset(state, 0, sizeof(EvsState));
+	if (call->projection->key_kind == EVS_KEY_STREAM)
+		evs_state_load_stream(call->folder, key, &now, call->snapshot, state);
+	else
+		evs_state_load_row(call->folder, key, checkpoint_position(call), call->snapshot, state);
+	evs_state_finish(call->folder, state);
+}
+
+/* Save the state that was asked for, if it is worth it and can be done. */
+static void
+save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
+{
+	const EvsProjection *projection = call->projection;
+	int			every = projection->policy.snapshot_every;
+	EvsSnapshotWriter *writer;
+
+	/* where every state is saved, or one worker saves, it is not for us to do */
+	if (projection->mode != EVS_MODE_INLINE || every <= 1 ||
+		state->event_count - state->saved_count < every)
+		return;
+	if (XactReadOnly || RecoveryInProgress() || IsInParallelMode() ||
+		IsolationUsesXactSnapshot())
+		return;
+	if (!evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY))
+		return;
+
+	writer = evs_snapshot_writer(projection);
+	evs_snapshot_add(writer, key, state);
+	(void) evs_snapshot_finish(writer);
+	state->saved_count = state->event_count;
+	state->restores = 0;
+	state->rejections = 0;
+}
+
+/*
+ * The state of a stream now, by way of the cache.  The entry goes back into the
+ * cache at the end of the call: until then its jsonb stays where it is.
+ */
+static EvsCachedState *
+load_cached(EvsStateCall *call, text *stream, EvsState *state)
+{
+	EvsStateAt	now = {.version = PG_INT64_MAX};
+	EvsCachedState *entry;
+
+	memset(state, 0, sizeof(EvsState));
+	entry = evs_state_cache_take(call->projection->name, stream, call->folder->generation);
+	if (entry != NULL)
+		*state = *evs_state_cached(entry);
+	evs_state_load_stream(call->folder, stream, &now, call->snapshot, state);
+	evs_state_finish(call->folder, state);
+	save_by_the_way(call, stream, state);
+	return entry;
+}
+
+/* What a load found out, in the caller's memory. */
+static void
+copy_state(EvsState *state)
+{
+	Jsonb	   *copy = palloc(VARSIZE(state->state));
+
+	memcpy(copy, state->state, VARSIZE(state->state));
+	state->state = copy;
+}
+
+/* The current state of a key, for a function whose first arguments are these. */
+static EvsProjection *
+current_state(FunctionCallInfo fcinfo, EvsState *state)
+{
+	char	   *name = projection_argument(fcinfo);
+	uint64		generation = evs_state_cache_generation();
+	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
+	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+	EvsCachedState *entry = NULL;
+	EvsStateCall call;
+
+	evs_state_begin(&call, projection, generation);
+	if (projection->key_kind == EVS_KEY_STREAM)
+		entry = load_cached(&call, key, state);
+	else
+		evs_state_of_key(&call, key, state);
+	if (entry != NULL)
+		evs_state_cache_put(entry, state);
+	copy_state(state);
+	evs_state_end(&call);
+	return projection;
+}
+
+/*
+ * evsource.state(projection text, key text) returns jsonb: the state now, or
+ * null when no event of the key is the projection's.
+ *
+ * Errors: 22004 for a null, 22023 for a key where there are none, 42704 for an
+ * unknown projection, 42809 for one that is no fold, 42501.
+ */
+Datum
+evsource_state(PG_FUNCTION_ARGS)
+{
+	EvsState	state;
+
+	(void) current_state(fcinfo, &state);
+	if (state.event_count == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(state.state);
+}
+
+/* The columns (state, version, position, event_count), from values[0] on. */
+static void
+state_values(const EvsProjection *projection, const EvsState *state,
+			 Datum *values, bool *nulls)
+{
+	bool		by_stream = projection->key_kind == EVS_KEY_STREAM;
+
+	values[0] = JsonbPGetDatum(state->state);
+	values[1] = Int64GetDatum(state->seen_version);
+	values[2] = Int64GetDatum(state->position);
+	values[3] = Int64GetDatum(state->event_count);
+	nulls[0] = nulls[2] = nulls[3] = false;
+	nulls[1] = !by_stream;
+}
+
+/*
+ * evsource.load_state(projection text, key text) returns one row (state,
+ * version, position, event_count).  version is the stream's: what append takes
+ * as expected_version.  Without events the state is {} and the rest 0.
+ *
+ * Errors as evsource.state.
+ */
+Datum
+evsource_load_state(PG_FUNCTION_ARGS)
+{
+	TupleDesc	tupdesc;
+	EvsProjection *projection;
+	EvsState	state;
+	Datum		values[4];
+	bool		nulls[4];
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	projection = current_state(fcinfo, &state);
+	state_values(projection, &state, values, nulls);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+/*
+ * evsource.load_states(projection text) returns setof (key, state, version,
+ * position, event_count): all states that have events, of one snapshot.
+ *
+ * Errors as evsource.state.
+ */
+Datum
+evsource_load_states(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result;
+	char	   *name = projection_argument(fcinfo);
+	uint64		generation = evs_state_cache_generation();
+	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
+	MemoryContext per_key;
+	MemoryContext caller;
+	EvsStateCall call;
+	EvsKeyWalk *walk;
+	text	   *key;
+
+	InitMaterializedSRF(fcinfo, 0);
+	result = (ReturnSetInfo *) fcinfo->resultinfo;
+	per_key = AllocSetContextCreate(CurrentMemoryContext, "evsource state",
+									ALLOCSET_DEFAULT_SIZES);
+
+	evs_state_begin(&call, projection, generation);
+	walk = evs_key_walk(projection, call.snapshot);
+	caller = MemoryContextSwitchTo(per_key);
+	while ((key = evs_key_walk_next(walk)) != NULL)
+	{
+		EvsState	state;
+		Datum		values[5];
+		bool		nulls[5];
+
+		evs_state_of_key(&call, key, &state);
+		if (state.event_count > 0)
+		{
+			values[0] = PointerGetDatum(key);
+			nulls[0] = false;
+			state_values(projection, &state, values + 1, nulls + 1);
+			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		}
+		MemoryContextReset(per_key);
+	}
+	MemoryContextSwitchTo(caller);
+	evs_key_walk_end(walk);
+	evs_state_end(&call);
+	return (Datum) 0;
+}
+
+/* ---- states of the past ---- */
+
+/* The state of a key at some point, or null. */
+static Datum
+past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation,
+		   text *key, const EvsStateAt *at)
+{
+	EvsStateCall call;
+	EvsState	state = {0};
+	EvsCachedState *entry = NULL;
+
+	evs_state_begin(&call, projection, generation);
+	if (projection->key_kind != EVS_KEY_STREAM)
+		evs_state_load_log(call.folder, key, PG_INT64_MAX, at, call.snapshot, &state);
+	else
+	{
+		if (!at->has_time)
+			entry = evs_state_cache_take(projection->name, key, generation);
+		if (entry != NULL && evs_state_cached(entry)->seen_version <= at->version)
+			state = *evs_state_cached(entry);
+		evs_state_load_stream(call.folder, key, at, call.snapshot, &state);
+	}
+	evs_state_finish(call.folder, &state);
+	copy_state(&state);
+	if (entry != NULL)
+		evs_state_cache_put(entry, NULL);
+	evs_state_end(&call);
+
+	if (!at->has_time && state.seen_version < at->version)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream \"%s\" has no version " INT64_FORMAT,
+						text_to_cstring(key), at->version),
+				 errdetail("Its last version is " INT64_FORMAT ".", state.seen_version)));
+	if (state.event_count == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(state.state);
+}
+
+/*
+ * evsource.state_at_version(projection text, key text, stream_version bigint)
+ * returns jsonb: the state after the stream's event of that version; null when
+ * none up to it is the projection's.
+ *
+ * Errors: 22004 for a null; 22023 for a version that the stream does not have,
+ * or when the key is no stream; the others as evsource.state.
+ */
+Datum
+evsource_state_at_version(PG_FUNCTION_ARGS)
+{
+	char	   *name = projection_argument(fcinfo);
+	uint64		generation = evs_state_cache_generation();
+	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
+	EvsStateAt	at = {0};
+	text	   *key;
+
+	if (projection->key_kind != EVS_KEY_STREAM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("states of projection \"%s\" have no versions", name),
+				 errdetail("Only a state that is keyed by stream has the versions of its stream."),
+				 errhint("Ask for the state at a time: evsource.state_at_time().")));
+	key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("stream_version must not be null")));
+	at.version = PG_GETARG_INT64(2);
+	if (at.version < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream_version must not be negative"),
+				 errdetail("It is " INT64_FORMAT ".", at.version)));
+	if (at.version == 0)
+		PG_RETURN_NULL();
+	return past_state(fcinfo, projection, generation, key, &at);
+}
+
+/*
+ * evsource.state_at_time(projection text, key text, as_of timestamptz) returns
+ * jsonb: the fold of the key's events that occurred before that time, in the
+ * order of the log; null when there is none.
+ *
+ * Errors: 22004 for a null; the others as evsource.state.
+ */
+Datum
+evsource_state_at_time(PG_FUNCTION_ARGS)
+{
+	char	   *name = projection_argument(fcinfo);
+	uint64		generation = evs_state_cache_generation();
+	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
+	EvsStateAt	at = {.version = PG_INT64_MAX, .has_time = true};
+	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("as_of must not be null")));
+	at.before = PG_GETARG_TIMESTAMPTZ(2);
+	return past_state(fcinfo, projection, generation, key, &at);
+}

@@ -1,0 +1,56 @@
+/*
+ * states.h - what the functions about states and snapshots share: one call of
+ * theirs, on one fold projection.
+ */
+#ifndef EVS_STATES_H
+#define EVS_STATES_H
+
+#include "evsource.h"
+#include "folder.h"
+#include "identity.h"
+#include "projection.h"
+#include "state_cache.h"
+
+#include "utils/snapshot.h"
+
+typedef struct EvsStateCall
+{
+	EvsProjection *projection;
+	EvsFolder  *folder;
+	EvsIdentity identity;
+	Snapshot	snapshot;		/* registered and active */
+} EvsStateCall;
+
+/* What the caller wants to do with a projection's states. */
+typedef enum EvsStateAccess
+{
+	EVS_STATE_READ,				/* SELECT on events, or the owner's rights */
+	EVS_STATE_MANAGE			/* the owner's rights */
+} EvsStateAccess;
+
+/*
+ * The fold projection of this name, after the caller's rights were checked.
+ * Errors: 42704 unknown, 42809 no fold, 42501.
+ */
+extern EvsProjection *evs_state_projection(const char *name, EvsStateAccess access);
+
+/* May the current user do that? */
+extern bool evs_state_may(const EvsProjection *projection, EvsStateAccess access);
+
+/*
+ * The argument "key" of a function, for this projection; NULL means that it was
+ * not given.  Errors: 22004 when it is missing, 22023 when it makes no sense.
+ */
+extern text *evs_state_key(const EvsProjection *projection, text *key);
+
+/* Become the owner, with a folder and a snapshot; and come back. */
+extern void evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation);
+extern void evs_state_end(EvsStateCall *call);
+
+/*
+ * The state of a key now, apart from the cache, its jsonb in the folder.  For a
+ * key that has no events, event_count is 0.
+ */
+extern void evs_state_of_key(EvsStateCall *call, text *key, EvsState *state);
+
+#endif							/* EVS_STATES_H */
