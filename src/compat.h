@@ -73,9 +73,9 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define stringToQualifiedNameList(string, escontext) stringToQualifiedNameList(string)
 #endif
 
-/* check_can_set_role: 16, with SET as a right of its own. */
+/* member_can_set_role: 16, with SET as a right of its own. */
 #if PG_VERSION_NUM < 160000
-#define check_can_set_role(member, role) check_is_member_of_role(member, role)
+#define member_can_set_role(member, role) is_member_of_role(member, role)
 #endif
 
 /* parse_analyze became parse_analyze_fixedparams in 15. */

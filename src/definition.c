@@ -449,7 +449,12 @@ apply_owner(EvsProjection *projection, const char *owner)
 {
 	Oid			role = get_role_oid(owner, false);
 
-	check_can_set_role(GetUserId(), role);
+	if (!member_can_set_role(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot give projection \"%s\" to role \"%s\"", projection->name, owner),
+				 errdetail("You must be able to become the new owner."),
+				 errhint("See SET ROLE.")));
 	projection->owner = pstrdup(owner);
 }
 

@@ -89,7 +89,7 @@ read_start(FunctionCallInfo fcinfo, Start *start)
 	if (start->after > evs_horizon_last_position())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("start_after is behind the end of the log"),
+				 errmsg("start_after is beyond the end of the log"),
 				 errdetail("It is %lld, the last position is %lld.",
 						   (long long) start->after,
 						   (long long) evs_horizon_last_position()),

@@ -66,6 +66,22 @@ truncate_tables(const EvsProjection *projection)
 	SPI_finish();
 }
 
+/* Functions that return void may well return NULL. */
+static void
+call_on_reset(const EvsProjection *projection)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+	FmgrInfo	function;
+
+	fmgr_info(evs_resolve_signature(projection->on_reset), &function);
+	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL, NULL);
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) FunctionCallInvoke(fcinfo);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
 void
 evs_reset_read_model(EvsProjection *projection)
 {
@@ -84,10 +100,7 @@ evs_reset_read_model(EvsProjection *projection)
 		truncate_tables(projection);
 	if (projection->on_reset != NULL)
 	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		(void) OidFunctionCall0(evs_resolve_signature(projection->on_reset));
-		PopActiveSnapshot();
-		CommandCounterIncrement();
+		call_on_reset(projection);
 	}
 	evs_identity_leave(&identity);
 

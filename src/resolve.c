@@ -222,7 +222,7 @@ resolve(const char *name, const Use *use, int *kind)
 	if (count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("function \"%s\" cannot be a %s", name, use->noun),
+				 errmsg("function \"%s\" cannot be the %s of a projection", name, use->noun),
 				 errdetail("There is: %s.", rejected.data),
 				 errhint("%s", use->hint)));
 	if (count > 1)

@@ -1,0 +1,160 @@
+-- projections_replay: rebuild, activation and run apply the log in batches, can
+-- be interrupted and go on, and end with exactly what the log has.
+
+-- A log of its own: positions and counts are those of this file.
+\set home :DBNAME
+set client_min_messages = warning;
+drop database if exists evsource_projections_replay;
+create database evsource_projections_replay;
+\c evsource_projections_replay
+create extension evsource;
+
+create table applied (position bigint primary key, stream text not null);
+create table obstacle (position bigint);
+create view difference as
+    select (select count(*) from (select position from evsource.events except select position from applied) m) as missing,
+           (select count(*) from (select position from applied except select position from evsource.events) s) as surplus;
+create function remember(e evsource.event) returns void language plpgsql as $$
+begin
+    if exists (select from obstacle o where o.position = (e).position) then
+        raise exception 'stopped at position %', (e).position;
+    end if;
+    insert into applied values ((e).position, (e).stream);
+end
+$$;
+select count(*) from generate_series(1, 25) i, lateral evsource.append_batch('account-' || i,
+    array_fill('Paid'::text, array[100]), array_fill('{}'::jsonb, array[100]));
+
+-- Registered concurrently a projection is not applied until it is activated.
+select evsource.create_projection('applied', 'remember', tables => '{applied}', concurrently => true);
+select state, lag, event_count from evsource.projection_status;
+select version from evsource.append('order-1', 'Placed');
+select count(*) from applied;
+
+-- Each batch commits: an error on the way keeps what was applied before it.
+insert into obstacle values (1500);
+call evsource.activate_projection('applied');
+select state, position, lag, event_count from evsource.projection_status;
+select projection, state, events_done, events_total, percent, position from evsource.progress;
+select count(*) from applied;
+
+-- The next call goes on from there, and appends are dispatched ever after.
+truncate obstacle;
+call evsource.activate_projection('applied');
+select state, position, lag, event_count from evsource.projection_status;
+select count(*) from evsource.progress;
+select version from evsource.append('order-1', 'Placed');
+table difference;
+
+-- So does an interrupted rebuild: not emptied again, not dispatched to meanwhile.
+insert into obstacle values (1500);
+call evsource.rebuild_projection('applied');
+select state, position, event_count from evsource.projection_status;
+select projection, state, events_done, events_total, percent from evsource.progress;
+select version from evsource.append('order-1', 'Placed');
+select count(*) from applied;
+truncate obstacle;
+insert into obstacle values (1);
+call evsource.rebuild_projection('applied');
+table difference;
+select state, event_count from evsource.projection_status;
+truncate obstacle;
+
+-- Altered while it is rebuilt it starts over.
+insert into obstacle values (1500);
+call evsource.rebuild_projection('applied');
+truncate obstacle;
+select evsource.alter_projection('applied', categories => '{order}');
+call evsource.rebuild_projection('applied');
+select stream, count(*) from applied group by 1;
+select state, stale, event_count from evsource.projection_status;
+select evsource.alter_projection('applied', defaults => '{categories}');
+
+-- Inside a transaction block all happens in that one, and rolls back with it.
+begin;
+call evsource.rebuild_projection('applied');
+table difference;
+select version from evsource.append('order-1', 'Placed');
+table difference;
+select state, stale, event_count from evsource.projection_status;
+rollback;
+select state, stale, event_count from evsource.projection_status;
+
+-- From PL/pgSQL, and whatever the session's default isolation level is.
+set default_transaction_isolation = 'repeatable read';
+do $$
+begin
+    call evsource.rebuild_projection('applied');
+end
+$$;
+reset default_transaction_isolation;
+table difference;
+begin isolation level repeatable read;
+call evsource.rebuild_projection('applied');
+rollback;
+
+-- Async: up to where the log is complete, in as many batches as wanted.
+select evsource.alter_projection('applied', mode => 'async');
+select evsource.reset_projection('applied');
+select state, position, lag, event_count from evsource.projection_status;
+select evsource.run_projection('applied', max_batches => 2);
+select position, lag, event_count from evsource.projection_status;
+begin;
+select evsource.run_projection();
+table difference;
+rollback;
+select evsource.run_projection();
+select evsource.run_projection();
+table difference;
+select event_count from evsource.projection_status;
+
+-- Own events are applied after the commit only, or in a test that rolls back.
+begin;
+select version from evsource.append('order-1', 'Placed');
+select evsource.run_projection('applied');
+select evsource.run_projection('applied', include_own => true);
+select evsource.run_projection('applied', include_own => true);
+table difference;
+rollback;
+table difference;
+begin;
+select version from evsource.append('order-1', 'Placed');
+savepoint s;
+select evsource.run_projection('applied', include_own => true);
+rollback to s;
+commit;
+begin;
+select version from evsource.append('order-1', 'Placed');
+savepoint s;
+select evsource.run_projection('applied', include_own => true);
+release s;
+commit;
+select evsource.run_projection('applied', include_own => true);
+table difference;
+
+-- Rebuilt, an async projection ends where the log is complete.
+call evsource.rebuild_projection('applied');
+table difference;
+select state, lag, event_count from evsource.projection_status;
+
+-- A manual one is run when it is named.
+select evsource.alter_projection('applied', mode => 'manual');
+select version from evsource.append('order-1', 'Placed');
+select evsource.run_projection();
+select evsource.run_projection('applied');
+
+-- A handler that appends: replayed, it meets its own events as well, once.
+create function follow(e evsource.event) returns void language sql as $$
+    insert into applied values (-(e).position, (e).stream);
+    select evsource.append('follow-1', 'Followed') where (e).type = 'Placed';
+$$;
+select evsource.create_projection('follow', 'follow', types => '{Placed,Followed}');
+select type, count(*) from evsource.events where type in ('Placed', 'Followed') group by 1 order by 1;
+select count(*), evsource.event_count('follow') from applied where position < 0;
+create function echo(e evsource.event) returns void language sql as
+    $$ select evsource.append('echo-1', 'Echo') where (e).type = 'Echo' $$;
+select version from evsource.append('echo-1', 'Echo');
+select evsource.create_projection('echo', 'echo', types => '{Echo}');
+
+\c :home
+drop database evsource_projections_replay;
