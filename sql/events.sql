@@ -43,6 +43,7 @@ create table evsource.store (
     database          oid not null
 );
 comment on table evsource.store is 'One row: the identity of this event store.';
+create unique index store_one_row on evsource.store ((true));
 
 -- A restore brings the dumped row: it takes the place of the one that
 -- create extension made.
@@ -54,8 +55,21 @@ begin
     return new;
 end
 $$;
+comment on function evsource._replace_store() is 'Internal: lets a restored row take the place of the one that is there.';
 create trigger replace_store before insert on evsource.store
     for each row execute function evsource._replace_store();
+alter table evsource.store enable always trigger replace_store;
+
+-- Sessions keep what they have read of some tables; this tells them to look
+-- again. Always, also while a replica applies changes.
+create function evsource._changed() returns trigger
+    language c
+    as 'MODULE_PATHNAME', 'evsource_changed';
+comment on function evsource._changed() is 'Internal: tells every session that a table of evsource has changed.';
+create trigger store_changed
+    after insert or update or delete or truncate on evsource.store
+    for each statement execute function evsource._changed();
+alter table evsource.store enable always trigger store_changed;
 
 insert into evsource.store
     select pg_catalog.gen_random_uuid(), s.system_identifier, d.oid

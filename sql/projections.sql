@@ -28,16 +28,10 @@ create table evsource.projections (
 );
 comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name: they survive dump, restore and pg_upgrade.';
 
--- Every session keeps the list of inline projections; this tells it to look
--- again. Always, also while a replica applies changes.
-create function evsource._projections_changed() returns trigger
-    language c
-    as 'MODULE_PATHNAME', 'evsource_projections_changed';
-comment on function evsource._projections_changed() is
-'Tells every session that evsource.projections has changed.';
+-- Every session keeps the list of inline projections.
 create trigger projections_changed
     after insert or update or delete or truncate on evsource.projections
-    for each statement execute function evsource._projections_changed();
+    for each statement execute function evsource._changed();
 alter table evsource.projections enable always trigger projections_changed;
 
 -- A row a projection, apart from the definition: writing it disturbs no cache.

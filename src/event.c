@@ -14,6 +14,7 @@
 #include "access/tableam.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -27,7 +28,7 @@
 PG_FUNCTION_INFO_V1(evsource_category);
 PG_FUNCTION_INFO_V1(evsource_event_id);
 
-/* the two halves of store.origin, read once a session and extension */
+/* the two halves of store.origin, read once and again when the row was replaced */
 static Oid	origin_of = InvalidOid;
 static uint64 origin[2];
 
@@ -266,4 +267,18 @@ evsource_event_id(PG_FUNCTION_ARGS)
 
 	compute_id(PG_GETARG_INT64(0), PG_GETARG_TIMESTAMPTZ(1), id);
 	PG_RETURN_UUID_P(id);
+}
+
+/* A restore has put another row into evsource.store, or the table is a new one. */
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == origin_of)
+		origin_of = InvalidOid;
+}
+
+void
+evs_event_init(void)
+{
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 }

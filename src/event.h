@@ -37,6 +37,8 @@
 #define EVS_EVENT_RECORDED_AT	9
 #define EVS_EVENT_NATTS			9
 
+extern void evs_event_init(void);
+
 /* Fill an event from a slot of evsource.events; varlenas are detoasted. */
 extern void evs_event_from_slot(EvsEvent *event, TupleTableSlot *slot);
 

@@ -11,6 +11,7 @@
 
 #include "catalog.h"
 #include "dispatch.h"
+#include "event.h"
 #include "horizon.h"
 #include "intake.h"
 #include "projection.h"
@@ -30,6 +31,7 @@ _PG_init(void)
 	evs_shmem_init();
 	evs_catalog_init();
 	evs_horizon_init();
+	evs_event_init();
 	evs_intake_init();
 	evs_projection_init();
 	evs_dispatch_init();

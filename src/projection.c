@@ -420,13 +420,14 @@ evs_projection_init(void)
 }
 
 /*
- * evsource_projections_changed() returns trigger
+ * evsource._changed() returns trigger
  *
- * Tells every session that evsource.projections has changed.
+ * Tells every session that the trigger's table has changed: evsource.projections
+ * for the list here, evsource.store for the ids in event.c.
  */
-PG_FUNCTION_INFO_V1(evsource_projections_changed);
+PG_FUNCTION_INFO_V1(evsource_changed);
 Datum
-evsource_projections_changed(PG_FUNCTION_ARGS)
+evsource_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
