@@ -52,7 +52,8 @@ OBJS = \
 	src/alter.o \
 	src/reset.o \
 	src/run.o \
-	src/rebuild.o
+	src/rebuild.o \
+	src/publish.o
 
 # The install script is these parts, in this order: a part may use what an
 # earlier one made.
@@ -68,7 +69,8 @@ SQL_PARTS = \
 	sql/fold.sql \
 	sql/states.sql \
 	sql/register.sql \
-	sql/monitor.sql
+	sql/monitor.sql \
+	sql/publish.sql
 
 DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA       = $(filter-out $(DATA_built),$(wildcard sql/$(EXTENSION)--*.sql))

@@ -1,0 +1,7 @@
+-- publish.sql: the safe position for standbys. See src/publish.c.
+
+create function evsource.publish_safe_position() returns bigint
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_publish_safe_position';
+comment on function evsource.publish_safe_position() is
+'Publish the safe position in evsource.published, where a standby reads it; returns it. Error: 25006 on a standby.';

@@ -1,0 +1,57 @@
+/*
+ * publish.c - the safe position, for those that cannot compute it.
+ *
+ * A standby knows nothing of the primary's open transactions.  What the primary
+ * writes into evsource.published reaches it in the order of the WAL: the commit
+ * of the row comes after the commits of all events at or below the position,
+ * for the position was safe before the row was written.
+ *
+ * ShareRowExclusiveLock on the table makes publishers take turns, so that there
+ * is one row at most and its position never goes back.
+ */
+#include "evsource.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+
+#include "catalog.h"
+#include "horizon.h"
+#include "query.h"
+
+PG_FUNCTION_INFO_V1(evsource_publish_safe_position);
+
+static EvsQuery replace_row = {
+	"update evsource.published"
+	" set safe_position = greatest(safe_position, $1), published_at = now()",
+	1, {INT8OID}, SPI_OK_UPDATE
+};
+
+static EvsQuery first_row = {
+	"insert into evsource.published (safe_position, published_at) values ($1, now())",
+	1, {INT8OID}, SPI_OK_INSERT
+};
+
+/*
+ * evsource.publish_safe_position() returns bigint
+ *
+ * Returns the safe position of now, and publishes it with this transaction's
+ * commit.  Errors: 25006 on a standby and in a read-only transaction, 40001
+ * under REPEATABLE READ when another session has published meanwhile.
+ */
+Datum
+evsource_publish_safe_position(PG_FUNCTION_ARGS)
+{
+	Datum		position[1];
+
+	PreventCommandIfReadOnly("evsource.publish_safe_position()");
+	PreventCommandIfParallelMode("evsource.publish_safe_position()");
+
+	LockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
+	position[0] = Int64GetDatum(evs_horizon_safe_position());
+	if (evs_query_run(&replace_row, position, NULL) == 0)
+		evs_query_run(&first_row, position, NULL);
+	PG_RETURN_DATUM(position[0]);
+}
