@@ -14,6 +14,7 @@ OBJS = \
 	src/shmem.o \
 	src/horizon.o \
 	src/event.o \
+	src/event_row.o \
 	src/streams.o \
 	src/scan.o \
 	src/read.o \

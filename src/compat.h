@@ -94,6 +94,14 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, missing_ok)
 #endif
 
+/* Generation contexts have blocks that grow since 15. */
+#if PG_VERSION_NUM < 150000
+#include "utils/memutils.h"
+
+#define GenerationContextCreate(parent, name, minsize, initsize, maxsize) \
+	GenerationContextCreate(parent, name, initsize)
+#endif
+
 /* InitMaterializedSRF: 15.  The row type is that of the call; no flags here. */
 #if PG_VERSION_NUM < 150000
 static inline void

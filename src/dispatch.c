@@ -85,28 +85,51 @@ check_owner(const EvsProjection *projection)
 				 errhint("Give the projection an owner with BYPASSRLS, or disable row security on evsource.events.")));
 }
 
-/* Apply events that have passed the filter, as the projection's owner. */
+/*
+ * Become the projection's owner, and see what is there now: the statement that
+ * appends may have begun before the transaction whose work on the stream it
+ * follows was visible.
+ */
+static void
+enter(const EvsProjection *projection, EvsIdentity *identity)
+{
+	evs_identity_enter(identity, projection->owner, projection->search_path);
+	check_owner(projection);
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+leave(EvsIdentity *identity)
+{
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	evs_identity_leave(identity);
+}
+
+/* Apply events that have passed the filter. */
 static void
 apply(EvsProjection *projection, EvsEvent *const *events, int count)
 {
 	EvsIdentity identity;
 	EvsHandlerContext errors;
 
+	ereport(DEBUG1,
+			(errmsg_internal("dispatching %d events to projection \"%s\"",
+							 count, projection->name)));
+
 	evs_handler_context_push(&errors, projection, events, count);
-	evs_identity_enter(&identity, projection->owner, projection->search_path);
-	check_owner(projection);
+	enter(projection, &identity);
 	evs_handler_context_pop(&errors);
 
-	/*
-	 * The statement that appends may have begun before the transaction whose
-	 * work on the stream it follows was visible.
-	 */
-	PushActiveSnapshot(GetTransactionSnapshot());
 	evs_handler_run(projection, events, count);
-	PopActiveSnapshot();
-	CommandCounterIncrement();
+	leave(&identity);
+}
 
-	evs_identity_leave(&identity);
+static inline bool
+accepts(const EvsProjection *projection, const EvsEvent *event)
+{
+	return event->position > projection->start_after &&
+		evs_filter_accepts(&projection->filter, event);
 }
 
 /* Run a batch through a projection; returns how many events it applied. */
@@ -127,20 +150,11 @@ run_batch(EvsProjection *projection, const EvsBatch *batch)
 		events = MemoryContextAllocHuge(context, sizeof(EvsEvent *) * batch->count);
 	for (int i = 0; i < batch->count; i++)
 	{
-		EvsEvent   *event = &batch->events[i];
-
-		if (event->position > projection->start_after &&
-			evs_filter_accepts(&projection->filter, event))
-			events[count++] = event;
+		if (accepts(projection, &batch->events[i]))
+			events[count++] = &batch->events[i];
 	}
-
 	if (count > 0)
-	{
-		ereport(DEBUG1,
-				(errmsg_internal("dispatching %d events to projection \"%s\"",
-								 count, projection->name)));
 		apply(projection, events, count);
-	}
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
@@ -190,8 +204,7 @@ is_anyone_interested(const EvsBatch *batch)
 		EvsProjection *projection = lfirst(cell);
 
 		for (int i = 0; i < batch->count && !found; i++)
-			found = batch->events[i].position > projection->start_after &&
-				evs_filter_accepts(&projection->filter, &batch->events[i]);
+			found = accepts(projection, &batch->events[i]);
 	}
 	evs_projections_release(projections);
 	return found;
@@ -284,6 +297,79 @@ evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch)
 	applied = run_batch(projection, batch);
 	finish_dispatch();
 	return applied;
+}
+
+/* A query takes the events straight from the scan. */
+static void
+scan_for_query(EvsProjection *projection, EvsScan *scan, int64 max_events,
+			   EvsScanned *result)
+{
+	EvsIdentity identity;
+	EvsNewEvents new_events;
+	EvsEvent	event;
+
+	evs_new_events_begin(&new_events, maintenance_work_mem);
+	while (result->taken < max_events)
+	{
+		if (!evs_scan_next(scan, &event))
+			break;
+		result->taken++;
+		result->position = event.position;
+		if (accepts(projection, &event))
+			evs_new_events_put(&new_events, &event);
+	}
+
+	if (new_events.count > 0)
+	{
+		enter(projection, &identity);
+		evs_new_events_run(&new_events, projection);
+		leave(&identity);
+	}
+	result->applied = new_events.count;
+	evs_new_events_end(&new_events);
+}
+
+/* Everything else gets copies of them. */
+static void
+scan_for_others(EvsProjection *projection, EvsScan *scan, int64 max_events,
+				EvsScanned *result)
+{
+	EvsBatch   *batch = evs_scan_batch(scan, Min(max_events, PG_INT32_MAX),
+									   maintenance_work_mem);
+
+	result->taken = batch->count;
+	if (batch->count > 0)
+	{
+		result->position = batch->events[batch->count - 1].position;
+		result->applied = run_batch(projection, batch);
+	}
+}
+
+void
+evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, int64 max_events,
+				  EvsScanned *result)
+{
+	bool		outermost = !dispatch.running;
+	MemoryContext context;
+	MemoryContext caller;
+
+	memset(result, 0, sizeof(EvsScanned));
+	context = AllocSetContextCreate(CurrentMemoryContext, "evsource dispatch",
+									ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+
+	if (outermost)
+		start_dispatch();
+	if (projection->kind == EVS_KIND_QUERY)
+		scan_for_query(projection, scan, max_events, result);
+	else
+		scan_for_others(projection, scan, max_events, result);
+	if (outermost)
+		finish_dispatch();
+	result->at_end = evs_scan_is_done(scan);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 }
 
 static void

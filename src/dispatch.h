@@ -7,6 +7,7 @@
 
 #include "evsource.h"
 #include "projection.h"
+#include "scan.h"
 
 extern void evs_dispatch_init(void);
 
@@ -32,6 +33,23 @@ extern void evs_dispatch_inline(const EvsBatch *batch);
  * handler appends has been dispatched to the inline projections on return.
  */
 extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch);
+
+/*
+ * The same for the next events of a scan, at most max_events of them, as many
+ * as fit into maintenance_work_mem.  A query gets them straight from the scan
+ * and is not bound by memory: the more it sees at once, the fewer rows it
+ * writes twice.
+ */
+typedef struct EvsScanned
+{
+	int64		taken;			/* events that left the scan */
+	int64		applied;		/* by the projection */
+	int64		position;		/* of the last one taken, if any */
+	bool		at_end;			/* the scan has no more */
+} EvsScanned;
+
+extern void evs_dispatch_scan(EvsProjection *projection, EvsScan *scan,
+							  int64 max_events, EvsScanned *result);
 
 /*
  * Is a handler running?  Events may then be stored that wait to be dispatched:

@@ -25,7 +25,6 @@
 #include "parser/parse_func.h"
 #include "pgstat.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
@@ -39,8 +38,9 @@
 /* the relation that a query reads */
 #define NEW_EVENTS	"new_events"
 
-/* a batch handler gets at most this many events at once */
+/* a batch handler gets at most this many events, of this many bytes, at once */
 #define EVENTS_PER_CALL	1000
+#define BYTES_PER_CALL	((Size) 64 * 1024 * 1024)
 
 /* plans of a query: for 1-9 events, 10-99, ... and everything above */
 #define PLAN_CLASSES	6
@@ -125,31 +125,45 @@ static void
 context_callback(void *arg)
 {
 	EvsHandlerContext *context = arg;
-	const EvsEvent *event = context->events[Max(context->at, 0)];
+	const EvsEvent *event = context->event;
 
-	if (context->at >= 0 || context->count == 1)
+	if (event != NULL)
 		errcontext("projection \"%s\", event at position %lld of stream \"%.*s\"",
 				   context->projection->name, (long long) event->position,
 				   (int) VARSIZE_ANY_EXHDR(event->stream), VARDATA_ANY(event->stream));
 	else
-		errcontext("projection \"%s\", %d events from position %lld to %lld",
-				   context->projection->name, context->count,
-				   (long long) event->position,
-				   (long long) context->events[context->count - 1]->position);
+		errcontext("projection \"%s\", %lld events from position %lld to %lld",
+				   context->projection->name, (long long) context->count,
+				   (long long) context->first_position,
+				   (long long) context->last_position);
+}
+
+static void
+push_context(EvsHandlerContext *context, const EvsProjection *projection)
+{
+	context->projection = projection;
+	context->callback.callback = context_callback;
+	context->callback.arg = context;
+	context->callback.previous = error_context_stack;
+	error_context_stack = &context->callback;
+}
+
+/* What the context says about these events. */
+static void
+set_context(EvsHandlerContext *context, EvsEvent *const *events, int count)
+{
+	context->event = count == 1 ? events[0] : NULL;
+	context->count = count;
+	context->first_position = events[0]->position;
+	context->last_position = events[count - 1]->position;
 }
 
 void
 evs_handler_context_push(EvsHandlerContext *context, const EvsProjection *projection,
 						 EvsEvent *const *events, int count)
 {
-	context->projection = projection;
-	context->events = events;
-	context->count = count;
-	context->at = -1;
-	context->callback.callback = context_callback;
-	context->callback.arg = context;
-	context->callback.previous = error_context_stack;
-	error_context_stack = &context->callback;
+	set_context(context, events, count);
+	push_context(context, projection);
 }
 
 void
@@ -273,6 +287,7 @@ run_event_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 	LOCAL_FCINFO(fcinfo, 1);
 	FmgrInfo	flinfo;
 	EvsHandlerContext errors;
+	EvsEventRow row;
 	MemoryContext per_event;
 	MemoryContext caller;
 
@@ -280,17 +295,36 @@ run_event_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 	fmgr_info(evs_handler_function(projection), &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
 
+	evs_event_row_init(&row);
 	per_event = AllocSetContextCreate(CurrentMemoryContext, "evsource event",
 									  ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(per_event);
-	for (errors.at = 0; errors.at < count; errors.at++)
+	for (int i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		call_function(fcinfo, evs_event_datum(events[errors.at]));
+		errors.event = events[i];
+		call_function(fcinfo, evs_event_row_datum(&row, events[i]));
 		MemoryContextReset(per_event);
 	}
-	evs_handler_context_pop(&errors);
 	MemoryContextSwitchTo(caller);
+	evs_handler_context_pop(&errors);
+}
+
+/* How many of these events make a good array. */
+static int
+size_of_call(EvsEvent *const *events, int count)
+{
+	Size		bytes = 0;
+	int			size = 0;
+
+	while (size < count && size < EVENTS_PER_CALL && bytes < BYTES_PER_CALL)
+	{
+		const EvsEvent *event = events[size++];
+
+		bytes += VARSIZE_ANY(event->data) +
+			(event->metadata ? VARSIZE_ANY(event->metadata) : 0);
+	}
+	return size;
 }
 
 /* f(evsource.event[]), as many events at a time as make a good array */
@@ -300,62 +334,72 @@ run_batch_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 	LOCAL_FCINFO(fcinfo, 1);
 	FmgrInfo	flinfo;
 	EvsHandlerContext errors;
-	Oid			event_type = evs_catalog()->event_type;
+	EvsEventRow row;
 	MemoryContext per_call;
 	MemoryContext caller;
-	int			size;
 
 	evs_handler_context_push(&errors, projection, events, count);
 	fmgr_info(evs_handler_function(projection), &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
 
+	evs_event_row_init(&row);
 	per_call = AllocSetContextCreate(CurrentMemoryContext, "evsource events",
 									 ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(per_call);
-	for (int first = 0; first < count; first += size)
+	while (count > 0)
 	{
-		Datum	   *elements;
-
-		size = Min(count - first, EVENTS_PER_CALL);
-		elements = palloc(sizeof(Datum) * size);
-		for (int i = 0; i < size; i++)
-			elements[i] = evs_event_datum(events[first + i]);
+		int			size = size_of_call(events, count);
 
 		CHECK_FOR_INTERRUPTS();
-		errors.events = events + first;
-		errors.count = size;
-		call_function(fcinfo,
-					  PointerGetDatum(construct_array(elements, size, event_type,
-													  -1, false, TYPALIGN_DOUBLE)));
+		set_context(&errors, events, size);
+		call_function(fcinfo, evs_event_row_array(&row, events, size));
 		MemoryContextReset(per_call);
+		events += size;
+		count -= size;
 	}
-	evs_handler_context_pop(&errors);
 	MemoryContextSwitchTo(caller);
+	evs_handler_context_pop(&errors);
 }
 
 /* ---- queries ---- */
 
-/* The events as rows that a query can read. */
-static Tuplestorestate *
-make_new_events(EvsEvent *const *events, int count)
+void
+evs_new_events_begin(EvsNewEvents *new_events, int memory_kb)
 {
-	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
-	TupleDesc	tupdesc = evs_event_tupdesc();
-	Datum		values[EVS_EVENT_NATTS];
-	bool		nulls[EVS_EVENT_NATTS];
-	pg_uuid_t	id;
+	MemoryContext caller;
 
-	for (int i = 0; i < count; i++)
-	{
-		evs_event_values(events[i], values, nulls, &id);
-		tuplestore_putvalues(store, tupdesc, values, nulls);
-	}
-	return store;
+	memset(new_events, 0, sizeof(EvsNewEvents));
+	evs_event_row_init(&new_events->row);
+
+	/* rows come one after the other and go all at once */
+	new_events->context = GenerationContextCreate(CurrentMemoryContext, "evsource new events",
+												  ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(new_events->context);
+	new_events->store = tuplestore_begin_heap(false, false, memory_kb);
+	MemoryContextSwitchTo(caller);
+}
+
+void
+evs_new_events_put(EvsNewEvents *new_events, const EvsEvent *event)
+{
+	tuplestore_puttuple(new_events->store, evs_event_row_form(&new_events->row, event));
+	if (new_events->count++ == 0)
+		new_events->first_position = event->position;
+	new_events->last_position = event->position;
+}
+
+void
+evs_new_events_end(EvsNewEvents *new_events)
+{
+	/* it would free row by row what goes at once with the context */
+	if (!tuplestore_in_memory(new_events->store))
+		tuplestore_end(new_events->store);
+	MemoryContextDelete(new_events->context);
 }
 
 /* The class of plans for this many events. */
 static int
-plan_class(int count)
+plan_class(int64 count)
 {
 	int			class = 0;
 
@@ -378,29 +422,11 @@ plan_rows(int class)
 	return class == 0 ? 1 : rows * 3;
 }
 
-/* One statement, which sees all events at once as the relation new_events. */
-static void
-run_query(EvsProjection *projection, EvsEvent *const *events, int count)
+/* The query's plan of this class; SPI knows the relation that it reads. */
+static SPIPlanPtr
+get_plan(EvsProjection *projection, int class)
 {
 	EvsHandler *handler = get_handler(projection);
-	Tuplestorestate *store = make_new_events(events, count);
-	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
-	int			class = plan_class(count);
-	EvsHandlerContext errors;
-	int			result;
-
-	evs_handler_context_push(&errors, projection, events, count);
-	relation->md.name = NEW_EVENTS;
-	relation->md.tupdesc = evs_event_tupdesc();
-	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
-	relation->md.enrtuples = plan_rows(class);
-	relation->reldata = store;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	result = SPI_register_relation(relation);
-	if (result != SPI_OK_REL_REGISTER)
-		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(result));
 
 	if (handler->plans[class] == NULL)
 	{
@@ -411,13 +437,54 @@ run_query(EvsProjection *projection, EvsEvent *const *events, int count)
 		SPI_keepplan(plan);
 		handler->plans[class] = plan;
 	}
-	result = SPI_execute_plan(handler->plans[class], NULL, NULL, false, 0);
+	return handler->plans[class];
+}
+
+/* One statement, which sees all events at once as the relation new_events. */
+void
+evs_new_events_run(EvsNewEvents *new_events, EvsProjection *projection)
+{
+	EphemeralNamedRelationData relation;
+	int			class = plan_class(new_events->count);
+	EvsHandlerContext errors;
+	int			result;
+
+	errors.event = NULL;
+	errors.count = new_events->count;
+	errors.first_position = new_events->first_position;
+	errors.last_position = new_events->last_position;
+	push_context(&errors, projection);
+
+	relation.md.name = NEW_EVENTS;
+	relation.md.reliddesc = InvalidOid;
+	relation.md.tupdesc = evs_event_tupdesc();
+	relation.md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation.md.enrtuples = plan_rows(class);
+	relation.reldata = new_events->store;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	result = SPI_register_relation(&relation);
+	if (result != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(result));
+	result = SPI_execute_plan(get_plan(projection, class), NULL, NULL, false, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
-
 	SPI_finish();
-	tuplestore_end(store);
+
 	evs_handler_context_pop(&errors);
+}
+
+static void
+run_query(EvsProjection *projection, EvsEvent *const *events, int count)
+{
+	EvsNewEvents new_events;
+
+	evs_new_events_begin(&new_events, work_mem);
+	for (int i = 0; i < count; i++)
+		evs_new_events_put(&new_events, events[i]);
+	evs_new_events_run(&new_events, projection);
+	evs_new_events_end(&new_events);
 }
 
 void

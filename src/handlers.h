@@ -8,23 +8,34 @@
 #define EVS_HANDLERS_H
 
 #include "evsource.h"
+#include "event_row.h"
 #include "projection.h"
 
 /*
  * What is being applied, for the context of an error message:
  *
  *	CONTEXT:  projection "x", event at position 7 of stream "s-1"
- *
- * at is the event's index, or -1 while all of them are applied at once.
  */
 typedef struct EvsHandlerContext
 {
 	ErrorContextCallback callback;
 	const EvsProjection *projection;
-	EvsEvent *const *events;
-	int			count;
-	int			at;
+	const EvsEvent *event;		/* this event, or NULL: all of them at once */
+	int64		count;
+	int64		first_position;
+	int64		last_position;
 } EvsHandlerContext;
+
+/* Events as rows that a query can read. */
+typedef struct EvsNewEvents
+{
+	MemoryContext context;
+	struct Tuplestorestate *store;
+	EvsEventRow row;
+	int64		count;
+	int64		first_position;
+	int64		last_position;
+} EvsNewEvents;
 
 extern void evs_handlers_init(void);
 
@@ -33,6 +44,15 @@ extern void evs_handlers_init(void);
  * in CurrentMemoryContext that matters.  Each kind pushes its EvsHandlerContext.
  */
 extern void evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count);
+
+/*
+ * The same for a query, whose events need not all be in memory: begin, put each
+ * of them (which copies it), run, end.  Rows beyond memory_kb go to a file.
+ */
+extern void evs_new_events_begin(EvsNewEvents *new_events, int memory_kb);
+extern void evs_new_events_put(EvsNewEvents *new_events, const EvsEvent *event);
+extern void evs_new_events_run(EvsNewEvents *new_events, EvsProjection *projection);
+extern void evs_new_events_end(EvsNewEvents *new_events);
 
 /*
  * The handler of a projection that is no query: it exists, has the signature of

@@ -299,7 +299,7 @@ dispatch_runs(const Statement *statement)
 		CHECK_FOR_INTERRUPTS();
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
 		scan = evs_scan_log(after, statement->runs[i].last, NULL, snapshot);
-		batch = evs_scan_batch(scan, DISPATCH_BATCH);
+		batch = evs_scan_batch(scan, DISPATCH_BATCH, work_mem);
 		evs_scan_end(scan);
 		UnregisterSnapshot(snapshot);
 

@@ -300,15 +300,15 @@ event_size(const EvsEvent *event)
 }
 
 /*
- * Copy what the scan still has, up to max_events or work_mem, whichever is
+ * Copy what the scan still has, up to max_events or memory_kb, whichever is
  * reached first, into CurrentMemoryContext.  A count of 0 means that the scan
  * is at its end.
  */
 EvsBatch *
-evs_scan_batch(EvsScan *scan, int max_events)
+evs_scan_batch(EvsScan *scan, int max_events, int memory_kb)
 {
 	EvsBatch   *batch = palloc0(sizeof(EvsBatch));
-	Size		max_size = (Size) work_mem * 1024;
+	Size		max_size = (Size) memory_kb * 1024;
 	Size		size = 0;
 	int			allocated = Min(max_events, 128);
 	EvsEvent	event;
@@ -330,6 +330,13 @@ evs_scan_batch(EvsScan *scan, int max_events)
 		size += event_size(&event);
 	}
 	return batch;
+}
+
+/* Has the scan given all it has? */
+bool
+evs_scan_is_done(const EvsScan *scan)
+{
+	return scan->done;
 }
 
 /* The table that the scan reads. */

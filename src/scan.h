@@ -44,10 +44,13 @@ extern TupleTableSlot *evs_scan_next_slot(EvsScan *scan);
 extern Relation evs_scan_relation(EvsScan *scan);
 
 /*
- * Copy what the scan still has, up to max_events or work_mem, whichever is
+ * Copy what the scan still has, up to max_events or memory_kb, whichever is
  * reached first, into CurrentMemoryContext.  A count of 0 means: at its end.
  */
-extern EvsBatch *evs_scan_batch(EvsScan *scan, int max_events);
+extern EvsBatch *evs_scan_batch(EvsScan *scan, int max_events, int memory_kb);
+
+/* Has the scan been asked for more than it had? */
+extern bool evs_scan_is_done(const EvsScan *scan);
 
 /* Does the filter (NULL = everything) let this event through? */
 extern bool evs_filter_accepts(const EvsFilter *filter, const EvsEvent *event);

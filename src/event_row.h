@@ -1,0 +1,31 @@
+/*
+ * event_row.h - events as rows of evsource.event, formed one after the other in
+ * the same piece of memory.
+ */
+#ifndef EVS_EVENT_ROW_H
+#define EVS_EVENT_ROW_H
+
+#include "evsource.h"
+
+#include "access/htup.h"
+
+typedef struct EvsEventRow
+{
+	MemoryContext context;		/* holds the row */
+	HeapTupleData tuple;		/* the row formed last */
+	Size		allocated;
+} EvsEventRow;
+
+/* A former of rows in CurrentMemoryContext. */
+extern void evs_event_row_init(EvsEventRow *row);
+
+/* The event as a row; it is the same memory at each call. */
+extern HeapTuple evs_event_row_form(EvsEventRow *row, const EvsEvent *event);
+
+/* The same as a Datum of type evsource.event. */
+extern Datum evs_event_row_datum(EvsEventRow *row, const EvsEvent *event);
+
+/* The events as a Datum of type evsource.event[], in CurrentMemoryContext. */
+extern Datum evs_event_row_array(EvsEventRow *row, EvsEvent *const *events, int count);
+
+#endif							/* EVS_EVENT_ROW_H */
