@@ -32,6 +32,9 @@
 #include "scan.h"
 #include "settings.h"
 
+/* copies of events never take more than this, whatever maintenance_work_mem is */
+#define MAX_BATCH_KB	(256 * 1024)
+
 /* Events that handlers have appended and that wait for their turn. */
 typedef struct Waiting
 {
@@ -335,7 +338,7 @@ scan_for_others(EvsProjection *projection, EvsScan *scan, int64 max_events,
 				EvsScanned *result)
 {
 	EvsBatch   *batch = evs_scan_batch(scan, Min(max_events, PG_INT32_MAX),
-									   maintenance_work_mem);
+									   Min(maintenance_work_mem, MAX_BATCH_KB));
 
 	result->taken = batch->count;
 	if (batch->count > 0)

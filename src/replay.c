@@ -29,9 +29,6 @@
 #include "scan.h"
 #include "settings.h"
 
-/* A batch is bounded by maintenance_work_mem, never above this. */
-#define MAX_BATCH_BYTES		((Size) 256 * 1024 * 1024)
-
 /* So little is left that it can be applied behind the barrier. */
 #define FEW_EVENTS			1000
 
@@ -62,49 +59,6 @@ batch_limit(EvsKind kind)
 	return 1000000;
 }
 
-static Size
-event_size(const EvsEvent *event)
-{
-	return sizeof(EvsEvent) + VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type) +
-		VARSIZE_ANY(event->data) +
-		(event->metadata ? VARSIZE_ANY(event->metadata) : 0);
-}
-
-/*
- * Copy events from the scan until the batch is full.  True when the scan has
- * no more.
- */
-static bool
-fill_batch(EvsScan *scan, EvsKind kind, EvsBatch *batch)
-{
-	int			limit = batch_limit(kind);
-	Size		bytes_limit = Min((Size) maintenance_work_mem * 1024, MAX_BATCH_BYTES);
-	Size		bytes = 0;
-	int			allocated = 64;
-	EvsEvent	event;
-
-	batch->events = palloc_array(EvsEvent, allocated);
-	batch->count = 0;
-
-	while (batch->count < limit && bytes < bytes_limit)
-	{
-		CHECK_FOR_INTERRUPTS();
-
-		if (!evs_scan_next(scan, &event))
-			return true;
-
-		if (batch->count == allocated)
-		{
-			allocated *= 2;
-			batch->events = repalloc_huge(batch->events, allocated * sizeof(EvsEvent));
-		}
-		evs_event_copy(&batch->events[batch->count++], &event);
-		bytes += event_size(&event);
-	}
-
-	return false;
-}
-
 int64
 evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 		   int64 max_batches)
@@ -123,26 +77,21 @@ evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 	{
 		Snapshot	snapshot;
 		EvsScan    *scan;
-		EvsBatch	batch;
-		bool		at_end;
-		int64		count = 0;
+		EvsScanned	scanned;
 
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
 		scan = evs_scan_log(checkpoint->position, upto, &projection->filter, snapshot);
-		at_end = fill_batch(scan, projection->kind, &batch);
+		evs_dispatch_scan(projection, scan, batch_limit(projection->kind), &scanned);
 		evs_scan_end(scan);
 		UnregisterSnapshot(snapshot);
 
-		if (batch.count > 0)
-			count = evs_dispatch_batch(projection, &batch);
-
-		checkpoint->position = at_end ? upto : batch.events[batch.count - 1].position;
-		checkpoint->event_count += count;
-		applied += count;
+		checkpoint->position = scanned.at_end ? upto : scanned.position;
+		checkpoint->event_count += scanned.applied;
+		applied += scanned.applied;
 
 		ereport(DEBUG1,
 				(errmsg_internal("projection \"%s\": applied " INT64_FORMAT " events up to position " INT64_FORMAT,
-								 projection->name, count, checkpoint->position)));
+								 projection->name, scanned.applied, checkpoint->position)));
 
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
