@@ -54,7 +54,8 @@ OBJS = \
 	src/reset.o \
 	src/run.o \
 	src/rebuild.o \
-	src/publish.o
+	src/publish.o \
+	src/guard.o
 
 # The install script is these parts, in this order: a part may use what an
 # earlier one made.
@@ -71,7 +72,8 @@ SQL_PARTS = \
 	sql/states.sql \
 	sql/register.sql \
 	sql/monitor.sql \
-	sql/publish.sql
+	sql/publish.sql \
+	sql/guard.sql
 
 DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA       = $(filter-out $(DATA_built),$(wildcard sql/$(EXTENSION)--*.sql))

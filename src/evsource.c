@@ -12,6 +12,7 @@
 #include "catalog.h"
 #include "dispatch.h"
 #include "event.h"
+#include "guard.h"
 #include "horizon.h"
 #include "intake.h"
 #include "projection.h"
@@ -37,4 +38,5 @@ _PG_init(void)
 	evs_dispatch_init();
 	evs_run_init();
 	evs_state_cache_init();
+	evs_guard_init();
 }

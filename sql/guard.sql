@@ -1,0 +1,10 @@
+-- guard.sql: the log is not dropped by accident. See src/guard.c.
+
+create function evsource._guard_log() returns event_trigger
+    language c as 'MODULE_PATHNAME', 'evsource_guard_log';
+comment on function evsource._guard_log() is 'Internal: loads the library, which refuses to drop a log that holds events.';
+
+create event trigger evsource_guard_log on ddl_command_start
+    when tag in ('DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA')
+    execute function evsource._guard_log();
+comment on event trigger evsource_guard_log is 'Refuses to drop evsource while its log holds events, unless evsource.allow_drop is on.';

@@ -1,0 +1,138 @@
+/*
+ * guard.c - refuse to drop a log that holds events, unless
+ * evsource.allow_drop is on.
+ *
+ * Whatever drops the extension (DROP EXTENSION, with or without CASCADE, DROP
+ * SCHEMA, DROP OWNED, DROP EXTENSION plpgsql CASCADE) drops evsource.events
+ * before it drops the extension itself, and PostgreSQL tells the object access
+ * hook before each object that it drops.  At that moment the table is whole and
+ * held by AccessExclusiveLock: who appends has either committed or not begun.
+ * So this one place sees all routes, and looks at the table and not at the
+ * command.
+ *
+ * A session that has not used evsource yet has not loaded this library and has
+ * no hook.  The event trigger evsource_guard_log (guard.sql) calls a function here
+ * when a command starts that may drop the extension: the call loads the library.
+ *
+ * Only the table that belongs to the extension is guarded: after ALTER
+ * EXTENSION evsource DROP TABLE its owner may do with it what he likes.
+ */
+#include "evsource.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_class.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "guard.h"
+#include "settings.h"
+
+PG_FUNCTION_INFO_V1(evsource_guard_log);
+
+/* the error says how many events there are, as far as this */
+#define COUNT_UP_TO 1000
+
+static object_access_hook_type previous_hook = NULL;
+
+/* Is this evsource.events, and a member of our extension? */
+static bool
+is_the_log(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+	char	   *schema;
+	Oid			extension;
+
+	if (name == NULL || strcmp(name, "events") != 0)
+		return false;
+	schema = get_namespace_name(get_rel_namespace(relid));
+	if (schema == NULL || strcmp(schema, "evsource") != 0)
+		return false;
+	if (get_rel_relkind(relid) != RELKIND_RELATION)
+		return false;
+	extension = get_extension_oid("evsource", true);
+	return OidIsValid(extension) &&
+		getExtensionOfObject(RelationRelationId, relid) == extension;
+}
+
+/*
+ * How many events, but no more than COUNT_UP_TO + 1.  Its indexes may be gone
+ * already, and policies do not count: the heap is asked.
+ */
+static int
+count_events(Oid relid)
+{
+	Relation	events = table_open(relid, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(events, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(events, NULL);
+	int			count = 0;
+
+	while (count <= COUNT_UP_TO && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		count++;
+
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(events, NoLock);
+	return count;
+}
+
+static void
+refuse_to_drop_events(Oid relid)
+{
+	int			count = count_events(relid);
+
+	if (count == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot drop extension evsource because its log holds events"),
+			 count <= COUNT_UP_TO ?
+			 errdetail_plural("There is %d event in evsource.events.",
+							  "There are %d events in evsource.events.", count, count) :
+			 errdetail("There are more than %d events in evsource.events.", COUNT_UP_TO),
+			 errhint("Save them with pg_dump if they are worth it; then SET evsource.allow_drop = on, and drop again.")));
+}
+
+/* Called before any object is dropped, among other occasions. */
+static void
+object_access(ObjectAccessType access, Oid class, Oid object, int subobject, void *arg)
+{
+	if (previous_hook)
+		previous_hook(access, class, object, subobject, arg);
+
+	if (access == OAT_DROP && class == RelationRelationId && subobject == 0 &&
+		!evs_allow_drop && !IsBinaryUpgrade && is_the_log(object))
+		refuse_to_drop_events(object);
+}
+
+/*
+ * evsource._guard_log() returns event_trigger: that it is called is all it is for,
+ * see the top of this file.
+ */
+Datum
+evsource_guard_log(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called as an event trigger",
+						get_func_name(fcinfo->flinfo->fn_oid)),
+				 errhint("It is for the event trigger evsource_guard_log only.")));
+	PG_RETURN_NULL();
+}
+
+void
+evs_guard_init(void)
+{
+	previous_hook = object_access_hook;
+	object_access_hook = object_access;
+}
