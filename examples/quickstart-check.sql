@@ -1,6 +1,7 @@
 -- quickstart-check.sql: what quickstart.sql showed, compared with the answers of the data file.
 \echo
-\echo '   Is it right? The answers that came with the data, computed without a database, against evsource''s:'
+\echo '5. Is it right? The answers that came with the data, made without a database, and evsource''s'
+\echo '--------------------------------------------------------------------------------------------'
 \echo
 
 create temp table verdict as

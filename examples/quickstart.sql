@@ -1,19 +1,18 @@
 -- quickstart.sql: evsource in ten minutes, on the customers of an online shop.
 --
--- Run by make quickstart, with the data file on standard input and the name of
--- its answers in the environment. What it shows it also checks: see the end.
+-- Run by make quickstart, which names the data and its answers in $DATA. What it
+-- shows it also checks, with quickstart-check.sql and at the end.
 
 \pset footer off
-\pset null '(null)'
-\set section '\\echo \\echo'
-\set VERBOSITY default
+\set ON_ERROR_STOP on
 
 create extension evsource;
 
 create temp table lines (n bigint generated always as identity primary key, line jsonb not null);
-\copy lines (line) from pstdin with (format csv, quote e'\x01', delimiter e'\x02')
+\set unpack 'gzip -dc "' `echo "$DATA"` '.jsonl.gz"'
+copy lines (line) from program :'unpack' with (format csv, quote e'\x01', delimiter e'\x02');
 create temp table answers (answers jsonb not null);
-\set text `cat "$ANSWERS"`
+\set text `cat "$DATA.answers.json"`
 insert into answers values (:'text');
 
 \echo
@@ -23,6 +22,7 @@ insert into answers values (:'text');
 \echo
 \echo '-- A query over the new events keeps a table of balances, in the transaction that appends them.'
 \echo
+\o /dev/null
 \set ECHO queries
 
 create table balances (customer text primary key, balance numeric, events bigint);
@@ -67,6 +67,7 @@ $$;
 select evsource.create_projection('orders', 'note_order(evsource.event)', tables => '{orders}');
 
 \set ECHO none
+\o
 \echo
 \echo
 \echo '2. Append: here with plain INSERT; every row is checked, numbered and handed to the three'
@@ -130,11 +131,10 @@ select occurred_at, stream, type, (data->>'amount')::numeric as amount
 
 \set ECHO none
 
--- Before more is appended: does everything agree with the answers of the data file?
-\ir quickstart-check.sql
+\i examples/quickstart-check.sql
 
 \echo
-\echo '5. Append as an application does: one call, and the balance has changed when it returns'
+\echo '6. Append as an application does: one call, and the balance has changed when it returns'
 \echo '----------------------------------------------------------------------------------------'
 \echo
 \set ECHO queries
@@ -146,7 +146,7 @@ select balance, balance - 10 as before from balances where customer = 'customer-
 commit;
 
 \set ECHO none
-\echo '-- Optimistic concurrency: whoever decided on an older version is told so, and nothing is stored.'
+\echo '-- Whoever decided on an older version is told so, and nothing is stored.'
 \echo
 \set ECHO queries
 \set ON_ERROR_STOP off
@@ -158,7 +158,7 @@ select * from evsource.append('customer-14646', 'ManualCharged', '{"invoice": "M
 \set ECHO none
 \set refused :LAST_ERROR_SQLSTATE
 \echo
-\echo '-- Idempotent: an id that is stored already stores nothing, and gives the first call''s answer.'
+\echo '-- An id that is stored already stores nothing, and gives the first call''s answer.'
 \echo
 \set ECHO queries
 
