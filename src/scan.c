@@ -257,17 +257,23 @@ scan_accepts(EvsScan *scan)
 TupleTableSlot *
 evs_scan_next_slot(EvsScan *scan)
 {
+	MemoryContext old_context;
+	bool		found = false;
+
 	MemoryContextReset(scan->event_context);
 
-	while (!scan->done)
+	/* an index allocates what it keeps for the scan when it first needs it */
+	old_context = MemoryContextSwitchTo(scan->context);
+	while (!found && !scan->done)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!index_getnext_slot(scan->index_scan, scan->direction, scan->slot))
+		if (index_getnext_slot(scan->index_scan, scan->direction, scan->slot))
+			found = scan_accepts(scan);
+		else
 			scan->done = true;
-		else if (scan_accepts(scan))
-			return scan->slot;
 	}
-	return NULL;
+	MemoryContextSwitchTo(old_context);
+	return found ? scan->slot : NULL;
 }
 
 /* The next event, or false.  Its pointers are valid until the next call. */
