@@ -73,7 +73,8 @@ SQL_PARTS = \
 	sql/register.sql \
 	sql/monitor.sql \
 	sql/publish.sql \
-	sql/guard.sql
+	sql/guard.sql \
+	sql/privileges.sql
 
 DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA       = $(filter-out $(DATA_built),$(wildcard sql/$(EXTENSION)--*.sql))

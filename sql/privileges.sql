@@ -1,0 +1,146 @@
+-- privileges.sql: who may do what. The last part: it sees what the others made.
+--
+-- Nothing is granted to PUBLIC but what says nothing and changes nothing: see
+-- the end. Everything else is granted by level. A function that a new release
+-- brings belongs into the list below, or stays its owner's alone; the test
+-- "privileges" shows which.
+
+-- What each level adds to the one before it. Routines are given by name.
+create function evsource._access(out level text, out privilege text, out kind text, out names text[])
+    returns setof record
+    language sql immutable set search_path = pg_catalog, pg_temp
+    as $$
+values
+    ('reader', 'usage', 'schema', array['evsource']),
+    ('reader', 'select', 'table', array[
+        'events', 'streams', 'published',
+        'projections', 'checkpoints', 'projection_status', 'progress',
+        'states', 'snapshots', 'snapshot_metadata', 'snapshot_stats']),
+    ('reader', 'execute', 'routine', array[
+        'read_stream', 'read_category', 'read_all', 'read_event',
+        'stream_version', 'safe_position', 'event_id',
+        '_event_id', '_streams',        -- event_id and streams call these as their user
+        'event_count', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time',
+        'load_snapshot', 'has_snapshot',
+        'fold_merge', 'fold_count']),   -- the owner of a projection must be able to call its handler
+    ('writer', 'insert', 'table', array['events']),
+    ('writer', 'execute', 'routine', array['append', 'append_batch', 'append_json', 'set_metadata']),
+    ('admin', 'execute', 'routine', array[
+        'create_projection', 'alter_projection', 'drop_projection',
+        'pause_projection', 'resume_projection', 'run_projection', 'activate_projection',
+        'reset_projection', 'rebuild_projection', 'restore_projection',
+        'save_snapshot', 'clear_snapshots',
+        'publish_safe_position', 'grant_access', 'revoke_access'])
+$$;
+comment on function evsource._access() is 'Internal: what each level of grant_access adds to the one before it.';
+
+-- The same, an object a row. Members of the extension only: a function of
+-- somebody else's with the same name is not meant.
+create function evsource._access_objects(out level text, out privilege text, out object text)
+    returns setof record
+    language sql stable set search_path = pg_catalog, pg_temp
+    as $$
+select a.level, a.privilege,
+       a.kind || ' ' || case a.kind
+           when 'schema' then quote_ident(n.name)
+           when 'table' then 'evsource.' || quote_ident(n.name)
+           else p.oid::regprocedure::text
+       end
+from evsource._access() a
+    cross join lateral unnest(a.names) n (name)
+    left join pg_proc p
+        on a.kind = 'routine' and p.proname = n.name and p.pronamespace = 'evsource'::regnamespace
+        and exists (select from pg_depend d
+                    where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+where a.kind <> 'routine' or p.oid is not null
+$$;
+comment on function evsource._access_objects() is 'Internal: _access with the objects as GRANT takes them.';
+
+-- As their owner, whoever calls them: so every grant has the same grantor, and
+-- revoke_access takes back what any administrator has granted.
+
+create function evsource._change_access(role regrole, command text, levels text[]) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    grantee text := (select quote_ident(r.rolname) from pg_roles r where r.oid = role);
+    object record;
+begin
+    if role is null then
+        raise exception 'role must not be null' using errcode = '22004';
+    end if;
+    if grantee is null then
+        raise exception 'role % does not exist', role using errcode = '42704';
+    end if;
+    -- two at once would fail on the same row of a catalog
+    lock table evsource.store in share row exclusive mode;
+    for object in
+        select o.privilege, o.object from evsource._access_objects() o where o.level = any (levels)
+    loop
+        execute format(command, object.privilege, object.object, grantee);
+    end loop;
+end
+$$;
+comment on function evsource._change_access(regrole, text, text[]) is 'Internal: grants or revokes what the levels name.';
+
+create function evsource.grant_access(role regrole, level text) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    levels constant text[] := array['reader', 'writer', 'admin'];
+    rank int := array_position(levels, level);
+begin
+    if level is null then
+        raise exception 'level must not be null' using errcode = '22004';
+    end if;
+    if rank is null then
+        raise exception 'invalid level "%"', level using errcode = '22023',
+            detail = 'Levels are reader, writer and admin; each includes the ones before it.';
+    end if;
+    perform evsource._change_access(role, 'grant %s on %s to %s', levels[:rank]);
+end
+$$;
+comment on function evsource.grant_access(regrole, text) is
+'Let a role read (reader), read and append (writer), or do everything but own the tables (admin). Adds to what the role has. Errors: 22023 for another level, 42704 for no such role.';
+
+create function evsource.revoke_access(role regrole) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    perform evsource._change_access(role, 'revoke %s on %s from %s', array['reader', 'writer', 'admin']);
+end
+$$;
+comment on function evsource.revoke_access(regrole) is
+'Take back all that grant_access gives at any level.';
+
+-- Nothing to PUBLIC, whatever the default privileges are and whatever the parts
+-- before have made ...
+
+do $$
+declare
+    object text;
+begin
+    for object in
+        select 'routine ' || p.oid::pg_catalog.regprocedure
+        from pg_catalog.pg_depend d join pg_catalog.pg_proc p on p.oid = d.objid
+        where d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.deptype = 'e'
+            and d.refobjid = (select e.oid from pg_catalog.pg_extension e where e.extname = 'evsource')
+        union all
+        select case c.relkind when 'S' then 'sequence ' else 'table ' end || c.oid::pg_catalog.regclass
+        from pg_catalog.pg_depend d join pg_catalog.pg_class c on c.oid = d.objid
+        where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.deptype = 'e'
+            and d.refobjid = (select e.oid from pg_catalog.pg_extension e where e.extname = 'evsource')
+            and c.relkind <> 'c'
+    loop
+        execute pg_catalog.format('revoke all on %s from public', object);
+    end loop;
+end
+$$;
+revoke all on schema evsource from public;
+
+-- ... but the category of a name: a pure function, and who inserts into
+-- evsource.events by a grant of his own must be able to compute its indexes. And
+-- the right to use evsource.event as a type, which all types give: without
+-- USAGE on the schema nobody can name it.
+
+grant execute on function evsource.category(text) to public;
