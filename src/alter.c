@@ -18,6 +18,7 @@
 #include "definition.h"
 #include "registry.h"
 #include "replay.h"
+#include "snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_alter_projection);
 PG_FUNCTION_INFO_V1(evsource_pause_projection);
@@ -188,7 +189,7 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 
 	if (is_live(projection))
 		evs_barrier();
-	evs_registry_clear_snapshots(name);
+	(void) evs_snapshots_clear(name);
 	evs_registry_delete(name);
 
 	PG_RETURN_VOID();

@@ -37,6 +37,7 @@
 #include "horizon.h"
 #include "registry.h"
 #include "replay.h"
+#include "snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_rebuild_projection);
 PG_FUNCTION_INFO_V1(evsource_activate_projection);
@@ -58,6 +59,8 @@ typedef struct Procedure
 	int			timeout;		/* ms to wait for the barrier, 0 for ever */
 	int			attempts;		/* that failed */
 	int			rounds;			/* that reached the safe position */
+	bool		from_snapshots; /* there are some that can be used */
+	bool		complete;		/* and nothing was left to replay */
 	MemoryContext context;		/* of one transaction */
 } Procedure;
 
@@ -397,24 +400,106 @@ rebuild_step(Procedure *procedure)
 	return catch_up(procedure, projection);
 }
 
+/*
+ * From snapshots.
+ *
+ * The state of a fold per stream is its snapshot and the events after it: once
+ * every snapshot can be used there is nothing to replay.  Another fold has its
+ * states in the snapshots, as of the checkpoint: brought up to the definition
+ * they go on from there, unless another definition made them.
+ */
+static bool
+can_use_snapshots(const EvsProjection *projection)
+{
+	if (projection->kind == EVS_KIND_FOLD &&
+		(projection->key_kind == EVS_KEY_STREAM || evs_registry_snapshots_fit(projection)))
+		return true;
+
+	ereport(NOTICE,
+			(errmsg("projection \"%s\" has no snapshots to start from, replaying the whole log",
+					projection->name)));
+	return false;
+}
+
+/* Replace the snapshots that cannot be used; note whether there are any. */
+static Outcome
+restore_snapshots(Procedure *procedure)
+{
+	EvsProjection *projection = evs_registry_open(procedure->name);
+
+	procedure->from_snapshots = can_use_snapshots(projection);
+	if (procedure->from_snapshots)
+		(void) evs_snapshots_restore(projection);
+	return DONE;
+}
+
+/* The states are right: now the checkpoint and the count of events. */
+static void
+finish_streams(EvsProjection *projection, int64 upto)
+{
+	EvsCheckpoint checkpoint;
+
+	checkpoint.position = Max(upto, projection->start_after);
+	checkpoint.event_count = evs_registry_count(&projection->filter,
+												projection->start_after, upto);
+	projection->state = EVS_STATE_ACTIVE;
+	projection->stale = false;
+	evs_registry_update(projection);
+	evs_checkpoint_write(projection->name, &checkpoint);
+	evs_checkpoint_finish(projection->name);
+}
+
+static Outcome
+finish_from_snapshots(Procedure *procedure)
+{
+	EvsProjection *projection = evs_registry_open(procedure->name);
+
+	if (projection->key_kind != EVS_KEY_STREAM)
+	{
+		projection->state = EVS_STATE_REBUILDING;
+		projection->stale = false;
+		evs_registry_update(projection);
+		evs_checkpoint_start(projection->name, count_events(projection));
+		return DONE;
+	}
+
+	if (projection->mode == EVS_MODE_INLINE && !take_barrier(procedure))
+		return WAIT;
+	finish_streams(projection, projection->mode == EVS_MODE_INLINE ?
+				   evs_horizon_last_position() : evs_horizon_safe_position());
+	procedure->complete = true;
+	return DONE;
+}
+
 /* All of it in the caller's transaction; appenders wait from here on. */
 static void
-rebuild_at_once(const char *name)
+rebuild_at_once(Procedure *procedure, bool from_snapshot)
 {
+	const char *name = procedure->name;
 	EvsProjection *projection = evs_registry_open(name);
 	EvsCheckpoint checkpoint;
 
 	evs_require_read_committed("rebuild a projection");
 	evs_reset_check(projection);
 	if (projection->mode == EVS_MODE_INLINE)
-	{
 		evs_barrier();
+
+	if (from_snapshot && restore_snapshots(procedure) == DONE && procedure->from_snapshots)
+	{
+		procedure->timeout = 0;
+		(void) finish_from_snapshots(procedure);
+		if (procedure->complete)
+			return;
+		projection = evs_registry_open(name);
+	}
+	else
 		start_over(projection, 0);
+
+	if (projection->mode == EVS_MODE_INLINE)
+	{
 		evs_replay_activate(projection);
 		return;
 	}
-
-	start_over(projection, 0);
 	evs_checkpoint_read(name, &checkpoint);
 	evs_replay(projection, &checkpoint, evs_horizon_safe_position(), 0);
 	evs_checkpoint_write(name, &checkpoint);
@@ -435,18 +520,27 @@ Datum
 evsource_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	Procedure	procedure;
+	bool		from_snapshot = evs_argument_bool(fcinfo, 1, false);
 
 	SPI_connect_ext(is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	begin_procedure(&procedure, fcinfo, EVS_STATE_REBUILDING, 2);
 
 	if (is_atomic(fcinfo))
-		rebuild_at_once(procedure.name);
+		rebuild_at_once(&procedure, from_snapshot);
 	else
 	{
 		next_transaction(false);
-		repeat(&procedure, start_rebuild);
-		next_transaction(true);
-		repeat(&procedure, rebuild_step);
+		if (from_snapshot)
+		{
+			repeat(&procedure, restore_snapshots);
+			next_transaction(true);
+		}
+		repeat(&procedure, procedure.from_snapshots ? finish_from_snapshots : start_rebuild);
+		if (!procedure.complete)
+		{
+			next_transaction(true);
+			repeat(&procedure, rebuild_step);
+		}
 	}
 
 	SPI_finish();

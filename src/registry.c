@@ -25,6 +25,7 @@
 #include "intake.h"
 #include "query.h"
 #include "registry.h"
+#include "snapshots.h"
 
 /* The tag's last field: tells our locks from advisory ones and from each other. */
 #define NAME_LOCK_CLASS		0xE7
@@ -108,9 +109,10 @@ static EvsQuery finish_checkpoint = {
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
-static EvsQuery delete_snapshots = {
-	"delete from evsource.snapshots where projection = $1",
-	1, {TEXTOID}, SPI_OK_DELETE
+/* Snapshots that another definition made. */
+static EvsQuery count_foreign_snapshots = {
+	"select count(*) from evsource.snapshots where projection = $1 and definition <> $2",
+	2, {TEXTOID, INT8OID}, SPI_OK_SELECT
 };
 
 /* Two statements, so that the first can use the index on categories. */
@@ -387,15 +389,6 @@ evs_registry_delete(const char *name)
 	change_row(&delete_checkpoint, &arguments);
 }
 
-void
-evs_registry_clear_snapshots(const char *name)
-{
-	Arguments	arguments = {0};
-
-	add_text(&arguments, name);
-	(void) evs_query_run(&delete_snapshots, arguments.values, arguments.nulls);
-}
-
 List *
 evs_registry_names(EvsMode mode)
 {
@@ -514,4 +507,14 @@ evs_registry_event_count(const char *name)
 
 	add_text(&arguments, name);
 	return count(&count_applied, &arguments, InvalidSnapshot);
+}
+
+bool
+evs_registry_snapshots_fit(const EvsProjection *projection)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, projection->name);
+	add_bigint(&arguments, evs_snapshot_definition(projection));
+	return count(&count_foreign_snapshots, &arguments, InvalidSnapshot) == 0;
 }

@@ -35,7 +35,6 @@ extern EvsProjection *evs_registry_open(const char *name);
 extern void evs_registry_insert(const EvsProjection *projection);
 extern void evs_registry_update(const EvsProjection *projection);
 extern void evs_registry_delete(const char *name);
-extern void evs_registry_clear_snapshots(const char *name);
 
 /* The names of all projections of a mode, in order. */
 extern List *evs_registry_names(EvsMode mode);
@@ -55,5 +54,8 @@ extern int64 evs_registry_count(const EvsFilter *filter, int64 after, int64 upto
 
 /* The number of events that a projection has applied. */
 extern int64 evs_registry_event_count(const char *name);
+
+/* Were all snapshots made by the fold, filter and key that it has now? */
+extern bool evs_registry_snapshots_fit(const EvsProjection *projection);
 
 #endif							/* EVS_REGISTRY_H */

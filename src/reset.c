@@ -21,6 +21,7 @@
 #include "identity.h"
 #include "registry.h"
 #include "resolve.h"
+#include "snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_reset_projection);
 
@@ -104,7 +105,7 @@ evs_reset_read_model(EvsProjection *projection)
 	}
 	evs_identity_leave(&identity);
 
-	evs_registry_clear_snapshots(projection->name);
+	(void) evs_snapshots_clear(projection->name);
 	error_context_stack = callback.previous;
 }
 

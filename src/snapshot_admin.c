@@ -189,6 +189,17 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 							 evs_state_key(projection, PG_GETARG_TEXT_PP(1))));
 }
 
+int64
+evs_snapshots_restore(EvsProjection *projection)
+{
+	uint64		generation = evs_state_cache_generation();
+	int64		every = projection->policy.snapshot_every;
+	int64		keys = 0;
+
+	(void) save_keys(projection, generation, every > 0 ? every : PG_INT64_MAX, &keys);
+	return keys;
+}
+
 /*
  * evsource.restore_projection(projection text) returns bigint: check the
  * snapshots against the log, replace those that cannot be used by what the
@@ -201,16 +212,9 @@ Datum
 evsource_restore_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = required_text(fcinfo, 0, "projection");
-	uint64		generation = evs_state_cache_generation();
-	EvsProjection *projection;
-	int64		every;
-	int64		keys = 0;
 
 	PreventCommandIfReadOnly("evsource.restore_projection()");
-	projection = evs_state_projection(name, EVS_STATE_MANAGE);
-	every = projection->policy.snapshot_every;
-	(void) save_keys(projection, generation, every > 0 ? every : PG_INT64_MAX, &keys);
-	PG_RETURN_INT64(keys);
+	PG_RETURN_INT64(evs_snapshots_restore(evs_state_projection(name, EVS_STATE_MANAGE)));
 }
 
 /* ---- look ---- */

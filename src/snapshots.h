@@ -63,6 +63,12 @@ extern EvsSnapshotWriter *evs_snapshot_writer(const EvsProjection *projection);
 extern void evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state);
 extern int64 evs_snapshot_finish(EvsSnapshotWriter *writer);
 
+/*
+ * Compute all states from snapshots and the events after them, and replace the
+ * snapshots that cannot be used; returns the number of states.
+ */
+extern int64 evs_snapshots_restore(EvsProjection *projection);
+
 /* Remove a projection's rows; returns how many there were. */
 extern int64 evs_snapshots_clear(const char *projection);
 

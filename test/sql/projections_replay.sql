@@ -156,5 +156,47 @@ create function echo(e evsource.event) returns void language sql as
 select version from evsource.append('echo-1', 'Echo');
 select evsource.create_projection('echo', 'echo', types => '{Echo}');
 
+-- Folds. From snapshots only what they do not hold is computed; the states are
+-- those of a full rebuild, and so is the count.
+create function total(state jsonb, e evsource.event) returns jsonb language sql as
+    $$ select state || jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 1) $$;
+create function total_of_pairs(state jsonb, e evsource.event) returns jsonb language sql as
+    $$ select state || jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 2) $$;
+create function migrated(state jsonb, saved integer) returns jsonb language sql as
+    $$ select state || '{"migrated": true}' $$;
+select evsource.create_projection('streams', 'total', categories => '{account}', snapshot_every => 10);
+select count(*) from evsource.load_states('streams') where state = '{"n": 100}';
+select evsource.alter_projection('streams', handler => 'total_of_pairs');
+select stale, event_count from evsource.projection_status where projection = 'streams';
+call evsource.rebuild_projection('streams', from_snapshot => true);
+select count(*) from evsource.load_states('streams') where state = '{"n": 200}';
+select state, stale, event_count from evsource.projection_status where projection = 'streams';
+select evsource.alter_projection('streams', state_version => 2, migrate_state => 'migrated');
+call evsource.rebuild_projection('streams', from_snapshot => true);
+select count(*) from evsource.load_states('streams') where state = '{"n": 200, "migrated": true}';
+begin;
+select version from evsource.append('account-1', 'Paid');
+select evsource.state('streams', 'account-1');
+call evsource.rebuild_projection('streams');
+select evsource.state('streams', 'account-1');
+select stale, event_count from evsource.projection_status where projection = 'streams';
+rollback;
+
+-- A fold with another key has its states as of the checkpoint.
+select evsource.create_projection('everything', 'total', mode => 'async', key => 'global');
+select evsource.run_projection('everything', max_batches => 1) > 0 as applied;
+select evsource.alter_projection('everything', state_version => 2, migrate_state => 'migrated');
+select version from evsource.append('account-1', 'Paid');
+call evsource.rebuild_projection('everything', from_snapshot => true);
+select (evsource.state('everything') ->> 'n')::int - count(*) as difference, evsource.state('everything') ? 'migrated' as migrated from evsource.events;
+select evsource.event_count('everything') - count(*) as difference from evsource.events;
+select evsource.alter_projection('everything', handler => 'total_of_pairs');
+set client_min_messages = notice;
+call evsource.rebuild_projection('everything', from_snapshot => true);
+call evsource.rebuild_projection('applied', from_snapshot => true);
+reset client_min_messages;
+select (evsource.state('everything') ->> 'n')::int - 2 * count(*) as difference from evsource.events;
+table difference;
+
 \c :home
 drop database evsource_projections_replay;
