@@ -217,7 +217,6 @@ set role regress_stranger;
 select * from evsource.read_all();
 select evsource.category('a-1');
 select evsource.append('order-1', 'T');
-create function pg_temp.f(e evsource.event) returns void language sql as '';
 reset role;
 -- and when he can, there is nothing for him but the category of a name.
 grant usage on schema evsource to regress_stranger;
