@@ -98,8 +98,10 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #if PG_VERSION_NUM < 150000
 #include "utils/memutils.h"
 
-#define GenerationContextCreate(parent, name, minsize, initsize, maxsize) \
-	GenerationContextCreate(parent, name, initsize)
+/* the sizes come as one macro, ALLOCSET_..._SIZES: it has to be expanded first */
+#define EvsGenerationContextCreate(parent, name, minsize, initsize, maxsize) \
+	(GenerationContextCreate) (parent, name, initsize)
+#define GenerationContextCreate(...) EvsGenerationContextCreate(__VA_ARGS__)
 #endif
 
 /* InitMaterializedSRF: 15.  The row type is that of the call; no flags here. */
