@@ -155,12 +155,17 @@ take_barrier(Procedure *procedure)
  * Catching up.
  */
 
-/* The projection, if it still is what this procedure works on. */
+/*
+ * The projection, if it still is what this procedure works on; NULL if another
+ * session has completed the work.
+ */
 static EvsProjection *
 open_projection(const Procedure *procedure)
 {
 	EvsProjection *projection = evs_registry_open(procedure->name);
 
+	if (projection->state == EVS_STATE_ACTIVE)
+		return NULL;
 	if (projection->state != procedure->state)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -292,6 +297,8 @@ start_activation(Procedure *procedure)
 	EvsCheckpoint checkpoint;
 	int64		rest;
 
+	if (projection == NULL)
+		return DONE;
 	evs_checkpoint_read(projection->name, &checkpoint);
 	rest = evs_registry_count(&projection->filter, checkpoint.position,
 							  evs_horizon_safe_position());
@@ -302,7 +309,9 @@ start_activation(Procedure *procedure)
 static Outcome
 activation_step(Procedure *procedure)
 {
-	return catch_up(procedure, open_projection(procedure));
+	EvsProjection *projection = open_projection(procedure);
+
+	return projection == NULL ? DONE : catch_up(procedure, projection);
 }
 
 /*
@@ -390,6 +399,9 @@ static Outcome
 rebuild_step(Procedure *procedure)
 {
 	EvsProjection *projection = open_projection(procedure);
+
+	if (projection == NULL)
+		return DONE;
 
 	/* altered meanwhile */
 	if (projection->stale)
