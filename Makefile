@@ -36,6 +36,7 @@ OBJS = \
 	src/fold_key.o \
 	src/folder.o \
 	src/fold_builtin.o \
+	src/jsonb_merge.o \
 	src/state_cache.o \
 	src/state_load.o \
 	src/state_keys.o \

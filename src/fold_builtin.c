@@ -13,6 +13,7 @@
 #include "utils/numeric.h"
 
 #include "event.h"
+#include "jsonb_merge.h"
 
 PG_FUNCTION_INFO_V1(evsource_fold_merge);
 PG_FUNCTION_INFO_V1(evsource_fold_count);
@@ -20,24 +21,9 @@ PG_FUNCTION_INFO_V1(evsource_fold_count);
 /* ---- merge: state || data ---- */
 
 static Jsonb *
-merge(Jsonb *state, Jsonb *data)
-{
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(state),
-											  JsonbPGetDatum(data)));
-}
-
-static Jsonb *
 merge_step(Jsonb *state, const EvsEvent *event)
 {
-	Jsonb	   *merged = merge(state, event->data);
-
-	/* || may return what it was given, and the event does not live on */
-	if (merged == event->data)
-	{
-		merged = palloc(VARSIZE(event->data));
-		memcpy(merged, event->data, VARSIZE(event->data));
-	}
-	return merged;
+	return evs_jsonb_merge(state, event->data);
 }
 
 /* ---- count: {"count": n} ---- */
@@ -145,7 +131,7 @@ evsource_fold_merge(PG_FUNCTION_ARGS)
 
 	if (isnull)
 		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
-	PG_RETURN_JSONB_P(merge(PG_GETARG_JSONB_P(0), DatumGetJsonbP(data)));
+	PG_RETURN_JSONB_P(evs_jsonb_merge(PG_GETARG_JSONB_P(0), DatumGetJsonbP(data)));
 }
 
 /*
