@@ -19,7 +19,10 @@ typedef struct EvsEventRow
 /* A former of rows in CurrentMemoryContext. */
 extern void evs_event_row_init(EvsEventRow *row);
 
-/* The event as a row; it is the same memory at each call. */
+/*
+ * The event as a row; it is the same memory at each call.  Here, and only here,
+ * the event's varlenas may be as they are stored: not yet detoasted.
+ */
 extern HeapTuple evs_event_row_form(EvsEventRow *row, const EvsEvent *event);
 
 /* The same as a Datum of type evsource.event. */

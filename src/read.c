@@ -129,7 +129,8 @@ read_begin(EvsRead *read, FunctionCallInfo fcinfo, int64 max_count)
 	read->remaining = max_count;
 
 	InitMaterializedSRF(fcinfo, 0);
-	read->result = (ReturnSetInfo *) fcinfo->resultinfo;
+	read->result = ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
+	evs_event_row_init(&read->row);
 	if (IsolationUsesXactSnapshot())
 		read->own = GetTransactionSnapshot();
 }
@@ -146,54 +147,58 @@ current_snapshot(void)
 
 /* ---- events to the result ---- */
 
-/* A stored row is an array of values and one of nulls, in the order of evsource.events. */
+/*
+ * A stored row as an event, its varlenas as they are stored: most go to the
+ * result without being looked into.
+ */
+static void
+view_stored(EvsEvent *event, const Datum *stored, const bool *is_null)
+{
 #define STORED(column)		stored[EVS_EVENTS_##column - 1]
 #define STORED_NULL(column)	is_null[EVS_EVENTS_##column - 1]
-#define VALUE(column)		values[EVS_EVENT_##column - 1]
 
-/* The id of a stored row; one that is computed goes into *id. */
-static Datum
-stored_id(const Datum *stored, const bool *is_null, pg_uuid_t *id)
-{
-	EvsEvent	event;
+	event->position = DatumGetInt64(STORED(POSITION));
+	event->version = DatumGetInt64(STORED(VERSION));
+	event->recorded_at = DatumGetTimestampTz(STORED(RECORDED_AT));
+	event->stream = (text *) DatumGetPointer(STORED(STREAM));
+	event->type = (text *) DatumGetPointer(STORED(TYPE));
+	event->data = (Jsonb *) DatumGetPointer(STORED(DATA));
+	event->metadata = STORED_NULL(METADATA) ? NULL :
+		(Jsonb *) DatumGetPointer(STORED(METADATA));
+	event->has_occurred_at = !STORED_NULL(OCCURRED_AT);
+	if (event->has_occurred_at)
+		event->occurred_at = DatumGetTimestampTz(STORED(OCCURRED_AT));
+	event->has_id = !STORED_NULL(ID);
+	if (event->has_id)
+		event->id = *DatumGetUUIDP(STORED(ID));
 
-	if (!STORED_NULL(ID))
-		return STORED(ID);
-
-	event.has_id = false;
-	event.position = DatumGetInt64(STORED(POSITION));
-	event.recorded_at = DatumGetTimestampTz(STORED(RECORDED_AT));
-	evs_event_id(&event, id);
-	return UUIDPGetDatum(id);
+#undef STORED
+#undef STORED_NULL
 }
 
+/* Is this the id of a stored row? */
 bool
 evs_read_has_id(const Datum *stored, const bool *is_null, const pg_uuid_t *wanted)
 {
+	EvsEvent	event;
 	pg_uuid_t	id;
 
-	return memcmp(DatumGetUUIDP(stored_id(stored, is_null, &id)), wanted, UUID_LEN) == 0;
+	view_stored(&event, stored, is_null);
+	evs_event_id(&event, &id);
+	return memcmp(&id, wanted, sizeof(id)) == 0;
 }
 
-/* Add a stored row to the result. */
+/*
+ * Add a stored row to the result.  A TOASTed value goes there as a pointer, as
+ * in a SELECT; it is there as long as the statement's snapshot is held.
+ */
 void
 evs_read_put(EvsRead *read, const Datum *stored, const bool *is_null)
 {
-	Datum		values[EVS_EVENT_NATTS];
-	bool		nulls[EVS_EVENT_NATTS] = {false};
-	pg_uuid_t	id;
+	EvsEvent	event;
 
-	VALUE(POSITION) = STORED(POSITION);
-	VALUE(STREAM) = STORED(STREAM);
-	VALUE(VERSION) = STORED(VERSION);
-	VALUE(TYPE) = STORED(TYPE);
-	VALUE(DATA) = STORED(DATA);
-	VALUE(METADATA) = STORED_NULL(METADATA) ? evs_event_no_metadata() : STORED(METADATA);
-	VALUE(ID) = stored_id(stored, is_null, &id);
-	VALUE(OCCURRED_AT) = STORED_NULL(OCCURRED_AT) ? STORED(RECORDED_AT) : STORED(OCCURRED_AT);
-	VALUE(RECORDED_AT) = STORED(RECORDED_AT);
-
-	tuplestore_putvalues(read->result->setResult, read->result->setDesc, values, nulls);
+	view_stored(&event, stored, is_null);
+	tuplestore_puttuple(read->result, evs_event_row_form(&read->row, &event));
 	if (read->remaining > 0)
 		read->remaining--;
 }
@@ -339,9 +344,7 @@ evsource_read_stream(PG_FUNCTION_ARGS)
 	if (read.own != NULL)
 		to_version = Min(to_version, last_version(stream, read.own));
 
-	if (read.remaining == 0)
-		return (Datum) 0;
-	else if (read.secured)
+	if (read.secured)
 		evs_read_secured_stream(&read, stream, from_version, to_version, backward);
 	else
 	{

@@ -9,14 +9,17 @@
 
 #include "access/xlogdefs.h"
 #include "executor/tuptable.h"
-#include "nodes/execnodes.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
+#include "utils/tuplestore.h"
+
+#include "event_row.h"
 
 /* One call of a reading function. */
 typedef struct EvsRead
 {
-	ReturnSetInfo *result;		/* where the events go */
+	Tuplestorestate *result;	/* where the events go */
+	EvsEventRow row;			/* forms them */
 	int64		remaining;		/* how many may still be put; -1: all */
 	bool		secured;		/* row security applies */
 	Snapshot	own;			/* the transaction's snapshot where that is fixed,
