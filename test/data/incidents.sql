@@ -3,6 +3,7 @@
 -- Every event is appended by a call of its own, with its id and the version that
 -- its stream must have.
 
+-- (What evsource.fold_merge does, too.)
 create function incident(state jsonb, e evsource.event) returns jsonb
     language sql immutable
     as $$ select coalesce(state, '{}') || e.data $$;
@@ -91,16 +92,16 @@ select compare('sum_of_seconds_from_IncidentOpened_to_last_IncidentClosed', (sel
 select compare('longest5_seconds_open', (select jsonb_agg(jsonb_build_array(stream, seconds) order by seconds desc, stream)
     from (select * from open_for order by seconds desc, stream limit 5) as t));
 
--- As of an instant: a fold of the events that had occurred before it.
+-- As of an instant: the fold of the events that had occurred before it.
 \set as_of 2016-04-01T00:00:00Z
-create aggregate merged (jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
 create temp table as_of as
-    select stream, merged(data order by version) as state from evsource.events where occurred_at < :'as_of' group by stream;
+    select stream, evsource.state_at_time('incident', stream, :'as_of') as state
+    from evsource.events where version = 1 and occurred_at < :'as_of';
 select compare('as_of_' || :'as_of' || '/streams', (select count(*) from as_of));
 select compare('as_of_' || :'as_of' || '/by_incident_state', (select jsonb_object_agg(v, c)
     from (select state ->> 'incident_state' as v, count(*) as c from as_of group by 1) as t));
 
--- The incidents that the file shows: folded by evsource, by hand, and at a version.
+-- The incidents that the file shows, at their end and at a version.
 do $$
 declare
     stream text;
@@ -111,13 +112,35 @@ begin
     end loop;
 end
 $$;
+select compare('state_of_incident-0019396_at_version_20', evsource.state_at_version('incident', 'incident-0019396', 20));
+create aggregate merged (jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = '{}');
 select compare('state_of_incident-0019396_at_version_20', (
     select merged(data order by version) from evsource.read_stream('incident-0019396', max_count => 20)));
 select expect('a backward read ends where a forward read begins', (
     select array_agg(version) from evsource.read_stream('incident-0019396', 20, 20, backward => true)),
     (select array_agg(v) from generate_series(20::bigint, 1, -1) as v));
 
--- A fold made afterwards, on the history, has the same states; so have snapshots.
-select evsource.create_projection('incident_again', 'incident(jsonb, evsource.event)');
+-- Whatever a state begins at, it is the same: plain SQL over the log, a fold made
+-- afterwards on the history, snapshots of every state, no snapshot at all.
+create temp view wrong_states as
+    select s.stream from states as s full join evsource.load_states('incident') as l on l.key = s.stream
+    where s.state is distinct from l.state or l.version is distinct from evsource.stream_version(s.stream);
+select expect('states by load_states', (select count(*) from wrong_states), 0::bigint);
+select expect('states by plain SQL', (
+    select count(*) from states full join (
+        select stream, merged(data order by version) as state from evsource.events group by stream) as m using (stream)
+    where states.state is distinct from m.state), 0::bigint);
+select evsource.create_projection('incident_again', 'evsource.fold_merge');
 select expect('states from history', (
     select count(*) from states where state is distinct from evsource.state('incident_again', stream)), 0::bigint);
+select evsource.save_snapshot('incident');
+select expect('a snapshot of every state', (
+    select count(*) from evsource.snapshots as n join states as s on n.key = s.stream
+    where n.projection = 'incident' and n.state = s.state and n.version = evsource.stream_version(s.stream)),
+    (select count(*) from states));
+select expect('states from snapshots', (select count(*) from wrong_states), 0::bigint);
+select evsource.clear_snapshots('incident');
+select expect('states without snapshots', (select count(*) from wrong_states), 0::bigint);
+select expect('every projection has applied every event, and says so', (
+    select array_agg(distinct evsource.event_count(projection)) from evsource.projections),
+    (select array[count(*)] from evsource.events));

@@ -110,11 +110,14 @@ select compare('events', (select sum(events) from balances));
 
 -- The states that the fold keeps.
 create temp table states as
-    select stream, evsource.state('customer', stream) as state from evsource.streams;
+    select key as stream, state, version from evsource.load_states('customer');
 select compare('streams', (select count(*) from states));
 select compare('sum_of_amount', (select sum((state ->> 'balance')::numeric) from states));
 select compare('streams_whose_running_balance_was_ever_below_zero', (
     select count(*) from states where (state ->> 'lowest_balance')::numeric < 0));
+select expect('every way to a state gives the same', (
+    select count(*) from states where state is distinct from evsource.state('customer', stream)
+        or version is distinct from evsource.stream_version(stream)), 0::bigint);
 select expect('fold and query projection agree about every customer', (
     select count(*) from states full join balances on customer = stream
     where (state ->> 'balance')::numeric is distinct from balance
@@ -128,6 +131,10 @@ select compare('as_of_' || :'as_of' || '/streams', (select count(distinct stream
 select compare('as_of_' || :'as_of' || '/sum_of_amount', (select sum(amount) from as_of_amounts));
 select compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_build_array(stream, s) order by s desc, stream)
     from (select stream, sum(amount) as s from as_of_amounts group by stream order by s desc, stream limit 5) as t));
+
+select compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_build_array(stream, b) order by b desc, stream)
+    from (select stream, (evsource.state_at_time('customer', stream, :'as_of') ->> 'balance')::numeric as b
+        from states order by b desc nulls last, stream limit 5) as t));
 
 -- The customers that the file shows.
 create temp table shown as
@@ -143,6 +150,8 @@ begin
         foreach name in array '{balance,lowest_balance,amount_per_type}'::text[] loop
             perform public.compare(path || name, evsource.state('customer', stream) -> name);
         end loop;
+        perform public.compare(path || 'balance_as_of_2011-06-30T00:00:00Z', coalesce(
+            evsource.state_at_time('customer', stream, '2011-06-30T00:00:00Z') -> 'balance', '0'));
         perform public.compare(path || 'balance_as_of_2011-06-30T00:00:00Z', (
             select coalesce(sum((data ->> 'amount')::numeric), 0)
             from evsource.read_stream(stream) where occurred_at < '2011-06-30T00:00:00Z'));
@@ -166,3 +175,6 @@ select expect('balances from history', (select count(*) from (table balances exc
 select compare('streams', (select count(*) from balances_again));
 select expect('states from history', (
     select count(*) from states where state is distinct from evsource.state('customer_again', stream)), 0::bigint);
+select expect('every projection has applied every event, and says so', (
+    select array_agg(distinct evsource.event_count(projection)) from evsource.projections),
+    (select array[count(*)] from evsource.events));
