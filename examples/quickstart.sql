@@ -107,12 +107,16 @@ select to_char(placed_at, 'YYYY-MM') as month, count(*) as orders from orders gr
 select jsonb_pretty(evsource.state('customer', 'customer-14646')) as state;
 
 \set ECHO none
-\echo '-- That state was not folded from all events of the stream: it began at a snapshot.'
+\echo '-- A state is its newest snapshot and the events after that; any earlier time is one call away.'
 \echo
 \set ECHO queries
 
-select key, version as saved_at_version, evsource.stream_version(key) as version, state
-    from evsource.snapshots where projection = 'customer' and key in ('customer-14646', 'customer-17850') order by key;
+select key, s.version as "version of the snapshot", l.version as "of the state",
+    s.state->>'balance' as "balance in the snapshot", l.state->>'balance' as "in the state"
+    from evsource.snapshots s, evsource.load_state('customer', s.key) l
+    where s.projection = 'customer' and s.key = 'customer-17850';
+
+select evsource.state_at_time('customer', 'customer-14646', '2011-06-30') as before_june_30;
 
 \set ECHO none
 \echo
@@ -146,6 +150,7 @@ select balance, balance - 10 as before from balances where customer = 'customer-
 commit;
 
 \set ECHO none
+\echo
 \echo '-- Whoever decided on an older version is told so, and nothing is stored.'
 \echo
 \set ECHO queries
