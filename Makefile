@@ -49,6 +49,7 @@ OBJS = \
 	src/check_query.o \
 	src/definition.o \
 	src/barrier.o \
+	src/notify.o \
 	src/replay.o \
 	src/register.o \
 	src/alter.o \

@@ -29,6 +29,7 @@
 #include "event.h"
 #include "handlers.h"
 #include "identity.h"
+#include "notify.h"
 #include "scan.h"
 #include "settings.h"
 
@@ -171,7 +172,10 @@ run_inline(const EvsBatch *batch)
 	ListCell   *cell;
 
 	foreach(cell, projections)
-		run_batch(lfirst(cell), batch);
+	{
+		if (run_batch(lfirst(cell), batch) > 0)
+			evs_notify(lfirst(cell), batch->events[batch->count - 1].position);
+	}
 	evs_projections_release(projections);
 }
 

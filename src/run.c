@@ -13,14 +13,12 @@
 #include "evsource.h"
 
 #include "access/xact.h"
-#include "commands/async.h"
 #include "fmgr.h"
-#include "utils/builtins.h"
-#include "utils/json.h"
 
 #include "barrier.h"
 #include "definition.h"
 #include "horizon.h"
+#include "notify.h"
 #include "registry.h"
 #include "replay.h"
 #include "run.h"
@@ -28,26 +26,11 @@
 PG_FUNCTION_INFO_V1(evsource_run_projection);
 PG_FUNCTION_INFO_V1(evsource_event_count);
 
-#define CHANNEL		"evsource_projection"
-
 /*
  * The nesting level of the transaction that has applied its own events, 0 if
  * none has: it must roll back, at that level or above.
  */
 static int	must_roll_back = 0;
-
-/* Tell listeners, at commit, that the read model changed. */
-static void
-notify(const EvsProjection *projection, int64 position)
-{
-	StringInfoData payload;
-
-	initStringInfo(&payload);
-	appendStringInfoString(&payload, "{\"projection\": ");
-	escape_json(&payload, projection->name);
-	appendStringInfo(&payload, ", \"position\": " INT64_FORMAT "}", position);
-	Async_Notify(CHANNEL, payload.data);
-}
 
 /* What is above the safe position and visible to us, our own events among it. */
 static int64
@@ -86,8 +69,8 @@ run(EvsProjection *projection, int64 max_batches, bool include_own)
 
 	if (checkpoint.position > before)
 		evs_checkpoint_write(projection->name, &checkpoint);
-	if (applied > 0 && projection->notify)
-		notify(projection, checkpoint.position);
+	if (applied > 0)
+		evs_notify(projection, checkpoint.position);
 
 	return applied;
 }
