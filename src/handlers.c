@@ -131,6 +131,9 @@ context_callback(void *arg)
 		errcontext("projection \"%s\", event at position %lld of stream \"%.*s\"",
 				   context->projection->name, (long long) event->position,
 				   (int) VARSIZE_ANY_EXHDR(event->stream), VARDATA_ANY(event->stream));
+	else if (context->count == 1)
+		errcontext("projection \"%s\", event at position %lld",
+				   context->projection->name, (long long) context->first_position);
 	else
 		errcontext("projection \"%s\", %lld events from position %lld to %lld",
 				   context->projection->name, (long long) context->count,

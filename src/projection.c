@@ -175,6 +175,8 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	projection->state = row_word(&row, "state", states, lengthof(states));
 	projection->handler = row_text(&row, "handler");
 	projection->query = row_text(&row, "query");
+	if ((projection->kind == EVS_KIND_QUERY ? projection->query : projection->handler) == NULL)
+		elog(ERROR, "projection \"%s\" has nothing to run", projection->name);
 	projection->filter.categories = row_texts(&row, "categories", &projection->filter.ncategories);
 	projection->filter.types = row_texts(&row, "types", &projection->filter.ntypes);
 
