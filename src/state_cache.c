@@ -35,6 +35,7 @@ struct EvsCachedState
 	int			keylen;
 	Size		bytes;			/* all that the entry takes */
 	EvsState	state;			/* its jsonb is in a chunk of its own, or NULL */
+	Size		room;			/* bytes that were asked for in that chunk */
 	bool		taken;
 	bool		touched;		/* in the list of the transaction */
 	SubTransactionId subid;		/* in which it was last touched */
@@ -248,13 +249,15 @@ store_state(EvsCachedState *entry, const EvsState *state)
 		Size		space = chunk ? GetMemoryChunkSpace(chunk) : 0;
 
 		/* keep the chunk if the new state fits without much waste */
-		if (space < size + 64 || space > size * 2 + 256)
+		if (chunk == NULL || size > entry->room || entry->room > size * 2 + 256)
 		{
-			Jsonb	   *fresh = MemoryContextAllocHuge(context, size);
+			Size		room = size + 64;	/* states tend to grow */
+			Jsonb	   *fresh = MemoryContextAllocHuge(context, room);
 
 			if (chunk != NULL)
 				pfree(chunk);
 			chunk = fresh;
+			entry->room = room;
 		}
 		memcpy(chunk, state->state, size);
 		entry->bytes -= space;
