@@ -79,7 +79,7 @@ static bool
 is_atomic(FunctionCallInfo fcinfo)
 {
 	return fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		((CallContext *) fcinfo->context)->atomic;
+		((CallContext *) fcinfo->context)->atomic || IsSubTransaction();
 }
 
 /*
@@ -106,7 +106,12 @@ interval_milliseconds(const Interval *interval)
 	double		milliseconds = interval->time / 1000.0 +
 		(interval->day + interval->month * 30.0) * 86400000.0;
 
-	return (int) Max(0, Min(milliseconds, INT_MAX));
+	if (milliseconds < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("lock_timeout must not be negative"),
+				 errhint("Null or zero waits as long as it takes.")));
+	return (int) Min(milliseconds, INT_MAX);
 }
 
 static void

@@ -129,6 +129,7 @@ select evsource.pause_projection('q');
 select evsource.run_projection('q');
 call evsource.activate_projection('q');
 call evsource.rebuild_projection('q');
+call evsource.rebuild_projection('q', lock_timeout => '-1s');
 select projection, kind, handler, mode, state from evsource.projections order by 1;
 
 -- An error of the handler while history is replayed registers nothing.

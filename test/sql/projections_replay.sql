@@ -93,6 +93,19 @@ begin isolation level repeatable read;
 call evsource.rebuild_projection('applied');
 rollback;
 
+-- Where a commit is not possible it is all one transaction as well.
+do $$
+begin
+    begin
+        call evsource.rebuild_projection('applied');
+        raise division_by_zero;
+    exception when division_by_zero then null;
+    end;
+end
+$$;
+table difference;
+select state, event_count from evsource.projection_status;
+
 -- Async: up to where the log is complete, in as many batches as wanted.
 select evsource.alter_projection('applied', mode => 'async');
 select evsource.reset_projection('applied');
