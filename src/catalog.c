@@ -22,6 +22,7 @@
 static EvsCatalog catalog;
 static bool catalog_valid = false;
 static TupleDesc event_tupdesc = NULL;
+static bool event_tupdesc_valid = false;
 
 static Oid
 find_relation(Oid schema, const char *name)
@@ -92,28 +93,36 @@ evs_catalog(void)
 	return &catalog;
 }
 
-/* The descriptor of evsource.event, with its type's name, not reference-counted. */
+/*
+ * The descriptor of evsource.event, with its type's name, not reference-counted.
+ * It stays where it is as long as the type is the same: somebody may be using it.
+ */
 TupleDesc
 evs_event_tupdesc(void)
 {
-	Oid			event_type = evs_catalog()->event_type;
+	TupleDesc	fresh;
 
-	if (event_tupdesc == NULL)
+	if (event_tupdesc_valid)
+		return event_tupdesc;
+
+	fresh = lookup_rowtype_tupdesc(evs_catalog()->event_type, -1);
+	if (event_tupdesc == NULL || !equalTupleDescs(event_tupdesc, fresh))
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-		event_tupdesc = lookup_rowtype_tupdesc_copy(event_type, -1);
+		event_tupdesc = CreateTupleDescCopy(fresh);
 		MemoryContextSwitchTo(old);
 	}
+	ReleaseTupleDesc(fresh);
+	event_tupdesc_valid = true;
 	return event_tupdesc;
 }
 
 static void
 forget_catalog(void)
 {
-	/* the descriptor stays: somebody may be using it, and it is small */
 	catalog_valid = false;
-	event_tupdesc = NULL;
+	event_tupdesc_valid = false;
 }
 
 static void
