@@ -1,0 +1,287 @@
+# A dump brings back everything that evsource holds, dispatches nothing while it
+# is restored, and life goes on in the restored database as it would have in the
+# old one.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->start;
+
+# A store with one of everything.  The positions have gaps, the rows of the
+# table are not in the order of the log, and the handlers leave traces.
+$node->safe_psql('postgres', 'create database shop');
+$node->safe_psql(
+	'shop', q{
+create extension evsource;
+create role app_reader;
+create role app_writer;
+create role app_admin;
+create role "Odd ""name""";
+select evsource.grant_access('app_reader', 'reader');
+select evsource.grant_access('app_writer', 'writer');
+select evsource.grant_access('app_admin', 'admin');
+select evsource.grant_access('"Odd ""name"""', 'reader');
+grant insert (stream, type) on evsource.events to app_reader;
+create schema app authorization app_admin;
+
+set role app_admin;
+create table app.orders (stream text primary key, n bigint not null);
+create function app.count_order(e evsource.event) returns void language sql as $$
+    insert into app.orders values ((e).stream, 1)
+    on conflict (stream) do update set n = orders.n + 1
+$$;
+create table app.types (type text primary key, n bigint not null);
+create table app.handled (position bigint);
+create function app.remember(e evsource.event) returns void language plpgsql as $$
+begin
+    insert into app.handled values ((e).position);
+    raise log 'handler called';
+end
+$$;
+create function app.total(state jsonb, e evsource.event) returns jsonb language sql immutable as $$
+    select pg_catalog.jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 1, 'last', (e).type)
+$$;
+select evsource.create_projection('orders', handler => 'app.count_order', categories => array['order'], tables => array['app.orders']);
+select evsource.create_projection('types', query => 'insert into app.types select type, count(*) from new_events group by type
+    on conflict (type) do update set n = types.n + excluded.n');
+select evsource.create_projection('handled', handler => 'app.remember');
+select evsource.create_projection('totals', handler => 'app.total', snapshot_every => 2);
+select evsource.create_projection('later', handler => 'app.total', mode => 'async', key => 'global');
+reset role;
+
+set evsource.metadata = '{"by": "test"}';
+select evsource.append('order-' || n % 5, 'Placed', jsonb_build_object('n', n)) from generate_series(1, 20) n;
+select evsource.append_batch('meter-1', array_agg('Read'::text), array_agg(to_jsonb(n)),
+        ids => array_agg(case when n % 2 = 0 then md5(n::text)::uuid end),
+        occurred_at => array_agg(case when n % 3 = 0 then '2020-01-01'::timestamptz + n * interval '1 hour' end))
+    from generate_series(1, 300) n;
+reset evsource.metadata;
+begin;
+select evsource.append('order-1', 'Lost');
+rollback;
+insert into evsource.events (stream, type, data) select 'odd' || n, E'tab\t"quote"\\\\', '"\\u00e9\\n"' from generate_series(1, 3) n;
+insert into evsource.events (stream, type, data) values ('null-1', 'Null', 'null');
+select evsource.append('big-1', 'Big', jsonb_build_object('text', (select string_agg(md5(n::text), '') from generate_series(1, 3000) n)));
+begin;
+select evsource.append('order-1', 'Lost');
+rollback;
+
+set role app_admin;
+select evsource.run_projection('later');
+select evsource.publish_safe_position();
+reset role;
+});
+
+# What a database holds, as text.  Only the row of pg_database that it is in
+# may differ.
+my $all = q{
+select 'event', r::text from evsource.read_all(0, null) r
+union all select 'row', e::text from evsource.events e
+union all select 'stream', s::text from evsource.streams s
+union all select 'projection', p::text from evsource.projections p
+union all select 'checkpoint', c::text from evsource.checkpoints c
+union all select 'snapshot', s::text from evsource.snapshots s
+union all select 'published', p::text from evsource.published p
+union all select 'origin', origin::text from evsource.store
+union all select 'status', (projection, mode, state, position, lag, event_count, stale)::text from evsource.projection_status
+union all select 'state', s::text from evsource.states s
+union all select 'orders', o::text from app.orders o
+union all select 'types', t::text from app.types t
+union all select 'handled', h::text from app.handled h
+union all select 'trigger', (tgrelid::regclass, tgname, tgenabled)::text from pg_trigger where tgrelid::regclass::text ~ '^evsource'
+union all select 'event trigger', (evtname, evtenabled)::text from pg_event_trigger
+union all select 'index', pg_get_indexdef(indexrelid) from pg_index where indrelid::regclass::text ~ '^evsource'
+union all select 'member', pg_describe_object(classid, objid, 0) from pg_depend where refclassid = 'pg_extension'::regclass and deptype = 'e'
+    and refobjid = (select oid from pg_extension where extname = 'evsource')
+union all select 'right', (c.oid::regclass, x.grantee::regrole, x.privilege_type)::text
+    from pg_class c, aclexplode(c.relacl) x where relnamespace = 'evsource'::regnamespace
+union all select 'right', (attrelid::regclass, attname, x.grantee::regrole, x.privilege_type)::text
+    from pg_attribute, aclexplode(attacl) x where attrelid = 'evsource.events'::regclass
+union all select 'right', (p.oid::regprocedure, x.grantee::regrole, x.privilege_type)::text
+    from pg_proc p, aclexplode(p.proacl) x where pronamespace = 'evsource'::regnamespace
+union all select 'right', (n.nspname, x.grantee::regrole, x.privilege_type)::text
+    from pg_namespace n, aclexplode(n.nspacl) x where nspname = 'evsource'
+order by 1, 2
+};
+my $sequence = 'select last_value, is_called from evsource.position_seq';
+
+my $expected = $node->safe_psql('shop', $all);
+my $expected_sequence = $node->safe_psql('shop', $sequence);
+my $last_position = $node->safe_psql('shop', 'select max(position) from evsource.events');
+is($node->safe_psql('shop', 'select count(*) from evsource.events'), 325, 'the store has its events');
+cmp_ok(() = $expected =~ /^right\|/mg, '>', 100, 'and its grants');
+like($expected, qr/^snapshot\|\(totals,order-1,4,/m, 'and snapshots');
+like($expected, qr/^checkpoint\|\(later,/m, 'and checkpoints');
+
+my $dump = $node->backup_dir;
+mkdir $dump;
+
+sub handler_calls
+{
+	return () = slurp_file($node->logfile) =~ /LOG:  handler called/g;
+}
+
+# Compare what databases hold; show the lines that only one of them has.
+sub same_ok
+{
+	my ($got, $wanted, $name) = @_;
+	my %count;
+
+	$count{$_}-- foreach split /\n/, $wanted;
+	$count{$_}++ foreach split /\n/, $got;
+	my @differences = map { ($count{$_} < 0 ? 'missing: ' : 'too much: ') . $_ } sort grep { $count{$_} } keys %count;
+	ok(!@differences, $name) or diag(join "\n", splice @differences, 0, 20);
+	return;
+}
+
+# Restore by the commands given, each a list, into a database of the name, and
+# see that all is there and works.
+sub restored_ok
+{
+	my ($name, @commands) = @_;
+	my $calls = handler_calls();
+
+	$node->safe_psql('postgres', "create database $name template template0");
+	foreach my $command (@commands)
+	{
+		$node->command_ok($command, "$name: " . join(' ', @$command[ 0 .. 1 ]));
+	}
+	is(handler_calls(), $calls, "$name: nothing was dispatched");
+	works_ok($name);
+	return;
+}
+
+sub works_ok
+{
+	my ($name) = @_;
+	my $sql = sub { return $node->safe_psql($name, $_[0]) };
+
+	same_ok($sql->($all), $expected, "$name: everything is there");
+	is($sql->($sequence), $expected_sequence, "$name: the sequence is where it was");
+
+	# Appends go on, where the streams and the log ended.
+	is($sql->(q{select version, stored, position > } . $last_position
+			  . q{ from evsource.append('order-1', 'Paid', expected_version => 4)}),
+		'5|t|t', "$name: an append goes on");
+	is($sql->(q{insert into evsource.events (stream, type) values ('order-1', 'Packed') returning version}),
+		6, "$name: an INSERT goes on");
+
+	# They are dispatched: to a read model, to a fold, and to nothing twice.
+	is($sql->(q{select n from app.orders where stream = 'order-1'}), 6, "$name: the event handler goes on");
+	is($sql->(q{select n from app.types where type in ('Packed', 'Placed', 'Read') order by type}),
+		"1\n20\n300", "$name: the query goes on");
+	is($sql->(q{select count(*), count(distinct position) from app.handled}), '327|327',
+		"$name: each event was handled once");
+	is($sql->(q{select evsource.state('totals', 'order-1')}), '{"n": 6, "last": "Packed"}', "$name: the fold goes on");
+	is($sql->(q{select evsource.run_projection('later'), evsource.state('later')}),
+		'2|{"n": 327, "last": "Packed"}', "$name: the async projection goes on");
+
+	# An id that the server made before the dump is still the event's.
+	is($sql->(q{
+select a.version, a.stored, (r).type
+from evsource.events e,
+    evsource.append('order-2', 'Placed', e.data, e.metadata, id => evsource.event_id(e)) a,
+    evsource.read_event(evsource.event_id(e)) r
+where e.stream = 'order-2' and e.version = 3}),
+		'3|f|Placed', "$name: an id is still the event's");
+
+	# The grants are in force.
+	is($sql->(q{set role app_writer; select version from evsource.append('order-1', 'Sent')}), 7, "$name: a writer writes");
+	is($sql->(q{set role app_reader; select count(*) from evsource.read_category('meter')}), 300, "$name: a reader reads");
+
+	# The guard stands.
+	my ($status, $out, $error) = $node->psql($name, 'drop extension evsource cascade');
+	like($error, qr/cannot drop extension evsource because its log holds events/, "$name: the guard stands");
+
+	$node->safe_psql('postgres', "drop database $name");
+	return;
+}
+
+# Plain text
+$node->command_ok([ 'pg_dump', '-f', "$dump/plain.sql", 'shop' ], 'dump as text');
+restored_ok('plain', [ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-1', '-f', "$dump/plain.sql", '-d', 'plain' ]);
+
+# The custom format, in one process and in two
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dump/custom", 'shop' ], 'dump in the custom format');
+restored_ok('custom', [ 'pg_restore', '--exit-on-error', '-d', 'custom', "$dump/custom" ]);
+restored_ok('jobs', [ 'pg_restore', '-j2', '--exit-on-error', '-d', 'jobs', "$dump/custom" ]);
+
+# A folder, written and read by two processes
+$node->command_ok([ 'pg_dump', '-Fd', '-j2', '-f', "$dump/folder", 'shop' ], 'dump into a folder');
+restored_ok('folder', [ 'pg_restore', '-j2', '--exit-on-error', '-d', 'folder', "$dump/folder" ]);
+
+# INSERTs in place of COPY
+$node->command_ok([ 'pg_dump', '--rows-per-insert=100', '-f', "$dump/inserts.sql", 'shop' ], 'dump as INSERTs');
+restored_ok('inserts', [ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', "$dump/inserts.sql", '-d', 'inserts' ]);
+
+# Section by section
+restored_ok(
+	'sections',
+	map { [ 'pg_restore', "--section=$_", '--exit-on-error', '-d', 'sections', "$dump/custom" ] }
+	  qw(pre-data data post-data));
+
+# The schema first, the data later: rows go into an extension that is there
+$node->command_ok([ 'pg_dump', '-s', '-f', "$dump/schema.sql", 'shop' ], 'dump of the schema');
+$node->command_ok([ 'pg_dump', '-a', '-f', "$dump/data.sql", 'shop' ], 'dump of the data');
+restored_ok(
+	'parts',
+	[ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', "$dump/schema.sql", '-d', 'parts' ],
+	[ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', "$dump/data.sql", '-d', 'parts' ]);
+
+# The whole server
+$node->command_ok([ 'pg_dumpall', '-f', "$dump/all.sql" ], 'dump of the server');
+my $other = PostgreSQL::Test::Cluster->new('other');
+$other->init;
+$other->start;
+$other->command_ok([ 'psql', '-X', '-f', "$dump/all.sql", '-d', 'postgres' ], 'restore of the server');
+same_ok($other->safe_psql('shop', $all), $expected, 'another server: everything is there');
+unlike(slurp_file($other->logfile), qr/LOG:  handler called/, 'another server: nothing was dispatched');
+$other->stop;
+
+# Into a database where somebody has created the extension already, and used it
+# in a session that stays: the log is empty, so the dump fits; its ids are the
+# dumped ones, in that session too.
+$node->safe_psql('postgres', 'create database already template template0');
+$node->safe_psql('already', 'create extension evsource');
+my $session = $node->background_psql('already');
+$session->query_safe(q{begin; select evsource.append('x-1', 'X'); select id from evsource.read_stream('x-1'); rollback});
+$node->command_checks_all(
+	[ 'pg_restore', '-d', 'already', "$dump/custom" ],
+	1,
+	[qr/^$/],
+	[ qr/schema "evsource" already exists/, qr/errors ignored on restore: 1$/m ],
+	'restore over an empty extension: only its schema is there already');
+is( $session->query_safe(q{select string_agg(id::text, ' ' order by position) from evsource.read_all(0, null)}),
+	$node->safe_psql('shop', q{select string_agg(id::text, ' ' order by position) from evsource.read_all(0, null)}),
+	'a session that is older than the restore computes the restored ids');
+$session->quit;
+works_ok('already');
+
+# Onto a log that is in use nothing is restored: the positions are taken.
+my ($status, $out, $error) =
+  run_command([ 'psql', '-X', '-d', $node->connstr('shop'), '-v', 'ON_ERROR_STOP=1', '-1', '-f', "$dump/data.sql" ]);
+like($out . $error, qr/duplicate key value/, 'no restore into a log in use');
+same_ok($node->safe_psql('shop', $all), $expected, 'which is as it was');
+
+# What others have put on the tables of an extension is in no dump of
+# PostgreSQL's: an index, a trigger, a policy.  The manual says so.
+$node->safe_psql(
+	'shop', q{
+create index mine on evsource.events (type);
+alter table evsource.events enable row level security;
+create policy mine on evsource.events for select using (true);
+create function app.mine() returns trigger language plpgsql as 'begin return null; end';
+create trigger mine after insert on evsource.events for each statement execute function app.mine();
+});
+$node->command_ok([ 'pg_dump', '-s', '-f', "$dump/mine.sql", 'shop' ], 'dump with things on the tables');
+unlike(slurp_file("$dump/mine.sql"), qr/(INDEX|TRIGGER|POLICY) mine|ROW LEVEL/, 'which are not in it');
+
+$node->stop;
+
+done_testing();
