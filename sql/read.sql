@@ -71,11 +71,17 @@ comment on function evsource.event_id(evsource.events) is
 -- A stream is there when its first event is; the rest is in its last. Both ends
 -- are one step away in the index on (stream, version). A function and not the
 -- view alone: it is inlined, and what it reads is then read with the rights and
--- the policies of the user who asks, on all versions of PostgreSQL.
-create function evsource._streams(
-    out stream text, out category text, out version bigint, out last_position bigint,
-    out first_recorded_at timestamptz, out last_recorded_at timestamptz
-) returns setof record
+-- the policies of the user who asks, on all versions of PostgreSQL. It returns a
+-- type of its own for the sake of the collation, without which no index fits.
+create type evsource._stream as (
+    stream            text collate "C",
+    category          text collate "C",
+    version           bigint,
+    last_position     bigint,
+    first_recorded_at timestamptz,
+    last_recorded_at  timestamptz
+);
+create function evsource._streams() returns setof evsource._stream
     language sql stable parallel safe rows 10000
     as $$
 select f.stream, evsource.category(f.stream), l.version, l.position, f.recorded_at, l.recorded_at
