@@ -8,10 +8,12 @@
 #include "evsource.h"
 
 #include "access/htup_details.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -309,7 +311,7 @@ evs_resolve_table(const char *name)
 /*
  * The function belongs to the role that will run it, or to one that this role
  * is a member of.  A superuser is a member of all, but must not run what
- * others can replace at any time.
+ * others can replace at any time.  What comes with evsource nobody replaces.
  */
 static void
 check_function_owner(const char *signature, const EvsProjection *projection, Oid owner)
@@ -320,6 +322,9 @@ check_function_owner(const char *signature, const EvsProjection *projection, Oid
 
 	ReleaseSysCache(tuple);
 
+	if (getExtensionOfObject(ProcedureRelationId, function) ==
+		get_extension_oid("evsource", true))
+		return;
 	if (superuser_arg(owner) && !superuser_arg(function_owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

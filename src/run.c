@@ -157,6 +157,12 @@ evsource_run_projection(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(applied);
 }
 
+int64
+evs_run(EvsProjection *projection)
+{
+	return run(projection, 0, false);
+}
+
 /*
  * evsource.event_count(projection) returns bigint
  *

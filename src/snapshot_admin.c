@@ -17,8 +17,11 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
+#include "barrier.h"
 #include "catalog.h"
 #include "query.h"
+#include "registry.h"
+#include "run.h"
 #include "snapshots.h"
 #include "state_keys.h"
 #include "state_load.h"
@@ -91,7 +94,7 @@ differs_from_row(const EvsState *state)
 }
 
 static int64
-save_key(EvsProjection *projection, uint64 generation, text *key)
+save_key(EvsProjection *projection, text *key)
 {
 	EvsStateCall call;
 	EvsSnapshotWriter *writer;
@@ -99,7 +102,7 @@ save_key(EvsProjection *projection, uint64 generation, text *key)
 	int64		saved;
 
 	(void) evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_LOCK_KEY);
-	evs_state_begin(&call, projection, generation);
+	evs_state_begin(&call, projection, 0);
 	writer = evs_snapshot_writer(projection);
 	evs_state_of_key(&call, key, &state);
 	if (differs_from_row(&state))
@@ -115,7 +118,7 @@ save_key(EvsProjection *projection, uint64 generation, text *key)
  * that have a state in *keys.
  */
 static int64
-save_keys(EvsProjection *projection, uint64 generation, int64 at_least, int64 *keys)
+save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 {
 	MemoryContext per_key = AllocSetContextCreate(CurrentMemoryContext, "evsource state",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -127,7 +130,7 @@ save_keys(EvsProjection *projection, uint64 generation, int64 at_least, int64 *k
 	int64		saved;
 
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	evs_state_begin(&call, projection, generation);
+	evs_state_begin(&call, projection, 0);
 	writer = evs_snapshot_writer(projection);
 	walk = evs_key_walk(projection, call.snapshot);
 
@@ -164,7 +167,6 @@ Datum
 evsource_save_snapshot(PG_FUNCTION_ARGS)
 {
 	char	   *name = optional_text(fcinfo, 0);
-	uint64		generation = evs_state_cache_generation();
 	EvsProjection *projection;
 	int64		saved = 0;
 	int64		keys = 0;
@@ -178,43 +180,54 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("projection must not be null when a key is given")));
 		foreach(cell, manageable_folds())
-			saved += save_keys(lfirst(cell), generation, 1, &keys);
+			saved += save_keys(lfirst(cell), 1, &keys);
 		PG_RETURN_INT64(saved);
 	}
 
 	projection = evs_state_projection(name, EVS_STATE_MANAGE);
 	if (PG_ARGISNULL(1))
-		PG_RETURN_INT64(save_keys(projection, generation, 1, &keys));
-	PG_RETURN_INT64(save_key(projection, generation,
+		PG_RETURN_INT64(save_keys(projection, 1, &keys));
+	PG_RETURN_INT64(save_key(projection,
 							 evs_state_key(projection, PG_GETARG_TEXT_PP(1))));
 }
 
 int64
 evs_snapshots_restore(EvsProjection *projection)
 {
-	uint64		generation = evs_state_cache_generation();
 	int64		every = projection->policy.snapshot_every;
 	int64		keys = 0;
 
-	(void) save_keys(projection, generation, every > 0 ? every : PG_INT64_MAX, &keys);
+	(void) save_keys(projection, every > 0 ? every : PG_INT64_MAX, &keys);
 	return keys;
 }
 
 /*
  * evsource.restore_projection(projection text) returns bigint: check the
  * snapshots against the log, replace those that cannot be used by what the
- * events say, save what the policy wants saved; returns how many states there
- * are.
+ * events say, save what the policy wants saved; then apply the events after
+ * them, where appends do not.  Returns how many states there are.
  *
- * Errors: 22004, 42704, 42809, 42501.
+ * Errors: 22004, 42704, 42809, 42501, 25000 under REPEATABLE READ.
  */
 Datum
 evsource_restore_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = required_text(fcinfo, 0, "projection");
+	EvsProjection *projection;
+	int64		keys;
 
 	PreventCommandIfReadOnly("evsource.restore_projection()");
-	PG_RETURN_INT64(evs_snapshots_restore(evs_state_projection(name, EVS_STATE_MANAGE)));
+	evs_require_read_committed("restore a projection");
+	(void) evs_state_projection(name, EVS_STATE_MANAGE);
+
+	/* as it is once nobody else works on it */
+	evs_registry_lock(name);
+	projection = evs_state_projection(name, EVS_STATE_MANAGE);
+	keys = evs_snapshots_restore(projection);
+	if (projection->mode != EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
+		evs_run(projection) > 0)
+		keys = evs_snapshots_restore(projection);
+	PG_RETURN_INT64(keys);
 }
 
 /* ---- look ---- */

@@ -174,10 +174,12 @@ bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
-		if (is_foreign_error(error->sqlerrcode))
-			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+		if (is_foreign_error(error->sqlerrcode))
+			ReThrowError(error);
 		problem = psprintf("has state version %d, not %d, and bringing it up failed: %s",
 						   row->state_version, projection->state_version, error->message);
 	}

@@ -35,7 +35,7 @@ struct EvsCachedState
 	int			keylen;
 	Size		bytes;			/* all that the entry takes */
 	EvsState	state;			/* its jsonb is in a chunk of its own, or NULL */
-	Size		room;			/* bytes that were asked for in that chunk */
+	Size		capacity;		/* of that chunk */
 	bool		taken;
 	bool		touched;		/* in the list of the transaction */
 	SubTransactionId subid;		/* in which it was last touched */
@@ -237,7 +237,29 @@ evs_state_cached(const EvsCachedState *entry)
 	return &entry->state;
 }
 
-/* Copy the state's jsonb into the entry's own chunk. */
+/* A chunk for a jsonb of this size, in place of the one that there is. */
+static Jsonb *
+resize_chunk(EvsCachedState *entry, Size size)
+{
+	Jsonb	   *chunk = entry->state.state;
+
+	if (chunk != NULL)
+	{
+		entry->bytes -= GetMemoryChunkSpace(chunk);
+		total_bytes -= GetMemoryChunkSpace(chunk);
+		pfree(chunk);
+		entry->state.state = NULL;
+	}
+
+	/* some room to grow: most states do */
+	entry->capacity = size + size / 8 + 16;
+	chunk = MemoryContextAllocHuge(context, entry->capacity);
+	entry->bytes += GetMemoryChunkSpace(chunk);
+	total_bytes += GetMemoryChunkSpace(chunk);
+	return chunk;
+}
+
+/* Copy the state, its jsonb into the entry's own chunk. */
 static void
 store_state(EvsCachedState *entry, const EvsState *state)
 {
@@ -246,25 +268,9 @@ store_state(EvsCachedState *entry, const EvsState *state)
 
 	if (state->state != chunk)
 	{
-		Size		space = chunk ? GetMemoryChunkSpace(chunk) : 0;
-
-		/* keep the chunk if the new state fits without much waste */
-		if (chunk == NULL || size > entry->room || entry->room > size * 2 + 256)
-		{
-			Size		room = size + 64;	/* states tend to grow */
-			Jsonb	   *fresh = MemoryContextAllocHuge(context, room);
-
-			if (chunk != NULL)
-				pfree(chunk);
-			chunk = fresh;
-			entry->room = room;
-		}
+		if (chunk == NULL || size > entry->capacity || size < entry->capacity / 4)
+			chunk = resize_chunk(entry, size);
 		memcpy(chunk, state->state, size);
-		entry->bytes -= space;
-		total_bytes -= space;
-		space = GetMemoryChunkSpace(chunk);
-		entry->bytes += space;
-		total_bytes += space;
 	}
 	entry->state = *state;
 	entry->state.state = chunk;

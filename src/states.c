@@ -231,7 +231,7 @@ load_cached(EvsStateCall *call, text *stream, EvsState *state)
 	return entry;
 }
 
-/* What a load found out, in the caller's memory. */
+/* The jsonb in the caller's memory: the folder and the cache let go of theirs. */
 static void
 copy_state(EvsState *state)
 {
@@ -250,6 +250,7 @@ current_state(FunctionCallInfo fcinfo, EvsState *state)
 	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
 	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	EvsCachedState *entry = NULL;
+	EvsState	loaded;
 	EvsStateCall call;
 
 	evs_state_begin(&call, projection, generation);
@@ -257,9 +258,10 @@ current_state(FunctionCallInfo fcinfo, EvsState *state)
 		entry = load_cached(&call, key, state);
 	else
 		evs_state_of_key(&call, key, state);
-	if (entry != NULL)
-		evs_state_cache_put(entry, state);
+	loaded = *state;
 	copy_state(state);
+	if (entry != NULL)
+		evs_state_cache_put(entry, &loaded);
 	evs_state_end(&call);
 	return projection;
 }

@@ -43,7 +43,11 @@ extern bool evs_state_may(const EvsProjection *projection, EvsStateAccess access
  */
 extern text *evs_state_key(const EvsProjection *projection, text *key);
 
-/* Become the owner, with a folder and a snapshot; and come back. */
+/*
+ * Become the owner, with a folder and a snapshot; and come back.  The
+ * generation is that of before the projection was loaded, or 0 for a call that
+ * leaves the cache alone.
+ */
 extern void evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation);
 extern void evs_state_end(EvsStateCall *call);
 
