@@ -58,6 +58,24 @@ is_live(const EvsProjection *projection)
 		projection->state == EVS_STATE_ACTIVE;
 }
 
+/*
+ * A projection that has applied nothing yet has no read model that could be
+ * stale: it begins anew with what it is now.
+ */
+static bool
+begins_anew(const EvsProjection *old, const EvsProjection *new)
+{
+	EvsCheckpoint checkpoint;
+
+	evs_checkpoint_read(old->name, &checkpoint);
+	if (is_live(old) || checkpoint.event_count > 0)
+		return false;
+
+	checkpoint.position = new->start_after;
+	evs_checkpoint_write(new->name, &checkpoint);
+	return true;
+}
+
 void
 evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 {
@@ -68,7 +86,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	new->stale = old->stale;
 	if (evs_definition_equal(old, new))
 		return;
-	new->stale = old->stale || !evs_definition_same_model(old, new);
+	if (!evs_definition_same_model(old, new))
+		new->stale = !begins_anew(old, new);
 
 	if (is_live(old))
 		evs_replay_settle(old);

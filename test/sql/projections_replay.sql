@@ -121,6 +121,22 @@ select evsource.run_projection();
 table difference;
 select event_count from evsource.projection_status;
 
+-- What has applied nothing yet is not stale: it begins with what it is now.
+create table later (position bigint primary key);
+select evsource.create_projection('later', query => 'insert into later select position from new_events',
+    types => '{Refunded}', concurrently => true, tables => '{later}');
+select evsource.alter_projection('later', types => '{Placed}');
+select stale, lag from evsource.projection_status where projection = 'later';
+call evsource.activate_projection('later');
+select count(*), (select stale from evsource.projection_status where projection = 'later') as stale from later;
+select evsource.alter_projection('later', mode => 'async', types => '{Refunded}');
+select evsource.reset_projection('later');
+select evsource.run_projection('later');
+select evsource.alter_projection('later', types => '{Placed}');
+select evsource.run_projection('later');
+select count(*), (select stale from evsource.projection_status where projection = 'later') as stale from later;
+select evsource.drop_projection('later');
+
 -- Own events are applied after the commit only, or in a test that rolls back.
 begin;
 select version from evsource.append('order-1', 'Placed');
