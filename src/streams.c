@@ -7,10 +7,14 @@
  * two streams take turns with each other.  The unique index is the last guard.
  *
  * The lock table is finite, so a transaction that appends to very many streams
- * (a bulk COPY) stops taking locks at some point.  From there the version is
- * read with a dirty snapshot, which waits for an inserter in progress.  The
- * position is drawn after the version was read in both ways, so positions of
- * one stream never run against its versions.
+ * (a bulk COPY) stops keeping locks at some point.  From there it holds a
+ * stream's lock only until its row is in the table, and that row itself keeps
+ * others away: the version is always read with a dirty snapshot, and who finds
+ * an event in progress there waits for its transaction.  So nobody gets a
+ * version that is taken, and only opposite orders are an error (40P01).
+ *
+ * The position is drawn after the version was read in both ways, so positions
+ * of one stream never run against its versions.
  */
 #include "evsource.h"
 
@@ -27,6 +31,7 @@
 #include "storage/lock.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -35,11 +40,15 @@
 
 #define STREAM_LOCK_CLASS	0xE5
 
-/* beyond this many streams in one transaction no more locks are taken */
+/* beyond this many streams in one transaction locks are not kept */
 #define MAX_STREAM_LOCKS	64
 
-static int	locks_taken = 0;
-static LocalTransactionId locks_taken_in = InvalidLocalTransactionId;
+static int	locks_kept = 0;
+static LocalTransactionId locks_kept_in = InvalidLocalTransactionId;
+
+/* the one lock beyond these, held until the next one is taken */
+static LOCKTAG passing_lock;
+static LocalTransactionId passing_lock_in = InvalidLocalTransactionId;
 
 static void
 stream_locktag(LOCKTAG *tag, text *stream)
@@ -53,23 +62,48 @@ stream_locktag(LOCKTAG *tag, text *stream)
 
 /* Returns false when this transaction has its fill of locks. */
 static bool
-lock_stream(text *stream)
+keep_lock(const LOCKTAG *tag)
 {
-	LOCKTAG		tag;
-
-	if (locks_taken_in != EvsMyLocalTransactionId())
+	if (locks_kept_in != EvsMyLocalTransactionId())
 	{
-		locks_taken_in = EvsMyLocalTransactionId();
-		locks_taken = 0;
+		locks_kept_in = EvsMyLocalTransactionId();
+		locks_kept = 0;
 	}
-	stream_locktag(&tag, stream);
+	if (locks_kept >= MAX_STREAM_LOCKS)
+		return LockHeldByMe(tag, ExclusiveLock, false);
 
-	if (locks_taken >= MAX_STREAM_LOCKS)
-		return LockHeldByMe(&tag, ExclusiveLock, false);
-
-	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
-		locks_taken++;
+	if (LockAcquire(tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+		locks_kept++;
 	return true;
+}
+
+/*
+ * Take the lock in place of the one that was taken so before: the row for which
+ * that one was taken is in the table.  The top transaction owns it, so that a
+ * savepoint's end does not matter.
+ */
+static void
+lock_in_passing(const LOCKTAG *tag)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	if (passing_lock_in == EvsMyLocalTransactionId())
+		LockRelease(&passing_lock, ExclusiveLock, false);
+	passing_lock_in = InvalidLocalTransactionId;
+	(void) LockAcquire(tag, ExclusiveLock, false, false);
+	passing_lock = *tag;
+	passing_lock_in = EvsMyLocalTransactionId();
+	CurrentResourceOwner = old_owner;
+}
+
+static bool
+is_ours(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return TransactionIdIsCurrentTransactionId(
+			DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull)));
 }
 
 /*
@@ -79,13 +113,8 @@ lock_stream(text *stream)
 static void
 check_transaction_snapshot(Relation events, TupleTableSlot *slot, text *stream)
 {
-	bool		isnull;
-
-	if (!IsolationUsesXactSnapshot())
-		return;
-	/* our own row, perhaps of the command that is running */
-	if (TransactionIdIsCurrentTransactionId(
-			DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull))))
+	/* our own row is ours to follow, even when its command is still running */
+	if (!IsolationUsesXactSnapshot() || is_ours(slot))
 		return;
 	if (!table_tuple_satisfies_snapshot(events, slot, GetTransactionSnapshot()))
 		ereport(ERROR,
@@ -96,52 +125,50 @@ check_transaction_snapshot(Relation events, TupleTableSlot *slot, text *stream)
 				 errhint("Run the transaction again.")));
 }
 
-/* The version in the stream's last row that the snapshot sees; 0 if none. */
-static int64
-last_version(Relation events, text *stream, Snapshot snapshot, bool serializable)
+/* A stream's last event, as much of it as matters here. */
+typedef struct LastEvent
+{
+	int64		version;		/* 0: there is none */
+	bool		ours;			/* this transaction added it */
+	TransactionId in_progress;	/* the other transaction that is adding it */
+} LastEvent;
+
+/*
+ * The last row of the stream, be it committed, ours, or in progress.  With
+ * "serializable", a committed one that this transaction may not follow is an
+ * error.
+ */
+static LastEvent
+last_event(Relation events, text *stream, bool serializable)
 {
 	Relation	index = index_open(evs_catalog()->events_stream, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
+	SnapshotData dirty = {0};	/* xmin stays invalid without a row */
+	LastEvent	last = {0};
 	IndexScanDesc scan;
 	ScanKeyData key;
-	int64		version = 0;
 
+	InitDirtySnapshot(dirty);
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
 						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(stream));
-	scan = index_beginscan(events, index, snapshot, NULL, 1, 0);
+	scan = index_beginscan(events, index, &dirty, NULL, 1, 0);
 	index_rescan(scan, &key, 1, NULL, 0);
 
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
 		bool		isnull;
 
-		version = DatumGetInt64(slot_getattr(slot, EVS_EVENTS_VERSION, &isnull));
-		if (serializable)
+		last.version = DatumGetInt64(slot_getattr(slot, EVS_EVENTS_VERSION, &isnull));
+		last.in_progress = dirty.xmin;
+		last.ours = is_ours(slot);
+		if (serializable && !TransactionIdIsValid(dirty.xmin))
 			check_transaction_snapshot(events, slot, stream);
 	}
 
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
-	return version;
-}
-
-/* The last version, once nobody is in the middle of adding one. */
-static int64
-last_version_settled(Relation events, text *stream)
-{
-	for (;;)
-	{
-		SnapshotData dirty = {0};	/* xmin stays invalid without a row */
-
-		CHECK_FOR_INTERRUPTS();
-		InitDirtySnapshot(dirty);
-		(void) last_version(events, stream, &dirty, false);
-		if (!TransactionIdIsValid(dirty.xmin))
-			break;
-		XactLockTableWait(dirty.xmin, events, NULL, XLTW_None);
-	}
-	return last_version(events, stream, SnapshotSelf, true);
+	return last;
 }
 
 /*
@@ -152,14 +179,26 @@ last_version_settled(Relation events, text *stream)
 int64
 evs_stream_lock(Relation events, text *stream)
 {
-	if (lock_stream(stream))
-		return last_version(events, stream, SnapshotSelf, true);
-	return last_version_settled(events, stream);
-}
+	LOCKTAG		tag;
 
-/* The last version, without a lock: it may be old by the time it is read. */
-int64
-evs_stream_version(Relation events, text *stream)
-{
-	return last_version(events, stream, SnapshotSelf, false);
+	stream_locktag(&tag, stream);
+	if (!keep_lock(&tag))
+	{
+		/* behind our own event we need no lock: others wait for it, and so for us */
+		LastEvent	last = last_event(events, stream, false);
+
+		if (last.ours)
+			return last.version;
+		lock_in_passing(&tag);
+	}
+
+	for (;;)
+	{
+		LastEvent	last = last_event(events, stream, true);
+
+		if (!TransactionIdIsValid(last.in_progress))
+			return last.version;
+		XactLockTableWait(last.in_progress, events, NULL, XLTW_None);
+		CHECK_FOR_INTERRUPTS();
+	}
 }

@@ -15,7 +15,4 @@
  */
 extern int64 evs_stream_lock(Relation events, text *stream);
 
-/* The stream's last committed version, or of our own transaction; no lock. */
-extern int64 evs_stream_version(Relation events, text *stream);
-
 #endif							/* EVS_STREAMS_H */
