@@ -44,7 +44,6 @@ evs_store_is_direct(Relation events)
 {
 	TupleDesc	desc = RelationGetDescr(events);
 	TupleConstr *constr = desc->constr;
-	TriggerDesc *triggers = events->trigdesc;
 
 	if (desc->natts != EVS_EVENTS_NATTS || events->rd_rules != NULL)
 		return false;
@@ -53,9 +52,11 @@ evs_store_is_direct(Relation events)
 	if (events->rd_rel->relrowsecurity &&
 		check_enable_rls(RelationGetRelid(events), InvalidOid, false) == RLS_ENABLED)
 		return false;
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+
+	/* looking a function up may rebuild the list: keep nothing of it meanwhile */
+	for (int i = 0; events->trigdesc != NULL && i < events->trigdesc->numtriggers; i++)
 	{
-		Trigger    *trigger = &triggers->triggers[i];
+		Trigger    *trigger = &events->trigdesc->triggers[i];
 
 		if (TRIGGER_FOR_INSERT(trigger->tgtype) &&
 			trigger->tgenabled != TRIGGER_DISABLED &&
