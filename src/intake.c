@@ -236,6 +236,9 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 		position = DatumGetInt64(values[EVS_EVENTS_POSITION - 1]);
 		version = DatumGetInt64(values[EVS_EVENTS_VERSION - 1]);
 		check_restored_row(nulls, position, version);
+
+		/* the sequence moves past it before it is there for others */
+		evs_horizon_publish();
 		if (current != NULL)
 			current->restored = Max(current->restored, position);
 		return PointerGetDatum(trigger->tg_trigtuple);

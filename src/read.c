@@ -385,6 +385,32 @@ evsource_stream_version(PG_FUNCTION_ARGS)
 
 /* ---- the log ---- */
 
+/*
+ * Add the log up to a position to the result.  A serializable transaction looks
+ * at all there is behind it, too, without returning it: "no more than this" is
+ * what it has read, and conflicts with whoever adds more.
+ */
+static void
+read_log_directly(EvsRead *read, int64 after, int64 upto, const EvsFilter *filter)
+{
+	EvsScan    *scan = evs_scan_log(after, IsolationIsSerializable() ? PG_INT64_MAX : upto,
+									filter, GetLatestSnapshot());
+	Relation	events = evs_scan_relation(scan);
+	TupleTableSlot *slot;
+
+	while (read->remaining != 0 && (slot = evs_scan_next_slot(scan)) != NULL)
+	{
+		if (!evs_read_snapshot_sees(read->own, events, slot))
+			break;
+		slot_getallattrs(slot);
+		if (DatumGetInt64(slot->tts_values[EVS_EVENTS_POSITION - 1]) > upto)
+			continue;
+		evs_read_note_commit(read, slot);
+		evs_read_put(read, slot->tts_values, slot->tts_isnull);
+	}
+	evs_scan_end(scan);
+}
+
 static void
 read_log(EvsRead *read, int64 after, const EvsFilter *filter)
 {
@@ -399,20 +425,7 @@ read_log(EvsRead *read, int64 after, const EvsFilter *filter)
 	if (read->secured)
 		evs_read_secured_log(read, after, upto, filter);
 	else
-	{
-		EvsScan    *scan = evs_scan_log(after, upto, filter, GetLatestSnapshot());
-		Relation	events = evs_scan_relation(scan);
-		TupleTableSlot *slot;
-
-		while (read->remaining != 0 && (slot = evs_scan_next_slot(scan)) != NULL)
-		{
-			if (!evs_read_snapshot_sees(read->own, events, slot))
-				break;
-			evs_read_note_commit(read, slot);
-			put_slot(read, slot);
-		}
-		evs_scan_end(scan);
-	}
+		read_log_directly(read, after, upto, filter);
 	flush_commits(read);
 }
 

@@ -15,6 +15,7 @@
 #include "evsource.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/array.h"
@@ -204,6 +205,10 @@ evs_read_secured_log(EvsRead *read, int64 after, int64 upto, const EvsFilter *fi
 	} while (unseen == 0);
 	SPI_cursor_close(portal);
 	SPI_finish();
+
+	/* as read.c does: what is behind is looked at, not returned */
+	if (IsolationIsSerializable() && unseen == 0 && read->remaining != 0)
+		(void) secured_check_log(read, after, PG_INT64_MAX, filter);
 }
 
 void
