@@ -55,6 +55,8 @@ OBJS = \
 	src/alter.o \
 	src/reset.o \
 	src/run.o \
+	src/procedure.o \
+	src/activate.o \
 	src/rebuild.o \
 	src/publish.o \
 	src/guard.o

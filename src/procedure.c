@@ -1,0 +1,204 @@
+/*
+ * procedure.c - work on one projection in transactions of its own.
+ *
+ * Each transaction applies one batch and moves the checkpoint: what another
+ * session sees is a prefix of the log, and an interruption leaves a state from
+ * which the next call goes on.  Between two transactions nothing is held, and
+ * each of them begins by taking the projection's name and looking at its row
+ * again: whoever changed it meanwhile has been heard.
+ *
+ * An inline projection ends with the barrier.  The last transaction takes it
+ * with a lock timeout and, when an appender idles in its transaction, gives up
+ * its place in the queue, lets others append, and tries again.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "barrier.h"
+#include "definition.h"
+#include "horizon.h"
+#include "procedure.h"
+#include "registry.h"
+#include "replay.h"
+
+/* So few events were left to apply that the rest can wait for the barrier. */
+#define FEW_EVENTS		1000
+
+/* Rounds that found more, before the barrier is taken all the same. */
+#define MAX_ROUNDS		20
+
+/* How often to try for the barrier. */
+#define MAX_ATTEMPTS	10
+
+bool
+evs_procedure_is_atomic(FunctionCallInfo fcinfo)
+{
+	return fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		((CallContext *) fcinfo->context)->atomic || IsSubTransaction();
+}
+
+void
+evs_procedure_next_transaction(bool on_the_way)
+{
+	if (on_the_way)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+	SPI_commit();
+	SPI_start_transaction();
+
+	/* nothing has been read yet, so the level is still ours to choose */
+	XactIsoLevel = XACT_READ_COMMITTED;
+}
+
+static int
+interval_milliseconds(const Interval *interval)
+{
+	double		milliseconds = interval->time / 1000.0 +
+		(interval->day + interval->month * 30.0) * 86400000.0;
+
+	if (milliseconds < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("lock_timeout must not be negative"),
+				 errhint("Null or zero waits as long as it takes.")));
+	return (int) Min(milliseconds, INT_MAX);
+}
+
+static void
+pause_between(int milliseconds)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
+
+	for (;;)
+	{
+		long		left;
+
+		CHECK_FOR_INTERRUPTS();
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		if (left <= 0)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+bool
+evs_procedure_barrier(EvsProcedure *procedure)
+{
+	if (evs_barrier_within(procedure->timeout))
+		return true;
+
+	if (++procedure->attempts >= MAX_ATTEMPTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not get a moment without open appends for projection \"%s\"",
+						procedure->name),
+				 errdetail("%d attempts of %d ms each met transactions that have appended and not ended.",
+						   procedure->attempts, procedure->timeout),
+				 errhint("See pg_locks for who holds RowExclusiveLock on evsource.events, and call again: it goes on where it stopped.")));
+	ereport(DEBUG1,
+			(errmsg_internal("projection \"%s\": no barrier within %d ms, trying again",
+							 procedure->name, procedure->timeout)));
+	return false;
+}
+
+EvsProjection *
+evs_procedure_open(const EvsProcedure *procedure)
+{
+	EvsProjection *projection = evs_registry_open(procedure->name);
+
+	if (projection->state == EVS_STATE_ACTIVE)
+		return NULL;
+	if (projection->state != procedure->state)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" was changed meanwhile", procedure->name),
+				 errdetail("Its state is \"%s\".", evs_state_name(projection->state))));
+	return projection;
+}
+
+void
+evs_procedure_finish_async(EvsProjection *projection)
+{
+	projection->state = EVS_STATE_ACTIVE;
+	evs_registry_update(projection);
+	evs_checkpoint_finish(projection->name);
+}
+
+EvsOutcome
+evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
+{
+	EvsCheckpoint checkpoint;
+	int64		safe = evs_horizon_safe_position();
+	int64		applied;
+
+	evs_checkpoint_read(projection->name, &checkpoint);
+	applied = evs_replay(projection, &checkpoint, safe, 1);
+
+	if (checkpoint.position < safe ||
+		(applied > FEW_EVENTS && ++procedure->rounds < MAX_ROUNDS))
+	{
+		evs_checkpoint_write(projection->name, &checkpoint);
+		return EVS_MORE;
+	}
+	evs_checkpoint_write(projection->name, &checkpoint);
+
+	if (projection->mode == EVS_MODE_INLINE)
+	{
+		if (!evs_procedure_barrier(procedure))
+			return EVS_WAIT;
+		evs_replay_finish(projection, &checkpoint);
+		return EVS_DONE;
+	}
+
+	evs_procedure_finish_async(projection);
+	return EVS_DONE;
+}
+
+void
+evs_procedure_repeat(EvsProcedure *procedure, EvsOutcome (*step) (EvsProcedure *))
+{
+	EvsOutcome		outcome;
+
+	do
+	{
+		MemoryContext caller = MemoryContextSwitchTo(procedure->context);
+
+		PushActiveSnapshot(GetTransactionSnapshot());
+		outcome = step(procedure);
+		PopActiveSnapshot();
+
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(procedure->context);
+
+		if (outcome != EVS_DONE)
+			evs_procedure_next_transaction(true);
+		if (outcome == EVS_WAIT)
+			pause_between(procedure->timeout);
+	} while (outcome != EVS_DONE);
+}
+
+void
+evs_procedure_begin(EvsProcedure *procedure, FunctionCallInfo fcinfo, EvsProjectionState state,
+				int timeout_argument)
+{
+	memset(procedure, 0, sizeof(EvsProcedure));
+	procedure->name = evs_argument_name(fcinfo, 0);
+	procedure->state = state;
+	if (!PG_ARGISNULL(timeout_argument))
+		procedure->timeout = interval_milliseconds(PG_GETARG_INTERVAL_P(timeout_argument));
+	procedure->context = AllocSetContextCreate(CurrentMemoryContext,
+											   "evsource replay step",
+											   ALLOCSET_DEFAULT_SIZES);
+}

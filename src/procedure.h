@@ -1,0 +1,76 @@
+/*
+ * procedure.h - work on one projection in transactions of its own.
+ */
+#ifndef EVS_PROCEDURE_H
+#define EVS_PROCEDURE_H
+
+#include "evsource.h"
+#include "projection.h"
+
+#include "fmgr.h"
+
+/* A procedure under way. */
+typedef struct EvsProcedure
+{
+	const char *name;			/* of the projection */
+	EvsProjectionState state;	/* in which it is meanwhile */
+	int			timeout;		/* ms to wait for the barrier, 0 for ever */
+	int			attempts;		/* that failed */
+	int			rounds;			/* that reached the safe position */
+	bool		from_snapshots; /* rebuild: there are some that can be used */
+	bool		complete;		/* rebuild: and nothing was left to replay */
+	MemoryContext context;		/* of one transaction */
+} EvsProcedure;
+
+/* What one transaction came to. */
+typedef enum EvsOutcome
+{
+	EVS_MORE,					/* go on at once */
+	EVS_WAIT,					/* the barrier was not to be had */
+	EVS_DONE
+} EvsOutcome;
+
+/* Is it called where it cannot commit? */
+extern bool evs_procedure_is_atomic(FunctionCallInfo fcinfo);
+
+/*
+ * Begin: the projection is the first argument, the lock timeout another one.
+ * The caller has connected to SPI, in a way that allows to commit unless it is atomic.
+ */
+extern void evs_procedure_begin(EvsProcedure *procedure, FunctionCallInfo fcinfo,
+								EvsProjectionState state, int timeout_argument);
+
+/* Run a step until it is done, each time in a transaction of its own. */
+extern void evs_procedure_repeat(EvsProcedure *procedure,
+								 EvsOutcome (*step) (EvsProcedure *));
+
+/*
+ * End the transaction and begin the next.  Commits on the way need not be
+ * flushed: a crash takes read model and checkpoint back together, and the last
+ * commit flushes them all.
+ */
+extern void evs_procedure_next_transaction(bool on_the_way);
+
+/*
+ * Take the barrier for this transaction, or say that it was not to be had.
+ * Errors: 55P03 when that was said too often.
+ */
+extern bool evs_procedure_barrier(EvsProcedure *procedure);
+
+/*
+ * The projection, if it still is what this procedure works on; NULL if another
+ * session has completed the work.  Errors: 55000 when it is in another state.
+ */
+extern EvsProjection *evs_procedure_open(const EvsProcedure *procedure);
+
+/*
+ * One batch; or the last, behind the barrier, when a round without it has
+ * reached the end.
+ */
+extern EvsOutcome evs_procedure_catch_up(EvsProcedure *procedure,
+										 EvsProjection *projection);
+
+/* An async projection is active as soon as it has seen what there was. */
+extern void evs_procedure_finish_async(EvsProjection *projection);
+
+#endif							/* EVS_PROCEDURE_H */
