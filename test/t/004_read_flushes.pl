@@ -1,0 +1,50 @@
+# What a reader of the log has been given outlives a crash, even of a server that
+# commits asynchronously: else the position could be given to another event, and
+# a consumer outside would never ask for that one.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+synchronous_commit = off
+wal_writer_delay = 10s
+autovacuum = off
+});
+$node->start;
+$node->safe_psql('postgres', 'create extension evsource');
+$node->safe_psql('postgres', 'create role tenant; grant usage on schema evsource to tenant;
+grant execute on all functions in schema evsource to tenant; grant select on evsource.events to tenant;
+alter table evsource.events enable row level security; create policy all_of_it on evsource.events using (true)');
+
+sub crash
+{
+	$node->stop('immediate');
+	$node->start;
+	return;
+}
+
+# Nothing but the reader flushes what is committed between here and the crash.
+my %readers = (
+	'read_all' => q{select stream, version from evsource.read_all(0, null)},
+	'read_category' => q{select stream, version from evsource.read_category('a', 0, null)},
+	'read_all, by policy' => q{set role tenant; select stream, version from evsource.read_all(0, null)});
+
+for my $reader (sort keys %readers)
+{
+	$node->safe_psql('postgres', 'checkpoint');
+	$node->safe_psql('postgres', qq{select evsource.append('a-$_', 'Ticked')}) for 1 .. 3;
+	my $given = $node->safe_psql('postgres', $readers{$reader});
+	my $safe = $node->safe_psql('postgres', 'select evsource.safe_position()');
+	crash();
+	is($node->safe_psql('postgres', $readers{$reader}), $given, "$reader: what was read is there after a crash");
+	cmp_ok($node->safe_psql('postgres', q{select position from evsource.append('b-1', 'Ticked')}),
+		'>', $safe, "$reader: what comes next stands behind it");
+}
+
+done_testing();
