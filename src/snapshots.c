@@ -210,37 +210,59 @@ evs_snapshot_writer(const EvsProjection *projection)
  * A state that was computed by another definition, or that did not stand the
  * test of the log, is worth nothing, whatever its position.
  */
-static EvsQuery upsert = {
-	"insert into evsource.snapshots as saved"
-	" (projection, key, version, position, last_event_id, event_count,"
-	"  state_version, definition, saved_at, restores, rejections, state)"
-	" select $1, n.key, nullif(n.version, 0), n.position, n.last_event_id, n.event_count,"
-	"  $2, $3, clock_timestamp(), n.restores, n.rejections, n.state"
-	" from rows from (unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
-	"  unnest($9), unnest($10), unnest($11))"
-	"  as n (key, version, position, last_event_id, event_count, restores, rejections, state)"
-	" on conflict (projection, key) do update set"
-	"  version = excluded.version, position = excluded.position,"
-	"  last_event_id = excluded.last_event_id, event_count = excluded.event_count,"
-	"  state_version = excluded.state_version, definition = excluded.definition,"
-	"  saved_at = excluded.saved_at, state = excluded.state,"
-	"  restores = saved.restores + excluded.restores,"
-	"  rejections = saved.rejections + excluded.rejections"
-	" where saved.position <= excluded.position or excluded.rejections > 0"
-	"  or saved.state_version <> excluded.state_version"
-	"  or saved.definition <> excluded.definition",
+#define UPSERT(rows) \
+	"insert into evsource.snapshots as saved" \
+	" (projection, key, version, position, last_event_id, event_count," \
+	"  state_version, definition, saved_at, restores, rejections, state)" \
+	" select $1, n.key, nullif(n.version, 0), n.position, n.last_event_id, n.event_count," \
+	"  $2, $3, clock_timestamp(), n.restores, n.rejections, n.state" \
+	" from " rows \
+	"  as n (key, version, position, last_event_id, event_count, restores, rejections, state)" \
+	" on conflict (projection, key) do update set" \
+	"  version = excluded.version, position = excluded.position," \
+	"  last_event_id = excluded.last_event_id, event_count = excluded.event_count," \
+	"  state_version = excluded.state_version, definition = excluded.definition," \
+	"  saved_at = excluded.saved_at, state = excluded.state," \
+	"  restores = saved.restores + excluded.restores," \
+	"  rejections = saved.rejections + excluded.rejections" \
+	" where saved.position <= excluded.position or excluded.rejections > 0" \
+	"  or saved.state_version <> excluded.state_version" \
+	"  or saved.definition <> excluded.definition"
+
+static EvsQuery upsert_one = {
+	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11))"),
+	11, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
+		UUIDOID, INT8OID, INT8OID, INT8OID, JSONBOID},
+	SPI_OK_INSERT
+};
+
+static EvsQuery upsert_many = {
+	UPSERT("rows from (unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
+		   " unnest($9), unnest($10), unnest($11))"),
 	11, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
 		UUIDARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, JSONBARRAYOID},
 	SPI_OK_INSERT
 };
 
+/* The values of a column in all rows, as an array. */
+static Datum
+column_array(const EvsSnapshotWriter *writer, int column)
+{
+	Oid			type = upsert_one.argtypes[3 + column];
+	int16		length;
+	bool		byval;
+	char		align;
+
+	get_typlenbyvalalign(type, &length, &byval, &align);
+	return PointerGetDatum(construct_array(writer->columns[column], writer->count,
+										   type, length, byval, align));
+}
+
 static void
 write_rows(EvsSnapshotWriter *writer)
 {
-	static const Oid types[WRITER_COLUMNS] = {
-		TEXTOID, INT8OID, INT8OID, UUIDOID, INT8OID, INT8OID, INT8OID, JSONBOID
-	};
 	const EvsProjection *projection = writer->projection;
+	bool		one = writer->count == 1;
 	MemoryContext caller;
 	Datum		values[3 + WRITER_COLUMNS];
 
@@ -251,20 +273,13 @@ write_rows(EvsSnapshotWriter *writer)
 	values[1] = Int32GetDatum(projection->state_version);
 	values[2] = Int64GetDatum(evs_snapshot_definition(projection));
 	for (int i = 0; i < WRITER_COLUMNS; i++)
-	{
-		int16		length;
-		bool		byval;
-		char		align;
-
-		get_typlenbyvalalign(types[i], &length, &byval, &align);
-		values[3 + i] = PointerGetDatum(construct_array(writer->columns[i], writer->count,
-														types[i], length, byval, align));
-	}
+		values[3 + i] = one ? writer->columns[i][0] : column_array(writer, i);
 
 	ereport(DEBUG1,
-			(errmsg_internal("saving %d snapshots of projection \"%s\"",
-							 writer->count, projection->name)));
-	writer->written += evs_query_run(&upsert, values, NULL);
+			(errmsg_plural("saving %d snapshot of projection \"%s\"",
+						   "saving %d snapshots of projection \"%s\"",
+						   writer->count, writer->count, projection->name)));
+	writer->written += evs_query_run(one ? &upsert_one : &upsert_many, values, NULL);
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(writer->context);
