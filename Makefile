@@ -12,6 +12,7 @@ OBJS = \
 	src/settings.o \
 	src/catalog.o \
 	src/shmem.o \
+	src/positions.o \
 	src/horizon.o \
 	src/event.o \
 	src/event_row.o \
@@ -25,6 +26,7 @@ OBJS = \
 	src/append_json.o \
 	src/duplicate.o \
 	src/store.o \
+	src/inserter.o \
 	src/store_insert.o \
 	src/intake.o \
 	src/projection.o \

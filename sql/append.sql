@@ -1,27 +1,34 @@
 -- append.sql: the ways in. See src/append.c, src/append_json.c, src/intake.c.
 
+-- Types with a name, not OUT parameters: the executor makes up a row type from
+-- those at every call, which is a tenth of an append.
+create type evsource.append_result as (version bigint, "position" bigint, id uuid, stored boolean);
+comment on type evsource.append_result is
+'What evsource.append returns: the version, position and id of the event; stored is false when it was stored before.';
+create type evsource.append_batch_result as (
+    first_version bigint, version bigint, "position" bigint, stored boolean);
+comment on type evsource.append_batch_result is
+'What evsource.append_batch and append_json return: the first and the last version, and the last position; stored is false when the events were stored before.';
+
 create function evsource.append(
     stream text, type text, data jsonb default '{}', metadata jsonb default null,
-    expected_version bigint default null, id uuid default null, occurred_at timestamptz default null,
-    out version bigint, out "position" bigint, out id uuid, out stored boolean)
-    language c volatile parallel unsafe
+    expected_version bigint default null, id uuid default null, occurred_at timestamptz default null)
+    returns evsource.append_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append';
 comment on function evsource.append(text, text, jsonb, jsonb, bigint, uuid, timestamptz) is
 'Append one event to a stream. expected_version: null any, 0 the stream must not exist, n exactly n, -4 the stream must exist. Returns its version, position and id; stored is false when the id was stored already. Errors: VE001 wrong expected version, VE002 duplicate event id, 22004 and 22023 for what is not an event, 40001 under REPEATABLE READ.';
 
 create function evsource.append_batch(
     stream text, types text[], data jsonb[], metadata jsonb[] default null,
-    expected_version bigint default null, ids uuid[] default null, occurred_at timestamptz[] default null,
-    out first_version bigint, out version bigint, out "position" bigint, out stored boolean)
-    language c volatile parallel unsafe
+    expected_version bigint default null, ids uuid[] default null, occurred_at timestamptz[] default null)
+    returns evsource.append_batch_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append_batch';
 comment on function evsource.append_batch(text, text[], jsonb[], jsonb[], bigint, uuid[], timestamptz[]) is
 'Append many events to one stream, atomically: one array element an event. Returns the first and the last version, and the last position. Errors as append, and 2202E for arrays that do not fit together.';
 
 create function evsource.append_json(
-    stream text, events jsonb, expected_version bigint default null,
-    out first_version bigint, out version bigint, out "position" bigint, out stored boolean)
-    language c volatile parallel unsafe
+    stream text, events jsonb, expected_version bigint default null)
+    returns evsource.append_batch_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append_json';
 comment on function evsource.append_json(text, jsonb, bigint) is
 'Append many events to one stream from a JSON array of {"type", "data", "metadata", "id", "occurred_at"}; "time" is another name for "occurred_at". Returns as append_batch. Errors as append, with the number of the element in the context.';

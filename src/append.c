@@ -17,7 +17,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -25,6 +24,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/typcache.h"
 
 #include "append.h"
 #include "catalog.h"
@@ -90,7 +90,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	check_insert_privilege(events);
 
-	version = evs_stream_lock(events, stream);
+	version = evs_stream_lock(events, stream, Max(expected_version, 0));
 	if (evs_find_duplicates(events, stream, batch, appended))
 	{
 		table_close(events, NoLock);
@@ -143,60 +143,43 @@ evs_expected_version(FunctionCallInfo fcinfo, int argument)
 	return expected;
 }
 
-/*
- * A descriptor for a result row, made once a session: looking it up through the
- * function's declaration at each call costs more than the rest of the call's
- * frame.
- */
-static TupleDesc
-result_desc(const char *const *names, const Oid *types, int count)
+/* A row of one of the composite types that appends return. */
+static Datum
+result_row(Oid type, Datum *values, bool *nulls)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	TupleDesc	desc = CreateTemplateTupleDesc(count);
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+	HeapTuple	tuple = heap_form_tuple(desc, values, nulls);
 
-	for (int i = 0; i < count; i++)
-		TupleDescInitEntry(desc, i + 1, names[i], types[i], -1, 0);
-	desc = BlessTupleDesc(desc);
-	MemoryContextSwitchTo(old);
-	return desc;
+	ReleaseTupleDesc(desc);
+	return HeapTupleGetDatum(tuple);
 }
 
 static Datum
 single_result(const EvsAppended *appended)
 {
-	static const char *const names[] = {"version", "position", "id", "stored"};
-	static const Oid types[] = {INT8OID, INT8OID, UUIDOID, BOOLOID};
-	static TupleDesc desc = NULL;
 	Datum		values[4];
 	bool		nulls[4] = {false};
 
-	if (desc == NULL)
-		desc = result_desc(names, types, lengthof(names));
 	values[0] = Int64GetDatum(appended->version);
 	values[1] = Int64GetDatum(appended->position);
 	values[2] = UUIDPGetDatum(&appended->id);
 	values[3] = BoolGetDatum(appended->stored);
-	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	return result_row(evs_catalog()->append_result, values, nulls);
 }
 
 Datum
 evs_append_result(const EvsAppended *appended)
 {
-	static const char *const names[] = {"first_version", "version", "position", "stored"};
-	static const Oid types[] = {INT8OID, INT8OID, INT8OID, BOOLOID};
-	static TupleDesc desc = NULL;
 	Datum		values[4];
 	bool		nulls[4] = {false};
 
-	if (desc == NULL)
-		desc = result_desc(names, types, lengthof(names));
 	values[0] = Int64GetDatum(appended->first_version);
 	nulls[0] = appended->first_version == 0;
 	values[1] = Int64GetDatum(appended->version);
 	values[2] = Int64GetDatum(appended->position);
 	nulls[2] = appended->position == 0;
 	values[3] = BoolGetDatum(appended->stored);
-	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	return result_row(evs_catalog()->append_batch_result, values, nulls);
 }
 
 /*

@@ -84,6 +84,8 @@ evs_catalog(void)
 	fresh.published = find_relation(fresh.schema, "published");
 	fresh.event_type = get_rel_type_id(find_relation(fresh.schema, "event"));
 	fresh.event_array_type = get_array_type(fresh.event_type);
+	fresh.append_result = get_rel_type_id(find_relation(fresh.schema, "append_result"));
+	fresh.append_batch_result = get_rel_type_id(find_relation(fresh.schema, "append_batch_result"));
 	fresh.intake_begin = find_trigger_function(fresh.schema, "_intake_begin");
 	fresh.intake_row = find_trigger_function(fresh.schema, "_intake_row");
 	fresh.intake_end = find_trigger_function(fresh.schema, "_intake_end");

@@ -25,6 +25,8 @@ typedef struct EvsCatalog
 	Oid			published;		/* safe position for standbys */
 	Oid			event_type;		/* composite type evsource.event */
 	Oid			event_array_type;	/* evsource.event[] */
+	Oid			append_result;	/* what append returns */
+	Oid			append_batch_result;	/* what append_batch and append_json return */
 	Oid			intake_begin;	/* functions of the triggers on events */
 	Oid			intake_row;
 	Oid			intake_end;

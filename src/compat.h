@@ -39,6 +39,20 @@
 	index_beginscan(heap, index, snapshot, nkeys, norderbys)
 #endif
 
+/* A sequence's WAL record names its file by RelFileLocator since 16. */
+#if PG_VERSION_NUM >= 160000
+#define evs_seq_rec_set_relation(record, relation) \
+	((record)->locator = (relation)->rd_locator)
+#else
+#define evs_seq_rec_set_relation(record, relation) \
+	((record)->node = (relation)->rd_node)
+#endif
+
+/* index_insert_cleanup: 17.  Before, no access method kept what needs it. */
+#if PG_VERSION_NUM < 170000
+#define index_insert_cleanup(index, info) ((void) 0)
+#endif
+
 /* object_aclcheck, object_ownercheck: 16. */
 #if PG_VERSION_NUM < 160000
 #include "catalog/pg_class.h"

@@ -14,6 +14,7 @@
 #include "event.h"
 #include "guard.h"
 #include "horizon.h"
+#include "inserter.h"
 #include "intake.h"
 #include "projection.h"
 #include "run.h"
@@ -33,6 +34,7 @@ _PG_init(void)
 	evs_catalog_init();
 	evs_horizon_init();
 	evs_event_init();
+	evs_inserter_init();
 	evs_intake_init();
 	evs_projection_init();
 	evs_dispatch_init();

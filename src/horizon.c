@@ -5,9 +5,9 @@
  * trusts the highest position it sees skips what commits later.  So each open
  * transaction that appends publishes a lower bound of its positions:
  *
- *	writer	reads the last drawn position L, publishes L + 1, full barrier,
- *			draws its positions (each above L), inserts, commits; the bound is
- *			withdrawn after the transaction has become visible.
+ *	writer	publishes the first position that it is about to draw, or a lower
+ *			one, then draws, inserts, commits; the bound is withdrawn after the
+ *			transaction has become visible.
  *	reader	reads the last drawn position, barrier, takes the lowest published
  *			bound; everything below it is decided.  Only then it takes the
  *			snapshot that reads events.
@@ -15,7 +15,9 @@
  * A writer that the reader's scan did not see published after the scan, so it
  * draws after it, and its positions are above the last position that the reader
  * read before.  A writer that withdrew before the scan was visible before the
- * reader's snapshot.
+ * reader's snapshot.  The last position is read and drawn under the lock of the
+ * sequence's buffer, and the bound is in its slot before that lock is released:
+ * who can see that a position is drawn can see its bound.
  *
  * The bound lives in a slot of shared memory (shmem.c).  Without shared memory,
  * and for prepared transactions always, it lives in a lock tag of our own that
@@ -29,14 +31,11 @@
 #include "evsource.h"
 
 #include "access/genam.h"
-#include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "commands/sequence.h"
-#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/rel.h"
@@ -45,6 +44,7 @@
 
 #include "catalog.h"
 #include "horizon.h"
+#include "positions.h"
 #include "shmem.h"
 
 /* the classes of advisory locks that are ours: user code has 1 and 2 */
@@ -85,55 +85,42 @@ my_slot(EvsShared *shared)
 	return &shared->slots[number];
 }
 
-/* Publish our lower bound.  Idempotent within a transaction. */
-void
-evs_horizon_publish(void)
+static void
+publish_in_slot(int64 bound)
 {
-	EvsShared  *shared;
-	int64		bound;
+	EvsSlot    *slot = my_slot(evs_shmem());
 
-	if (published_bound != 0)
-		return;
-
-	shared = evs_shmem();
-	bound = evs_horizon_last_position() + 1;
-	if (shared != NULL)
-	{
-		EvsSlot    *slot = my_slot(shared);
-
-		slot->database = MyDatabaseId;
-		pg_write_barrier();
-		pg_atomic_write_u64(&slot->bound, (uint64) bound);
-	}
-	else
-		publish_as_lock(bound);
-
-	/* nothing of what follows may become visible before the bound */
-	pg_memory_barrier();
+	slot->database = MyDatabaseId;
+	pg_write_barrier();
+	pg_atomic_write_u64(&slot->bound, (uint64) bound);
 	published_bound = bound;
 }
 
-/* The last position drawn in this database, 0 when there is none. */
+/*
+ * Draw so many positions and return the first; nobody else's are between them.
+ * The transaction's first draw publishes its bound.
+ */
+int64
+evs_horizon_draw(int count)
+{
+	int64		bound;
+
+	if (published_bound != 0)
+		return evs_positions_draw(count, NULL);
+	if (evs_shmem() != NULL)
+		return evs_positions_draw(count, publish_in_slot);
+
+	/* a lock cannot be taken while a buffer is locked */
+	bound = evs_positions_last() + 1;
+	publish_as_lock(bound);
+	published_bound = bound;
+	return evs_positions_draw(count, NULL);
+}
+
 int64
 evs_horizon_last_position(void)
 {
-	Relation	sequence = relation_open(evs_catalog()->position_seq, AccessShareLock);
-	Buffer		buffer = ReadBuffer(sequence, 0);
-	HeapTupleData tuple;
-	Form_pg_sequence_data data;
-	ItemId		item;
-	int64		last;
-
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	item = PageGetItemId(BufferGetPage(buffer), FirstOffsetNumber);
-	Assert(ItemIdIsNormal(item));
-	tuple.t_data = (HeapTupleHeader) PageGetItem(BufferGetPage(buffer), item);
-	data = (Form_pg_sequence_data) GETSTRUCT(&tuple);
-	last = data->is_called ? data->last_value : data->last_value - 1;
-	UnlockReleaseBuffer(buffer);
-	relation_close(sequence, NoLock);
-
-	return last;
+	return evs_positions_last();
 }
 
 /* The lowest bound among the slots of this database, or "lowest". */
@@ -212,7 +199,7 @@ evs_horizon_safe_position(void)
 		return published_safe_position();
 
 	shared = evs_shmem();
-	last = evs_horizon_last_position();
+	last = evs_positions_last();
 	pg_memory_barrier();
 
 	lowest = last + 1;

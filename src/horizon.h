@@ -9,8 +9,11 @@
 
 extern void evs_horizon_init(void);
 
-/* Writer: call before the first position of a transaction is drawn. */
-extern void evs_horizon_publish(void);
+/*
+ * Writer: draw so many positions, one after the other, and return the first.
+ * The stream is locked and its version read.
+ */
+extern int64 evs_horizon_draw(int count);
 
 /* The last position drawn from the sequence, 0 when there is none. */
 extern int64 evs_horizon_last_position(void);

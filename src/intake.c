@@ -245,11 +245,10 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	}
 
 	metadata = evs_metadata_for(metadata);
-	version = evs_stream_lock(events, stream) + 1;
+	version = evs_stream_lock(events, stream, 0) + 1;
 	if (!nulls[EVS_EVENTS_ID - 1])
 		evs_store_check_server_id(events, DatumGetUUIDP(values[EVS_EVENTS_ID - 1]));
-	evs_horizon_publish();
-	position = evs_store_draw_position();
+	position = evs_horizon_draw(1);
 	now = GetCurrentTimestamp();
 
 	if (current != NULL)

@@ -15,7 +15,6 @@
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_trigger.h"
-#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "utils/builtins.h"
@@ -30,6 +29,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "horizon.h"
+#include "inserter.h"
 #include "intake.h"
 #include "store.h"
 
@@ -66,12 +66,6 @@ evs_store_is_direct(Relation events)
 	return true;
 }
 
-int64
-evs_store_draw_position(void)
-{
-	return nextval_internal(evs_catalog()->position_seq, false);
-}
-
 /* Say in the terms of the log what a unique index said in its own. */
 static void
 rethrow_unique_violation(MemoryContext context)
@@ -104,79 +98,34 @@ rethrow_unique_violation(MemoryContext context)
 	PG_RE_THROW();
 }
 
-/* Everything that inserting needs for as long as one call lasts. */
-typedef struct EvsInserter
-{
-	Relation	events;
-	EState	   *estate;
-	ResultRelInfo *relinfo;
-	TupleDesc	desc;			/* a copy: slots must not pin the relcache's */
-	CommandId	command;
-} EvsInserter;
-
 static void
-begin_insert(EvsInserter *inserter, Relation events)
+insert_singly(EvsInserter *inserter, Relation events, const EvsBatch *batch)
 {
-	inserter->events = events;
-	inserter->estate = CreateExecutorState();
-	inserter->relinfo = makeNode(ResultRelInfo);
-	InitResultRelInfo(inserter->relinfo, events, 1, NULL, 0);
-	ExecOpenIndices(inserter->relinfo, false);
-	inserter->desc = CreateTupleDescCopy(RelationGetDescr(events));
-	inserter->command = GetCurrentCommandId(true);
-}
-
-static void
-end_insert(EvsInserter *inserter)
-{
-	ExecCloseIndices(inserter->relinfo);
-	FreeExecutorState(inserter->estate);
-}
-
-static void
-fill_slot(TupleTableSlot *slot, const EvsEvent *event)
-{
-	ExecClearTuple(slot);
-	evs_event_stored_values(event, slot->tts_values, slot->tts_isnull);
-	ExecStoreVirtualTuple(slot);
-}
-
-static void
-insert_index_entries(EvsInserter *inserter, TupleTableSlot *slot)
-{
-	if (inserter->relinfo->ri_NumIndices == 0)
-		return;
-	slot->tts_tableOid = RelationGetRelid(inserter->events);
-	list_free(evs_insert_index_tuples(inserter->relinfo, slot, inserter->estate));
-	ResetPerTupleExprContext(inserter->estate);
-}
-
-static void
-insert_singly(EvsInserter *inserter, EvsBatch *batch)
-{
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(inserter->desc, &TTSOpsVirtual);
+	TupleTableSlot *slot = evs_inserter_slot(inserter);
+	CommandId	command = GetCurrentCommandId(true);
 
 	for (int i = 0; i < batch->count; i++)
 	{
-		fill_slot(slot, &batch->events[i]);
-		table_tuple_insert(inserter->events, slot, inserter->command, 0, NULL);
-		insert_index_entries(inserter, slot);
+		evs_inserter_fill(inserter, slot, &batch->events[i]);
+		table_tuple_insert(events, slot, command, 0, NULL);
+		evs_inserter_index(inserter, &batch->events[i], &slot, 1);
 	}
 	ExecDropSingleTupleTableSlot(slot);
 }
 
 static void
-insert_in_chunks(EvsInserter *inserter, EvsBatch *batch)
+insert_in_chunks(EvsInserter *inserter, Relation events, const EvsBatch *batch)
 {
 	int			nslots = Min(batch->count, CHUNK);
 	TupleTableSlot **slots = palloc(nslots * sizeof(TupleTableSlot *));
+	CommandId	command = GetCurrentCommandId(true);
 	BulkInsertState bulk = GetBulkInsertState();
 	MemoryContext chunk_context = AllocSetContextCreate(CurrentMemoryContext,
 														"evsource insert chunk",
 														ALLOCSET_DEFAULT_SIZES);
 
 	for (int i = 0; i < nslots; i++)
-		slots[i] = MakeSingleTupleTableSlot(inserter->desc, &TTSOpsVirtual);
+		slots[i] = evs_inserter_slot(inserter);
 
 	for (int done = 0; done < batch->count; done += CHUNK)
 	{
@@ -185,17 +134,16 @@ insert_in_chunks(EvsInserter *inserter, EvsBatch *batch)
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < count; i++)
-			fill_slot(slots[i], &batch->events[done + i]);
-		table_multi_insert(inserter->events, slots, count, inserter->command, 0, bulk);
-		for (int i = 0; i < count; i++)
-			insert_index_entries(inserter, slots[i]);
+			evs_inserter_fill(inserter, slots[i], &batch->events[done + i]);
+		table_multi_insert(events, slots, count, command, 0, bulk);
+		evs_inserter_index(inserter, &batch->events[done], slots, count);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(chunk_context);
 	}
 
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
-	table_finish_bulk_insert(inserter->events, 0);
+	table_finish_bulk_insert(events, 0);
 	FreeBulkInsertState(bulk);
 	MemoryContextDelete(chunk_context);
 }
@@ -205,27 +153,29 @@ evs_store_batch(Relation events, EvsBatch *batch, int64 version)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
-	EvsInserter inserter;
+	EvsInserter *volatile inserter = NULL;
+	int64		position;
 
-	evs_horizon_publish();
+	position = evs_horizon_draw(batch->count);
 	for (int i = 0; i < batch->count; i++)
 	{
 		batch->events[i].version = version + i + 1;
 		batch->events[i].recorded_at = now;
-		batch->events[i].position = evs_store_draw_position();
+		batch->events[i].position = position + i;
 	}
 
 	PG_TRY();
 	{
-		begin_insert(&inserter, events);
+		inserter = evs_inserter_begin(events, batch);
 		if (batch->count < MULTI_INSERT_FROM)
-			insert_singly(&inserter, batch);
+			insert_singly(inserter, events, batch);
 		else
-			insert_in_chunks(&inserter, batch);
-		end_insert(&inserter);
+			insert_in_chunks(inserter, events, batch);
+		evs_inserter_end(inserter);
 	}
 	PG_CATCH();
 	{
+		evs_inserter_abandon(inserter);
 		rethrow_unique_violation(context);
 	}
 	PG_END_TRY();

@@ -22,9 +22,6 @@ extern bool evs_store_is_direct(Relation events);
  */
 extern void evs_store_batch(Relation events, EvsBatch *batch, int64 version);
 
-/* Draw the next position.  The bound must have been published. */
-extern int64 evs_store_draw_position(void);
-
 /* Raise VE002 if the id is one that this store made for a stored event. */
 extern void evs_store_check_server_id(Relation events, const pg_uuid_t *id);
 

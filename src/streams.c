@@ -137,24 +137,37 @@ typedef struct LastEvent
  * The last row of the stream, be it committed, ours, or in progress.  With
  * "serializable", a committed one that this transaction may not follow is an
  * error.
+ *
+ * The index reads all that matches on a page before it gives the first row.  So
+ * who believes to know the version says so in "at_least": then it reads what is
+ * there from that version on, and no more if that is right.
  */
 static LastEvent
-last_event(Relation events, text *stream, bool serializable)
+last_event(Relation events, text *stream, int64 at_least, bool serializable)
 {
-	Relation	index = index_open(evs_catalog()->events_stream, AccessShareLock);
+	/* the lock that inserting into the index takes next */
+	Relation	index = index_open(evs_catalog()->events_stream, RowExclusiveLock);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
 	SnapshotData dirty = {0};	/* xmin stays invalid without a row */
 	LastEvent	last = {0};
-	IndexScanDesc scan;
-	ScanKeyData key;
+	ScanKeyData keys[2];
+	bool		found = false;
 
 	InitDirtySnapshot(dirty);
-	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid,
 						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(stream));
-	scan = index_beginscan(events, index, &dirty, NULL, 1, 0);
-	index_rescan(scan, &key, 1, NULL, 0);
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(at_least));
+	for (int nkeys = at_least > 1 ? 2 : 1; nkeys > 0 && !found; nkeys--)
+	{
+		IndexScanDesc scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0);
 
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+		index_rescan(scan, keys, nkeys, NULL, 0);
+		found = index_getnext_slot(scan, BackwardScanDirection, slot);
+		index_endscan(scan);
+	}
+
+	if (found)
 	{
 		bool		isnull;
 
@@ -164,8 +177,6 @@ last_event(Relation events, text *stream, bool serializable)
 		if (serializable && !TransactionIdIsValid(dirty.xmin))
 			check_transaction_snapshot(events, slot, stream);
 	}
-
-	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
 	return last;
@@ -177,7 +188,7 @@ last_event(Relation events, text *stream, bool serializable)
  * opposite orders.
  */
 int64
-evs_stream_lock(Relation events, text *stream)
+evs_stream_lock(Relation events, text *stream, int64 at_least)
 {
 	LOCKTAG		tag;
 
@@ -185,7 +196,7 @@ evs_stream_lock(Relation events, text *stream)
 	if (!keep_lock(&tag))
 	{
 		/* behind our own event we need no lock: others wait for it, and so for us */
-		LastEvent	last = last_event(events, stream, false);
+		LastEvent	last = last_event(events, stream, at_least, false);
 
 		if (last.ours)
 			return last.version;
@@ -194,7 +205,7 @@ evs_stream_lock(Relation events, text *stream)
 
 	for (;;)
 	{
-		LastEvent	last = last_event(events, stream, true);
+		LastEvent	last = last_event(events, stream, at_least, true);
 
 		if (!TransactionIdIsValid(last.in_progress))
 			return last.version;

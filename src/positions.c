@@ -1,0 +1,150 @@
+/*
+ * positions.c - draw positions from evsource.position_seq.
+ *
+ * What nextval does, for many values at once, and with a look at the page for
+ * free: nextval one by one is a tenth of a batch's time.  The sequence is an
+ * ordinary one: what is written to it and to the WAL is what nextval writes, so
+ * crash recovery, replicas, pg_dump and setval know nothing of this.
+ *
+ * As nextval does, the WAL is written ahead: a record says that values are drawn
+ * which are not yet, and until those are used up no more records are needed.
+ * After a crash the sequence goes on behind them.
+ */
+#include "evsource.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/rel.h"
+
+#include "catalog.h"
+#include "event.h"
+#include "positions.h"
+
+/* drawn ahead in the WAL, as nextval does */
+#define LOG_AHEAD 32
+
+/* The sequence, opened, with its only row locked in its buffer. */
+typedef struct Locked
+{
+	Relation	sequence;
+	Buffer		buffer;
+	HeapTupleData tuple;
+	Form_pg_sequence_data data;
+} Locked;
+
+static void
+lock_row(Locked *locked, LOCKMODE lockmode, int buffer_lockmode)
+{
+	Page		page;
+	ItemId		item;
+
+	locked->sequence = relation_open(evs_catalog()->position_seq, lockmode);
+	locked->buffer = ReadBuffer(locked->sequence, 0);
+	LockBuffer(locked->buffer, buffer_lockmode);
+	page = BufferGetPage(locked->buffer);
+	item = PageGetItemId(page, FirstOffsetNumber);
+	Assert(ItemIdIsNormal(item));
+	locked->tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+	locked->tuple.t_len = ItemIdGetLength(item);
+	locked->data = (Form_pg_sequence_data) GETSTRUCT(&locked->tuple);
+}
+
+static void
+unlock_row(Locked *locked)
+{
+	UnlockReleaseBuffer(locked->buffer);
+	relation_close(locked->sequence, NoLock);
+}
+
+static int64
+last_drawn(const Locked *locked)
+{
+	return locked->data->is_called ? locked->data->last_value : locked->data->last_value - 1;
+}
+
+int64
+evs_positions_last(void)
+{
+	Locked		locked;
+	int64		last;
+
+	lock_row(&locked, AccessShareLock, BUFFER_LOCK_SHARE);
+	last = last_drawn(&locked);
+	unlock_row(&locked);
+	return last;
+}
+
+/* Write the row, as it is, to the WAL. */
+static void
+log_row(Locked *locked)
+{
+	xl_seq_rec	record;
+	XLogRecPtr	lsn;
+
+	evs_seq_rec_set_relation(&record, locked->sequence);
+	XLogBeginInsert();
+	XLogRegisterBuffer(0, locked->buffer, REGBUF_WILL_INIT);
+	XLogRegisterData((char *) &record, sizeof(record));
+	XLogRegisterData((char *) locked->tuple.t_data, locked->tuple.t_len);
+	lsn = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
+	PageSetLSN(BufferGetPage(locked->buffer), lsn);
+}
+
+int64
+evs_positions_draw(int count, void (*announce) (int64 first))
+{
+	Locked		locked;
+	Form_pg_sequence_data data;
+	int64		first;
+	int64		last;
+	int64		ahead;
+	bool		log;
+
+	lock_row(&locked, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	data = locked.data;
+	first = last_drawn(&locked) + 1;
+	last = first + count - 1;
+	if (last > EVS_MAX_POSITION)
+		ereport(ERROR,
+				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
+				 errmsg("the log has no positions left"),
+				 errdetail("The last one is %lld.", (long long) EVS_MAX_POSITION),
+				 errhint("Start a new event store in another database.")));
+
+	/* also after a checkpoint: the page must not be older than its record */
+	ahead = data->log_cnt - count;
+	log = !data->is_called || ahead < 0 ||
+		PageGetLSN(BufferGetPage(locked.buffer)) <= GetRedoRecPtr();
+	if (log)
+	{
+		ahead = Min(LOG_AHEAD, EVS_MAX_POSITION - last);
+		/* so that the record is flushed when we commit */
+		if (RelationNeedsWAL(locked.sequence))
+			GetTopTransactionId();
+	}
+
+	if (announce)
+		announce(first);
+
+	START_CRIT_SECTION();
+	MarkBufferDirty(locked.buffer);
+	data->is_called = true;
+	if (log && RelationNeedsWAL(locked.sequence))
+	{
+		data->last_value = last + ahead;
+		data->log_cnt = 0;
+		log_row(&locked);
+	}
+	data->last_value = last;
+	data->log_cnt = ahead;
+	END_CRIT_SECTION();
+
+	unlock_row(&locked);
+	return first;
+}
