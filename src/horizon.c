@@ -72,6 +72,7 @@ publish_as_lock(int64 bound)
 	CurrentResourceOwner = TopTransactionResourceOwner;
 	(void) LockAcquire(&tag, ShareLock, false, false);
 	CurrentResourceOwner = old_owner;
+	published_bound = bound;
 }
 
 static EvsSlot *
@@ -96,6 +97,24 @@ publish_in_slot(int64 bound)
 	published_bound = bound;
 }
 
+/* Publish a lower bound of positions that are given, or drawn later. */
+void
+evs_horizon_publish(void)
+{
+	int64		bound;
+
+	if (published_bound != 0)
+		return;
+	bound = evs_positions_last() + 1;
+	if (evs_shmem() != NULL)
+		publish_in_slot(bound);
+	else
+		publish_as_lock(bound);
+
+	/* nothing of what follows may become visible before the bound */
+	pg_memory_barrier();
+}
+
 /*
  * Draw so many positions and return the first; nobody else's are between them.
  * The transaction's first draw publishes its bound.
@@ -103,17 +122,11 @@ publish_in_slot(int64 bound)
 int64
 evs_horizon_draw(int count)
 {
-	int64		bound;
-
-	if (published_bound != 0)
-		return evs_positions_draw(count, NULL);
-	if (evs_shmem() != NULL)
+	if (published_bound == 0 && evs_shmem() != NULL)
 		return evs_positions_draw(count, publish_in_slot);
 
 	/* a lock cannot be taken while a buffer is locked */
-	bound = evs_positions_last() + 1;
-	publish_as_lock(bound);
-	published_bound = bound;
+	evs_horizon_publish();
 	return evs_positions_draw(count, NULL);
 }
 

@@ -9,6 +9,9 @@
 
 extern void evs_horizon_init(void);
 
+/* Writer: call before rows are stored at positions that are given (a restore). */
+extern void evs_horizon_publish(void);
+
 /*
  * Writer: draw so many positions, one after the other, and return the first.
  * The stream is locked and its version read.
