@@ -13,11 +13,19 @@
 
 #include "metadata.h"
 #include "settings.h"
+#include "validate.h"
 
 PG_FUNCTION_INFO_V1(evsource_set_metadata);
 
 static char *parsed_text = NULL;	/* what "parsed" was made from */
 static Jsonb *parsed = NULL;
+
+/* malformed text is an error of jsonb_in, which does not know whose it is */
+static void
+name_setting(void *arg)
+{
+	errcontext("setting \"evsource.metadata\"");
+}
 
 static bool
 is_empty_object(Jsonb *jsonb)
@@ -30,18 +38,21 @@ session_metadata(void)
 {
 	Jsonb	   *fresh;
 	MemoryContext old;
+	ErrorContextCallback callback = {error_context_stack, name_setting, NULL};
 
 	if (evs_metadata == NULL || evs_metadata[0] == '\0')
 		return NULL;
 	if (parsed_text != NULL && strcmp(parsed_text, evs_metadata) == 0)
 		return parsed;
 
+	error_context_stack = &callback;
 	fresh = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(evs_metadata)));
+	error_context_stack = callback.previous;
 	if (!JB_ROOT_IS_OBJECT(fresh))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("setting \"evsource.metadata\" must be a JSON object"),
-				 errdetail("It is \"%s\".", evs_metadata),
+				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(fresh) ? "a scalar" : "an array"),
 				 errhint("Set it to the text of an object, such as {\"user\": \"ann\"}, or to nothing.")));
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -63,17 +74,15 @@ evs_metadata_for(Jsonb *given)
 	Jsonb	   *session = session_metadata();
 	Jsonb	   *merged;
 
-	if (given != NULL && !JB_ROOT_IS_OBJECT(given))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("metadata of an event must be a JSON object"),
-				 errdetail("It is %s.", JsonbToCString(NULL, &given->root, VARSIZE(given))),
-				 errhint("Put the value under a key, or into the event's data.")));
-
+	evs_check_metadata(given);
 	if (session == NULL)
 		merged = given;
 	else if (given == NULL)
-		merged = session;
+	{
+		/* a copy: what a handler sets must not change what it handles */
+		merged = palloc(VARSIZE(session));
+		memcpy(merged, session, VARSIZE(session));
+	}
 	else
 		merged = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
 													JsonbPGetDatum(session),
@@ -98,7 +107,7 @@ evsource_set_metadata(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("metadata must be a JSON object"),
-					 errdetail("It is %s.", JsonbToCString(NULL, &metadata->root, VARSIZE(metadata))),
+					 errdetail("It is %s.", JB_ROOT_IS_SCALAR(metadata) ? "a scalar" : "an array"),
 					 errhint("Pass an object, such as {\"user\": \"ann\"}, or NULL for none.")));
 		value = JsonbToCString(NULL, &metadata->root, VARSIZE(metadata));
 	}

@@ -38,3 +38,24 @@ evs_check_type(const text *type)
 {
 	check_name(type, "type of an event");
 }
+
+void
+evs_check_data(bool isnull)
+{
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("data of an event must not be null"),
+				 errhint("Leave it out for {}, or pass the JSON value 'null'.")));
+}
+
+void
+evs_check_metadata(Jsonb *metadata)
+{
+	if (metadata != NULL && !JB_ROOT_IS_OBJECT(metadata))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata of an event must be a JSON object"),
+				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(metadata) ? "a scalar" : "an array"),
+				 errhint("Put the value under a key, or into the event's data.")));
+}

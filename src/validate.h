@@ -13,4 +13,10 @@
 extern void evs_check_stream(const text *stream);
 extern void evs_check_type(const text *type);
 
+/* Raise 22004 when NULL. */
+extern void evs_check_data(bool isnull);
+
+/* Raise 22023 when it is neither NULL nor an object. */
+extern void evs_check_metadata(Jsonb *metadata);
+
 #endif							/* EVS_VALIDATE_H */

@@ -56,6 +56,26 @@ create function pg_temp.as_robot(stream text) returns bigint language sql
 select pg_temp.as_robot('meta-4'), pg_temp.last('meta-4');
 select (evsource.append('meta-4', 'Used')).version, pg_temp.last('meta-4');
 
+-- An event keeps its metadata when a handler sets another.
+create table meta_seen (n int generated always as identity, stream text, metadata jsonb);
+create function meta_append(e evsource.event) returns void language plpgsql as $$
+begin
+    perform evsource.set_metadata(jsonb_build_object('by', repeat('handler ', 20)));
+    perform evsource.append('metaother-1', 'Reacted');
+    perform evsource.set_metadata(null);
+end $$;
+create function meta_see(e evsource.event) returns void language sql as $$
+    insert into meta_seen (stream, metadata) values (e.stream, e.metadata) $$;
+select evsource.create_projection('meta_1_append', 'meta_append', categories => array['meta'], start => 'now'),
+       evsource.create_projection('meta_2_see', 'meta_see', categories => array['meta'], start => 'now');
+set evsource.metadata = '{"by": "the session"}';
+select version from evsource.append('meta-5', 'One');
+reset evsource.metadata;
+select stream, metadata from meta_seen order by n;
+select evsource.drop_projection('meta_1_append'), evsource.drop_projection('meta_2_see');
+drop function meta_append, meta_see;
+drop table meta_seen;
+
 -- Only an object is metadata; the append that would use it is refused.
 select evsource.set_metadata('[1]');
 \echo :LAST_ERROR_SQLSTATE
