@@ -306,40 +306,65 @@ evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch)
 	return applied;
 }
 
-/* A query takes the events straight from the scan. */
-static void
-scan_for_query(EvsProjection *projection, EvsScan *scan, int64 max_events,
-			   EvsScanned *result)
+/* The next events of a scan that the projection wants, as many as were asked for. */
+typedef struct ScanSource
 {
-	EvsIdentity identity;
-	EvsNewEvents new_events;
-	EvsEvent	event;
+	const EvsProjection *projection;
+	EvsScan    *scan;
+	int64		max_events;
+	EvsScanned *result;
+	EvsEvent	event;			/* the current one */
+	bool		is_ahead;		/* it has been fetched and is still to come */
+} ScanSource;
 
-	evs_new_events_begin(&new_events, maintenance_work_mem);
-	while (result->taken < max_events)
+static const EvsEvent *
+next_of_scan(void *arg)
+{
+	ScanSource *source = arg;
+	EvsScanned *result = source->result;
+
+	if (source->is_ahead)
 	{
-		if (!evs_scan_next(scan, &event))
-			break;
+		source->is_ahead = false;
+		return &source->event;
+	}
+	while (result->taken < source->max_events && evs_scan_next(source->scan, &source->event))
+	{
 		result->taken++;
-		result->position = event.position;
-		if (accepts(projection, &event))
-			evs_new_events_put(&new_events, &event);
+		result->position = source->event.position;
+		if (accepts(source->projection, &source->event))
+		{
+			result->applied++;
+			return &source->event;
+		}
 	}
+	return NULL;
+}
 
-	if (new_events.count > 0)
-	{
-		enter(projection, &identity);
-		evs_new_events_run(&new_events, projection);
-		leave(&identity);
-	}
-	result->applied = new_events.count;
-	evs_new_events_end(&new_events);
+/* Event handlers and queries take the events straight from the scan. */
+static void
+scan_stream(EvsProjection *projection, EvsScan *scan, int64 max_events, EvsScanned *result)
+{
+	ScanSource	source = {projection, scan, max_events, result};
+	EvsEvent   *first = &source.event;
+	EvsIdentity identity;
+	EvsHandlerContext errors;
+
+	if (next_of_scan(&source) == NULL)
+		return;
+	source.is_ahead = true;
+
+	evs_handler_context_push(&errors, projection, &first, 1);
+	enter(projection, &identity);
+	evs_handler_context_pop(&errors);
+
+	evs_handler_run_stream(projection, next_of_scan, &source, maintenance_work_mem);
+	leave(&identity);
 }
 
 /* Everything else gets copies of them. */
 static void
-scan_for_others(EvsProjection *projection, EvsScan *scan, int64 max_events,
-				EvsScanned *result)
+scan_batch(EvsProjection *projection, EvsScan *scan, int64 max_events, EvsScanned *result)
 {
 	EvsBatch   *batch = evs_scan_batch(scan, Min(max_events, PG_INT32_MAX),
 									   Min(maintenance_work_mem, MAX_BATCH_KB));
@@ -367,10 +392,10 @@ evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, int64 max_events,
 
 	if (outermost)
 		start_dispatch();
-	if (projection->kind == EVS_KIND_QUERY)
-		scan_for_query(projection, scan, max_events, result);
+	if (projection->kind == EVS_KIND_EVENT || projection->kind == EVS_KIND_QUERY)
+		scan_stream(projection, scan, max_events, result);
 	else
-		scan_for_others(projection, scan, max_events, result);
+		scan_batch(projection, scan, max_events, result);
 	if (outermost)
 		finish_dispatch();
 	result->at_end = evs_scan_is_done(scan);

@@ -35,10 +35,10 @@ extern void evs_dispatch_inline(const EvsBatch *batch);
 extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch);
 
 /*
- * The same for the next events of a scan, at most max_events of them, as many
- * as fit into maintenance_work_mem.  A query gets them straight from the scan
- * and is not bound by memory: the more it sees at once, the fewer rows it
- * writes twice.
+ * The same for the next events of a scan, at most max_events of them.  Event
+ * handlers and queries get them straight from the scan and are not bound by
+ * memory: the more a query sees at once, the fewer rows it writes twice.  The
+ * others get what fits into maintenance_work_mem.
  */
 typedef struct EvsScanned
 {

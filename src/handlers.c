@@ -33,6 +33,7 @@
 
 #include "catalog.h"
 #include "event.h"
+#include "event_row.h"
 #include "fold.h"
 
 /* the relation that a query reads */
@@ -134,6 +135,8 @@ context_callback(void *arg)
 	else if (context->count == 1)
 		errcontext("projection \"%s\", event at position %lld",
 				   context->projection->name, (long long) context->first_position);
+	else if (context->count == 0)
+		errcontext("projection \"%s\"", context->projection->name);
 	else
 		errcontext("projection \"%s\", %lld events from position %lld to %lld",
 				   context->projection->name, (long long) context->count,
@@ -144,6 +147,8 @@ context_callback(void *arg)
 static void
 push_context(EvsHandlerContext *context, const EvsProjection *projection)
 {
+	context->event = NULL;
+	context->count = 0;
 	context->projection = projection;
 	context->callback.callback = context_callback;
 	context->callback.arg = context;
@@ -165,8 +170,8 @@ void
 evs_handler_context_push(EvsHandlerContext *context, const EvsProjection *projection,
 						 EvsEvent *const *events, int count)
 {
-	set_context(context, events, count);
 	push_context(context, projection);
+	set_context(context, events, count);
 }
 
 void
@@ -285,7 +290,7 @@ call_function(FunctionCallInfo fcinfo, Datum argument)
 
 /* f(evsource.event), an event at a time */
 static void
-run_event_handler(EvsProjection *projection, EvsEvent *const *events, int count)
+run_event_handler(EvsProjection *projection, EvsNextEvent next, void *source)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	FmgrInfo	flinfo;
@@ -294,7 +299,8 @@ run_event_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 	MemoryContext per_event;
 	MemoryContext caller;
 
-	evs_handler_context_push(&errors, projection, events, count);
+	push_context(&errors, projection);
+	errors.event = next(source);
 	fmgr_info(evs_handler_function(projection), &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
 
@@ -302,11 +308,10 @@ run_event_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 	per_event = AllocSetContextCreate(CurrentMemoryContext, "evsource event",
 									  ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(per_event);
-	for (int i = 0; i < count; i++)
+	for (; errors.event != NULL; errors.event = next(source))
 	{
 		CHECK_FOR_INTERRUPTS();
-		errors.event = events[i];
-		call_function(fcinfo, evs_event_row_datum(&row, events[i]));
+		call_function(fcinfo, evs_event_row_datum(&row, errors.event));
 		MemoryContextReset(per_event);
 	}
 	MemoryContextSwitchTo(caller);
@@ -366,40 +371,6 @@ run_batch_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 
 /* ---- queries ---- */
 
-void
-evs_new_events_begin(EvsNewEvents *new_events, int memory_kb)
-{
-	MemoryContext caller;
-
-	memset(new_events, 0, sizeof(EvsNewEvents));
-	evs_event_row_init(&new_events->row);
-
-	/* rows come one after the other and go all at once */
-	new_events->context = GenerationContextCreate(CurrentMemoryContext, "evsource new events",
-												  ALLOCSET_DEFAULT_SIZES);
-	caller = MemoryContextSwitchTo(new_events->context);
-	new_events->store = tuplestore_begin_heap(false, false, memory_kb);
-	MemoryContextSwitchTo(caller);
-}
-
-void
-evs_new_events_put(EvsNewEvents *new_events, const EvsEvent *event)
-{
-	tuplestore_puttuple(new_events->store, evs_event_row_form(&new_events->row, event));
-	if (new_events->count++ == 0)
-		new_events->first_position = event->position;
-	new_events->last_position = event->position;
-}
-
-void
-evs_new_events_end(EvsNewEvents *new_events)
-{
-	/* it would free row by row what goes at once with the context */
-	if (!tuplestore_in_memory(new_events->store))
-		tuplestore_end(new_events->store);
-	MemoryContextDelete(new_events->context);
-}
-
 /* The class of plans for this many events. */
 static int
 plan_class(int64 count)
@@ -444,65 +415,103 @@ get_plan(EvsProjection *projection, int class)
 }
 
 /* One statement, which sees all events at once as the relation new_events. */
-void
-evs_new_events_run(EvsNewEvents *new_events, EvsProjection *projection)
+static void
+run_query(EvsProjection *projection, EvsNextEvent next, void *source, int memory_kb)
 {
-	EphemeralNamedRelationData relation;
-	int			class = plan_class(new_events->count);
 	EvsHandlerContext errors;
+	EvsEventRow row;
+	EphemeralNamedRelationData relation;
+	Tuplestorestate *store;
+	MemoryContext context;
+	MemoryContext caller;
+	const EvsEvent *event;
+	int64		count = 0;
 	int			result;
 
-	errors.event = NULL;
-	errors.count = new_events->count;
-	errors.first_position = new_events->first_position;
-	errors.last_position = new_events->last_position;
 	push_context(&errors, projection);
+	evs_event_row_init(&row);
+
+	/* rows come one after the other and go all at once */
+	context = GenerationContextCreate(CurrentMemoryContext, "evsource new events",
+									  ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	store = tuplestore_begin_heap(false, false, memory_kb);
+	MemoryContextSwitchTo(caller);
+	while ((event = next(source)) != NULL)
+	{
+		tuplestore_puttuple(store, evs_event_row_form(&row, event));
+		if (count++ == 0)
+			errors.first_position = event->position;
+		errors.last_position = event->position;
+	}
+	errors.count = count;
 
 	relation.md.name = NEW_EVENTS;
 	relation.md.reliddesc = InvalidOid;
 	relation.md.tupdesc = evs_event_tupdesc();
 	relation.md.enrtype = ENR_NAMED_TUPLESTORE;
-	relation.md.enrtuples = plan_rows(class);
-	relation.reldata = new_events->store;
+	relation.md.enrtuples = plan_rows(plan_class(count));
+	relation.reldata = store;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	result = SPI_register_relation(&relation);
 	if (result != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(result));
-	result = SPI_execute_plan(get_plan(projection, class), NULL, NULL, false, 0);
+	result = SPI_execute_plan(get_plan(projection, plan_class(count)), NULL, NULL, false, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
 	SPI_finish();
 
+	/* tuplestore_end would free row by row what goes at once with the context */
+	if (!tuplestore_in_memory(store))
+		tuplestore_end(store);
+	MemoryContextDelete(context);
 	evs_handler_context_pop(&errors);
 }
 
-static void
-run_query(EvsProjection *projection, EvsEvent *const *events, int count)
-{
-	EvsNewEvents new_events;
+/* ---- all of them ---- */
 
-	evs_new_events_begin(&new_events, work_mem);
-	for (int i = 0; i < count; i++)
-		evs_new_events_put(&new_events, events[i]);
-	evs_new_events_run(&new_events, projection);
-	evs_new_events_end(&new_events);
+void
+evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next, void *source,
+					   int memory_kb)
+{
+	if (projection->kind == EVS_KIND_EVENT)
+		run_event_handler(projection, next, source);
+	else if (projection->kind == EVS_KIND_QUERY)
+		run_query(projection, next, source, memory_kb);
+	else
+		elog(ERROR, "projection \"%s\" does not take a stream of events", projection->name);
+}
+
+/* Events in an array, one after the other. */
+typedef struct ArraySource
+{
+	EvsEvent   *const *next;
+	EvsEvent   *const *end;
+} ArraySource;
+
+static const EvsEvent *
+next_of_array(void *source)
+{
+	ArraySource *array = source;
+
+	return array->next < array->end ? *array->next++ : NULL;
 }
 
 void
 evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count)
 {
+	ArraySource array = {events, events + count};
+
 	switch (projection->kind)
 	{
 		case EVS_KIND_EVENT:
-			run_event_handler(projection, events, count);
+		case EVS_KIND_QUERY:
+			evs_handler_run_stream(projection, next_of_array, &array, work_mem);
 			break;
 		case EVS_KIND_BATCH:
 			run_batch_handler(projection, events, count);
-			break;
-		case EVS_KIND_QUERY:
-			run_query(projection, events, count);
 			break;
 		case EVS_KIND_FOLD:
 			evs_fold_apply(projection, events, count);

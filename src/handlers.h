@@ -8,7 +8,6 @@
 #define EVS_HANDLERS_H
 
 #include "evsource.h"
-#include "event_row.h"
 #include "projection.h"
 
 /*
@@ -21,21 +20,10 @@ typedef struct EvsHandlerContext
 	ErrorContextCallback callback;
 	const EvsProjection *projection;
 	const EvsEvent *event;		/* this event, or NULL: all of them at once */
-	int64		count;
+	int64		count;			/* 0: not known */
 	int64		first_position;
 	int64		last_position;
 } EvsHandlerContext;
-
-/* Events as rows that a query can read. */
-typedef struct EvsNewEvents
-{
-	MemoryContext context;
-	struct Tuplestorestate *store;
-	EvsEventRow row;
-	int64		count;
-	int64		first_position;
-	int64		last_position;
-} EvsNewEvents;
 
 extern void evs_handlers_init(void);
 
@@ -46,13 +34,15 @@ extern void evs_handlers_init(void);
 extern void evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count);
 
 /*
- * The same for a query, whose events need not all be in memory: begin, put each
- * of them (which copies it), run, end.  Rows beyond memory_kb go to a file.
+ * The same for events that need not all be in memory, and for the kinds that
+ * can take them so: event handlers and queries.  next() returns the next event,
+ * valid until it is called again, or NULL.  What a query keeps of them beyond
+ * memory_kb goes to a file.
  */
-extern void evs_new_events_begin(EvsNewEvents *new_events, int memory_kb);
-extern void evs_new_events_put(EvsNewEvents *new_events, const EvsEvent *event);
-extern void evs_new_events_run(EvsNewEvents *new_events, EvsProjection *projection);
-extern void evs_new_events_end(EvsNewEvents *new_events);
+typedef const EvsEvent *(*EvsNextEvent) (void *source);
+
+extern void evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next,
+								   void *source, int memory_kb);
 
 /*
  * The handler of a projection that is no query: it exists, has the signature of
