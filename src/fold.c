@@ -166,7 +166,7 @@ is_to_be_saved(const Application *application, text *key, const EvsState *state)
 	if (state->event_count == 0 || policy->snapshot_every == 0)
 		return false;
 	if (keeps_rows_current(projection))
-		return true;
+		return state->event_count != state->saved_count || state->rejections > 0;
 	if (!policy->snapshot_after_batch ||
 		state->event_count - state->saved_count < policy->snapshot_every)
 		return false;

@@ -16,6 +16,7 @@
 
 #include "miscadmin.h"
 
+#include "event.h"
 #include "fold_key.h"
 #include "scan.h"
 #include "snapshots.h"
@@ -89,6 +90,19 @@ is_of_projection(const EvsProjection *projection, const EvsEvent *event)
 		evs_filter_accepts(&projection->filter, event);
 }
 
+/* Is the scan's next row the event that the state has seen last? */
+static bool
+confirms(EvsScan *scan, const EvsState *state)
+{
+	TupleTableSlot *slot = evs_scan_next_slot(scan);
+
+	if (slot == NULL)
+		return false;
+	slot_getsomeattrs(slot, EVS_EVENTS_VERSION);
+	return DatumGetInt64(slot->tts_values[EVS_EVENTS_VERSION - 1]) == state->seen_version &&
+		DatumGetInt64(slot->tts_values[EVS_EVENTS_POSITION - 1]) == state->seen_position;
+}
+
 /*
  * Fold what the stream has after the state.  False, without having done
  * anything, if the stream does not have the event that the state has seen last.
@@ -99,26 +113,19 @@ fold_tail(EvsFolder *folder, text *stream, const EvsStateAt *at,
 {
 	EvsScan    *scan = evs_scan_stream(stream, state->seen_version, at->version,
 									   false, snapshot);
-	bool		confirmed = state->seen_version == 0;
+	bool		confirmed = state->seen_version == 0 || confirms(scan, state);
 	EvsEvent	event;
 
 	if (confirmed)
-		start(folder, state);
-	while (evs_scan_next(scan, &event))
 	{
-		if (!confirmed)
+		start(folder, state);
+		while (evs_scan_next(scan, &event))
 		{
-			if (event.version != state->seen_version ||
-				event.position != state->seen_position)
-				break;
-			start(folder, state);
-			confirmed = true;
-			continue;
+			if (is_of_projection(folder->projection, &event) && is_in_time(&event, at))
+				evs_state_advance(folder, state, &event);
+			state->seen_version = event.version;
+			state->seen_position = event.position;
 		}
-		if (is_of_projection(folder->projection, &event) && is_in_time(&event, at))
-			evs_state_advance(folder, state, &event);
-		state->seen_version = event.version;
-		state->seen_position = event.position;
 	}
 	evs_scan_end(scan);
 	return confirmed;
