@@ -74,6 +74,16 @@ sub fresh_database
 	sql('checkpoint');
 }
 
+# Fills the log with so many events, in streams that grow side by side.
+sub fill_log
+{
+	my (%log) = @_;
+	my $data = $log{data} // 'bench.data(i)';
+	sql("insert into evsource.events (stream, type, data)
+		select 'account-' || (i % $log{streams}), 'MoneyDeposited', $data from generate_series(1, $log{events}) i");
+	sql('checkpoint');
+}
+
 # ----- running things -------------------------------------------------------
 
 sub run_or_die
