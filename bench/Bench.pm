@@ -74,13 +74,15 @@ sub fresh_database
 	sql('checkpoint');
 }
 
-# Fills the log with so many events, in streams that grow side by side.
+# Fills the log with so many events, in so many streams of the same length, of
+# which a hundred grow side by side.
 sub fill_log
 {
 	my (%log) = @_;
 	my $data = $log{data} // 'bench.data(i)';
 	sql("insert into evsource.events (stream, type, data)
-		select 'account-' || (i % $log{streams}), 'MoneyDeposited', $data from generate_series(1, $log{events}) i");
+		select 'account-' || (i - 1) / (100 * $log{events} / $log{streams}) * 100 + i % 100, 'MoneyDeposited', $data
+		from generate_series(1, $log{events}) i");
 	sql('checkpoint');
 }
 

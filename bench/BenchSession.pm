@@ -25,7 +25,9 @@ sub value
 {
 	my ($self, $statements) = @_;
 	my $output = '';
-	print { $self->{in} } "$statements;\n\\echo $mark\n";
+	# more than a pipe holds would leave us and psql waiting for each other
+	$statements = "\\i " . Bench::script_file("$statements;\n") if length $statements > 4096;
+	print { $self->{in} } "$statements" . ($statements =~ /^\\/ ? '' : ';') . "\n\\echo $mark\n";
 	while (defined(my $line = readline $self->{out}))
 	{
 		if ($line eq "$mark\n") { chomp $output; return $output }

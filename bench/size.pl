@@ -1,12 +1,12 @@
 # size.pl - what an event takes on disk, heap and indexes: 200 bytes of data, in
-# 20,000 streams of 10 events that grow side by side, by one-event appends.
+# 10,000 streams of 20 events, of which a hundred grow side by side.
 use strict;
 use warnings;
 
 Bench::start_server();
 Bench::fresh_database();
 my $events = 200_000;
-Bench::fill_log(events => $events, streams => 20_000);
+Bench::fill_log(events => $events, streams => 10_000);
 my ($heap, $indexes, $data) = split /\|/, Bench::sql(
 	"select pg_table_size('evsource.events') / $events.0, pg_indexes_size('evsource.events') / $events.0,
 	(select avg(pg_column_size(data)) from evsource.events)");

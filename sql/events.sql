@@ -5,7 +5,8 @@
 create sequence evsource.position_seq as bigint maxvalue 281474976710655 cache 1;
 comment on sequence evsource.position_seq is 'Draws the position of each event.';
 
--- Columns of fixed width first: no byte is lost to alignment.
+-- Columns of fixed width first: no byte is lost to alignment. Positions grow, so
+-- the pages of their indexes need room only for those that commit late.
 create table evsource.events (
     position    bigint      not null,
     version     bigint      not null,
@@ -16,10 +17,10 @@ create table evsource.events (
     metadata    jsonb,
     occurred_at timestamptz,
     id          uuid,
-    constraint events_pkey primary key (position),
+    constraint events_pkey primary key (position) with (fillfactor = 97),
     constraint events_stream_version_key unique (stream, version)
 );
-create index events_category_idx on evsource.events (evsource.category(stream), position);
+create index events_category_idx on evsource.events (evsource.category(stream), position) with (fillfactor = 97);
 create unique index events_id_key on evsource.events (id) where id is not null;
 -- a category's streams, in time proportional to their number
 create index events_first_idx on evsource.events (evsource.category(stream), stream) where version = 1;
