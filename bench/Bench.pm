@@ -29,7 +29,7 @@ END { local $?; stop_all() if $$ == ($owner // 0) }
 # ----- servers and databases ------------------------------------------------
 
 my @settings = (
-	'shared_buffers=1GB', 'fsync=on', 'wal_level=replica', 'autovacuum=off', 'jit=off',
+	'shared_buffers=1GB', 'maintenance_work_mem=256MB', 'fsync=on', 'wal_level=replica', 'autovacuum=off', 'jit=off',
 	'max_wal_size=32GB', 'checkpoint_timeout=1h', 'max_connections=100',
 	'max_parallel_workers_per_gather=0', 'track_activities=on', 'log_min_messages=error');
 
