@@ -54,11 +54,14 @@ create function evsource._immutable() returns trigger
     language c as 'MODULE_PATHNAME', 'evsource_immutable';
 comment on function evsource._immutable() is 'Internal: refuses to change events (VE003).';
 
-create trigger intake_begin before insert on evsource.events
+-- Triggers fire in the order of their names. What others make of a row is
+-- validated and numbered after them; what they append in a statement belongs to
+-- it, so it begins before them.
+create trigger "00_intake_begin" before insert on evsource.events
     for each statement execute function evsource._intake_begin();
-create trigger intake_row before insert on evsource.events
+create trigger zz_intake_row before insert on evsource.events
     for each row execute function evsource._intake_row();
-create trigger intake_end after insert on evsource.events
+create trigger "00_intake_end" after insert on evsource.events
     for each statement execute function evsource._intake_end();
 create trigger immutable before update or delete or truncate on evsource.events
     for each statement execute function evsource._immutable();

@@ -31,6 +31,7 @@
 #include "dispatch.h"
 #include "duplicate.h"
 #include "event.h"
+#include "intake.h"
 #include "metadata.h"
 #include "store.h"
 #include "store_insert.h"
@@ -83,6 +84,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	int64		version;
 	EvsEvent   *last;
 
+	PreventCommandDuringRecovery("evsource.append()");
 	PreventCommandIfReadOnly("evsource.append()");
 	PreventCommandIfParallelMode("evsource.append()");
 
@@ -110,7 +112,8 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 		table_close(events, NoLock);
 		/* what is called next, in this very statement, sees the events */
 		CommandCounterIncrement();
-		evs_dispatch_inline(batch);
+		if (!evs_intake_defer(batch))
+			evs_dispatch_inline(batch);
 	}
 	else
 	{
@@ -203,11 +206,7 @@ evsource_append(PG_FUNCTION_ARGS)
 	evs_check_stream(event.stream);
 	event.type = PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1);
 	evs_check_type(event.type);
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("data of an event must not be null"),
-				 errhint("Leave the argument out for {}, or pass the JSON value 'null'.")));
+	evs_check_data(PG_ARGISNULL(2));
 	event.data = PG_GETARG_JSONB_P(2);
 	event.metadata = evs_metadata_for(PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3));
 	expected_version = evs_expected_version(fcinfo, 4);
@@ -282,6 +281,13 @@ check_same_length(const BatchArray *array, const BatchArray *types)
 				 errhint("Pass one element an event.")));
 }
 
+/* which event is being taken, for the error's context */
+static void
+name_event(void *arg)
+{
+	errcontext("event %d of the batch", *(int *) arg);
+}
+
 static bool
 has_element(const BatchArray *array, int i)
 {
@@ -308,6 +314,8 @@ evsource_append_batch(PG_FUNCTION_ARGS)
 				occurred_at;
 	EvsBatch	batch;
 	EvsAppended appended;
+	int			number;
+	ErrorContextCallback callback = {error_context_stack, name_event, &number};
 
 	evs_check_stream(stream);
 	take_array(fcinfo, 1, "types", TEXTOID, true, &types);
@@ -322,10 +330,12 @@ evsource_append_batch(PG_FUNCTION_ARGS)
 
 	batch.count = types.count;
 	batch.events = palloc0(Max(batch.count, 1) * sizeof(EvsEvent));
+	error_context_stack = &callback;
 	for (int i = 0; i < batch.count; i++)
 	{
 		EvsEvent   *event = &batch.events[i];
 
+		number = i + 1;
 		event->stream = stream;
 		event->type = DatumGetTextPP(types.values[i]);
 		evs_check_type(event->type);
@@ -339,6 +349,7 @@ evsource_append_batch(PG_FUNCTION_ARGS)
 		if (event->has_occurred_at)
 			event->occurred_at = DatumGetTimestampTz(occurred_at.values[i]);
 	}
+	error_context_stack = callback.previous;
 
 	evs_append(stream, &batch, expected_version, &appended);
 	PG_RETURN_DATUM(evs_append_result(&appended));

@@ -8,6 +8,7 @@
 #include "evsource.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "duplicate.h"
@@ -56,22 +57,15 @@ check_repeated_ids(const EvsBatch *batch)
 	pfree(with_id);
 }
 
-static bool
-same_text(const text *a, const text *b)
-{
-	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
-		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
-}
-
 /* The stored event must be the given one, or the id was used for another. */
 static void
-check_same_event(const EvsEvent *given, const EvsEvent *stored)
+check_same_event(Relation events, const EvsEvent *given, const EvsEvent *stored)
 {
 	const char *difference = NULL;
 
-	if (!same_text(given->stream, stored->stream))
+	if (!evs_same_text(given->stream, stored->stream))
 		difference = "stream";
-	else if (!same_text(given->type, stored->type))
+	else if (!evs_same_text(given->type, stored->type))
 		difference = "type";
 	else if (compareJsonbContainers(&given->data->root, &stored->data->root) != 0)
 		difference = "data";
@@ -80,8 +74,10 @@ check_same_event(const EvsEvent *given, const EvsEvent *stored)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
 				 errmsg("event id \"%s\" is already stored for another event", id_text(&given->id)),
+				 evs_store_may_tell(events) ?
 				 errdetail("It is version %lld of stream \"%s\", whose %s differs.",
-						   (long long) stored->version, text_to_cstring(stored->stream), difference),
+						   (long long) stored->version, text_to_cstring(stored->stream), difference) :
+				 errdetail("Its %s differs.", difference),
 				 errhint("Give each event an id of its own.")));
 }
 
@@ -105,11 +101,12 @@ evs_find_duplicates(Relation events, text *stream, const EvsBatch *batch, EvsApp
 		const EvsEvent *given = &batch->events[i];
 		EvsEvent   *stored = given->has_id ? evs_store_find(events, &given->id) : NULL;
 
+		CHECK_FOR_INTERRUPTS();
 		if (stored == NULL)
 			unknown = given;
 		else
 		{
-			check_same_event(given, stored);
+			check_same_event(events, given, stored);
 			known = given;
 			if (stored->version < last_version)
 				ereport(ERROR,

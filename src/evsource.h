@@ -40,6 +40,14 @@ typedef struct EvsBatch
 	int			count;
 } EvsBatch;
 
+/* Byte by byte, as the columns of evsource.events compare. */
+static inline bool
+evs_same_text(const text *a, const text *b)
+{
+	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}
+
 /* Which events a reader or a projection wants.  A count of 0 means "all". */
 typedef struct EvsFilter
 {

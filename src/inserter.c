@@ -36,6 +36,8 @@ struct EvsInserter
 	ResultRelInfo *relinfo;		/* its indexes are open during a call only */
 	Oid		   *indexes;		/* of all of relinfo's indexes */
 	TupleDesc	desc;			/* a copy: slots must not pin the relcache's */
+	Datum	   *values;			/* of a row, with any dropped columns */
+	bool	   *nulls;
 	TupleTableSlot *row;		/* the row whose index entries are inserted */
 };
 
@@ -63,7 +65,11 @@ make_inserter(Relation events, MemoryContext parent, bool *keepable)
 	inserter->estate = CreateExecutorState();
 	inserter->relinfo = relinfo;
 	inserter->desc = CreateTupleDescCopy(RelationGetDescr(events));
+	inserter->values = palloc0(inserter->desc->natts * sizeof(Datum));
+	inserter->nulls = palloc(inserter->desc->natts * sizeof(bool));
+	memset(inserter->nulls, true, inserter->desc->natts * sizeof(bool));
 	inserter->row = MakeSingleTupleTableSlot(inserter->desc, &TTSOpsVirtual);
+	memset(inserter->row->tts_isnull, true, inserter->desc->natts * sizeof(bool));
 	inserter->row->tts_tableOid = inserter->events;
 
 	*keepable = true;
@@ -204,11 +210,9 @@ evs_inserter_slot(EvsInserter *inserter)
 void
 evs_inserter_fill(EvsInserter *inserter, TupleTableSlot *slot, const EvsEvent *event)
 {
-	Datum		values[EVS_EVENTS_NATTS];
-	bool		nulls[EVS_EVENTS_NATTS];
-
-	evs_event_stored_values(event, values, nulls);
-	ExecStoreHeapTuple(heap_form_tuple(inserter->desc, values, nulls), slot, false);
+	evs_event_stored_values(event, inserter->values, inserter->nulls);
+	ExecStoreHeapTuple(heap_form_tuple(inserter->desc, inserter->values, inserter->nulls),
+					   slot, false);
 }
 
 static void

@@ -9,6 +9,10 @@
  * positions that were drawn and reads the rows back: cheaper than a transition
  * table, and rows that ON CONFLICT or another trigger left out are not there.
  *
+ * Statements nest when a trigger or a function that a statement calls appends.
+ * What is stored meanwhile is dispatched at the end of the outermost one, so
+ * that projections see every event in the order of the log.
+ *
  * A row that comes with a position is a restore, by the owner: it is stored as
  * it is, not dispatched, and the sequence is moved past it.
  */
@@ -54,7 +58,7 @@ typedef struct Run
 	int64		last;
 } Run;
 
-/* An INSERT or COPY under way.  Statements nest: triggers and handlers insert. */
+/* An INSERT or COPY under way. */
 typedef struct Statement
 {
 	Run		   *runs;
@@ -129,47 +133,103 @@ evsource_intake_begin(PG_FUNCTION_ARGS)
 }
 
 static void
-remember_position(int64 position)
+remember_run(Statement *statement, int64 first, int64 last)
 {
-	Run		   *last = current->nruns > 0 ? &current->runs[current->nruns - 1] : NULL;
+	Run		   *newest = statement->nruns > 0 ? &statement->runs[statement->nruns - 1] : NULL;
 
-	if (last != NULL && last->last + 1 == position)
+	if (newest != NULL && newest->last + 1 == first)
 	{
-		last->last = position;
+		newest->last = last;
 		return;
 	}
-	if (current->nruns == current->maxruns)
+	if (statement->nruns == statement->maxruns)
 	{
-		current->maxruns = Max(16, current->maxruns * 2);
-		if (current->runs == NULL)
-			current->runs = MemoryContextAlloc(TopTransactionContext,
-											   current->maxruns * sizeof(Run));
+		statement->maxruns = Max(16, statement->maxruns * 2);
+		if (statement->runs == NULL)
+			statement->runs = MemoryContextAlloc(TopTransactionContext,
+												 statement->maxruns * sizeof(Run));
 		else
-			current->runs = repalloc_huge(current->runs, current->maxruns * sizeof(Run));
+			statement->runs = repalloc_huge(statement->runs, statement->maxruns * sizeof(Run));
 	}
-	current->runs[current->nruns].first = position;
-	current->runs[current->nruns].last = position;
-	current->nruns++;
+	statement->runs[statement->nruns].first = first;
+	statement->runs[statement->nruns].last = last;
+	statement->nruns++;
 }
 
-/* Tell append what its own INSERT gave to a row of the batch. */
+bool
+evs_intake_defer(const EvsBatch *batch)
+{
+	if (current == NULL)
+		return false;
+	for (int i = 0; i < batch->count; i++)
+		remember_run(current, batch->events[i].position, batch->events[i].position);
+	return true;
+}
+
+/* Later draws must be above what was restored. */
 static void
-tell_intake(EvsIntake *intake, int64 position, int64 version, TimestampTz recorded_at)
+move_sequence_past(int64 position)
+{
+	Oid			sequence = evs_catalog()->position_seq;
+
+	/* nobody may draw between the two, or setval would go back */
+	LockRelationOid(sequence, ShareRowExclusiveLock);
+	if (evs_horizon_last_position() < position)
+		DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(position));
+	UnlockRelationOid(sequence, ShareRowExclusiveLock);
+}
+
+/* A stream's later event must not get a position below its restored ones. */
+void
+evs_intake_pass_restored(void)
+{
+	for (Statement *statement = current; statement != NULL; statement = statement->outer)
+	{
+		if (statement->restored > 0)
+			move_sequence_past(statement->restored);
+		statement->restored = 0;
+	}
+}
+
+static void
+forget_statement(void)
+{
+	Statement  *statement = current;
+
+	current = statement->outer;
+	if (statement->runs != NULL)
+		pfree(statement->runs);
+	pfree(statement);
+}
+
+/* Tell append what became of a row of its own INSERT. */
+static void
+tell_intake(EvsIntake *intake, const EvsEvent *row)
 {
 	if (intake->count < intake->batch->count)
 	{
 		EvsEvent   *event = &intake->batch->events[intake->count];
 
-		event->position = position;
-		event->version = version;
-		event->recorded_at = recorded_at;
+		/* its lock and its expected version were the other stream's */
+		if (!evs_same_text(row->stream, event->stream))
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+					 errmsg("an event of the append was moved to another stream"),
+					 errdetail("A trigger on evsource.events made stream \"%s\" of stream \"%s\".",
+							   text_to_cstring(row->stream), text_to_cstring(event->stream)),
+					 errhint("Append to the stream that is meant, or use INSERT.")));
+		event->position = row->position;
+		event->version = row->version;
+		event->recorded_at = row->recorded_at;
+		event->has_id = row->has_id;
+		event->id = row->id;
 	}
 	intake->count++;
 }
 
 /* A row with a position, from the owner: keep it as it is. */
 static void
-check_restored_row(const bool *nulls, int64 position, int64 version)
+check_restored_row(const EvsEvent *row, const bool *nulls)
 {
 	if (!object_ownercheck(RelationRelationId, evs_catalog()->events, GetUserId()))
 		ereport(ERROR,
@@ -183,17 +243,53 @@ check_restored_row(const bool *nulls, int64 position, int64 version)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("position, version and recorded_at of an event must be given together or not at all"),
 				 errhint("Leave them all out to append, give them all to restore.")));
-	if (position < 1 || position > EVS_MAX_POSITION || version < 1)
+	if (row->position < 1 || row->position > EVS_MAX_POSITION || row->version < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("position or version of a restored event is out of range"),
 				 errdetail("It has position %lld and version %lld.",
-						   (long long) position, (long long) version),
-				 errhint("Both begin at 1.")));
+						   (long long) row->position, (long long) row->version),
+				 errhint("A position is between 1 and %lld, a version begins at 1.",
+						 (long long) EVS_MAX_POSITION)));
+	evs_check_metadata(row->metadata);
+}
+
+/* What came with the row; the members of NULL columns are zero. */
+static void
+row_from_tuple(EvsEvent *row, HeapTuple tuple, TupleDesc desc, bool *nulls)
+{
+	Datum	   *values = palloc(desc->natts * sizeof(Datum));
+
+#define COLUMN(name) values[EVS_EVENTS_##name - 1]
+#define IS_NULL(name) nulls[EVS_EVENTS_##name - 1]
+	heap_deform_tuple(tuple, desc, values, nulls);
+	memset(row, 0, sizeof(EvsEvent));
+	if (!IS_NULL(POSITION))
+		row->position = DatumGetInt64(COLUMN(POSITION));
+	if (!IS_NULL(VERSION))
+		row->version = DatumGetInt64(COLUMN(VERSION));
+	if (!IS_NULL(RECORDED_AT))
+		row->recorded_at = DatumGetTimestampTz(COLUMN(RECORDED_AT));
+	if (!IS_NULL(STREAM))
+		row->stream = DatumGetTextPP(COLUMN(STREAM));
+	if (!IS_NULL(TYPE))
+		row->type = DatumGetTextPP(COLUMN(TYPE));
+	if (!IS_NULL(METADATA))
+		row->metadata = DatumGetJsonbP(COLUMN(METADATA));
+	row->has_id = !IS_NULL(ID);
+	if (row->has_id)
+		row->id = *DatumGetUUIDP(COLUMN(ID));
+
+	evs_check_stream(row->stream);
+	evs_check_type(row->type);
+	evs_check_data(IS_NULL(DATA));
+#undef COLUMN
+#undef IS_NULL
 }
 
 /*
- * For each row, before it is stored: validate and number it.
+ * For each row, before it is stored: validate and number it.  The trigger's name
+ * makes it the last one, so that it sees what others made of the row.
  */
 Datum
 evsource_intake_row(PG_FUNCTION_ARGS)
@@ -202,82 +298,53 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	static int	filled[] = {
 		EVS_EVENTS_POSITION, EVS_EVENTS_VERSION, EVS_EVENTS_RECORDED_AT, EVS_EVENTS_METADATA
 	};
-	Datum	   *values;
-	bool	   *nulls;
 	Datum		fill[4];
 	bool		fill_nulls[4] = {false};
 	Relation	events;
 	TupleDesc	desc;
-	text	   *stream;
-	text	   *type;
-	Jsonb	   *metadata;
-	int64		version;
-	int64		position;
-	TimestampTz now;
-	HeapTuple	tuple;
+	EvsEvent	row;
+	bool	   *nulls;
 
 	check_called_as_trigger(fcinfo);
 	events = trigger->tg_relation;
 	desc = RelationGetDescr(events);
-	values = palloc(desc->natts * sizeof(Datum));
 	nulls = palloc(desc->natts * sizeof(bool));
-	heap_deform_tuple(trigger->tg_trigtuple, desc, values, nulls);
-
-	stream = nulls[EVS_EVENTS_STREAM - 1] ? NULL : DatumGetTextPP(values[EVS_EVENTS_STREAM - 1]);
-	type = nulls[EVS_EVENTS_TYPE - 1] ? NULL : DatumGetTextPP(values[EVS_EVENTS_TYPE - 1]);
-	metadata = nulls[EVS_EVENTS_METADATA - 1] ? NULL :
-		DatumGetJsonbP(values[EVS_EVENTS_METADATA - 1]);
-	evs_check_stream(stream);
-	evs_check_type(type);
+	row_from_tuple(&row, trigger->tg_trigtuple, desc, nulls);
 
 	if (!nulls[EVS_EVENTS_POSITION - 1] || !nulls[EVS_EVENTS_VERSION - 1] ||
 		!nulls[EVS_EVENTS_RECORDED_AT - 1])
 	{
-		position = DatumGetInt64(values[EVS_EVENTS_POSITION - 1]);
-		version = DatumGetInt64(values[EVS_EVENTS_VERSION - 1]);
-		check_restored_row(nulls, position, version);
+		check_restored_row(&row, nulls);
 
 		/* the sequence moves past it before it is there for others */
 		evs_horizon_publish();
 		if (current != NULL)
-			current->restored = Max(current->restored, position);
+			current->restored = Max(current->restored, row.position);
 		return PointerGetDatum(trigger->tg_trigtuple);
 	}
 
-	metadata = evs_metadata_for(metadata);
-	version = evs_stream_lock(events, stream, 0) + 1;
-	if (!nulls[EVS_EVENTS_ID - 1])
-		evs_store_check_server_id(events, DatumGetUUIDP(values[EVS_EVENTS_ID - 1]));
-	position = evs_horizon_draw(1);
-	now = GetCurrentTimestamp();
+	row.metadata = evs_metadata_for(row.metadata);
+	row.version = evs_stream_lock(events, row.stream, 0) + 1;
+	if (row.has_id)
+		evs_store_check_server_id(events, &row.id);
+	evs_intake_pass_restored();
+	row.position = evs_horizon_draw(1);
+	row.recorded_at = GetCurrentTimestamp();
 
 	if (current != NULL)
 	{
-		remember_position(position);
+		remember_run(current, row.position, row.position);
 		if (current->intake != NULL)
-			tell_intake(current->intake, position, version, now);
+			tell_intake(current->intake, &row);
 	}
 
-	fill[0] = Int64GetDatum(position);
-	fill[1] = Int64GetDatum(version);
-	fill[2] = TimestampTzGetDatum(now);
-	fill[3] = PointerGetDatum(metadata);
-	fill_nulls[3] = metadata == NULL;
-	tuple = heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc, lengthof(filled),
-									  filled, fill, fill_nulls);
-	return PointerGetDatum(tuple);
-}
-
-/* Later draws must be above what was restored. */
-static void
-move_sequence_past(int64 position)
-{
-	Oid			sequence = evs_catalog()->position_seq;
-
-	/* a higher draw between the two lines can only be lost by going back */
-	LockRelationOid(sequence, ShareRowExclusiveLock);
-	if (evs_horizon_last_position() < position)
-		DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(position));
+	fill[0] = Int64GetDatum(row.position);
+	fill[1] = Int64GetDatum(row.version);
+	fill[2] = TimestampTzGetDatum(row.recorded_at);
+	fill[3] = PointerGetDatum(row.metadata);
+	fill_nulls[3] = row.metadata == NULL;
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc, lengthof(filled),
+													 filled, fill, fill_nulls));
 }
 
 /* Read back what the statement stored, and dispatch it in batches. */
@@ -328,19 +395,30 @@ evsource_intake_end(PG_FUNCTION_ARGS)
 	statement = current;
 	if (statement == NULL)
 		PG_RETURN_POINTER(NULL);
-	current = statement->outer;
 
-	if (statement->restored > 0)
-		move_sequence_past(statement->restored);
-	if (statement->nruns > 0)
+	evs_intake_pass_restored();
+	if (statement->outer != NULL)
 	{
-		/* the scan below must see the rows of this very command */
-		CommandCounterIncrement();
-		if (evs_dispatch_wanted())
-			dispatch_runs(statement);
-		pfree(statement->runs);
+		for (int i = 0; i < statement->nruns; i++)
+			remember_run(statement->outer, statement->runs[i].first, statement->runs[i].last);
+		forget_statement();
 	}
-	pfree(statement);
+	else
+	{
+		Statement	done = *statement;
+
+		/* from here on the statement is over: handlers may begin others */
+		statement->runs = NULL;
+		forget_statement();
+		if (done.nruns > 0)
+		{
+			/* the scan below must see the rows of this very command */
+			CommandCounterIncrement();
+			if (evs_dispatch_wanted())
+				dispatch_runs(&done);
+			pfree(done.runs);
+		}
+	}
 	PG_RETURN_POINTER(NULL);
 }
 
@@ -369,7 +447,7 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine,
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 	while (current != NULL && current->nest_level >= GetCurrentTransactionNestLevel())
-		current = current->outer;
+		forget_statement();
 	expected_intake = NULL;
 }
 

@@ -7,8 +7,8 @@
 #include "evsource.h"
 
 /*
- * Collects what the row trigger gives to the rows of an INSERT that append
- * itself runs: version, position and recorded_at of each event of the batch.
+ * Collects what the triggers make of the rows of an INSERT that append itself
+ * runs: version, position, recorded_at and id of each event of the batch.
  */
 typedef struct EvsIntake
 {
@@ -21,6 +21,15 @@ extern bool evs_intake_is_our_trigger(Oid function);
 
 /* Is an INSERT or COPY under way, with rows that are not yet dispatched? */
 extern bool evs_intake_is_running(void);
+
+/* Call before a position is drawn: move it past what was restored meanwhile. */
+extern void evs_intake_pass_restored(void);
+
+/*
+ * While an INSERT or COPY is under way, events that are stored directly wait for
+ * its end, to be dispatched in their order: returns false when none is.
+ */
+extern bool evs_intake_defer(const EvsBatch *batch);
 
 /* Call just before the INSERT: its triggers fill the intake. */
 extern void evs_intake_expect(EvsIntake *intake, EvsBatch *batch);

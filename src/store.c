@@ -17,6 +17,8 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -39,15 +41,39 @@
 /* from this many events on, a multi-insert beats single inserts */
 #define MULTI_INSERT_FROM 4
 
+/* Would the trigger fire on an INSERT of this session? */
+static bool
+trigger_fires(const Trigger *trigger)
+{
+	if (!TRIGGER_FOR_INSERT(trigger->tgtype))
+		return false;
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		return trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA ||
+			trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+	return trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN ||
+		trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+}
+
+/* The columns are ours (or dropped), and nullable where an append leaves nulls. */
+static bool
+has_our_columns_only(TupleDesc desc)
+{
+	for (int i = EVS_EVENTS_NATTS; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			return false;
+	return !TupleDescAttr(desc, EVS_EVENTS_METADATA - 1)->attnotnull &&
+		!TupleDescAttr(desc, EVS_EVENTS_OCCURRED_AT - 1)->attnotnull &&
+		!TupleDescAttr(desc, EVS_EVENTS_ID - 1)->attnotnull;
+}
+
 bool
 evs_store_is_direct(Relation events)
 {
-	TupleDesc	desc = RelationGetDescr(events);
-	TupleConstr *constr = desc->constr;
+	TupleConstr *constr = RelationGetDescr(events)->constr;
 
-	if (desc->natts != EVS_EVENTS_NATTS || events->rd_rules != NULL)
+	if (!has_our_columns_only(RelationGetDescr(events)) || events->rd_rules != NULL)
 		return false;
-	if (constr != NULL && (constr->num_check > 0 || constr->has_generated_stored))
+	if (constr != NULL && constr->num_check > 0)
 		return false;
 	if (events->rd_rel->relrowsecurity &&
 		check_enable_rls(RelationGetRelid(events), InvalidOid, false) == RLS_ENABLED)
@@ -58,17 +84,23 @@ evs_store_is_direct(Relation events)
 	{
 		Trigger    *trigger = &events->trigdesc->triggers[i];
 
-		if (TRIGGER_FOR_INSERT(trigger->tgtype) &&
-			trigger->tgenabled != TRIGGER_DISABLED &&
-			!evs_intake_is_our_trigger(trigger->tgfoid))
+		if (trigger_fires(trigger) && !evs_intake_is_our_trigger(trigger->tgfoid))
 			return false;
 	}
 	return true;
 }
 
-/* Say in the terms of the log what a unique index said in its own. */
-static void
-rethrow_unique_violation(MemoryContext context)
+bool
+evs_store_may_tell(Relation events)
+{
+	Oid			relid = RelationGetRelid(events);
+
+	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
+}
+
+void
+evs_store_rethrow(MemoryContext context)
 {
 	ErrorData  *error;
 
@@ -156,6 +188,7 @@ evs_store_batch(Relation events, EvsBatch *batch, int64 version)
 	EvsInserter *volatile inserter = NULL;
 	int64		position;
 
+	evs_intake_pass_restored();
 	position = evs_horizon_draw(batch->count);
 	for (int i = 0; i < batch->count; i++)
 	{
@@ -176,7 +209,7 @@ evs_store_batch(Relation events, EvsBatch *batch, int64 version)
 	PG_CATCH();
 	{
 		evs_inserter_abandon(inserter);
-		rethrow_unique_violation(context);
+		evs_store_rethrow(context);
 	}
 	PG_END_TRY();
 }
@@ -243,7 +276,8 @@ evs_store_check_server_id(Relation events, const pg_uuid_t *id)
 				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
 				 errmsg("event id \"%s\" is already stored",
 						DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
+				 evs_store_may_tell(events) ?
 				 errdetail("It is version %lld of stream \"%s\".",
-						   (long long) found->version, text_to_cstring(found->stream)),
+						   (long long) found->version, text_to_cstring(found->stream)) : 0,
 				 errhint("To repeat an append without storing it twice, call evsource.append with the id.")));
 }

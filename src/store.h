@@ -22,6 +22,15 @@ extern bool evs_store_is_direct(Relation events);
  */
 extern void evs_store_batch(Relation events, EvsBatch *batch, int64 version);
 
+/*
+ * In a PG_CATCH block: rethrow the error, in the terms of the log (VE002, 40001)
+ * if it is what a unique index said in its own.
+ */
+extern void evs_store_rethrow(MemoryContext context);
+
+/* May the current user read every event, so that an error may name any? */
+extern bool evs_store_may_tell(Relation events);
+
 /* Raise VE002 if the id is one that this store made for a stored event. */
 extern void evs_store_check_server_id(Relation events, const pg_uuid_t *id);
 

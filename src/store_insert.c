@@ -8,12 +8,14 @@
 #include "evsource.h"
 
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "intake.h"
+#include "store.h"
 #include "store_insert.h"
 
 static const char insert_command[] =
@@ -75,10 +77,12 @@ occurred_at_of(const EvsEvent *event, bool *isnull)
 	return TimestampTzGetDatum(event->occurred_at);
 }
 
+/* kept for the session */
+static SPIPlanPtr plan = NULL;
+
 static SPIPlanPtr
 insert_plan(void)
 {
-	static SPIPlanPtr plan = NULL;
 	Oid			types[] = {TEXTOID, TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,
 	UUIDARRAYOID, TIMESTAMPTZARRAYOID};
 
@@ -95,12 +99,51 @@ insert_plan(void)
 	return plan;
 }
 
+/* Returns the number of rows that were stored. */
+static uint64
+run_insert(Datum *arguments)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile int result = 0;	/* set under PG_TRY */
+
+	PG_TRY();
+	{
+		result = SPI_execute_plan(insert_plan(), arguments, NULL, false, 0);
+	}
+	PG_CATCH();
+	{
+		evs_store_rethrow(context);
+	}
+	PG_END_TRY();
+
+	if (result < 0)
+		elog(ERROR, "could not insert events: %s", SPI_result_code_string(result));
+	if (result != SPI_OK_INSERT)
+	{
+		/*
+		 * A rule made something else of it.  When nothing is left of the command,
+		 * the plan depends on no table and would outlive the rule.
+		 */
+		SPI_freeplan(plan);
+		plan = NULL;
+		return 0;
+	}
+	return SPI_processed;
+}
+
 void
 evs_store_insert(text *stream, EvsBatch *batch)
 {
 	EvsIntake	intake;
 	Datum		arguments[6];
-	int			result;
+	uint64		stored;
+
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot append while session_replication_role is replica"),
+				 errdetail("evsource.events has triggers, rules, policies, constraints or columns of others, and its own triggers do not fire."),
+				 errhint("Set session_replication_role to origin.")));
 
 	SPI_connect();
 	arguments[0] = PointerGetDatum(stream);
@@ -111,15 +154,13 @@ evs_store_insert(text *stream, EvsBatch *batch)
 	arguments[5] = column(batch, TIMESTAMPTZOID, occurred_at_of);
 
 	evs_intake_expect(&intake, batch);
-	result = SPI_execute_plan(insert_plan(), arguments, NULL, false, 0);
-	if (result != SPI_OK_INSERT)
-		elog(ERROR, "could not insert events: %s", SPI_result_code_string(result));
-	if (SPI_processed != (uint64) batch->count || intake.count != batch->count)
+	stored = run_insert(arguments);
+	if (stored != (uint64) batch->count || intake.count != batch->count)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 				 errmsg("not every event of the append was stored"),
 				 errdetail("%d events were appended, %llu were stored.",
-						   batch->count, (unsigned long long) SPI_processed),
+						   batch->count, (unsigned long long) stored),
 				 errhint("A trigger or rule on evsource.events leaves rows out; raise an error in it instead.")));
 	SPI_finish();
 }

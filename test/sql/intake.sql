@@ -96,6 +96,52 @@ begin
 end $$;
 select stream, type, count(*), bool_and(in_order) as in_order from pg_temp.log('intake8') group by stream, type order by stream, type;
 
+-- Inline projections see the events of a statement in order, also those that a
+-- function or a trigger appends while it runs.
+create table intake_seen (n int generated always as identity, stream text, version bigint, type text);
+create function intake_see(e evsource.event) returns void language sql as $$
+    insert into intake_seen (stream, version, type) values (e.stream, e.version, e.type) $$;
+select evsource.create_projection('intake_see', 'intake_see', categories => array['intake10'], start => 'now');
+insert into evsource.events (stream, type, data)
+    select 'intake10-a', 'Inserted', to_jsonb((evsource.append('intake10-a', 'Appended')).version) from generate_series(1, 2) i;
+create function intake_echo() returns trigger language plpgsql as $$
+begin
+    if new.type <> 'Echoed' then
+        perform evsource.append('intake10-' || tg_name, 'Echoed', to_jsonb(new.type));
+        insert into evsource.events (stream, type) values (new.stream, 'Echoed');
+    end if;
+    return new;
+end $$;
+create trigger after after insert on evsource.events for each row execute function intake_echo();
+insert into evsource.events (stream, type) values ('intake10-b', 'One'), ('intake10-b', 'Two');
+select version from evsource.append('intake10-b', 'Three');
+drop trigger after on evsource.events;
+create trigger before before insert on evsource.events for each row execute function intake_echo();
+insert into evsource.events (stream, type) values ('intake10-c', 'One'), ('intake10-c', 'Two');
+select first_version, version from evsource.append_batch('intake10-c', array['Three', 'Four'], array['3', '4']::jsonb[]);
+drop trigger before on evsource.events;
+select s.n, s.stream, s.version, s.type from intake_seen s order by n;
+select count(*) as all_seen, bool_and(s.position > s.before) as in_order
+    from (select e.position, lag(e.position, 1, 0::bigint) over (order by s.n) as before from intake_seen s join evsource.events e using (stream, version)) s
+    having count(*) = (select count(*) from evsource.events where evsource.category(stream) = 'intake10');
+-- What an error takes back in between is not dispatched.
+create function intake_append_and_fail() returns text language plpgsql as $$
+begin
+    begin
+        perform evsource.append('intake10-d', 'Lost');
+        insert into evsource.events (stream, type) values ('intake10-d', 'Lost'), ('intake10-d', '');
+    exception when invalid_parameter_value then
+        null;
+    end;
+    perform evsource.append('intake10-d', 'Kept');
+    return 'Inserted';
+end $$;
+insert into evsource.events (stream, type) select 'intake10-d', intake_append_and_fail() from generate_series(1, 2);
+select version, type from intake_seen where stream = 'intake10-d' order by n;
+select evsource.drop_projection('intake_see');
+drop function intake_see, intake_echo, intake_append_and_fail;
+drop table intake_seen;
+
 -- Bad rows are refused, with all that came before them in the statement.
 insert into evsource.events (stream, type) values ('intake-bad', 'One'), (null, 'Two');
 \echo :LAST_ERROR_SQLSTATE

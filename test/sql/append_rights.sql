@@ -1,0 +1,129 @@
+-- Who may append, and who may say where.
+
+\set SHOW_CONTEXT never
+
+create role regress_append_stranger;
+create role regress_append_writer;
+create role regress_append_columns;
+create role regress_append_tenant;
+grant usage on schema evsource to regress_append_stranger, regress_append_writer, regress_append_columns, regress_append_tenant;
+grant execute on all functions in schema evsource to regress_append_stranger, regress_append_writer, regress_append_columns, regress_append_tenant;
+grant insert on evsource.events to regress_append_writer;
+grant insert (stream, type, data, metadata, occurred_at, id) on evsource.events to regress_append_columns;
+
+-- A stranger cannot append, whichever way it tries, nor learn whether a stream exists.
+select version from evsource.append('rights-1', 'Opened');
+set role regress_append_stranger;
+select * from evsource.append('rights-1', 'Forged');
+\echo :LAST_ERROR_SQLSTATE
+select * from evsource.append('rights-1', 'Forged', expected_version => 0);
+select * from evsource.append_batch('rights-1', array['Forged'], array['{}']::jsonb[]);
+select * from evsource.append_batch('rights-1', '{}', '{}', expected_version => 7);
+select * from evsource.append_json('rights-1', '[{"type": "Forged"}]');
+insert into evsource.events (stream, type) values ('rights-1', 'Forged');
+\echo :LAST_ERROR_SQLSTATE
+select nextval('evsource.position_seq');
+reset role;
+
+-- A writer can, without a right on the sequence, and without one to read.
+set role regress_append_writer;
+select version from evsource.append('rights-1', 'Written', expected_version => 1);
+select first_version, version from evsource.append_batch('rights-1', array['Written'], array['{}']::jsonb[]);
+insert into evsource.events (stream, type) values ('rights-1', 'Written');
+copy evsource.events (stream, type) from stdin;
+rights-1	Written
+\.
+select count(*) from evsource.events;
+insert into evsource.events (stream, type) values ('rights-1', 'Written') returning version;
+-- It cannot change what is written, nor say where it is written.
+update evsource.events set type = 'Forged';
+\echo :LAST_ERROR_SQLSTATE
+delete from evsource.events;
+truncate evsource.events;
+insert into evsource.events (stream, type, position) values ('rights-1', 'Forged', 1);
+\echo :LAST_ERROR_SQLSTATE
+insert into evsource.events (stream, type, version) values ('rights-1', 'Forged', 99);
+insert into evsource.events (stream, type, recorded_at) values ('rights-1', 'Forged', '2001-01-01');
+insert into evsource.events (stream, type, position, version, recorded_at) values ('rights-1', 'Forged', 1, 99, '2001-01-01');
+copy evsource.events (stream, type, version) from stdin;
+rights-1	Forged	99
+\.
+reset role;
+
+-- A right on the columns that an append writes is enough.
+set role regress_append_columns;
+select version from evsource.append('rights-1', 'ByColumns');
+insert into evsource.events (stream, type) values ('rights-1', 'ByColumns');
+insert into evsource.events (stream, type, version) values ('rights-1', 'Forged', 1);
+\echo :LAST_ERROR_SQLSTATE
+reset role;
+revoke insert (id) on evsource.events from regress_append_columns;
+set role regress_append_columns;
+select version from evsource.append('rights-1', 'Forged');
+\echo :LAST_ERROR_SQLSTATE
+reset role;
+
+-- A member of the owner's role may restore.
+grant regress_append_stranger to regress_append_writer;
+begin;
+alter table evsource.events owner to regress_append_stranger;
+alter sequence evsource.position_seq owner to regress_append_stranger;
+set role regress_append_writer;
+insert into evsource.events (stream, type, position, version, recorded_at) values ('rights-2', 'Restored', 1000000000, 1, '2001-01-01');
+reset role;
+rollback;
+
+--
+-- Row security
+--
+create policy own_streams on evsource.events to regress_append_tenant
+    using (evsource.category(stream) = 'tenant') with check (evsource.category(stream) = 'tenant' and type <> 'Forbidden');
+alter table evsource.events enable row level security;
+grant select, insert on evsource.events to regress_append_tenant;
+select version from evsource.append('rights-3', 'ByOwner', id => '21000000-0000-4000-8000-000000000003');
+
+-- Policies hold for the functions as for INSERT.
+set role regress_append_tenant;
+select version, stored from evsource.append('tenant-1', 'Opened', expected_version => 0, id => '21000000-0000-4000-8000-000000000001');
+select version, stored from evsource.append('tenant-1', 'Opened', expected_version => 0, id => '21000000-0000-4000-8000-000000000001');
+select first_version, version from evsource.append_batch('tenant-1', array['A', 'B'], array['1', '2']::jsonb[], expected_version => 1);
+select first_version, version from evsource.append_json('tenant-1', '[{"type": "C"}]', expected_version => 3);
+insert into evsource.events (stream, type) values ('tenant-1', 'D') returning version;
+select * from evsource.append('tenant-1', 'Forbidden');
+\echo :LAST_ERROR_SQLSTATE
+select * from evsource.append_batch('tenant-1', array['E', 'Forbidden'], array['1', '2']::jsonb[]);
+select * from evsource.append('other-1', 'Opened');
+insert into evsource.events (stream, type) values ('other-1', 'Opened');
+\echo :LAST_ERROR_SQLSTATE
+select * from evsource.append('tenant-1', 'E', expected_version => 4);
+\echo :LAST_ERROR_SQLSTATE
+select stream, version, type from evsource.events where stream in ('rights-3', 'tenant-1') order by version;
+-- What a policy hides stays hidden: the id is taken, by whom is not said.
+select * from evsource.append('tenant-1', 'Opened', id => '21000000-0000-4000-8000-000000000003');
+\echo :LAST_ERROR_SQLSTATE
+set row_security = off;
+select * from evsource.append('tenant-1', 'E');
+\echo :LAST_ERROR_SQLSTATE
+reset row_security;
+reset role;
+-- Without a right to read, likewise.
+set role regress_append_writer;
+select * from evsource.append('rights-4', 'Opened', id => '21000000-0000-4000-8000-000000000003');
+reset role;
+
+-- The owner is not subject to them, and a role without a policy may do nothing.
+select version from evsource.append('rights-3', 'ByOwner', expected_version => 1);
+set role regress_append_writer;
+select * from evsource.append('rights-1', 'Written');
+\echo :LAST_ERROR_SQLSTATE
+reset role;
+
+drop policy own_streams on evsource.events;
+alter table evsource.events disable row level security;
+set role regress_append_writer;
+select version > 0 as appended from evsource.append('rights-1', 'Written');
+reset role;
+select count(*) from evsource.events where type in ('Forged', 'Forbidden') or stream = 'other-1';
+
+drop owned by regress_append_stranger, regress_append_writer, regress_append_columns, regress_append_tenant;
+drop role regress_append_stranger, regress_append_writer, regress_append_columns, regress_append_tenant;
