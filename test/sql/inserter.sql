@@ -1,5 +1,11 @@
 -- inserter.sql: indexes of the user's own are maintained by appends, whenever
--- they come, change and go, though a session keeps their definitions.
+-- they come, change and go, though a session keeps their definitions. In a
+-- database of its own, where no other events are in the way.
+
+select current_database() as home \gset
+create database evsource_inserter;
+\c evsource_inserter
+create extension evsource;
 \set VERBOSITY default
 set enable_seqscan = off;
 set enable_bitmapscan = off;
@@ -83,3 +89,6 @@ select (select count(*) from evsource.events) = (select count(*) from evsource.r
     (select count(*) from evsource.events where evsource.category(stream) = 'inserter')
         = (select count(*) from evsource.events where stream like 'inserter-%') as by_category;
 drop index evsource.by_type, evsource.big;
+
+\c :home
+drop database evsource_inserter;
