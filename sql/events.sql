@@ -5,7 +5,8 @@
 create sequence evsource.position_seq as bigint maxvalue 281474976710655 cache 1;
 comment on sequence evsource.position_seq is 'Draws the position of each event.';
 
--- Columns of fixed width first: no byte is lost to alignment. Positions grow, so
+-- Columns of fixed width first: no byte is lost to alignment. What is rarely
+-- there last: a row ends with its last value, see src/inserter.c. Positions grow, so
 -- the pages of their indexes need room only for those that commit late.
 create table evsource.events (
     position    bigint      not null,
@@ -15,8 +16,8 @@ create table evsource.events (
     type        text        not null collate "C",
     data        jsonb       not null default '{}',
     metadata    jsonb,
-    occurred_at timestamptz,
     id          uuid,
+    occurred_at timestamptz,
     constraint events_pkey primary key (position) with (fillfactor = 97),
     constraint events_stream_version_key unique (stream, version)
 );

@@ -21,8 +21,8 @@
 #define EVS_EVENTS_TYPE			5
 #define EVS_EVENTS_DATA			6
 #define EVS_EVENTS_METADATA		7
-#define EVS_EVENTS_OCCURRED_AT	8
-#define EVS_EVENTS_ID			9
+#define EVS_EVENTS_ID			8
+#define EVS_EVENTS_OCCURRED_AT	9
 #define EVS_EVENTS_NATTS		9
 
 /* columns of the composite type evsource.event, which readers and handlers see */
