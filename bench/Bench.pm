@@ -48,6 +48,16 @@ sub start_server
 	$ENV{PATH} = "$bin:$ENV{PATH}";
 }
 
+# The pg_config of another private build of this checkout, with other flags.
+sub build
+{
+	my ($flags) = @_;
+	local $ENV{COPT} = $flags;
+	chomp(my $pg_config = `"$top/dev/sandbox" "$scratch/build"`);
+	die "bench: the build with $flags failed\n" if $? != 0;
+	return $pg_config;
+}
+
 sub stop_server
 {
 	my $server = pop @servers or return;

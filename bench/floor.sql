@@ -16,7 +16,7 @@ alter table bench.batches alter types set storage external, alter data set stora
 create function bench.data(i bigint) returns jsonb immutable language sql as $$
 select jsonb_build_object(
     'amount', (i % 100000) / 100.0, 'currency', 'EUR', 'account', 'DE02 1203 0000 0000 2020 51',
-    'reference', lpad(i::text, 12, '0'), 'counterparty', 'Example Trading',
+    'reference', lpad(i::text, 12, '0'), 'counterparty', 'Example Trading GmbH & Co',
     'booked_by', 'ann', 'final', true)
 $$;
 insert into bench.batches

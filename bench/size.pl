@@ -1,12 +1,17 @@
 # size.pl - what an event takes on disk, heap and indexes: 200 bytes of data, in
-# 10,000 streams of 20 events, of which a hundred grow side by side.
+# 20,000 streams of 20 events that all grow side by side, by one-event appends.
 use strict;
 use warnings;
 
+my ($streams, $each) = (20_000, 20);
+my $events = $streams * $each;
+
 Bench::start_server();
 Bench::fresh_database();
-my $events = 200_000;
-Bench::fill_log(events => $events, streams => 10_000);
+Bench::sql("do \$\$ begin
+	perform evsource.append('account-' || s, 'MoneyDeposited', bench.data(s * $each + v))
+	from generate_series(1, $each) v, generate_series(1, $streams) s order by v, hashint4(s);
+	end \$\$");
 my ($heap, $indexes, $data) = split /\|/, Bench::sql(
 	"select pg_table_size('evsource.events') / $events.0, pg_indexes_size('evsource.events') / $events.0,
 	(select avg(pg_column_size(data)) from evsource.events)");
