@@ -80,21 +80,27 @@ keep_lock(const LOCKTAG *tag)
 /*
  * Take the lock in place of the one that was taken so before: the row for which
  * that one was taken is in the table.  The top transaction owns it, so that a
- * savepoint's end does not matter.
+ * savepoint's end does not matter.  Returns false if another has it and "wait"
+ * is false.
  */
-static void
-lock_in_passing(const LOCKTAG *tag)
+static bool
+lock_in_passing(const LOCKTAG *tag, bool wait)
 {
 	ResourceOwner old_owner = CurrentResourceOwner;
+	bool		locked;
 
 	CurrentResourceOwner = TopTransactionResourceOwner;
 	if (passing_lock_in == EvsMyLocalTransactionId())
 		LockRelease(&passing_lock, ExclusiveLock, false);
 	passing_lock_in = InvalidLocalTransactionId;
-	(void) LockAcquire(tag, ExclusiveLock, false, false);
-	passing_lock = *tag;
-	passing_lock_in = EvsMyLocalTransactionId();
+	locked = LockAcquire(tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (locked)
+	{
+		passing_lock = *tag;
+		passing_lock_in = EvsMyLocalTransactionId();
+	}
 	CurrentResourceOwner = old_owner;
+	return locked;
 }
 
 static bool
@@ -193,14 +199,14 @@ evs_stream_lock(Relation events, text *stream, int64 at_least)
 	LOCKTAG		tag;
 
 	stream_locktag(&tag, stream);
-	if (!keep_lock(&tag))
+	if (!keep_lock(&tag) && !lock_in_passing(&tag, false))
 	{
-		/* behind our own event we need no lock: others wait for it, and so for us */
+		/* behind our own event we need no lock: who has it waits for us */
 		LastEvent	last = last_event(events, stream, at_least, false);
 
 		if (last.ours)
 			return last.version;
-		lock_in_passing(&tag);
+		(void) lock_in_passing(&tag, true);
 	}
 
 	for (;;)
