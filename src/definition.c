@@ -436,6 +436,13 @@ check_combination(const EvsProjection *projection)
 				 errdetail("An error in its handler aborts the append."),
 				 errhint("Use mode => 'async' or on_error => 'stop'.")));
 
+	if (projection->dead_letter)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("dead letters are not supported in this version"),
+				 errdetail("An error in a handler stops the run of its projection, and no event is left out."),
+				 errhint("Use on_error => 'stop'.")));
+
 	if (projection->state_version < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

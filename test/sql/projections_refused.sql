@@ -94,6 +94,7 @@ select evsource.create_projection('p', 'fold', key => 'key_function');
 select evsource.create_projection('p', 'fold', key => 'returns_int', mode => 'async');
 select evsource.create_projection('p', 'event_handler', key => 'key_function', mode => 'async');
 select evsource.create_projection('p', 'event_handler', on_error => 'dead_letter');
+select evsource.create_projection('p', 'event_handler', on_error => 'dead_letter', mode => 'async');
 
 -- What belongs to it.
 select evsource.create_projection('p', 'event_handler', tables => '{nowhere}');
