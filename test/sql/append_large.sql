@@ -1,3 +1,4 @@
+\set SHOW_CONTEXT never
 -- Large events, many streams, long batches: what they take and what they leave.
 
 -- Data of megabytes, compressible or not, comes back as it went in.
