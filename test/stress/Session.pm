@@ -64,6 +64,13 @@ sub must {
 	return wantarray ? @lines : $lines[0];
 }
 
+# Forget about it: its server is gone.
+sub abandon {
+	my ($self) = @_;
+	kill KILL => $self->{pid};
+	return $self->close;
+}
+
 sub close {
 	my ($self) = @_;
 	close $self->{in};
