@@ -6,6 +6,8 @@
  *	1. RowExclusiveLock on events: from here on the list of inline projections
  *	   cannot change under us (who changes it takes ShareRowExclusiveLock)
  *	2. the stream's lock, then its version: nobody else appends to it now
+ *	   (or, where the session knows where the expected last event is, that
+ *	   event: if another has come behind it, storing the next one tells)
  *	3. ids that are stored already, then the expected version
  *	4. the bound, the positions, the rows (store.c)
  *	5. inline projections (dispatch.c), in the same transaction
@@ -60,27 +62,11 @@ check_insert_privilege(Relation events)
 			aclcheck_error(result, OBJECT_TABLE, RelationGetRelationName(events));
 }
 
-static void
-check_expected_version(text *stream, int64 expected, int64 actual)
-{
-	if (expected == EVS_EXPECTED_ANY ||
-		expected == actual ||
-		(expected == EVS_EXPECTED_EXISTS && actual > 0))
-		return;
-
-	/* clients parse the detail: its form is part of the interface */
-	ereport(ERROR,
-			(errcode(ERRCODE_EVS_WRONG_EXPECTED_VERSION),
-			 errmsg("wrong expected version for stream \"%s\"", text_to_cstring(stream)),
-			 errdetail("Stream \"%s\": expected version %lld, actual version %lld.",
-					   text_to_cstring(stream), (long long) expected, (long long) actual),
-			 errhint("Load the stream again and decide on what it holds now.")));
-}
-
 void
 evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *appended)
 {
 	Relation	events;
+	bool		direct;
 	int64		version;
 	EvsEvent   *last;
 
@@ -92,13 +78,18 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	check_insert_privilege(events);
 
-	version = evs_stream_lock(events, stream, Max(expected_version, 0));
+	direct = evs_store_is_direct(events);
+	if (direct && batch->count > 0 && expected_version > 0 &&
+		evs_stream_lock_behind(events, stream, expected_version))
+		version = expected_version;
+	else
+		version = evs_stream_lock(events, stream, Max(expected_version, 0));
 	if (evs_find_duplicates(events, stream, batch, appended))
 	{
 		table_close(events, NoLock);
 		return;
 	}
-	check_expected_version(stream, expected_version, version);
+	evs_stream_check_version(stream, expected_version, version);
 	appended->version = version;
 	if (batch->count == 0)
 	{
@@ -106,9 +97,9 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 		return;
 	}
 
-	if (evs_store_is_direct(events))
+	if (direct)
 	{
-		evs_store_batch(events, batch, version);
+		evs_store_batch(events, batch, version, expected_version);
 		table_close(events, NoLock);
 		/* what is called next, in this very statement, sees the events */
 		CommandCounterIncrement();

@@ -5,10 +5,7 @@
 #define EVS_APPEND_H
 
 #include "evsource.h"
-
-/* expected_version of an append */
-#define EVS_EXPECTED_ANY	PG_INT64_MIN	/* whatever it is */
-#define EVS_EXPECTED_EXISTS	(-4)			/* at least one event */
+#include "streams.h"
 
 typedef struct EvsAppended
 {

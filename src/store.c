@@ -34,6 +34,7 @@
 #include "inserter.h"
 #include "intake.h"
 #include "store.h"
+#include "streams.h"
 
 /* events formed and inserted at a time */
 #define CHUNK 256
@@ -99,17 +100,28 @@ evs_store_may_tell(Relation events)
 		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
 }
 
-void
-evs_store_rethrow(MemoryContext context)
+/* Is the error that is being handled a violation of this constraint? */
+static bool
+is_unique_violation(const ErrorData *error, const char *constraint)
+{
+	return error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+		error->constraint_name != NULL && strcmp(error->constraint_name, constraint) == 0;
+}
+
+/*
+ * In a PG_CATCH block: rethrow the error, in the terms of the log if it is what
+ * a unique index said in its own.  With a stream, an append to it expected a
+ * version that it has left behind: the index has let go of its page before it
+ * complained, so it can be asked which one it has.
+ */
+static void
+rethrow(MemoryContext context, Relation events, text *stream, int64 expected_version)
 {
 	ErrorData  *error;
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->constraint_name == NULL)
-		PG_RE_THROW();
-
-	if (strcmp(error->constraint_name, "events_id_key") == 0)
+	if (is_unique_violation(error, "events_id_key"))
 	{
 		FlushErrorState();
 		ereport(ERROR,
@@ -118,9 +130,11 @@ evs_store_rethrow(MemoryContext context)
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
 				 errhint("Another transaction stored it at the same time. Run the command again to see the event that has it.")));
 	}
-	if (strcmp(error->constraint_name, "events_stream_version_key") == 0)
+	if (is_unique_violation(error, "events_stream_version_key"))
 	{
 		FlushErrorState();
+		if (stream != NULL)
+			evs_stream_check_version(stream, expected_version, evs_stream_lock(events, stream, 0));
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent append"),
@@ -128,6 +142,12 @@ evs_store_rethrow(MemoryContext context)
 				 errhint("Run the transaction again.")));
 	}
 	PG_RE_THROW();
+}
+
+void
+evs_store_rethrow(MemoryContext context)
+{
+	rethrow(context, NULL, NULL, EVS_EXPECTED_ANY);
 }
 
 static void
@@ -142,6 +162,7 @@ insert_singly(EvsInserter *inserter, Relation events, const EvsBatch *batch)
 		table_tuple_insert(events, slot, command, 0, NULL);
 		evs_inserter_index(inserter, &batch->events[i], &slot, 1);
 	}
+	evs_stream_remember(&batch->events[batch->count - 1], &slot->tts_tid);
 	ExecDropSingleTupleTableSlot(slot);
 }
 
@@ -173,6 +194,8 @@ insert_in_chunks(EvsInserter *inserter, Relation events, const EvsBatch *batch)
 		MemoryContextReset(chunk_context);
 	}
 
+	evs_stream_remember(&batch->events[batch->count - 1],
+						&slots[(batch->count - 1) % CHUNK]->tts_tid);
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	table_finish_bulk_insert(events, 0);
@@ -181,7 +204,7 @@ insert_in_chunks(EvsInserter *inserter, Relation events, const EvsBatch *batch)
 }
 
 void
-evs_store_batch(Relation events, EvsBatch *batch, int64 version)
+evs_store_batch(Relation events, EvsBatch *batch, int64 version, int64 expected_version)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
@@ -209,7 +232,7 @@ evs_store_batch(Relation events, EvsBatch *batch, int64 version)
 	PG_CATCH();
 	{
 		evs_inserter_abandon(inserter);
-		evs_store_rethrow(context);
+		rethrow(context, events, batch->events[0].stream, expected_version);
 	}
 	PG_END_TRY();
 }

@@ -18,9 +18,11 @@ extern bool evs_store_is_direct(Relation events);
 /*
  * Number the batch after "version" of its one stream, draw its positions, and
  * store it.  The stream is locked; the caller holds RowExclusiveLock and has
- * checked privileges.  Fills in version, position and recorded_at.
+ * checked privileges.  Fills in version, position and recorded_at.  Raises VE001
+ * if the stream has a later version after all and that is not what is expected.
  */
-extern void evs_store_batch(Relation events, EvsBatch *batch, int64 version);
+extern void evs_store_batch(Relation events, EvsBatch *batch, int64 version,
+							int64 expected_version);
 
 /*
  * In a PG_CATCH block: rethrow the error, in the terms of the log (VE002, 40001)

@@ -15,6 +15,11 @@
  *
  * The position is drawn after the version was read in both ways, so positions
  * of one stream never run against its versions.
+ *
+ * Each session remembers where it stored the last events of some streams.  An
+ * append that expects such an event to be the last looks at the row itself
+ * instead of searching the index for it.  What is remembered is no more than a
+ * place to look at: it may be wrong about everything, and costs nothing to keep.
  */
 #include "evsource.h"
 
@@ -27,8 +32,10 @@
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "common/hashfn.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -50,12 +57,28 @@ static LocalTransactionId locks_kept_in = InvalidLocalTransactionId;
 static LOCKTAG passing_lock;
 static LocalTransactionId passing_lock_in = InvalidLocalTransactionId;
 
-static void
-stream_locktag(LOCKTAG *tag, text *stream)
+/* Where events were stored by this session; streams share a place by their hash. */
+typedef struct Remembered
 {
-	uint64		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
-										   VARSIZE_ANY_EXHDR(stream), 0);
+	uint64		hash;
+	int64		version;		/* 0: nothing */
+	ItemPointerData tid;
+} Remembered;
 
+#define REMEMBERED 1024			/* a power of 2 */
+
+static Remembered remembered[REMEMBERED];
+
+static uint64
+stream_hash(const text *stream)
+{
+	return hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
+							   VARSIZE_ANY_EXHDR(stream), 0);
+}
+
+static void
+stream_locktag(LOCKTAG *tag, uint64 hash)
+{
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 STREAM_LOCK_CLASS);
 }
@@ -198,7 +221,7 @@ evs_stream_lock(Relation events, text *stream, int64 at_least)
 {
 	LOCKTAG		tag;
 
-	stream_locktag(&tag, stream);
+	stream_locktag(&tag, stream_hash(stream));
 	if (!keep_lock(&tag) && !lock_in_passing(&tag, false))
 	{
 		/* behind our own event we need no lock: who has it waits for us */
@@ -218,4 +241,74 @@ evs_stream_lock(Relation events, text *stream, int64 at_least)
 		XactLockTableWait(last.in_progress, events, NULL, XLTW_None);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+void
+evs_stream_remember(const EvsEvent *event, ItemPointer tid)
+{
+	uint64		hash = stream_hash(event->stream);
+	Remembered *place = &remembered[hash % REMEMBERED];
+
+	place->hash = hash;
+	place->version = event->version;
+	place->tid = *tid;
+}
+
+/* Is the event there, committed or our own? */
+static bool
+event_is_at(Relation events, ItemPointer tid, text *stream, int64 version)
+{
+	TupleTableSlot *slot;
+	SnapshotData dirty = {0};
+	bool		found = false;
+
+	/* the table may have become shorter; while we have it locked it does not */
+	if (ItemPointerGetBlockNumber(tid) >= RelationGetNumberOfBlocks(events))
+		return false;
+
+	slot = table_slot_create(events, NULL);
+	InitDirtySnapshot(dirty);
+	if (table_tuple_fetch_row_version(events, tid, &dirty, slot) &&
+		!TransactionIdIsValid(dirty.xmin) && !TransactionIdIsValid(dirty.xmax))
+	{
+		text	   *found_stream;
+
+		slot_getsomeattrs(slot, EVS_EVENTS_STREAM);
+		found_stream = DatumGetTextPP(slot->tts_values[EVS_EVENTS_STREAM - 1]);
+		found = DatumGetInt64(slot->tts_values[EVS_EVENTS_VERSION - 1]) == version &&
+			VARSIZE_ANY_EXHDR(found_stream) == VARSIZE_ANY_EXHDR(stream) &&
+			memcmp(VARDATA_ANY(found_stream), VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream)) == 0;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return found;
+}
+
+bool
+evs_stream_lock_behind(Relation events, text *stream, int64 version)
+{
+	uint64		hash = stream_hash(stream);
+	Remembered *place = &remembered[hash % REMEMBERED];
+	LOCKTAG		tag;
+
+	if (place->hash != hash || place->version != version || IsolationUsesXactSnapshot())
+		return false;
+	stream_locktag(&tag, hash);
+	return keep_lock(&tag) && event_is_at(events, &place->tid, stream, version);
+}
+
+void
+evs_stream_check_version(text *stream, int64 expected, int64 actual)
+{
+	if (expected == EVS_EXPECTED_ANY ||
+		expected == actual ||
+		(expected == EVS_EXPECTED_EXISTS && actual > 0))
+		return;
+
+	/* clients parse the detail: its form is part of the interface */
+	ereport(ERROR,
+			(errcode(ERRCODE_EVS_WRONG_EXPECTED_VERSION),
+			 errmsg("wrong expected version for stream \"%s\"", text_to_cstring(stream)),
+			 errdetail("Stream \"%s\": expected version %lld, actual version %lld.",
+					   text_to_cstring(stream), (long long) expected, (long long) actual),
+			 errhint("Load the stream again and decide on what it holds now.")));
 }

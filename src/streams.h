@@ -6,7 +6,12 @@
 
 #include "evsource.h"
 
+#include "storage/itemptr.h"
 #include "utils/relcache.h"
+
+/* expected_version of an append */
+#define EVS_EXPECTED_ANY	PG_INT64_MIN	/* whatever it is */
+#define EVS_EXPECTED_EXISTS	(-4)			/* at least one event */
 
 /*
  * Lock the stream until the end of the transaction and return its last version
@@ -15,5 +20,18 @@
  * caller expects, 0 when it knows none: being right about it makes this cheaper.
  */
 extern int64 evs_stream_lock(Relation events, text *stream, int64 at_least);
+
+/*
+ * The same at less cost, for who is going to store the next version: lock the
+ * stream and return true if it certainly has the version.  It may have later
+ * ones, and then storing the next is a unique violation.  False: do it as above.
+ */
+extern bool evs_stream_lock_behind(Relation events, text *stream, int64 version);
+
+/* Remember where this session stored an event that may be its stream's last. */
+extern void evs_stream_remember(const EvsEvent *event, ItemPointer tid);
+
+/* VE001 if the stream's actual version is not what an append expects. */
+extern void evs_stream_check_version(text *stream, int64 expected, int64 actual);
 
 #endif							/* EVS_STREAMS_H */
