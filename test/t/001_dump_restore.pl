@@ -14,7 +14,7 @@ use lib $FindBin::RealBin;
 use Holds;
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
+$node->init(extra => ['--encoding=UTF8']);    # the locale may ask for none
 $node->start;
 
 # A store with one of everything.  The positions have gaps, the rows of the
