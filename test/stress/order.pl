@@ -12,8 +12,8 @@
 # and that before the idle transactions end.
 #
 # That it would notice was tried by breaking the code: a safe position that is
-# the last one, a bound that is one too high, withdrawn before the commit, lost
-# at PREPARE or with a savepoint, or not published by INSERT.
+# the last one, a bound that is too high, withdrawn before the commit, lost
+# at PREPARE or with a savepoint, or published after the draw.
 use strict;
 use warnings;
 use IO::Select;
