@@ -12,6 +12,7 @@ use File::Basename qw(dirname);
 use File::Temp qw(tempdir);
 use POSIX ();
 use Time::HiRes qw(sleep time);
+use BenchLoad;
 use BenchSession;
 
 our ($rounds, $seconds, $details) = (5, 1.2, 0);
@@ -24,13 +25,13 @@ my $databases = 0;
 my @loads;
 
 $SIG{INT} = $SIG{TERM} = sub { exit 1 };
-END { local $?; stop_all() if $$ == ($owner // 0) }
+END { local $?; if ($$ == ($owner // 0)) { BenchLoad::end_all(); stop_all() } }
 
 # ----- servers and databases ------------------------------------------------
 
 my @settings = (
 	'shared_buffers=1GB', 'maintenance_work_mem=256MB', 'fsync=on', 'wal_level=replica', 'autovacuum=off', 'jit=off',
-	'max_wal_size=32GB', 'checkpoint_timeout=1h', 'max_connections=100',
+	'max_wal_size=32GB', 'checkpoint_timeout=1h', 'max_connections=150',
 	'max_parallel_workers_per_gather=0', 'track_activities=on', 'log_min_messages=error');
 
 # Starts a server of the PostgreSQL of pg_config, and makes it the current one.
@@ -115,10 +116,12 @@ sub sql
 	return $output;
 }
 
-sub script_file
+# The path of a file in the scratch folder, with the text in it if given.
+sub scratch_file
 {
-	my ($text) = @_;
-	my $file = "$scratch/script.sql";
+	my ($name, $text) = @_;
+	my $file = "$scratch/$name";
+	return $file unless defined $text;
 	open my $out, '>', $file or die "$file: $!\n";
 	print $out $text;
 	close $out;
@@ -134,69 +137,6 @@ sub cpu_of
 	return $ns;
 }
 
-# One look at a running load: the clock, how far the positions are (each event
-# draws one), where the WAL is, and what the load's backends have used.
-sub look
-{
-	my ($control) = @_;
-	my ($position, $wal, $pids) = split /\|/, $control->value(
-		"select (select last_value from evsource.position_seq) + (select last_value from floor.position_seq)"
-		. ", pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
-		. ", (select string_agg(pid::text, ' ') from pg_stat_activity where application_name = 'pgbench')");
-	my @pids = split ' ', $pids // '';
-	my %look = (at => time, position => $position, wal => $wal, cpu => 0, backends => scalar @pids);
-	for my $pid (@pids)
-	{
-		my $cpu = cpu_of($pid);
-		$look{cpu} += $cpu // 0;
-	}
-	return \%look;
-}
-
-# Runs a pgbench script. Returns what its backends did in so many seconds of its
-# middle, when all were connected and had their plans: events a second,
-# microseconds of CPU an event, bytes of WAL an event.
-sub load
-{
-	my (%load) = @_;
-	my $file = script_file($load{script});
-	my $control = BenchSession::control();
-	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $load{clients}, '-j', $load{clients} > 1 ? 2 : 1,
-		'-T', 3600, '-f', $file);
-	push @command, '-D', "$_=$load{vars}{$_}" for sort keys %{ $load{vars} // {} };
-	local $ENV{PGOPTIONS} = "-c synchronous_commit=" . ($load{sync} // 'off') . ' ' . ($load{options} // '');
-	local $ENV{PGAPPNAME} = 'pgbench';
-
-	my $pid = fork // die "fork: $!\n";
-	if ($pid == 0)
-	{
-		open STDOUT, '>', "$scratch/pgbench.log";
-		open STDERR, '>&', \*STDOUT;
-		exec @command or POSIX::_exit(1);
-	}
-	wait_for(sub { look($control)->{backends} == $load{clients} });
-	sleep(0.2);
-	my $first = look($control);
-	sleep($seconds);
-	my $last = look($control);
-	kill 'TERM', $pid;
-	waitpid $pid, 0;
-	wait_for(sub { look($control)->{backends} == 0 });
-	note_load();
-
-	my $events = $last->{position} - $first->{position};
-	if ($first->{backends} != $load{clients} || $last->{backends} != $load{clients} || $events == 0)
-	{
-		system('tail', '-n', '20', "$scratch/pgbench.log");
-		die "bench: pgbench failed\n";
-	}
-	return {
-		rate => $events / ($last->{at} - $first->{at}),
-		cpu => ($last->{cpu} - $first->{cpu}) / 1000 / $events,
-		wal => ($last->{wal} - $first->{wal}) / $events,
-	};
-}
-
 # Waits until something is so; gives up, without a word, after ten seconds.
 sub wait_for
 {
@@ -206,25 +146,58 @@ sub wait_for
 }
 
 # Runs the sides in turns, in every round, the first to go changing each time.
-# A side is a sub that takes the round's number and returns a hash of figures.
-# Returns, by side and figure, the list of the rounds.
+# A side is a sub that returns a hash of figures. Returns, by side and figure,
+# the list of the rounds.
 sub in_turns
 {
 	my ($name, @sides) = @_;    # name => sub, ...
 	my %result;
 	for my $round (1 .. $rounds)
 	{
-		my @order = map { [ @sides[ 2 * $_, 2 * $_ + 1 ] ] } 0 .. @sides / 2 - 1;
-		@order = reverse @order if $round % 2 == 0;
-		for my $side (@order)
+		for my $side (order($round, @sides))
 		{
-			my $figures = $side->[1]->($round);
-			push @{ $result{ $side->[0] }{$_} }, $figures->{$_} for keys %$figures;
-			detail("$name, round $round, $side->[0]: "
-				. join(', ', map { sprintf '%s %.4g', $_, $figures->{$_} } sort keys %$figures));
+			note(\%result, $name, $side->[0], $side->[1]->());
 		}
+		note_machine_load();
 	}
 	return \%result;
+}
+
+# The same for loads, each as BenchLoad->new takes it: a round is many short
+# turns of all of them.
+sub loads_in_turns
+{
+	my ($name, @sides) = @_;    # name => { load }, ...
+	my @names = map { $sides[ 2 * $_ ] } 0 .. @sides / 2 - 1;
+	my %load = map { ($_ => undef) } @names;
+	my %result;
+	while (my ($side, $load) = splice @sides, 0, 2) { $load{$side} = BenchLoad->new(%$load) }
+	for my $round (1 .. $rounds)
+	{
+		for my $turn (1 .. POSIX::ceil($seconds / BenchLoad::turn()))
+		{
+			$_->[1]->run for order($turn, map { ($_ => $load{$_}) } @names);
+		}
+		note(\%result, $name, $_, $load{$_}->figures) for @names;
+		note_machine_load();
+	}
+	$_->end for values %load;
+	return \%result;
+}
+
+# The sides as pairs, every other time backwards.
+sub order
+{
+	my ($time, @sides) = @_;
+	my @order = map { [ @sides[ 2 * $_, 2 * $_ + 1 ] ] } 0 .. @sides / 2 - 1;
+	return $time % 2 ? @order : reverse @order;
+}
+
+sub note
+{
+	my ($result, $name, $side, $figures) = @_;
+	push @{ $result->{$side}{$_} }, $figures->{$_} for keys %$figures;
+	print STDERR "$name, $side: ", join(', ', map { sprintf '%s %.4g', $_, $figures->{$_} } sort keys %$figures), "\n" if $details;
 }
 
 # ----- figures --------------------------------------------------------------
@@ -284,11 +257,9 @@ sub row
 	print "| $row{path} | $row{budget} | $row{measured} | $row{floor} | $verdict |\n";
 }
 
-sub detail { print STDERR "$_[0]\n" if $details }
-
 # ----- circumstances --------------------------------------------------------
 
-sub note_load
+sub note_machine_load
 {
 	open my $in, '<', '/proc/loadavg' or return;
 	push @loads, (split ' ', <$in>)[0];

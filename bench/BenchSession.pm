@@ -26,7 +26,7 @@ sub value
 	my ($self, $statements) = @_;
 	my $output = '';
 	# more than a pipe holds would leave us and psql waiting for each other
-	$statements = "\\i " . Bench::script_file("$statements;\n") if length $statements > 4096;
+	$statements = "\\i " . Bench::scratch_file('session.sql', "$statements;\n") if length $statements > 4096;
 	print { $self->{in} } "$statements" . ($statements =~ /^\\/ ? '' : ';') . "\n\\echo $mark\n";
 	while (defined(my $line = readline $self->{out}))
 	{

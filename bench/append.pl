@@ -26,15 +26,9 @@ for my $clients (1, 8, 32)
 		Bench::fresh_database();
 		my $data = Bench::sql('select bench.data(1234567)');
 		my $name = "append, 1 event, $clients client" . ($clients > 1 ? 's' : '') . ", synchronous_commit $sync";
-		my $side = sub {
-			my ($which) = @_;
-			return sub {
-				my ($round) = @_;
-				return Bench::load(clients => $clients, sync => $sync, script => $script{$which},
-					vars => { n => $round * 2000000, data => $data });
-			};
-		};
-		my $result = Bench::in_turns($name, floor => $side->('floor'), evsource => $side->('evsource'));
+		my $result = Bench::loads_in_turns($name, map {
+			($_ => { clients => $clients, sync => $sync, script => $script{$_}, vars => { n => 0, data => $data } })
+		} qw(floor evsource));
 		my ($ours, $floor) = @$result{qw(evsource floor)};
 		my ($cpu, $rate, $wal) = map { Bench::ratio($ours->{$_}, $floor->{$_}) } qw(cpu rate wal);
 		Bench::row(

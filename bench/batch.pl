@@ -31,15 +31,9 @@ for my $size (100, 1000)
 			Bench::fresh_database();
 			my ($rate_limit, $cpu_limit) = @{ $budget{$size} };
 			my $name = "append, $size events a call, $clients client" . ($clients > 1 ? 's' : '') . ", synchronous_commit $sync";
-			my $side = sub {
-				my ($which) = @_;
-				return sub {
-					my ($round) = @_;
-					return Bench::load(clients => $clients, sync => $sync, script => $script{$which},
-						vars => { n => $round * 1000000, size => $size });
-				};
-			};
-			my $result = Bench::in_turns($name, floor => $side->('floor'), evsource => $side->('evsource'));
+			my $result = Bench::loads_in_turns($name, map {
+				($_ => { clients => $clients, sync => $sync, script => $script{$_}, vars => { n => 0, size => $size } })
+			} qw(floor evsource));
 			my ($ours, $floor) = @$result{qw(evsource floor)};
 			my ($cpu, $rate, $wal) = map { Bench::ratio($ours->{$_}, $floor->{$_}) } qw(cpu rate wal);
 			Bench::row(

@@ -56,12 +56,9 @@ my $next_event = <<'END';
 END
 my $side = sub {
 	my ($statement) = @_;
-	return sub {
-		my ($round) = @_;
-		return Bench::load(clients => 1, script => "$next_event$statement\n", vars => { n => $round * 2000000, data => $data });
-	};
+	return { clients => 1, script => "$next_event$statement\n", vars => { n => 0, data => $data } };
 };
-my $inline = Bench::in_turns('query projection, inline',
+my $inline = Bench::loads_in_turns('query projection, inline',
 	floor => $side->("INSERT INTO floor.events (version, stream, type, data) VALUES (:version + 1, 'account-' || :stream, 'MoneyDeposited', :data);"),
 	evsource => $side->("SELECT evsource.append('account-' || :stream, 'MoneyDeposited', :data, expected_version => :version);"));
 my $cost = Bench::ratio($inline->{evsource}{cpu}, $inline->{floor}{cpu});

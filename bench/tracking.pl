@@ -19,13 +19,9 @@ for my $clients (1, 32)
 	my $data = Bench::sql('select bench.data(1234567)');
 	my $side = 0;
 	my $name = "order tracking, $clients client" . ($clients > 1 ? 's' : '');
-	my $result = Bench::in_turns($name, map {
-		my ($tracking, $first) = ($_, 30_000_000 * $side++);
-		($tracking => sub {
-			my ($round) = @_;
-			return Bench::load(clients => $clients, script => $script, options => "-c evsource.order_tracking=$tracking",
-				vars => { n => $first + $round * 2000000, data => $data });
-		})
+	my $result = Bench::loads_in_turns($name, map {
+		($_ => { clients => $clients, script => $script, options => "-c evsource.order_tracking=$_",
+			vars => { n => 300_000_000 * $side++, data => $data } })
 	} qw(off slots tags));
 	for my $tracking ('slots', 'tags')
 	{
