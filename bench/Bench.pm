@@ -163,25 +163,19 @@ sub in_turns
 	return \%result;
 }
 
-# The same for loads, each as BenchLoad->new takes it: a round is many short
-# turns of all of them.
+# The same for loads, each as BenchLoad->new takes it: their rounds are short and
+# many, so that other work meets all sides alike.
 sub loads_in_turns
 {
 	my ($name, @sides) = @_;    # name => { load }, ...
-	my @names = map { $sides[ 2 * $_ ] } 0 .. @sides / 2 - 1;
-	my %load = map { ($_ => undef) } @names;
-	my %result;
-	while (my ($side, $load) = splice @sides, 0, 2) { $load{$side} = BenchLoad->new(%$load) }
-	for my $round (1 .. $rounds)
+	my (@loads, %result);
+	while (my ($side, $load) = splice @sides, 0, 2) { push @loads, $side, BenchLoad->new(%$load) }
+	for my $turn (1 .. POSIX::ceil($rounds * $seconds / BenchLoad::turn()))
 	{
-		for my $turn (1 .. POSIX::ceil($seconds / BenchLoad::turn()))
-		{
-			$_->[1]->run for order($turn, map { ($_ => $load{$_}) } @names);
-		}
-		note(\%result, $name, $_, $load{$_}->figures) for @names;
-		note_machine_load();
+		note(\%result, $name, $_->[0], $_->[1]->run) for order($turn, @loads);
 	}
-	$_->end for values %load;
+	note_machine_load();
+	$_->[1]->end for order(1, @loads);
 	return \%result;
 }
 

@@ -18,7 +18,7 @@ sub turn { return $turn }
 sub new
 {
 	my ($class, %load) = @_;
-	my $self = bless { clients => $load{clients}, name => 'load' . ++$number, total => { map { $_ => 0 } qw(time events cpu wal) } }, $class;
+	my $self = bless { clients => $load{clients}, name => 'load' . ++$number }, $class;
 	$self->{log} = Bench::scratch_file("$self->{name}.log");
 	my $script = Bench::scratch_file("$self->{name}.sql", $load{script});
 	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $load{clients}, '-j', $load{clients} > 1 ? 2 : 1,
@@ -72,7 +72,8 @@ sub settle
 	return $look;
 }
 
-# One turn.
+# One turn. Returns what it did: events a second, and an event's microseconds of
+# CPU and bytes of WAL.
 sub run
 {
 	my ($self) = @_;
@@ -81,24 +82,14 @@ sub run
 	kill 'CONT', $self->{pid};
 	sleep($turn);
 	kill 'STOP', $self->{pid};
-	$self->{total}{time} += time - $start;
+	my $time = time - $start;
 	my $after = $self->settle;
-	$self->{total}{$_} += $after->{$_} - $before->{$_} for qw(events wal cpu);
-}
-
-# What it did since the last time: events a second, and an event's microseconds
-# of CPU and bytes of WAL.
-sub figures
-{
-	my ($self) = @_;
-	my $total = $self->{total};
-	die "bench: nothing happened\n" if $total->{events} == 0;
-	my %figures = (
-		rate => $total->{events} / $total->{time},
-		cpu => $total->{cpu} / 1000 / $total->{events},
-		wal => $total->{wal} / $total->{events});
-	$total->{$_} = 0 for keys %$total;
-	return \%figures;
+	my $events = $after->{events} - $before->{events};
+	die "bench: nothing happened\n" if $events == 0;
+	return {
+		rate => $events / $time,
+		cpu => ($after->{cpu} - $before->{cpu}) / 1000 / $events,
+		wal => ($after->{wal} - $before->{wal}) / $events };
 }
 
 sub end

@@ -10,7 +10,7 @@ my $next_event = <<'END';
 END
 my %script = (
 	evsource => $next_event . <<'END',
-SELECT evsource.append('account-' || :stream, 'MoneyDeposited', :data, expected_version => :version);
+SELECT (evsource.append('account-' || :stream, 'MoneyDeposited', :data, expected_version => :version)).version;
 END
 	floor => $next_event . <<'END',
 INSERT INTO floor.events (version, stream, type, data)

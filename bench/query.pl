@@ -60,7 +60,7 @@ my $side = sub {
 };
 my $inline = Bench::loads_in_turns('query projection, inline',
 	floor => $side->("INSERT INTO floor.events (version, stream, type, data) VALUES (:version + 1, 'account-' || :stream, 'MoneyDeposited', :data);"),
-	evsource => $side->("SELECT evsource.append('account-' || :stream, 'MoneyDeposited', :data, expected_version => :version);"));
+	evsource => $side->("SELECT (evsource.append('account-' || :stream, 'MoneyDeposited', :data, expected_version => :version)).version;"));
 my $cost = Bench::ratio($inline->{evsource}{cpu}, $inline->{floor}{cpu});
 Bench::row(
 	path => 'query projection, inline, 1 event',

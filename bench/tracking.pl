@@ -8,7 +8,7 @@ my $script = <<'END';
 \set version :n % 20
 \set stream (:client_id + 1) * 100000000 + :n / 20
 \set n :n + 1
-SELECT evsource.append('account-' || :stream, 'MoneyDeposited', :data, expected_version => :version);
+SELECT (evsource.append('account-' || :stream, 'MoneyDeposited', :data, expected_version => :version)).version;
 END
 my %budget = (slots => [ 'slots of shared memory', 1.02 ], tags => [ 'lock tags', 1.10 ]);
 
