@@ -142,7 +142,7 @@ sub wait_for
 {
 	my ($condition) = @_;
 	my $end = time + 10;
-	sleep(0.02) until $condition->() || time > $end;
+	sleep(0.005) until $condition->() || time > $end;
 }
 
 # Runs the sides in turns, in every round, the first to go changing each time.
@@ -169,10 +169,11 @@ sub loads_in_turns
 {
 	my ($name, @sides) = @_;    # name => { load }, ...
 	my (@loads, %result);
+	my $turn = $sides[1]{turn} // 0.1;
 	while (my ($side, $load) = splice @sides, 0, 2) { push @loads, $side, BenchLoad->new(%$load) }
-	for my $turn (1 .. POSIX::ceil($rounds * $seconds / BenchLoad::turn()))
+	for my $round (1 .. POSIX::ceil($rounds * $seconds / $turn))
 	{
-		note(\%result, $name, $_->[0], $_->[1]->run) for order($turn, @loads);
+		note(\%result, $name, $_->[0], $_->[1]->run($turn)) for order($round, @loads);
 	}
 	note_machine_load();
 	$_->[1]->end for order(1, @loads);

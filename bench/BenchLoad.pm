@@ -1,5 +1,5 @@
 # BenchLoad.pm - pgbench as a load that can be stopped and let go on, so that
-# loads take turns of a tenth of a second: what else the machine does, and how
+# loads take turns of a fraction of a second: what else the machine does, and how
 # fast it is at the moment, meets all of them alike.
 package BenchLoad;
 use strict;
@@ -7,11 +7,8 @@ use warnings;
 use POSIX ();
 use Time::HiRes qw(sleep time);
 
-my $turn = 0.1;              # seconds
 my $number = 0;
 my @running;
-
-sub turn { return $turn }
 
 # Starts clients on a script, warms them up, and stops them. Each event that the
 # script stores draws a position; so events are counted.
@@ -72,18 +69,18 @@ sub settle
 	return $look;
 }
 
-# One turn. Returns what it did: events a second, and an event's microseconds of
-# CPU and bytes of WAL.
+# One turn, until what was sent is done. Returns what it did: events a second, and
+# an event's microseconds of CPU and bytes of WAL.
 sub run
 {
-	my ($self) = @_;
+	my ($self, $seconds) = @_;
 	my $before = $self->look;
 	my $start = time;
 	kill 'CONT', $self->{pid};
-	sleep($turn);
+	sleep($seconds);
 	kill 'STOP', $self->{pid};
-	my $time = time - $start;
 	my $after = $self->settle;
+	my $time = time - $start;
 	my $events = $after->{events} - $before->{events};
 	die "bench: nothing happened\n" if $events == 0;
 	return {

@@ -32,7 +32,7 @@ for my $size (100, 1000)
 			my ($rate_limit, $cpu_limit) = @{ $budget{$size} };
 			my $name = "append, $size events a call, $clients client" . ($clients > 1 ? 's' : '') . ", synchronous_commit $sync";
 			my $result = Bench::loads_in_turns($name, map {
-				($_ => { clients => $clients, sync => $sync, script => $script{$_}, vars => { n => 0, size => $size } })
+				($_ => { clients => $clients, sync => $sync, turn => 0.4, script => $script{$_}, vars => { n => 0, size => $size } })
 			} qw(floor evsource));
 			my ($ours, $floor) = @$result{qw(evsource floor)};
 			my ($cpu, $rate, $wal) = map { Bench::ratio($ours->{$_}, $floor->{$_}) } qw(cpu rate wal);
