@@ -35,6 +35,7 @@ OBJS = \
 	src/handlers.o \
 	src/query.o \
 	src/fold.o \
+	src/fold_groups.o \
 	src/fold_key.o \
 	src/folder.o \
 	src/fold_builtin.o \

@@ -17,134 +17,25 @@
  */
 #include "fold.h"
 
-#include "common/hashfn.h"
-#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "event.h"
-#include "fold_key.h"
+#include "fold_groups.h"
 #include "folder.h"
 #include "snapshots.h"
 #include "state_cache.h"
 #include "state_load.h"
 
-/* The events of a key: a list through Grouping.links. */
-typedef struct KeyGroup
-{
-	text	   *key;			/* the table's key */
-	uint32		hash;
-	char		status;
-	int			first;
-	int			last;
-} KeyGroup;
-
-typedef struct EventLink
-{
-	int			event;			/* index in the batch */
-	int			next;			/* index in links, or -1 */
-} EventLink;
-
-static inline bool
-same_text(const text *a, const text *b)
-{
-	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
-		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
-}
-
-#define SH_PREFIX groups
-#define SH_ELEMENT_TYPE KeyGroup
-#define SH_KEY_TYPE text *
-#define SH_KEY key
-#define SH_HASH_KEY(tb, k) \
-	hash_bytes((const unsigned char *) VARDATA_ANY(k), VARSIZE_ANY_EXHDR(k))
-#define SH_EQUAL(tb, a, b) same_text(a, b)
-#define SH_STORE_HASH
-#define SH_GET_HASH(tb, group) (group)->hash
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
-
-/* A batch, taken apart. */
-typedef struct Grouping
-{
-	groups_hash *table;
-	EventLink  *links;
-	int			nlinks;
-	int			allocated;
-} Grouping;
-
 /* A batch being applied. */
 typedef struct Application
 {
 	EvsProjection *projection;
-	EvsEvent   *const *events;
+	int64		before;			/* the position before the batch */
 	EvsFolder  *folder;
 	EvsSnapshotWriter *writer;
 	Snapshot	snapshot;		/* sees all that was committed, and our own */
 	MemoryContext context;		/* of one key's work */
 } Application;
-
-/* ---- taking a batch apart ---- */
-
-static void
-add_to_group(Grouping *grouping, text *key, bool copy_key, int event)
-{
-	bool		found;
-	KeyGroup   *group = groups_insert(grouping->table, key, &found);
-	int			link = grouping->nlinks++;
-
-	if (link == grouping->allocated)
-	{
-		grouping->allocated *= 2;
-		grouping->links = repalloc_huge(grouping->links,
-										sizeof(EventLink) * grouping->allocated);
-	}
-	grouping->links[link].event = event;
-	grouping->links[link].next = -1;
-
-	if (found)
-		grouping->links[group->last].next = link;
-	else
-	{
-		if (copy_key)
-		{
-			group->key = palloc(VARSIZE_ANY(key));
-			memcpy(group->key, key, VARSIZE_ANY(key));
-		}
-		group->first = link;
-	}
-	group->last = link;
-}
-
-static Grouping *
-group_by_key(EvsProjection *projection, EvsEvent *const *events, int count)
-{
-	Grouping   *grouping = palloc(sizeof(Grouping));
-	EvsKeyer   *keyer = evs_keyer_open(projection);
-	bool		copy_keys = projection->key_kind == EVS_KEY_FUNCTION;
-
-	grouping->table = groups_create(CurrentMemoryContext, Min(count, 1024), NULL);
-	grouping->nlinks = 0;
-	grouping->allocated = count;
-	grouping->links = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EventLink) * count);
-
-	for (int i = 0; i < count; i++)
-	{
-		text	  **keys;
-		int			nkeys;
-
-		CHECK_FOR_INTERRUPTS();
-		nkeys = evs_keyer_keys(keyer, events[i], &keys);
-		for (int k = 0; k < nkeys; k++)
-			add_to_group(grouping, keys[k], copy_keys, i);
-	}
-	evs_keyer_close(keyer);
-	return grouping;
-}
-
-/* ---- applying it ---- */
 
 /*
  * A fold that no append dispatches to keeps the row of each key current: one
@@ -191,11 +82,10 @@ save(Application *application, text *key, EvsState *state)
  * were stored.
  */
 static void
-apply_to_stream(Application *application, const Grouping *grouping, const KeyGroup *group)
+apply_to_stream(Application *application, const EvsKeyGroup *group)
 {
 	EvsFolder  *folder = application->folder;
-	EvsEvent   *const *events = application->events;
-	EvsEvent   *first = events[grouping->links[group->first].event];
+	int64		before = group->events[0]->version - 1;
 	EvsCachedState *entry;
 	EvsState	state = {0};
 
@@ -203,21 +93,19 @@ apply_to_stream(Application *application, const Grouping *grouping, const KeyGro
 	if (entry != NULL)
 		state = *evs_state_cached(entry);
 
-	if (state.seen_version < first->version - 1)
+	if (state.seen_version < before)
 	{
-		EvsStateAt	before = {.version = first->version - 1};
+		EvsStateAt	at = {.version = before};
 
-		evs_state_load_stream(folder, group->key, &before, application->snapshot, &state);
+		evs_state_load_stream(folder, group->key, &at, application->snapshot, &state);
 	}
 	else
 		evs_folder_start(folder, state.state ? state.state : evs_initial_state());
 
-	for (int i = group->first; i >= 0; i = grouping->links[i].next)
+	for (int i = 0; i < group->count; i++)
 	{
-		EvsEvent   *event = events[grouping->links[i].event];
-
-		if (event->version > state.seen_version)
-			evs_state_advance(folder, &state, event);
+		if (group->events[i]->version > state.seen_version)
+			evs_state_advance(folder, &state, group->events[i]);
 	}
 	evs_state_finish(folder, &state);
 
@@ -229,20 +117,16 @@ apply_to_stream(Application *application, const Grouping *grouping, const KeyGro
 
 /* Fold the events of a key that is no stream. */
 static void
-apply_to_row(Application *application, const Grouping *grouping, const KeyGroup *group)
+apply_to_row(Application *application, const EvsKeyGroup *group)
 {
 	EvsFolder  *folder = application->folder;
-	EvsEvent   *const *events = application->events;
-	int64		before = events[0]->position - 1;
 	EvsState	state = {0};
 
-	evs_state_load_row(folder, group->key, before, application->snapshot, &state);
-	for (int i = group->first; i >= 0; i = grouping->links[i].next)
+	evs_state_load_row(folder, group->key, application->before, application->snapshot, &state);
+	for (int i = 0; i < group->count; i++)
 	{
-		EvsEvent   *event = events[grouping->links[i].event];
-
-		if (event->position > state.position)
-			evs_state_advance(folder, &state, event);
+		if (group->events[i]->position > state.position)
+			evs_state_advance(folder, &state, group->events[i]);
 	}
 	evs_state_finish(folder, &state);
 	if (state.event_count > state.saved_count || state.rejections > 0)
@@ -253,14 +137,13 @@ void
 evs_fold_apply(EvsProjection *projection, EvsEvent *const *events, int count)
 {
 	Application application;
-	Grouping   *grouping;
-	groups_iterator iterator;
-	KeyGroup   *group;
+	EvsKeyGroup *groups;
+	int			ngroups;
 	MemoryContext caller;
 
-	grouping = group_by_key(projection, events, count);
+	groups = evs_group_by_key(projection, events, count, &ngroups);
 	application.projection = projection;
-	application.events = events;
+	application.before = events[0]->position - 1;
 	application.folder = evs_folder_open(projection);
 	application.writer = evs_snapshot_writer(projection);
 	application.snapshot = GetActiveSnapshot();
@@ -268,13 +151,12 @@ evs_fold_apply(EvsProjection *projection, EvsEvent *const *events, int count)
 												ALLOCSET_DEFAULT_SIZES);
 
 	caller = MemoryContextSwitchTo(application.context);
-	groups_start_iterate(grouping->table, &iterator);
-	while ((group = groups_iterate(grouping->table, &iterator)) != NULL)
+	for (int i = 0; i < ngroups; i++)
 	{
 		if (projection->key_kind == EVS_KEY_STREAM)
-			apply_to_stream(&application, grouping, group);
+			apply_to_stream(&application, &groups[i]);
 		else
-			apply_to_row(&application, grouping, group);
+			apply_to_row(&application, &groups[i]);
 		MemoryContextReset(application.context);
 	}
 	MemoryContextSwitchTo(caller);
