@@ -33,6 +33,7 @@ OBJS = \
 	src/identity.o \
 	src/dispatch.o \
 	src/handlers.o \
+	src/new_events.o \
 	src/query.o \
 	src/fold.o \
 	src/fold_groups.o \

@@ -108,6 +108,13 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, missing_ok)
 #endif
 
+/* ReleaseCachedPlan takes the resource owner since 14, before: whether there is one. */
+#if PG_VERSION_NUM < 140000
+#include "utils/plancache.h"
+
+#define ReleaseCachedPlan(plan, owner) ReleaseCachedPlan(plan, (owner) != NULL)
+#endif
+
 /* Generation contexts have blocks that grow since 15. */
 #if PG_VERSION_NUM < 150000
 #include "utils/memutils.h"

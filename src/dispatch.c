@@ -358,7 +358,7 @@ scan_stream(EvsProjection *projection, EvsScan *scan, int64 max_events, EvsScann
 	enter(projection, &identity);
 	evs_handler_context_pop(&errors);
 
-	evs_handler_run_stream(projection, next_of_scan, &source, maintenance_work_mem);
+	evs_handler_run_stream(projection, next_of_scan, &source);
 	leave(&identity);
 }
 

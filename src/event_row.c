@@ -2,7 +2,7 @@
  * event_row.c - form rows of evsource.event.
  *
  * What heap_form_tuple() does for any row type, for the one type whose columns
- * we know and none of which is ever null, into memory that is used again for
+ * we know and none of which is ever null unless it is left out, into memory that is used again for
  * the next event.  Forming the row is most of what it costs to call a handler.
  *
  * The columns are those of sql/types.sql, in that order: see event.h.  What the
@@ -20,8 +20,11 @@
 /* a row without nulls begins with this much header */
 #define HEADER_SIZE	MAXALIGN(SizeofHeapTupleHeader)
 
+/* and one with nulls with this much */
+#define HEADER_SIZE_WITH_NULLS	MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(EVS_EVENT_NATTS))
+
 /* what a row needs beside its four varlenas, alignment included */
-#define FIXED_SIZE	(HEADER_SIZE + 5 * sizeof(int64) + UUID_LEN + 8 * MAXIMUM_ALIGNOF)
+#define FIXED_SIZE	(HEADER_SIZE_WITH_NULLS + 5 * sizeof(int64) + UUID_LEN + 8 * MAXIMUM_ALIGNOF)
 
 /* enough for most events */
 #define INITIAL_SIZE	1024
@@ -50,6 +53,7 @@ evs_event_row_init(EvsEventRow *row)
 {
 	row->context = CurrentMemoryContext;
 	row->allocated = INITIAL_SIZE;
+	row->columns = EVS_EVENT_ALL;
 	row->tuple.t_data = palloc(row->allocated);
 	row->tuple.t_tableOid = InvalidOid;
 	ItemPointerSetInvalid(&row->tuple.t_self);
@@ -126,22 +130,43 @@ evs_event_row_form(EvsEventRow *row, const EvsEvent *event)
 		row->tuple.t_data = header = MemoryContextAlloc(row->context, row->allocated);
 	}
 
-	start = at = (char *) header + HEADER_SIZE;
-	at = put_int64(start, at, event->position);
-	at = put_varlena(start, at, event->stream, &infomask);
-	at = put_int64(start, at, event->version);
-	at = put_varlena(start, at, event->type, &infomask);
-	at = put_varlena(start, at, event->data, &infomask);
-	at = put_varlena(start, at, metadata, &infomask);
-	evs_event_id(event, &id);
-	memcpy(at, &id, sizeof(id));
-	at += sizeof(id);
-	at = put_int64(start, at, event->has_occurred_at ? event->occurred_at : event->recorded_at);
-	at = put_int64(start, at, event->recorded_at);
-
 	if (header_of != tupdesc)
 		make_header(tupdesc, event);
 	memcpy(header, header_template, HEADER_SIZE);
+	if (row->columns != EVS_EVENT_ALL)
+	{
+		infomask = HEAP_HASNULL;
+		header->t_hoff = HEADER_SIZE_WITH_NULLS;
+		header->t_bits[0] = row->columns & 0xFF;
+		header->t_bits[1] = row->columns >> 8;
+	}
+
+#define HAS(column)	(row->columns & EVS_EVENT_BIT(EVS_EVENT_##column))
+	start = at = (char *) header + header->t_hoff;
+	if (HAS(POSITION))
+		at = put_int64(start, at, event->position);
+	if (HAS(STREAM))
+		at = put_varlena(start, at, event->stream, &infomask);
+	if (HAS(VERSION))
+		at = put_int64(start, at, event->version);
+	if (HAS(TYPE))
+		at = put_varlena(start, at, event->type, &infomask);
+	if (HAS(DATA))
+		at = put_varlena(start, at, event->data, &infomask);
+	if (HAS(METADATA))
+		at = put_varlena(start, at, metadata, &infomask);
+	if (HAS(ID))
+	{
+		evs_event_id(event, &id);
+		memcpy(at, &id, sizeof(id));
+		at += sizeof(id);
+	}
+	if (HAS(OCCURRED_AT))
+		at = put_int64(start, at, event->has_occurred_at ? event->occurred_at : event->recorded_at);
+	if (HAS(RECORDED_AT))
+		at = put_int64(start, at, event->recorded_at);
+#undef HAS
+
 	header->t_infomask |= infomask;
 	HeapTupleHeaderSetDatumLength(header, at - (char *) header);
 	row->tuple.t_len = at - (char *) header;

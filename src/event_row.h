@@ -9,14 +9,21 @@
 
 #include "access/htup.h"
 
+#include "event.h"
+
 typedef struct EvsEventRow
 {
 	MemoryContext context;		/* holds the row */
 	HeapTupleData tuple;		/* the row formed last */
 	Size		allocated;
+	uint32		columns;		/* EVS_EVENT_BIT of each that a row has; else null */
 } EvsEventRow;
 
-/* A former of rows in CurrentMemoryContext. */
+/* A column of evsource.event in such a set. */
+#define EVS_EVENT_BIT(column)	(1 << ((column) - 1))
+#define EVS_EVENT_ALL			((1 << EVS_EVENT_NATTS) - 1)
+
+/* A former of rows with all columns, in CurrentMemoryContext. */
 extern void evs_event_row_init(EvsEventRow *row);
 
 /*

@@ -9,17 +9,13 @@
  * for the function by its signature; any change to a function or schema makes
  * us search again.
  *
- * A query's plans are kept with the projection.  PostgreSQL revalidates them
- * when a table, a function or the search_path changes.  Planned for one event,
- * a query may be hopeless for a million: there is a plan for each order of
- * magnitude.
+ * Queries are no functions: see new_events.c.
  */
 #include "handlers.h"
 
 #include "catalog/objectaccess.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
@@ -29,32 +25,24 @@
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
-#include "utils/tuplestore.h"
 
 #include "catalog.h"
 #include "event.h"
 #include "event_row.h"
 #include "fold.h"
-
-/* the relation that a query reads */
-#define NEW_EVENTS	"new_events"
+#include "new_events.h"
 
 /* a batch handler gets at most this many events, of this many bytes, at once */
 #define EVENTS_PER_CALL	1000
 #define BYTES_PER_CALL	((Size) 64 * 1024 * 1024)
 
-/* plans of a query: for 1-9 events, 10-99, ... and everything above */
-#define PLAN_CLASSES	6
-
 /* What we have found out about a projection's handler. */
-typedef struct EvsHandler
+typedef struct Handler
 {
 	uint64		changes;		/* function_changes when it was found */
 	Oid			event_type;		/* evsource.event then */
 	Oid			function;		/* InvalidOid: not looked for yet */
-	SPIPlanPtr	plans[PLAN_CLASSES];	/* NULL: not made yet */
-	MemoryContextCallback callback; /* frees the plans with the projection */
-} EvsHandler;
+} Handler;
 
 /* counts changes of functions and schemas, from 1 */
 static uint64 function_changes = 1;
@@ -72,50 +60,23 @@ evs_handlers_init(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, syscache_callback, (Datum) 0);
 }
 
-static void
-free_plans(EvsHandler *handler)
-{
-	for (int i = 0; i < PLAN_CLASSES; i++)
-	{
-		SPIPlanPtr	plan = handler->plans[i];
-
-		handler->plans[i] = NULL;
-		if (plan != NULL)
-			SPI_freeplan(plan);
-	}
-}
-
-static void
-projection_is_going(void *arg)
-{
-	free_plans(arg);
-}
-
 /* The projection's runtime, empty unless what it knows is still true. */
-static EvsHandler *
+static Handler *
 get_handler(EvsProjection *projection)
 {
-	EvsHandler *handler = projection->runtime;
+	Handler    *handler = projection->runtime;
 	Oid			event_type = evs_catalog()->event_type;
 
 	if (handler == NULL)
 	{
-		handler = MemoryContextAllocZero(projection->context, sizeof(EvsHandler));
-		handler->callback.func = projection_is_going;
-		handler->callback.arg = handler;
-		MemoryContextRegisterResetCallback(projection->context, &handler->callback);
+		handler = MemoryContextAllocZero(projection->context, sizeof(Handler));
 		projection->runtime = handler;
 	}
-	if (handler->changes != function_changes)
+	if (handler->changes != function_changes || handler->event_type != event_type)
 	{
 		handler->changes = function_changes;
-		handler->function = InvalidOid;
-	}
-	if (handler->event_type != event_type)
-	{
 		handler->event_type = event_type;
 		handler->function = InvalidOid;
-		free_plans(handler);
 	}
 	return handler;
 }
@@ -144,11 +105,24 @@ context_callback(void *arg)
 				   (long long) context->last_position);
 }
 
+/* What the context says about these events. */
 static void
-push_context(EvsHandlerContext *context, const EvsProjection *projection)
+set_context(EvsHandlerContext *context, EvsEvent *const *events, int count)
 {
-	context->event = NULL;
-	context->count = 0;
+	context->event = count == 1 ? events[0] : NULL;
+	context->count = count;
+	if (count > 0)
+	{
+		context->first_position = events[0]->position;
+		context->last_position = events[count - 1]->position;
+	}
+}
+
+void
+evs_handler_context_push(EvsHandlerContext *context, const EvsProjection *projection,
+						 EvsEvent *const *events, int count)
+{
+	set_context(context, events, count);
 	context->projection = projection;
 	context->callback.callback = context_callback;
 	context->callback.arg = context;
@@ -156,22 +130,12 @@ push_context(EvsHandlerContext *context, const EvsProjection *projection)
 	error_context_stack = &context->callback;
 }
 
-/* What the context says about these events. */
-static void
-set_context(EvsHandlerContext *context, EvsEvent *const *events, int count)
-{
-	context->event = count == 1 ? events[0] : NULL;
-	context->count = count;
-	context->first_position = events[0]->position;
-	context->last_position = events[count - 1]->position;
-}
-
 void
-evs_handler_context_push(EvsHandlerContext *context, const EvsProjection *projection,
-						 EvsEvent *const *events, int count)
+evs_handler_context_add(EvsHandlerContext *context, const EvsEvent *event)
 {
-	push_context(context, projection);
-	set_context(context, events, count);
+	if (context->count++ == 0)
+		context->first_position = event->position;
+	context->last_position = event->position;
 }
 
 void
@@ -254,7 +218,7 @@ find_function(const EvsProjection *projection)
 Oid
 evs_handler_function(EvsProjection *projection)
 {
-	EvsHandler *handler = get_handler(projection);
+	Handler    *handler = get_handler(projection);
 
 	if (!OidIsValid(handler->function))
 		handler->function = find_function(projection);
@@ -299,7 +263,7 @@ run_event_handler(EvsProjection *projection, EvsNextEvent next, void *source)
 	MemoryContext per_event;
 	MemoryContext caller;
 
-	push_context(&errors, projection);
+	evs_handler_context_push(&errors, projection, NULL, 0);
 	errors.event = next(source);
 	fmgr_info(evs_handler_function(projection), &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
@@ -369,117 +333,15 @@ run_batch_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 	evs_handler_context_pop(&errors);
 }
 
-/* ---- queries ---- */
-
-/* The class of plans for this many events. */
-static int
-plan_class(int64 count)
-{
-	int			class = 0;
-
-	while (count >= 10 && class < PLAN_CLASSES - 1)
-	{
-		count /= 10;
-		class++;
-	}
-	return class;
-}
-
-/* The rows that a plan of this class shall expect. */
-static double
-plan_rows(int class)
-{
-	double		rows = 1;
-
-	for (int i = 0; i < class; i++)
-		rows *= 10;
-	return class == 0 ? 1 : rows * 3;
-}
-
-/* The query's plan of this class; SPI knows the relation that it reads. */
-static SPIPlanPtr
-get_plan(EvsProjection *projection, int class)
-{
-	EvsHandler *handler = get_handler(projection);
-
-	if (handler->plans[class] == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(projection->query, 0, NULL);
-
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		handler->plans[class] = plan;
-	}
-	return handler->plans[class];
-}
-
-/* One statement, which sees all events at once as the relation new_events. */
-static void
-run_query(EvsProjection *projection, EvsNextEvent next, void *source, int memory_kb)
-{
-	EvsHandlerContext errors;
-	EvsEventRow row;
-	EphemeralNamedRelationData relation;
-	Tuplestorestate *store;
-	MemoryContext context;
-	MemoryContext caller;
-	const EvsEvent *event;
-	int64		count = 0;
-	int			result;
-
-	push_context(&errors, projection);
-	evs_event_row_init(&row);
-
-	/* rows come one after the other and go all at once */
-	context = GenerationContextCreate(CurrentMemoryContext, "evsource new events",
-									  ALLOCSET_DEFAULT_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	store = tuplestore_begin_heap(false, false, memory_kb);
-	MemoryContextSwitchTo(caller);
-	while ((event = next(source)) != NULL)
-	{
-		tuplestore_puttuple(store, evs_event_row_form(&row, event));
-		if (count++ == 0)
-			errors.first_position = event->position;
-		errors.last_position = event->position;
-	}
-	errors.count = count;
-
-	relation.md.name = NEW_EVENTS;
-	relation.md.reliddesc = InvalidOid;
-	relation.md.tupdesc = evs_event_tupdesc();
-	relation.md.enrtype = ENR_NAMED_TUPLESTORE;
-	relation.md.enrtuples = plan_rows(plan_class(count));
-	relation.reldata = store;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	result = SPI_register_relation(&relation);
-	if (result != SPI_OK_REL_REGISTER)
-		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(result));
-	result = SPI_execute_plan(get_plan(projection, plan_class(count)), NULL, NULL, false, 0);
-	if (result < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
-	SPI_finish();
-
-	/* tuplestore_end would free row by row what goes at once with the context */
-	if (!tuplestore_in_memory(store))
-		tuplestore_end(store);
-	MemoryContextDelete(context);
-	evs_handler_context_pop(&errors);
-}
-
 /* ---- all of them ---- */
 
 void
-evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next, void *source,
-					   int memory_kb)
+evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next, void *source)
 {
 	if (projection->kind == EVS_KIND_EVENT)
 		run_event_handler(projection, next, source);
 	else if (projection->kind == EVS_KIND_QUERY)
-		run_query(projection, next, source, memory_kb);
+		evs_new_events_run(projection, next, source);
 	else
 		elog(ERROR, "projection \"%s\" does not take a stream of events", projection->name);
 }
@@ -508,7 +370,7 @@ evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count)
 	{
 		case EVS_KIND_EVENT:
 		case EVS_KIND_QUERY:
-			evs_handler_run_stream(projection, next_of_array, &array, work_mem);
+			evs_handler_run_stream(projection, next_of_array, &array);
 			break;
 		case EVS_KIND_BATCH:
 			run_batch_handler(projection, events, count);

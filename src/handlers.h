@@ -36,13 +36,11 @@ extern void evs_handler_run(EvsProjection *projection, EvsEvent *const *events, 
 /*
  * The same for events that need not all be in memory, and for the kinds that
  * can take them so: event handlers and queries.  next() returns the next event,
- * valid until it is called again, or NULL.  What a query keeps of them beyond
- * memory_kb goes to a file.
+ * valid until it is called again, or NULL after the last; there is at least one.
  */
 typedef const EvsEvent *(*EvsNextEvent) (void *source);
 
-extern void evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next,
-								   void *source, int memory_kb);
+extern void evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next, void *source);
 
 /*
  * The handler of a projection that is no query: it exists, has the signature of
@@ -58,9 +56,13 @@ extern Oid	evs_handler_function(EvsProjection *projection);
  */
 extern Oid	evs_handler_lookup(const char *signature, int nargs, const Oid *argtypes);
 
-/* Name the events in errors from here on; the innermost context is popped. */
+/*
+ * Name the events in errors from here on; the innermost context is popped.
+ * Without events none is named, or those that are added one by one.
+ */
 extern void evs_handler_context_push(EvsHandlerContext *context, const EvsProjection *projection,
 									 EvsEvent *const *events, int count);
+extern void evs_handler_context_add(EvsHandlerContext *context, const EvsEvent *event);
 extern void evs_handler_context_pop(EvsHandlerContext *context);
 
 #endif							/* EVS_HANDLERS_H */

@@ -73,7 +73,7 @@ typedef struct EvsProjection
 
 	/* what running it has found out; lives and dies with the struct */
 	MemoryContext context;		/* holds all of the above */
-	struct EvsHandler *runtime; /* see handlers.c; NULL until it first runs */
+	void	   *runtime;		/* handlers.c's or, of a query, new_events.c's */
 } EvsProjection;
 
 extern void evs_projection_init(void);
