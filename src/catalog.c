@@ -77,6 +77,7 @@ evs_catalog(void)
 	fresh.events_category = find_relation(fresh.schema, "events_category_idx");
 	fresh.events_id = find_relation(fresh.schema, "events_id_key");
 	fresh.position_seq = find_relation(fresh.schema, "position_seq");
+	fresh.timeline_seq = find_relation(fresh.schema, "timeline_seq");
 	fresh.projections = find_relation(fresh.schema, "projections");
 	fresh.snapshots = find_relation(fresh.schema, "snapshots");
 	fresh.snapshots_pkey = find_relation(fresh.schema, "snapshots_pkey");
@@ -136,6 +137,7 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.events || relid == catalog.events_pkey ||
 		relid == catalog.events_stream || relid == catalog.events_category ||
 		relid == catalog.events_id || relid == catalog.position_seq ||
+		relid == catalog.timeline_seq ||
 		relid == catalog.projections || relid == catalog.snapshots ||
 		relid == catalog.snapshots_pkey || relid == catalog.store ||
 		relid == catalog.published)

@@ -18,6 +18,7 @@ typedef struct EvsCatalog
 	Oid			events_category;	/* (category(stream), position) */
 	Oid			events_id;		/* (id) where id is not null */
 	Oid			position_seq;	/* draws positions */
+	Oid			timeline_seq;	/* on which timeline it drew them last */
 	Oid			projections;	/* registered projections */
 	Oid			snapshots;		/* saved states */
 	Oid			snapshots_pkey; /* (projection, key) */

@@ -48,6 +48,17 @@
 	((record)->node = (relation)->rd_node)
 #endif
 
+/* GetWALInsertionTimeLine: 15.  Before, RecoveryInProgress set the variable. */
+#if PG_VERSION_NUM < 150000
+#include "access/xlog.h"
+
+static inline TimeLineID
+GetWALInsertionTimeLine(void)
+{
+	return RecoveryInProgress() ? 0 : ThisTimeLineID;
+}
+#endif
+
 /* index_insert_cleanup: 17.  Before, no access method kept what needs it. */
 #if PG_VERSION_NUM < 170000
 #define index_insert_cleanup(index, info) ((void) 0)

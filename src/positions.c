@@ -9,6 +9,13 @@
  * As nextval does, the WAL is written ahead: a record says that values are drawn
  * which are not yet, and until those are used up no more records are needed.
  * After a crash the sequence goes on behind them.
+ *
+ * A standby that is promoted, or a server that was recovered to a point in time,
+ * may not have all that its predecessor had: positions that consumers have seen
+ * would be drawn again, for other events.  Each such server is on a timeline of
+ * its own.  evsource.timeline_seq says on which one positions were last drawn;
+ * whoever finds it on another one leaves a gap first.  Two who find it at once
+ * leave two.
  */
 #include "evsource.h"
 
@@ -29,6 +36,12 @@
 /* drawn ahead in the WAL, as nextval does */
 #define LOG_AHEAD 32
 
+/* more than a predecessor can have drawn that we have not heard of */
+#define TIMELINE_GAP (1 << 24)
+
+/* this session has seen that the sequence is on the server's timeline */
+static bool timeline_is_known = false;
+
 /* The sequence, opened, with its only row locked in its buffer. */
 typedef struct Locked
 {
@@ -39,12 +52,12 @@ typedef struct Locked
 } Locked;
 
 static void
-lock_row(Locked *locked, LOCKMODE lockmode, int buffer_lockmode)
+lock_row(Locked *locked, Oid sequence, LOCKMODE lockmode, int buffer_lockmode)
 {
 	Page		page;
 	ItemId		item;
 
-	locked->sequence = relation_open(evs_catalog()->position_seq, lockmode);
+	locked->sequence = relation_open(sequence, lockmode);
 	locked->buffer = ReadBuffer(locked->sequence, 0);
 	LockBuffer(locked->buffer, buffer_lockmode);
 	page = BufferGetPage(locked->buffer);
@@ -74,7 +87,7 @@ evs_positions_last(void)
 	Locked		locked;
 	int64		last;
 
-	lock_row(&locked, AccessShareLock, BUFFER_LOCK_SHARE);
+	lock_row(&locked, evs_catalog()->position_seq, AccessShareLock, BUFFER_LOCK_SHARE);
 	last = last_drawn(&locked);
 	unlock_row(&locked);
 	return last;
@@ -96,8 +109,8 @@ log_row(Locked *locked)
 	PageSetLSN(BufferGetPage(locked->buffer), lsn);
 }
 
-int64
-evs_positions_draw(int count, void (*announce) (int64 first))
+static int64
+draw(int64 count, void (*announce) (int64 first))
 {
 	Locked		locked;
 	Form_pg_sequence_data data;
@@ -106,7 +119,7 @@ evs_positions_draw(int count, void (*announce) (int64 first))
 	int64		ahead;
 	bool		log;
 
-	lock_row(&locked, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	lock_row(&locked, evs_catalog()->position_seq, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 	data = locked.data;
 	first = last_drawn(&locked) + 1;
 	last = first + count - 1;
@@ -147,4 +160,62 @@ evs_positions_draw(int count, void (*announce) (int64 first))
 
 	unlock_row(&locked);
 	return first;
+}
+
+static int64
+last_timeline(void)
+{
+	Locked		locked;
+	int64		timeline;
+
+	lock_row(&locked, evs_catalog()->timeline_seq, AccessShareLock, BUFFER_LOCK_SHARE);
+	timeline = last_drawn(&locked);
+	unlock_row(&locked);
+	return timeline;
+}
+
+/* As setval does it, for whoever may append. */
+static void
+set_timeline(int64 timeline)
+{
+	Locked		locked;
+
+	GetTopTransactionId();
+	lock_row(&locked, evs_catalog()->timeline_seq, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+
+	START_CRIT_SECTION();
+	MarkBufferDirty(locked.buffer);
+	locked.data->is_called = true;
+	locked.data->last_value = timeline;
+	locked.data->log_cnt = 0;
+	if (RelationNeedsWAL(locked.sequence))
+		log_row(&locked);
+	END_CRIT_SECTION();
+
+	unlock_row(&locked);
+}
+
+/* The gap comes first: who finds the timeline set may rely on it. */
+static void
+follow_timeline(void)
+{
+	int64		timeline = GetWALInsertionTimeLine();
+
+	if (last_timeline() != timeline)
+	{
+		(void) draw(TIMELINE_GAP, NULL);
+		set_timeline(timeline);
+		ereport(LOG,
+				(errmsg("evsource leaves a gap in its positions"),
+				 errdetail("The log goes on on timeline %lld.", (long long) timeline)));
+	}
+	timeline_is_known = true;
+}
+
+int64
+evs_positions_draw(int count, void (*announce) (int64 first))
+{
+	if (!timeline_is_known)
+		follow_timeline();
+	return draw(count, announce);
 }
