@@ -59,6 +59,7 @@ OBJS = \
 	src/alter.o \
 	src/reset.o \
 	src/run.o \
+	src/async.o \
 	src/procedure.o \
 	src/activate.o \
 	src/rebuild.o \

@@ -209,8 +209,8 @@ check_outside_appends(void)
 			 errhint("Do it in a statement of its own.")));
 }
 
-void
-evs_registry_lock(const char *name)
+static bool
+lock_name(const char *name, bool dont_wait)
 {
 	LOCKTAG		tag;
 	uint64		hash;
@@ -220,7 +220,19 @@ evs_registry_lock(const char *name)
 											strlen(name), 0));
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32),
 						 (uint32) hash, NAME_LOCK_CLASS);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	return LockAcquire(&tag, ExclusiveLock, false, dont_wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+evs_registry_lock(const char *name)
+{
+	(void) lock_name(name, false);
+}
+
+bool
+evs_registry_try_lock(const char *name)
+{
+	return lock_name(name, true);
 }
 
 EvsProjection *

@@ -26,6 +26,9 @@ extern const char *evs_state_name(EvsProjectionState state);
  */
 extern void evs_registry_lock(const char *name);
 
+/* The same, unless it would have to wait. */
+extern bool evs_registry_try_lock(const char *name);
+
 /* 42501 unless the current user may change this projection. */
 extern void evs_registry_check_rights(const EvsProjection *projection);
 

@@ -1,0 +1,74 @@
+/*
+ * async.h - one transaction of work on an async projection.
+ *
+ * A worker calls this over and over:
+ *
+ *	EvsAsyncPacing pacing = {0};
+ *	for (;;)
+ *	{
+ *		ResetLatch(MyLatch);
+ *		switch (evs_async_step("orders", 0, &pacing))
+ *		{
+ *			case EVS_ASYNC_MORE:	continue;
+ *			case EVS_ASYNC_IDLE:	wait for the latch; break;
+ *			case EVS_ASYNC_RETRY:	wait for it, until pacing.retry_at; break;
+ *			case EVS_ASYNC_STOPPED:	leave it alone until it changes; break;
+ *		}
+ *	}
+ *
+ * All that must survive (how far it is, failed attempts, dead letters) is in
+ * tables: another worker, or this one after a crash, goes on with a pacing of
+ * zeros.
+ */
+#ifndef EVS_ASYNC_H
+#define EVS_ASYNC_H
+
+#include "evsource.h"
+
+#include "nodes/pg_list.h"
+
+typedef enum EvsAsyncOutcome
+{
+	EVS_ASYNC_IDLE,				/* nothing to do before the next append */
+	EVS_ASYNC_MORE,				/* call again at once */
+	EVS_ASYNC_RETRY,			/* call again at pacing->retry_at: it failed, or
+								 * another session works on it or changes it */
+	EVS_ASYNC_STOPPED			/* it is not an active async projection */
+} EvsAsyncOutcome;
+
+/* What a worker remembers about a unit from one call to the next; begin with zeros. */
+typedef struct EvsAsyncPacing
+{
+	int			batch;			/* events that the next transaction may take */
+	int			troubles;		/* transactions in a row that failed for no
+								 * fault of the handler's */
+	TimestampTz retry_at;		/* of EVS_ASYNC_RETRY */
+	int64		position;		/* the log is applied up to here */
+	int64		applied;		/* events, by the last call */
+} EvsAsyncPacing;
+
+/* What one worker works on: a partition of a projection, 0 if it has only one. */
+typedef struct EvsAsyncUnit
+{
+	char	   *projection;
+	int			partition;
+} EvsAsyncUnit;
+
+/*
+ * The units of all async projections that are active, by name, in
+ * CurrentMemoryContext.  Call in a transaction.
+ */
+extern List *evs_async_units(void);
+
+/*
+ * Apply the next events to a unit.  Call outside a transaction: begins and
+ * commits its own, which is bounded in time.  Never waits for another session
+ * that works on the projection.
+ *
+ * An error of the handler's is dealt with and logged; so is everything else that
+ * goes wrong with the transaction.  Only FATAL errors get out.
+ */
+extern EvsAsyncOutcome evs_async_step(const char *projection, int partition,
+									  EvsAsyncPacing *pacing);
+
+#endif							/* EVS_ASYNC_H */
