@@ -1,0 +1,41 @@
+/*
+ * rebuild.h - rebuilds that were asked for, and done by whoever has the time.
+ *
+ * evsource.request_rebuild() leaves a row in evsource.rebuilds.  A worker does
+ * the work, a transaction at a time:
+ *
+ *	while ((outcome = evs_rebuild_step(name)) != EVS_DONE)
+ *		if (outcome == EVS_WAIT)
+ *			sleep for a second or so
+ *
+ * All that must survive is in tables: another worker, or this one after a crash,
+ * goes on where it stopped.
+ */
+#ifndef EVS_REBUILD_H
+#define EVS_REBUILD_H
+
+#include "evsource.h"
+#include "procedure.h"
+
+#include "nodes/pg_list.h"
+
+/*
+ * The names of the projections whose rebuild was requested and is not complete,
+ * in CurrentMemoryContext.  Call in a transaction.
+ */
+extern List *evs_rebuilds_requested(void);
+
+/*
+ * Go on with a rebuild that was requested.  Call outside a transaction: begins
+ * and commits its own, which apply one batch.
+ *
+ * EVS_MORE: call again at once.  EVS_WAIT: something is in the way (an open
+ * append, a reader of the table to be swapped, an old snapshot), call again in a
+ * moment.  EVS_DONE: complete, cancelled or failed; nothing to do for this name.
+ *
+ * An error of the handler's is logged and kept in evsource.rebuilds, and ends
+ * the request.  Only what ends the process gets out, and a cancel.
+ */
+extern EvsOutcome evs_rebuild_step(const char *name);
+
+#endif							/* EVS_REBUILD_H */
