@@ -14,6 +14,8 @@ OBJS = \
 	src/shmem.o \
 	src/positions.o \
 	src/horizon.o \
+	src/wakeup.o \
+	src/utility.o \
 	src/event.o \
 	src/event_row.o \
 	src/streams.o \

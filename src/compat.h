@@ -188,6 +188,40 @@ InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 #define EvsMyLocalTransactionId() (MyProc->lxid)
 #endif
 
+/* Which process a virtual transaction id is of: NULL when it is gone. */
+#if PG_VERSION_NUM >= 170000
+#include "storage/procarray.h"
+#define evs_vxid_get_proc(vxid) ProcNumberGetProc((vxid)->procNumber)
+#else
+#include "storage/sinvaladt.h"
+#define evs_vxid_get_proc(vxid) BackendIdGetProc((vxid)->backendId)
+#endif
+
+/* Wait events with names of our own: 17. */
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#else
+#include "pgstat.h"
+#define WaitEventExtensionNew(name) ((void) (name), (uint32) PG_WAIT_EXTENSION)
+#endif
+
+/* ProcessUtility learned whether it may scribble on the tree in 14. */
+#if PG_VERSION_NUM >= 140000
+#define EVS_PROCESS_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *queryString, bool readOnlyTree, \
+	ProcessUtilityContext context, ParamListInfo params, \
+	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc
+#define EVS_PROCESS_UTILITY_ARGUMENTS \
+	pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc
+#else
+#define EVS_PROCESS_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *queryString, \
+	ProcessUtilityContext context, ParamListInfo params, \
+	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc
+#define EVS_PROCESS_UTILITY_ARGUMENTS \
+	pstmt, queryString, context, params, queryEnv, dest, qc
+#endif
+
 /* Named DSM segments, which need no preloading: 17. */
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"

@@ -21,6 +21,8 @@
 #include "settings.h"
 #include "shmem.h"
 #include "state_cache.h"
+#include "utility.h"
+#include "wakeup.h"
 
 PG_MODULE_MAGIC_EXT(.name = "evsource", .version = "0.1");
 
@@ -33,6 +35,7 @@ _PG_init(void)
 	evs_shmem_init();
 	evs_catalog_init();
 	evs_horizon_init();
+	evs_wakeup_init();
 	evs_event_init();
 	evs_inserter_init();
 	evs_intake_init();
@@ -41,4 +44,5 @@ _PG_init(void)
 	evs_run_init();
 	evs_state_cache_init();
 	evs_guard_init();
+	evs_utility_init();
 }

@@ -46,6 +46,7 @@
 #include "horizon.h"
 #include "positions.h"
 #include "shmem.h"
+#include "wakeup.h"
 
 /* the classes of advisory locks that are ours: user code has 1 and 2 */
 #define BOUND_LOCK_CLASS 0xE6
@@ -267,6 +268,7 @@ transaction_ends(XactEvent event, void *arg)
 			if (shared != NULL)
 				pg_atomic_write_u64(&my_slot(shared)->bound, 0);
 			published_bound = 0;
+			evs_wakeup_appended();
 			break;
 		default:
 			break;

@@ -15,6 +15,7 @@
  * while the dispatcher walks the list.
  */
 #include "projection.h"
+#include "wakeup.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -425,7 +426,8 @@ evs_projection_init(void)
  * evsource._changed() returns trigger
  *
  * Tells every session that the trigger's table has changed: evsource.projections
- * for the list here, evsource.store for the ids in event.c.
+ * for the list here, evsource.store for the ids in event.c.  Who waits is woken,
+ * since what it waits for may never come.
  */
 PG_FUNCTION_INFO_V1(evsource_changed);
 Datum
@@ -439,5 +441,6 @@ evsource_changed(PG_FUNCTION_ARGS)
 				 errmsg("this function can only be called as a trigger")));
 
 	CacheInvalidateRelcache(trigger->tg_relation);
+	evs_wakeup_changed();
 	return PointerGetDatum(NULL);
 }

@@ -26,6 +26,7 @@
 #include "query.h"
 #include "registry.h"
 #include "snapshots.h"
+#include "wakeup.h"
 
 /* The tag's last field: tells our locks from advisory ones and from each other. */
 #define NAME_LOCK_CLASS		0xE7
@@ -451,6 +452,7 @@ evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoint)
 	add_bigint(&arguments, checkpoint->position);
 	add_bigint(&arguments, checkpoint->event_count);
 	change_row(&update_checkpoint, &arguments);
+	evs_wakeup_projection(name);
 }
 
 void

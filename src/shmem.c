@@ -1,9 +1,9 @@
 /*
- * shmem.c - the shared memory that order tracking uses.
+ * shmem.c - the shared memory that order tracking and waiting use.
  *
  * Preloaded, it is part of the main segment.  Otherwise, on servers that have
  * them (17), it is a named segment that the first user makes.  On older servers
- * that do not preload the library there is none, and horizon.c uses lock tags.
+ * that do not preload the library there is none, and horizon.c and wakeup.c use lock tags.
  */
 #include "evsource.h"
 
@@ -20,9 +20,10 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 1
+#define EVS_SHMEM_LAYOUT 2
 
 static EvsShared *shared = NULL;
+static bool preloaded = false;
 
 #ifdef EVS_HAVE_SHMEM_REQUEST_HOOK
 static shmem_request_hook_type previous_request_hook = NULL;
@@ -32,7 +33,8 @@ static shmem_startup_hook_type previous_startup_hook = NULL;
 static Size
 shared_size(int nslots)
 {
-	return add_size(offsetof(EvsShared, slots), mul_size(nslots, sizeof(EvsSlot)));
+	return add_size(offsetof(EvsShared, slots),
+					mul_size(nslots, sizeof(EvsSlot) + sizeof(EvsWaiter)));
 }
 
 static void
@@ -42,10 +44,13 @@ initialize(void *memory)
 
 	fresh->layout = EVS_SHMEM_LAYOUT;
 	fresh->nslots = MaxBackends;
+	pg_atomic_init_u32(&fresh->waiting_events, 0);
+	pg_atomic_init_u32(&fresh->waiting_projections, 0);
 	for (int i = 0; i < fresh->nslots; i++)
 	{
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);
 		fresh->slots[i].database = InvalidOid;
+		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].database, InvalidOid);
 	}
 }
 
@@ -87,6 +92,7 @@ evs_shmem_init(void)
 {
 	if (!process_shared_preload_libraries_in_progress)
 		return;
+	preloaded = true;
 
 #ifdef EVS_HAVE_SHMEM_REQUEST_HOOK
 	previous_request_hook = shmem_request_hook;
@@ -96,6 +102,12 @@ evs_shmem_init(void)
 #endif
 	previous_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup;
+}
+
+bool
+evs_shmem_is_preloaded(void)
+{
+	return preloaded;
 }
 
 EvsShared *

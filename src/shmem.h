@@ -1,6 +1,6 @@
 /*
- * shmem.h - one slot a backend in shared memory: the lowest position that its
- * open transaction may still add to the log.
+ * shmem.h - what each backend says in shared memory: the lowest position that
+ * its open transaction may still add to the log, and what it waits for.
  */
 #ifndef EVS_SHMEM_H
 #define EVS_SHMEM_H
@@ -17,15 +17,34 @@ typedef struct EvsSlot
 	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid)];
 } EvsSlot;
 
+/* What a backend waits for: see wakeup.c.  Close together: committers read all. */
+typedef struct EvsWaiter
+{
+	pg_atomic_uint32 database;	/* whose; 0: it does not wait */
+	uint32		channel;		/* for what; valid while database is not 0 */
+} EvsWaiter;
+
 typedef struct EvsShared
 {
 	uint32		layout;			/* EVS_SHMEM_LAYOUT of whoever made it */
 	int			nslots;			/* one for each regular backend */
-	char		pad[56];
+	pg_atomic_uint32 waiting_events;	/* how many wait for events ... */
+	pg_atomic_uint32 waiting_projections;	/* ... or for a projection */
+	char		pad[48];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
+	/* EvsWaiter waiters[nslots] follow */
 } EvsShared;
 
+static inline EvsWaiter *
+evs_shmem_waiters(EvsShared *shared)
+{
+	return (EvsWaiter *) &shared->slots[shared->nslots];
+}
+
 extern void evs_shmem_init(void);
+
+/* Does every session of this server load the library at its start? */
+extern bool evs_shmem_is_preloaded(void);
 
 /*
  * The shared slots, or NULL when this server has none: the library is not

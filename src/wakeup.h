@@ -1,0 +1,89 @@
+/*
+ * wakeup.h - wait until something was committed, and wake those who wait.
+ *
+ * Two things can be waited for: events of this database, and one projection's
+ * checkpoint.  Waking is a latch: no polling, no NOTIFY, and next to nothing
+ * while nobody waits.
+ */
+#ifndef EVS_WAKEUP_H
+#define EVS_WAKEUP_H
+
+#include "evsource.h"
+
+/*
+ * Whoever commits.  All of it is done when the transaction ends: after it has
+ * become visible and has released its locks.
+ */
+
+/*
+ * A bound was withdrawn: the safe position may have risen.  Called by the
+ * transaction callback of horizon.c, on commit and on abort.
+ */
+extern void evs_wakeup_appended(void);
+
+/* This transaction moves the checkpoint of a projection. */
+extern void evs_wakeup_projection(const char *projection);
+
+/* This transaction changes what projections there are: wake all who wait. */
+extern void evs_wakeup_changed(void);
+
+/* A prepared transaction was committed or rolled back, just now. */
+extern void evs_wakeup_prepared_ended(void);
+
+/*
+ * Whoever waits.
+ *
+ * A process waits for one thing at a time:
+ *
+ *	evs_wakeup_register_...()	from now on our latch is set
+ *	look						whether there is still something to wait for
+ *	evs_wakeup_sleep()			if so; then look again
+ *	evs_wakeup_unregister()		on every way out
+ *
+ * Who looks before it has registered loses a wake-up.  It has to look with a
+ * snapshot that is taken after it has registered (GetLatestSnapshot()), or by
+ * evs_horizon_safe_position().  Waking up means only that looking is worth it.
+ *
+ * Without shared memory the registration belongs to the transaction and the
+ * process must be in the same transaction while it sleeps: see
+ * evs_wakeup_needs_transaction().  With shared memory it needs none.
+ *
+ * Errors: 55000 when the library is another than the one that runs the server's
+ * shared memory; XX000 when the process has registered already.
+ */
+extern void evs_wakeup_register_events(void);
+extern void evs_wakeup_register_projection(const char *projection);
+extern void evs_wakeup_unregister(void);
+extern bool evs_wakeup_needs_transaction(void);
+
+/*
+ * Sleep until the latch is set, or until so many milliseconds have passed (-1:
+ * for ever), or until it is time to look all the same: where it cannot be
+ * guaranteed that everybody who should wake us has loaded the library, a second
+ * is the limit.  Takes interrupts, so it may not return.
+ */
+extern void evs_wakeup_sleep(long timeout, uint32 wait_event);
+
+/*
+ * All of it, for a session: sleep until the condition holds, and return true;
+ * or false when the timeout (in milliseconds, -1: none) is over.  The condition
+ * is looked at first with the registration in force, then whenever we are woken.
+ */
+typedef bool (*EvsWakeupCondition) (void *argument);
+
+extern bool evs_wakeup_wait_events(EvsWakeupCondition condition, void *argument,
+								   long timeout);
+extern bool evs_wakeup_wait_projection(const char *projection,
+									   EvsWakeupCondition condition, void *argument,
+									   long timeout);
+
+/*
+ * What pg_stat_activity shows as wait_event while we sleep: our own name where
+ * the server allows it (17), else "Extension".  The name is a constant; each of
+ * them is asked for once and kept by the caller.
+ */
+extern uint32 evs_wakeup_wait_event(const char *name);
+
+extern void evs_wakeup_init(void);
+
+#endif							/* EVS_WAKEUP_H */
