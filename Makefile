@@ -65,6 +65,7 @@ OBJS = \
 	src/procedure.o \
 	src/activate.o \
 	src/rebuild.o \
+	src/shadow.o \
 	src/publish.o \
 	src/guard.o
 

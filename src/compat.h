@@ -98,6 +98,15 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define stringToQualifiedNameList(string, escontext) stringToQualifiedNameList(string)
 #endif
 
+/* The executor's hook for permissions gets them in a list of their own since 16. */
+#if PG_VERSION_NUM >= 160000
+#define EVS_CHECK_PERMS_PARAMETERS	List *rangeTable, List *permInfos, bool report
+#define EVS_CHECK_PERMS_ARGUMENTS	rangeTable, permInfos, report
+#else
+#define EVS_CHECK_PERMS_PARAMETERS	List *rangeTable, bool report
+#define EVS_CHECK_PERMS_ARGUMENTS	rangeTable, report
+#endif
+
 /* member_can_set_role: 16, with SET as a right of its own. */
 #if PG_VERSION_NUM < 160000
 #define member_can_set_role(member, role) is_member_of_role(member, role)

@@ -1,0 +1,254 @@
+/*
+ * shadow.c - copies of a projection's tables, which its handler finds in their
+ * place.
+ *
+ * A handler's names are looked up in the projection's search_path.  The schema
+ * of the copies stands first there, so that a bare name of a table means its
+ * copy; every other name means what it meant.
+ *
+ * A name that brings its schema along, a function with a search_path of its own
+ * and a view over the table lead to the table itself.  That cannot be seen in
+ * the source of a handler.  It can be seen in what is executed: the executor
+ * asks a hook about the relations of every statement, and while a shadow is
+ * entered the tables that have copies are not let through.
+ *
+ * Locks: the tables are locked in access share mode until the transaction ends,
+ * so that they keep their shape and nobody empties them.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+
+#include "identity.h"
+#include "query.h"
+#include "shadow.h"
+
+/* The shadow that is entered, in which subtransaction; NULL: none. */
+static const EvsShadow *entered = NULL;
+static SubTransactionId entered_in;
+
+static ExecutorCheckPerms_hook_type previous_hook = NULL;
+
+EvsProjection *
+evs_shadow_projection(const EvsProjection *projection)
+{
+	EvsProjection *copy = palloc(sizeof(EvsProjection));
+
+	*copy = *projection;
+	copy->context = CurrentMemoryContext;
+	copy->runtime = NULL;
+	return copy;
+}
+
+/* ---- the copies ---- */
+
+static EvsShadowTable *
+find_table(const char *name, const char *schema)
+{
+	EvsShadowTable *table = palloc0(sizeof(EvsShadowTable));
+	List	   *names = stringToQualifiedNameList(name, NULL);
+	char		relkind;
+
+	table->relid = RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
+	relkind = get_rel_relkind(table->relid);
+	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot make a copy of \"%s\"", name),
+				 errdetail("It is not an ordinary table.")));
+	table->name = pstrdup(name);
+	table->copy = quote_qualified_identifier(schema, strVal(llast(names)));
+	return table;
+}
+
+/* Two tables of one bare name would both be the first of it in the search_path. */
+static void
+check_names(const EvsShadow *shadow)
+{
+	ListCell   *one;
+	ListCell   *other;
+
+	foreach(one, shadow->tables)
+	{
+		EvsShadowTable *table = lfirst(one);
+
+		foreach(other, shadow->tables)
+		{
+			EvsShadowTable *second = lfirst(other);
+
+			if (table == second)
+				break;
+			if (strcmp(table->copy, second->copy) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("projection \"%s\" has two tables of the same name",
+								shadow->projection->name),
+						 errdetail("Its handler could not tell the copies of %s and %s apart.",
+								   second->name, table->name)));
+		}
+	}
+}
+
+EvsShadow *
+evs_shadow_open(const EvsProjection *projection, const char *schema)
+{
+	EvsShadow  *shadow = palloc0(sizeof(EvsShadow));
+	ListCell   *cell;
+
+	if (projection->tables == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" does not say which tables are its own",
+						projection->name),
+				 errhint("Name them: evsource.alter_projection('%s', tables => ...).",
+						 projection->name)));
+
+	shadow->schema = pstrdup(schema);
+	shadow->projection = evs_shadow_projection(projection);
+	shadow->projection->search_path = psprintf("%s, %s", quote_identifier(schema),
+											   projection->search_path);
+	foreach(cell, projection->tables)
+		shadow->tables = lappend(shadow->tables, find_table(lfirst(cell), schema));
+	check_names(shadow);
+	return shadow;
+}
+
+static void
+execute(const char *statement)
+{
+	int			result = SPI_execute(statement, false, 0);
+
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "%s: %s", SPI_result_code_string(result), statement);
+}
+
+/* The schema is made by the owner of evsource: others need not be allowed to. */
+static void
+create_schema(const EvsShadow *shadow)
+{
+	EvsIdentity identity;
+
+	evs_identity_enter(&identity, GetUserNameFromId(evs_query_owner(), false),
+					   "pg_catalog, pg_temp");
+	execute(psprintf("create schema %s authorization %s",
+					 quote_identifier(shadow->schema),
+					 quote_identifier(shadow->projection->owner)));
+	evs_identity_leave(&identity);
+}
+
+static void
+create_copies(const EvsShadow *shadow, bool logged)
+{
+	EvsIdentity identity;
+	ListCell   *cell;
+
+	evs_identity_enter(&identity, shadow->projection->owner, "pg_catalog, pg_temp");
+	foreach(cell, shadow->tables)
+	{
+		EvsShadowTable *table = lfirst(cell);
+
+		execute(psprintf("create %s table %s (like %s including all)",
+						 logged && get_rel_persistence(table->relid) == RELPERSISTENCE_PERMANENT ?
+						 "" : "unlogged",
+						 table->copy, table->name));
+	}
+	evs_identity_leave(&identity);
+}
+
+EvsShadow *
+evs_shadow_create(const EvsProjection *projection, const char *schema, bool logged)
+{
+	EvsShadow  *shadow = evs_shadow_open(projection, schema);
+
+	SPI_connect();
+	create_schema(shadow);
+	create_copies(shadow, logged);
+	SPI_finish();
+	return shadow;
+}
+
+/* ---- nobody goes past them ---- */
+
+static void
+check_relation(Oid relid)
+{
+	ListCell   *cell;
+
+	foreach(cell, entered->tables)
+	{
+		EvsShadowTable *table = lfirst(cell);
+
+		if (table->relid == relid)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("projection \"%s\" cannot work on a copy of its tables",
+							entered->projection->name),
+					 errdetail("A statement names table %s itself, not what the search_path gives for its name.",
+							   table->name),
+					 errhint("In the handler, leave the schema out of the table's name and set no search_path for the function.")));
+	}
+}
+
+static bool
+check_relations(EVS_CHECK_PERMS_PARAMETERS)
+{
+	if (entered != NULL)
+	{
+		ListCell   *cell;
+
+		foreach(cell, rangeTable)
+		{
+			RangeTblEntry *entry = lfirst(cell);
+
+			if (entry->rtekind == RTE_RELATION)
+				check_relation(entry->relid);
+		}
+	}
+	return previous_hook == NULL || previous_hook(EVS_CHECK_PERMS_ARGUMENTS);
+}
+
+void
+evs_shadow_enter(const EvsShadow *shadow)
+{
+	Assert(entered == NULL);
+	entered = shadow;
+	entered_in = GetCurrentSubTransactionId();
+}
+
+void
+evs_shadow_leave(void)
+{
+	entered = NULL;
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	entered = NULL;
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId subid,
+				 SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && entered_in == subid)
+		entered = NULL;
+}
+
+void
+evs_shadow_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+	previous_hook = ExecutorCheckPerms_hook;
+	ExecutorCheckPerms_hook = check_relations;
+}
