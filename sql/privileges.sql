@@ -20,9 +20,9 @@ values
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',
         '_event_id', '_streams',        -- event_id and streams call these as their user
-        'event_count', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time',
+        'event_count', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
         'load_snapshot', 'has_snapshot',
-        'fold_merge', 'fold_count']),   -- the owner of a projection must be able to call its handler
+        'fold_merge', 'fold_count', 'fold_sum']),   -- the owner of a projection must be able to call its handler
     ('writer', 'insert', 'table', array['events']),
     ('writer', 'execute', 'routine', array['append', 'append_batch', 'append_json', 'set_metadata']),
     ('admin', 'execute', 'routine', array[

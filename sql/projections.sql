@@ -24,6 +24,8 @@ create table evsource.projections (
     migrate_state         text,              -- qualified signature
     notify                boolean not null,
     stale                 boolean not null default false,
+    keep_snapshots        integer not null,  -- versions of each snapshot
+    path                  text[],            -- what a fold with a path is passed
     created_at            timestamptz not null default pg_catalog.now()
 );
 comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name: they survive dump, restore and pg_upgrade.';

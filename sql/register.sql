@@ -22,11 +22,13 @@ create function evsource.create_projection(
     restore_from_snapshot boolean default null,
     is_compatible text default null,
     migrate_state text default null,
-    notify boolean default null)
+    notify boolean default null,
+    keep_snapshots integer default null,
+    path text[] default null)
     returns text
     language c
     as 'MODULE_PATHNAME', 'evsource_create_projection';
-comment on function evsource.create_projection(text, text, text, text, text[], text[], text, text, bigint, integer, text[], text, text, text, boolean, text, integer, boolean, boolean, text, text, boolean) is
+comment on function evsource.create_projection(text, text, text, text, text[], text[], text, text, bigint, integer, text[], text, text, text, boolean, text, integer, boolean, boolean, text, text, boolean, integer, text[]) is
 'Registers a projection; an inline one is applied to the log and then by every append. Returns its name.';
 
 create function evsource.alter_projection(
@@ -50,11 +52,13 @@ create function evsource.alter_projection(
     migrate_state text default null,
     notify boolean default null,
     defaults text[] default null,
-    concurrently boolean default false)
+    concurrently boolean default false,
+    keep_snapshots integer default null,
+    path text[] default null)
     returns void
     language c
     as 'MODULE_PATHNAME', 'evsource_alter_projection';
-comment on function evsource.alter_projection(text, text, text, text, text[], text[], text, integer, text[], text, text, text, text, integer, boolean, boolean, text, text, boolean, text[], boolean) is
+comment on function evsource.alter_projection(text, text, text, text, text[], text[], text, integer, text[], text, text, text, text, integer, boolean, boolean, text, text, boolean, text[], boolean, integer, text[]) is
 'Changes the parameters that are given; those named in defaults are set back.';
 
 create function evsource.reset_projection(projection text) returns void

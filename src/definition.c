@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 
 #include "definition.h"
+#include "handlers.h"
 #include "registry.h"
 #include "resolve.h"
 #include "scan.h"
@@ -30,10 +31,10 @@ typedef struct Preset
 } Preset;
 
 static const Preset presets[] = {
-	{"default", {100, true, true}},
-	{"high_performance", {500, false, true}},
-	{"max_durability", {50, true, true}},
-	{"disabled", {0, false, false}},
+	{"default", {100, true, true, 1}},
+	{"high_performance", {500, false, true, 1}},
+	{"max_durability", {50, true, true, 1}},
+	{"disabled", {0, false, false, 1}},
 };
 
 /*
@@ -155,6 +156,9 @@ evs_parameters_read(FunctionCallInfo fcinfo, const int *positions,
 	read_bool(fcinfo, positions[EVS_PARAMETER_NOTIFY],
 			  &parameters->has_notify, &parameters->notify);
 	read_array(fcinfo, positions[EVS_PARAMETER_DEFAULTS], &parameters->defaults);
+	read_integer(fcinfo, positions[EVS_PARAMETER_KEEP_SNAPSHOTS],
+				 &parameters->has_keep_snapshots, &parameters->keep_snapshots);
+	read_array(fcinfo, positions[EVS_PARAMETER_PATH], &parameters->path);
 }
 
 /*
@@ -349,6 +353,41 @@ apply_handler(EvsProjection *projection, const EvsParameters *parameters)
 		projection->search_path = evs_resolve_search_path();
 }
 
+/*
+ * A fold with a third parameter is passed a path.  It comes and goes with the
+ * handler.
+ */
+static void
+apply_path(EvsProjection *projection, const EvsParameters *parameters)
+{
+	bool		takes_path = projection->handler != NULL &&
+		evs_handler_takes_path(projection->handler);
+
+	if (parameters->path != NULL && !takes_path)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("projection \"%s\" has no use for a path", projection->name),
+				 errhint("A path is passed to a fold f(state jsonb, event evsource.event, path text[]), such as evsource.fold_sum.")));
+	if (!takes_path)
+		projection->npath = 0;
+	else if (parameters->path != NULL)
+	{
+		List	   *names = array_names(parameters->path, "path");
+		ListCell   *cell;
+
+		projection->npath = 0;
+		projection->path = palloc(sizeof(text *) * Max(list_length(names), 1));
+		foreach(cell, names)
+			projection->path[projection->npath++] = cstring_to_text(lfirst(cell));
+	}
+
+	if (takes_path && projection->npath == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("handler %s needs a path", projection->handler),
+				 errhint("Say where in the event's data the value is: path => '{amount}'.")));
+}
+
 static void
 apply_key(EvsProjection *projection, const char *key)
 {
@@ -401,6 +440,8 @@ apply_policy(EvsSnapshotPolicy *policy, const EvsParameters *parameters)
 		policy->snapshot_after_batch = parameters->snapshot_after_batch;
 	if (parameters->has_restore_from_snapshot)
 		policy->restore_from_snapshot = parameters->restore_from_snapshot;
+	if (parameters->has_keep_snapshots)
+		policy->keep_snapshots = parameters->keep_snapshots;
 
 	if (policy->snapshot_every < 0)
 		ereport(ERROR,
@@ -408,6 +449,12 @@ apply_policy(EvsSnapshotPolicy *policy, const EvsParameters *parameters)
 				 errmsg("snapshot_every must not be negative"),
 				 errdetail("It is %d.", policy->snapshot_every),
 				 errhint("It counts the events between two snapshots of a key; 0 is never.")));
+	if (policy->keep_snapshots < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("keep_snapshots must be positive"),
+				 errdetail("It is %d.", policy->keep_snapshots),
+				 errhint("1 keeps the newest snapshot only; snapshots => 'disabled' saves none.")));
 }
 
 /* What each parameter allows may still be wrong together. */
@@ -428,6 +475,12 @@ check_combination(const EvsProjection *projection)
 				 errmsg("an inline fold must be keyed by stream"),
 				 errdetail("Concurrent appends to different streams would change the state of one key in any order."),
 				 errhint("Use mode => 'async', and apply it with evsource.run_projection().")));
+
+	if (projection->policy.keep_snapshots > 1 && projection->key_kind != EVS_KEY_STREAM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("only a fold keyed by stream keeps older snapshots"),
+				 errdetail("The snapshots of projection \"%s\" are its states.", projection->name)));
 
 	if (projection->dead_letter && projection->mode == EVS_MODE_INLINE)
 		ereport(ERROR,
@@ -476,6 +529,7 @@ evs_definition_apply(EvsProjection *projection, const EvsParameters *parameters)
 	if (parameters->defaults != NULL)
 		apply_defaults(projection, parameters->defaults);
 	apply_handler(projection, parameters);
+	apply_path(projection, parameters);
 	apply_filter(&projection->filter, parameters);
 	if (parameters->mode != NULL)
 		projection->mode = (EvsMode) evs_parameter_word("mode", parameters->mode,
@@ -519,6 +573,7 @@ evs_definition_same_model(const EvsProjection *a, const EvsProjection *b)
 	return a->kind == b->kind &&
 		strings_equal(a->handler, b->handler) &&
 		strings_equal(a->query, b->query) &&
+		texts_equal(a->path, a->npath, b->path, b->npath) &&
 		texts_equal(a->filter.categories, a->filter.ncategories,
 					b->filter.categories, b->filter.ncategories) &&
 		texts_equal(a->filter.types, a->filter.ntypes, b->filter.types, b->filter.ntypes) &&
@@ -549,6 +604,7 @@ evs_definition_equal(const EvsProjection *a, const EvsProjection *b)
 		a->policy.snapshot_every == b->policy.snapshot_every &&
 		a->policy.snapshot_after_batch == b->policy.snapshot_after_batch &&
 		a->policy.restore_from_snapshot == b->policy.restore_from_snapshot &&
+		a->policy.keep_snapshots == b->policy.keep_snapshots &&
 		strings_equal(a->is_compatible, b->is_compatible) &&
 		strings_equal(a->migrate_state, b->migrate_state) &&
 		a->notify == b->notify;

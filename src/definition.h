@@ -31,10 +31,12 @@ typedef enum EvsParameter
 	EVS_PARAMETER_IS_COMPATIBLE,
 	EVS_PARAMETER_MIGRATE_STATE,
 	EVS_PARAMETER_NOTIFY,
-	EVS_PARAMETER_DEFAULTS
+	EVS_PARAMETER_DEFAULTS,
+	EVS_PARAMETER_KEEP_SNAPSHOTS,
+	EVS_PARAMETER_PATH
 } EvsParameter;
 
-#define EVS_NPARAMETERS (EVS_PARAMETER_DEFAULTS + 1)
+#define EVS_NPARAMETERS (EVS_PARAMETER_PATH + 1)
 
 /* The parameters as they were given; NULL, or has_..., says: not given. */
 typedef struct EvsParameters
@@ -53,6 +55,7 @@ typedef struct EvsParameters
 	char	   *is_compatible;
 	char	   *migrate_state;
 	ArrayType  *defaults;		/* names of parameters to set back */
+	ArrayType  *path;
 	bool		has_state_version;
 	int			state_version;
 	bool		has_snapshot_every;
@@ -61,6 +64,8 @@ typedef struct EvsParameters
 	bool		snapshot_after_batch;
 	bool		has_restore_from_snapshot;
 	bool		restore_from_snapshot;
+	bool		has_keep_snapshots;
+	int			keep_snapshots;
 	bool		has_notify;
 	bool		notify;
 } EvsParameters;

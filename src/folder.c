@@ -11,8 +11,10 @@
  */
 #include "folder.h"
 
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "utils/array.h"
 #include "utils/memutils.h"
 
 #include "event.h"
@@ -37,6 +39,18 @@ evs_initial_state(void)
 	return &initial.jsonb;
 }
 
+/* What a fold with a path is passed as its third argument. */
+static Datum
+path_datum(const EvsProjection *projection)
+{
+	Datum	   *values = palloc(sizeof(Datum) * projection->npath);
+
+	for (int i = 0; i < projection->npath; i++)
+		values[i] = PointerGetDatum(projection->path[i]);
+	return PointerGetDatum(construct_array(values, projection->npath, TEXTOID, -1,
+										   false, TYPALIGN_INT));
+}
+
 EvsFolder *
 evs_folder_open(EvsProjection *projection)
 {
@@ -49,8 +63,15 @@ evs_folder_open(EvsProjection *projection)
 	folder->routine = evs_fold_routine(folder->flinfo.fn_addr);
 	if (folder->routine == NULL)
 	{
-		folder->fcinfo = palloc(SizeForFunctionCallInfo(2));
-		InitFunctionCallInfoData(*folder->fcinfo, &folder->flinfo, 2, InvalidOid, NULL, NULL);
+		int			nargs = projection->npath > 0 ? 3 : 2;
+
+		folder->fcinfo = palloc(SizeForFunctionCallInfo(nargs));
+		InitFunctionCallInfoData(*folder->fcinfo, &folder->flinfo, nargs, InvalidOid, NULL, NULL);
+		if (projection->npath > 0)
+		{
+			folder->fcinfo->args[2].value = path_datum(projection);
+			folder->fcinfo->args[2].isnull = false;
+		}
 	}
 	for (int i = 0; i < 2; i++)
 		folder->contexts[i] = AllocSetContextCreate(CurrentMemoryContext, "evsource fold",
@@ -79,7 +100,7 @@ evs_folder_start(EvsFolder *folder, Jsonb *state)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(folder->contexts[0]);
 
-		folder->expanded = folder->routine->expand(state);
+		folder->expanded = folder->routine->expand(state, folder->projection);
 		MemoryContextSwitchTo(caller);
 	}
 }
@@ -120,10 +141,13 @@ call_routine(EvsFolder *folder, const EvsEvent *event)
 {
 	EvsEvent   *events[] = {(EvsEvent *) event};
 	EvsHandlerContext errors;
-	Jsonb	   *state;
+	Jsonb	   *state = NULL;
 
 	evs_handler_context_push(&errors, folder->projection, events, 1);
-	state = folder->routine->step(folder->state, event);
+	if (folder->expanded != NULL)
+		folder->routine->advance(folder->expanded, event);
+	else
+		state = folder->routine->step(folder->state, event);
 	evs_handler_context_pop(&errors);
 	return state;
 }
@@ -137,7 +161,7 @@ evs_folder_step(EvsFolder *folder, const EvsEvent *event)
 	CHECK_FOR_INTERRUPTS();
 	if (folder->expanded != NULL)
 	{
-		folder->routine->advance(folder->expanded, event);
+		(void) call_routine(folder, event);
 		return;
 	}
 

@@ -30,7 +30,7 @@ typedef struct EvsFoldRoutine
 	Jsonb	   *(*step) (Jsonb *state, const EvsEvent *event);
 
 	/* or these three instead */
-	void	   *(*expand) (Jsonb *state);
+	void	   *(*expand) (Jsonb *state, const EvsProjection *projection);
 	void		(*advance) (void *state, const EvsEvent *event);
 	Jsonb	   *(*flatten) (const void *state);
 } EvsFoldRoutine;

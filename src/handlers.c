@@ -157,12 +157,21 @@ evs_handler_lookup(const char *signature, int nargs, const Oid *argtypes)
 	return LookupFuncName(name, nargs, argtypes, true);
 }
 
+bool
+evs_handler_takes_path(const char *signature)
+{
+	static const char last[] = ",pg_catalog.text[])";
+	size_t		length = strlen(signature);
+
+	return length >= strlen(last) && strcmp(signature + length - strlen(last), last) == 0;
+}
+
 /* Look the handler up, and see that it is still what its kind says. */
 static Oid
 find_function(const EvsProjection *projection)
 {
 	const EvsCatalog *catalog = evs_catalog();
-	Oid			argtypes[2];
+	Oid			argtypes[3];
 	int			nargs = 1;
 	Oid			rettype = VOIDOID;
 	Oid			function;
@@ -179,9 +188,10 @@ find_function(const EvsProjection *projection)
 			argtypes[0] = catalog->event_array_type;
 			break;
 		case EVS_KIND_FOLD:
-			nargs = 2;
+			nargs = evs_handler_takes_path(projection->handler) ? 3 : 2;
 			argtypes[0] = JSONBOID;
 			argtypes[1] = catalog->event_type;
+			argtypes[2] = TEXTARRAYOID;
 			rettype = JSONBOID;
 			break;
 		case EVS_KIND_QUERY:

@@ -50,6 +50,9 @@ extern void evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next,
  */
 extern Oid	evs_handler_function(EvsProjection *projection);
 
+/* Is the handler of this signature a fold that is passed the projection's path? */
+extern bool evs_handler_takes_path(const char *signature);
+
 /*
  * The function behind a stored signature, whose argument types the caller knows:
  * only its qualified name is read.  InvalidOid when there is none.

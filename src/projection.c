@@ -202,6 +202,9 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 		DatumGetBool(row_value(&row, "snapshot_after_batch", &isnull));
 	projection->policy.restore_from_snapshot =
 		DatumGetBool(row_value(&row, "restore_from_snapshot", &isnull));
+	projection->policy.keep_snapshots =
+		DatumGetInt32(row_value(&row, "keep_snapshots", &isnull));
+	projection->path = row_texts(&row, "path", &projection->npath);
 	projection->is_compatible = row_text(&row, "is_compatible");
 	projection->migrate_state = row_text(&row, "migrate_state");
 	tables = row_texts(&row, "tables", &ntables);

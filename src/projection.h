@@ -44,6 +44,7 @@ typedef struct EvsSnapshotPolicy
 	int			snapshot_every; /* events of a key; 0 = never */
 	bool		snapshot_after_batch;	/* save in the appending transaction */
 	bool		restore_from_snapshot;	/* load starts from a snapshot */
+	int			keep_snapshots; /* versions of each; 1 = the newest only */
 } EvsSnapshotPolicy;
 
 /* A row of evsource.projections. */
@@ -55,6 +56,8 @@ typedef struct EvsProjection
 	EvsProjectionState state;
 	char	   *handler;		/* qualified signature, NULL for a query */
 	char	   *query;			/* SQL text, NULL for a handler */
+	text	  **path;			/* what a fold with a path is passed */
+	int			npath;			/* 0: it takes none */
 	EvsFilter	filter;
 	EvsKeyKind	key_kind;
 	char	   *key_function;	/* qualified signature, if EVS_KEY_FUNCTION */

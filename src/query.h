@@ -21,7 +21,7 @@
 
 #include "identity.h"
 
-#define EVS_QUERY_MAX_ARGUMENTS	24
+#define EVS_QUERY_MAX_ARGUMENTS	32
 
 /* One statement; a static variable. */
 typedef struct EvsQuery

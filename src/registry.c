@@ -42,17 +42,17 @@ typedef struct Arguments
 #define DEFINITION_TYPES \
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, \
 	TEXTOID, INT8OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, \
-	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID
+	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID, INT4OID, TEXTARRAYOID
 
 static EvsQuery insert_projection = {
 	"insert into evsource.projections"
 	" (projection, kind, mode, state, handler, query, categories, types, key,"
 	"  start_after, state_version, tables, on_reset, on_error, owner, search_path,"
 	"  snapshot_every, snapshot_after_batch, restore_from_snapshot,"
-	"  is_compatible, migrate_state, notify, stale)"
+	"  is_compatible, migrate_state, notify, stale, keep_snapshots, path)"
 	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-	"  $16, $17, $18, $19, $20, $21, $22, $23)",
-	23, {DEFINITION_TYPES}, SPI_OK_INSERT
+	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)",
+	25, {DEFINITION_TYPES}, SPI_OK_INSERT
 };
 
 static EvsQuery update_projection = {
@@ -61,9 +61,10 @@ static EvsQuery update_projection = {
 	" types = $8, key = $9, start_after = $10, state_version = $11, tables = $12,"
 	" on_reset = $13, on_error = $14, owner = $15, search_path = $16,"
 	" snapshot_every = $17, snapshot_after_batch = $18, restore_from_snapshot = $19,"
-	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23"
+	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23,"
+	" keep_snapshots = $24, path = $25"
 	" where projection = $1",
-	23, {DEFINITION_TYPES}, SPI_OK_UPDATE
+	25, {DEFINITION_TYPES}, SPI_OK_UPDATE
 };
 
 static EvsQuery delete_projection = {
@@ -367,6 +368,8 @@ add_definition(Arguments *arguments, const EvsProjection *projection)
 	add_text(arguments, projection->migrate_state);
 	add_bool(arguments, projection->notify);
 	add_bool(arguments, projection->stale);
+	add_integer(arguments, projection->policy.keep_snapshots);
+	add_texts(arguments, projection->path, projection->npath);
 }
 
 void

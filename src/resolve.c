@@ -30,7 +30,7 @@
 #define EVENT			((Oid) 1)
 #define EVENT_ARRAY		((Oid) 2)
 
-#define MAX_PARAMETERS	2
+#define MAX_PARAMETERS	3
 
 /* A signature that is accepted. */
 typedef struct Signature
@@ -45,6 +45,7 @@ static const Signature handler_signatures[] = {
 	{1, {EVENT}, VOIDOID, EVS_KIND_EVENT},
 	{1, {EVENT_ARRAY}, VOIDOID, EVS_KIND_BATCH},
 	{2, {JSONBOID, EVENT}, JSONBOID, EVS_KIND_FOLD},
+	{3, {JSONBOID, EVENT, TEXTARRAYOID}, JSONBOID, EVS_KIND_FOLD},
 };
 
 static const Signature key_signatures[] = {

@@ -70,7 +70,11 @@ int64
 evs_snapshot_definition(const EvsProjection *projection)
 {
 	uint64		upper = selection_hash(projection);
-	uint32		lower = hash_text(0, projection->handler, strlen(projection->handler));
+	const char *code = projection->handler ? projection->handler : projection->query;
+	uint32		lower = hash_text(0, code, strlen(code));
+
+	if (projection->npath > 0)
+		lower = hash_texts(lower, projection->path, projection->npath);
 
 	return (int64) (upper << 32 | lower);
 }
