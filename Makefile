@@ -48,7 +48,9 @@ OBJS = \
 	src/state_keys.o \
 	src/states.o \
 	src/snapshots.o \
+	src/snapshot_history.o \
 	src/snapshot_check.o \
+	src/snapshot_reject.o \
 	src/snapshot_admin.o \
 	src/registry.o \
 	src/resolve.o \

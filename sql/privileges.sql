@@ -15,7 +15,7 @@ values
     ('reader', 'select', 'table', array[
         'events', 'streams', 'published',
         'projections', 'checkpoints', 'projection_status', 'progress',
-        'states', 'snapshots', 'snapshot_metadata', 'snapshot_stats']),
+        'states', 'snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
     ('reader', 'execute', 'routine', array[
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',

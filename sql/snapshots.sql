@@ -10,6 +10,7 @@ create table evsource.snapshots (
     state_version integer not null,
     definition    bigint not null,       -- tells the definitions apart that made it
     saved_at      timestamptz not null,
+    occurred_at   timestamptz not null,
     restores      bigint not null,
     rejections    bigint not null,
     state         jsonb not null,
@@ -25,9 +26,51 @@ comment on column evsource.snapshots.event_count is 'Number of events in the sta
 comment on column evsource.snapshots.state_version is 'The projection''s state version when the state was saved.';
 comment on column evsource.snapshots.definition is 'A number that changes with the projection''s handler, filter and start: a state of another definition is not used.';
 comment on column evsource.snapshots.saved_at is 'When the state was saved.';
+comment on column evsource.snapshots.occurred_at is 'The latest time of an event in the state: before it the state does not hold.';
 comment on column evsource.snapshots.restores is 'How often a state was computed from a snapshot of this key, counted when the next one was saved.';
 comment on column evsource.snapshots.rejections is 'How often a snapshot of this key could not be used, counted when the next one was saved.';
 comment on column evsource.snapshots.state is 'The state.';
+
+-- What newer ones have replaced, and the states from which streams begin whose
+-- begin is gone.
+create table evsource.snapshot_history (
+    projection    text collate "C" not null,
+    key           text collate "C" not null,
+    version       bigint not null,
+    position      bigint not null,
+    last_event_id uuid not null,
+    event_count   bigint not null,
+    state_version integer not null,
+    definition    bigint not null,
+    saved_at      timestamptz not null,
+    occurred_at   timestamptz not null,
+    upto          bigint,
+    state         jsonb not null,
+    primary key (projection, key, version)
+);
+create unique index snapshot_history_base on evsource.snapshot_history (projection, key) where upto is not null;
+comment on table evsource.snapshot_history is 'Snapshots before the newest one, as many as keep_snapshots says; and for a stream whose begin was truncated, the state with which it begins.';
+comment on column evsource.snapshot_history.upto is 'Version of the last event that was truncated: this state takes its place. Null for a snapshot that a newer one has replaced.';
+
+-- Why snapshots could not be used: a row for each reason, whatever the number of
+-- snapshots that it meets.
+create table evsource.snapshot_rejections (
+    projection    text collate "C" not null,
+    reason        text collate "C" not null,
+    key           text collate "C" not null,
+    state_version integer not null,
+    rejected_at   timestamptz not null,
+    primary key (projection, reason)
+);
+comment on table evsource.snapshot_rejections is 'Why snapshots of a projection could not be used.';
+comment on column evsource.snapshot_rejections.key is 'The first key whose snapshot was rejected for this reason.';
+comment on column evsource.snapshot_rejections.state_version is 'The projection''s state version then.';
+comment on column evsource.snapshot_rejections.rejected_at is 'When that was.';
+
+create function evsource._same_state(a jsonb, b jsonb) returns boolean
+    language c immutable strict parallel safe
+    as 'MODULE_PATHNAME', 'evsource__same_state';
+comment on function evsource._same_state(jsonb, jsonb) is 'Internal: are they the same, byte for byte?';
 
 -- Compressing large states costs more than all the rest of saving them. lz4 is
 -- several times as fast as pglz; servers may be built without it.
@@ -36,8 +79,11 @@ begin
     if exists (select from pg_catalog.pg_settings
                where name = 'default_toast_compression' and 'lz4' = any (enumvals)) then
         alter table evsource.snapshots alter column state set compression lz4;
+        alter table evsource.snapshot_history alter column state set compression lz4;
     end if;
 end
 $$;
 
 select pg_catalog.pg_extension_config_dump('evsource.snapshots', '');
+select pg_catalog.pg_extension_config_dump('evsource.snapshot_history', '');
+select pg_catalog.pg_extension_config_dump('evsource.snapshot_rejections', '');

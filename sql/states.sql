@@ -104,7 +104,7 @@ comment on function evsource.restore_projection(text) is
 
 create view evsource.snapshot_metadata as
     select projection, key, version, position, last_event_id, event_count, state_version,
-        definition, saved_at, restores, rejections, pg_catalog.pg_column_size(state) as bytes
+        definition, saved_at, occurred_at, restores, rejections, pg_catalog.pg_column_size(state) as bytes
     from evsource.snapshots;
 comment on view evsource.snapshot_metadata is 'The snapshots without their states.';
 
@@ -120,3 +120,20 @@ create view evsource.snapshot_stats as
     where p.kind operator(pg_catalog.=) 'fold'
     group by p.projection;
 comment on view evsource.snapshot_stats is 'The snapshots of each fold projection, counted.';
+
+create view evsource.snapshot_status as
+    select p.projection, p.state_version,
+        coalesce(s.snapshots, 0) as snapshots,
+        coalesce(s.outdated, 0) as outdated,
+        r.reason as rejection, r.key as rejected_key, r.rejected_at
+    from evsource.projections p
+        left join lateral (
+            select pg_catalog.count(*) as snapshots,
+                pg_catalog.count(*) filter (where c.state_version operator(pg_catalog.<>) p.state_version) as outdated
+            from evsource.snapshots c
+            where c.projection operator(pg_catalog.=) p.projection
+        ) s on true
+        left join evsource.snapshot_rejections r on r.projection operator(pg_catalog.=) p.projection
+    where p.kind operator(pg_catalog.=) 'fold';
+comment on view evsource.snapshot_status is
+'Can the snapshots of a projection be used? outdated counts those of another state version; a row for each reason for which any was rejected since they were last cleared.';

@@ -18,6 +18,7 @@
 #include "definition.h"
 #include "registry.h"
 #include "replay.h"
+#include "snapshot_history.h"
 #include "snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_alter_projection);
@@ -91,6 +92,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (!evs_definition_same_model(old, new))
 		new->stale = !begins_anew(old, new);
 
+	if (new->policy.keep_snapshots < old->policy.keep_snapshots)
+		evs_history_trim_all(new);
 	if (is_live(old))
 		evs_replay_settle(old);
 
@@ -210,7 +213,7 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 
 	if (is_live(projection))
 		evs_barrier();
-	(void) evs_snapshots_clear(name);
+	(void) evs_snapshots_clear(name, true);
 	evs_registry_delete(name);
 
 	PG_RETURN_VOID();

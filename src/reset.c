@@ -105,7 +105,7 @@ evs_reset_read_model(EvsProjection *projection)
 	}
 	evs_identity_leave(&identity);
 
-	(void) evs_snapshots_clear(projection->name);
+	(void) evs_snapshots_clear(projection->name, false);
 	error_context_stack = callback.previous;
 }
 

@@ -315,7 +315,7 @@ evsource_clear_snapshots(PG_FUNCTION_ARGS)
 		{
 			projection = lfirst(cell);
 			if (can_be_cleared(projection))
-				cleared += evs_snapshots_clear(projection->name);
+				cleared += evs_snapshots_clear(projection->name, false);
 		}
 		PG_RETURN_INT64(cleared);
 	}
@@ -327,5 +327,5 @@ evsource_clear_snapshots(PG_FUNCTION_ARGS)
 				 errmsg("snapshots of projection \"%s\" are its states", name),
 				 errdetail("A fold that is not keyed by stream keeps its states in evsource.snapshots and nowhere else."),
 				 errhint("To compute them anew: CALL evsource.rebuild_projection().")));
-	PG_RETURN_INT64(evs_snapshots_clear(name));
+	PG_RETURN_INT64(evs_snapshots_clear(name, false));
 }

@@ -229,30 +229,3 @@ evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
 	}
 	return true;
 }
-
-/*
- * The server's log hears of the first of a projection in a session: after a
- * change of the state version there may be a million of them.
- */
-void
-evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason)
-{
-	static char *reported = NULL;
-	int			level = LOG;
-
-	if (reported != NULL && strcmp(reported, projection->name) == 0)
-		level = DEBUG1;
-	else
-	{
-		if (reported != NULL)
-			pfree(reported);
-		reported = NULL;
-		reported = MemoryContextStrdup(TopMemoryContext, projection->name);
-	}
-
-	ereport(level,
-			(errmsg("snapshot of projection \"%s\" for key \"%s\" is not used",
-					projection->name, text_to_cstring(key)),
-			 errdetail("It %s.", reason),
-			 errhint("The state is computed from the events; saving it again replaces the snapshot.")));
-}

@@ -18,6 +18,7 @@
  */
 #include "snapshots.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/relscan.h"
 #include "access/skey.h"
@@ -26,6 +27,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
+#include "fmgr.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -39,6 +41,9 @@
 #include "catalog.h"
 #include "event.h"
 #include "query.h"
+#include "snapshot_history.h"
+
+PG_FUNCTION_INFO_V1(evsource__same_state);
 
 /* columns of evsource.snapshots */
 #define SNAPSHOTS_PROJECTION	1
@@ -50,9 +55,10 @@
 #define SNAPSHOTS_STATE_VERSION	7
 #define SNAPSHOTS_DEFINITION	8
 #define SNAPSHOTS_SAVED_AT		9
-#define SNAPSHOTS_RESTORES		10
-#define SNAPSHOTS_REJECTIONS	11
-#define SNAPSHOTS_STATE			12
+#define SNAPSHOTS_OCCURRED_AT	10
+#define SNAPSHOTS_RESTORES		11
+#define SNAPSHOTS_REJECTIONS	12
+#define SNAPSHOTS_STATE			13
 
 /* the last field of our lock tags */
 #define SNAPSHOT_LOCK_CLASS		0xE8
@@ -64,7 +70,7 @@
 #define WRITER_ROWS				1000
 #define WRITER_BYTES			(1024 * 1024)
 
-#define WRITER_COLUMNS			8
+#define WRITER_COLUMNS			9
 
 /* ---- reading ---- */
 
@@ -82,6 +88,8 @@ row_from_slot(EvsSnapshot *row, TupleTableSlot *slot)
 	row->state_version = DatumGetInt32(values[SNAPSHOTS_STATE_VERSION]);
 	row->definition = DatumGetInt64(values[SNAPSHOTS_DEFINITION]);
 	row->saved_at = DatumGetTimestampTz(values[SNAPSHOTS_SAVED_AT]);
+	row->occurred_at = DatumGetTimestampTz(values[SNAPSHOTS_OCCURRED_AT]);
+	row->upto = 0;
 	row->state = DatumGetJsonbPCopy(values[SNAPSHOTS_STATE]);
 }
 
@@ -171,6 +179,25 @@ evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
 
 /* ---- writing ---- */
 
+/*
+ * evsource._same_state(a jsonb, b jsonb) returns boolean: are they the same,
+ * byte for byte?  Values of two sizes are not fetched.
+ */
+Datum
+evsource__same_state(PG_FUNCTION_ARGS)
+{
+	Datum		a = PG_GETARG_DATUM(0);
+	Datum		b = PG_GETARG_DATUM(1);
+	Jsonb	   *left;
+	Jsonb	   *right;
+
+	if (toast_raw_datum_size(a) != toast_raw_datum_size(b))
+		PG_RETURN_BOOL(false);
+	left = DatumGetJsonbP(a);
+	right = DatumGetJsonbP(b);
+	PG_RETURN_BOOL(VARSIZE(left) == VARSIZE(right) && memcmp(left, right, VARSIZE(left)) == 0);
+}
+
 struct EvsSnapshotWriter
 {
 	const EvsProjection *projection;
@@ -190,6 +217,7 @@ enum
 	WRITER_POSITION,
 	WRITER_LAST_EVENT_ID,
 	WRITER_EVENT_COUNT,
+	WRITER_OCCURRED_AT,
 	WRITER_RESTORES,
 	WRITER_REJECTIONS,
 	WRITER_STATE
@@ -208,21 +236,25 @@ evs_snapshot_writer(const EvsProjection *projection)
 
 /*
  * A state that was computed by another definition, or that did not stand the
- * test of the log, is worth nothing, whatever its position.
+ * test of the log, is worth nothing, whatever its position.  A state that is
+ * the same as before is not written: a large one stays where it is.
  */
 #define UPSERT(rows) \
 	"insert into evsource.snapshots as saved" \
 	" (projection, key, version, position, last_event_id, event_count," \
-	"  state_version, definition, saved_at, restores, rejections, state)" \
+	"  state_version, definition, saved_at, occurred_at, restores, rejections, state)" \
 	" select $1, n.key, nullif(n.version, 0), n.position, n.last_event_id, n.event_count," \
-	"  $2, $3, clock_timestamp(), n.restores, n.rejections, n.state" \
+	"  $2, $3, clock_timestamp(), n.occurred_at, n.restores, n.rejections, n.state" \
 	" from " rows \
-	"  as n (key, version, position, last_event_id, event_count, restores, rejections, state)" \
+	"  as n (key, version, position, last_event_id, event_count, occurred_at, restores," \
+	"   rejections, state)" \
 	" on conflict (projection, key) do update set" \
 	"  version = excluded.version, position = excluded.position," \
 	"  last_event_id = excluded.last_event_id, event_count = excluded.event_count," \
 	"  state_version = excluded.state_version, definition = excluded.definition," \
-	"  saved_at = excluded.saved_at, state = excluded.state," \
+	"  saved_at = excluded.saved_at, occurred_at = excluded.occurred_at," \
+	"  state = case when evsource._same_state(saved.state, excluded.state)" \
+	"   then saved.state else excluded.state end," \
 	"  restores = saved.restores + excluded.restores," \
 	"  rejections = saved.rejections + excluded.rejections" \
 	" where saved.position <= excluded.position or excluded.rejections > 0" \
@@ -230,17 +262,18 @@ evs_snapshot_writer(const EvsProjection *projection)
 	"  or saved.definition <> excluded.definition"
 
 static EvsQuery upsert_one = {
-	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11))"),
-	11, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
-		UUIDOID, INT8OID, INT8OID, INT8OID, JSONBOID},
+	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11, $12))"),
+	12, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
+		UUIDOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, JSONBOID},
 	SPI_OK_INSERT
 };
 
 static EvsQuery upsert_many = {
 	UPSERT("rows from (unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
-		   " unnest($9), unnest($10), unnest($11))"),
-	11, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
-		UUIDARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, JSONBARRAYOID},
+		   " unnest($9), unnest($10), unnest($11), unnest($12))"),
+	12, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
+		UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
+		JSONBARRAYOID},
 	SPI_OK_INSERT
 };
 
@@ -263,6 +296,8 @@ write_rows(EvsSnapshotWriter *writer)
 {
 	const EvsProjection *projection = writer->projection;
 	bool		one = writer->count == 1;
+	bool		keep = projection->policy.keep_snapshots > 1;
+	Datum		keys = (Datum) 0;
 	MemoryContext caller;
 	Datum		values[3 + WRITER_COLUMNS];
 
@@ -279,7 +314,14 @@ write_rows(EvsSnapshotWriter *writer)
 			(errmsg_plural("saving %d snapshot of projection \"%s\"",
 						   "saving %d snapshots of projection \"%s\"",
 						   writer->count, writer->count, projection->name)));
+	if (keep)
+	{
+		keys = column_array(writer, WRITER_KEY);
+		evs_history_keep(projection, keys);
+	}
 	writer->written += evs_query_run(one ? &upsert_one : &upsert_many, values, NULL);
+	if (keep)
+		evs_history_trim(projection, keys);
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(writer->context);
@@ -289,9 +331,8 @@ write_rows(EvsSnapshotWriter *writer)
 	writer->bytes = 0;
 }
 
-/* The id of the last event in a state. */
-static pg_uuid_t *
-last_event_id(const EvsState *state)
+pg_uuid_t *
+evs_snapshot_last_event_id(const EvsState *state)
 {
 	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
 	EvsEvent	event = {
@@ -341,8 +382,9 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 	writer->columns[WRITER_KEY][row] = copy_varlena(key);
 	writer->columns[WRITER_VERSION][row] = Int64GetDatum(by_stream ? state->version : 0);
 	writer->columns[WRITER_POSITION][row] = Int64GetDatum(state->position);
-	writer->columns[WRITER_LAST_EVENT_ID][row] = UUIDPGetDatum(last_event_id(state));
+	writer->columns[WRITER_LAST_EVENT_ID][row] = UUIDPGetDatum(evs_snapshot_last_event_id(state));
 	writer->columns[WRITER_EVENT_COUNT][row] = Int64GetDatum(state->event_count);
+	writer->columns[WRITER_OCCURRED_AT][row] = TimestampTzGetDatum(state->occurred_at);
 	writer->columns[WRITER_RESTORES][row] = Int64GetDatum(state->restores);
 	writer->columns[WRITER_REJECTIONS][row] = Int64GetDatum(state->rejections);
 	writer->columns[WRITER_STATE][row] = copy_varlena(state->state);
@@ -373,10 +415,12 @@ static EvsQuery clear = {
 };
 
 int64
-evs_snapshots_clear(const char *projection)
+evs_snapshots_clear(const char *projection, bool bases)
 {
 	Datum		values[] = {CStringGetTextDatum(projection)};
 
 	(void) evs_snapshot_lock(projection, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	(void) evs_history_clear(projection, bases);
+	evs_snapshot_forget_rejections(projection);
 	return evs_query_run(&clear, values, NULL);
 }

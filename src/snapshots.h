@@ -20,6 +20,8 @@ typedef struct EvsSnapshot
 	int32		state_version;
 	int64		definition;		/* evs_snapshot_definition() when it was saved */
 	TimestampTz saved_at;
+	TimestampTz occurred_at;	/* latest time of an event in the state */
+	int64		upto;			/* of a base: see snapshot_history.h; else 0 */
 	Jsonb	   *state;
 } EvsSnapshot;
 
@@ -37,8 +39,12 @@ extern bool evs_snapshot_read(const char *projection, text *key,
  */
 extern bool evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row);
 
-/* Report that a row cannot be used. */
+/*
+ * Tell, once, that a row cannot be used, and why (as what follows "It"); and
+ * forget what was told of a projection.
+ */
 extern void evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason);
+extern void evs_snapshot_forget_rejections(const char *projection);
 
 /*
  * What decides a state, but for the state version: handler, filter, start and
@@ -69,7 +75,13 @@ extern int64 evs_snapshot_finish(EvsSnapshotWriter *writer);
  */
 extern int64 evs_snapshots_restore(EvsProjection *projection);
 
-/* Remove a projection's rows; returns how many there were. */
-extern int64 evs_snapshots_clear(const char *projection);
+/*
+ * Remove a projection's rows, all of them or but those without which its states
+ * cannot be computed any more; returns how many newest ones there were.
+ */
+extern int64 evs_snapshots_clear(const char *projection, bool bases);
+
+/* The id of the last event in a state. */
+extern pg_uuid_t *evs_snapshot_last_event_id(const EvsState *state);
 
 #endif							/* EVS_SNAPSHOTS_H */

@@ -20,6 +20,7 @@ typedef struct EvsState
 	int64		position;
 	int64		version;
 	TimestampTz recorded_at;
+	TimestampTz occurred_at;	/* the latest time of any of them */
 	bool		has_id;
 	pg_uuid_t	id;
 

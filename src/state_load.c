@@ -7,7 +7,8 @@
  * one that the point knows of, and it must have the version and the position
  * that the point says.  So a cached state is not shown to a transaction whose
  * snapshot does not see all of it, and a snapshot of another stream of the same
- * name is not used.  Otherwise the stream is read from its begin.
+ * name is not used.  Otherwise the stream is read from its begin; or, if that
+ * was truncated, from the state that was kept in place of it.
  *
  * The state of another key is its row, which the projection keeps current; only
  * a row that cannot be used makes us read the log.
@@ -15,16 +16,29 @@
 #include "state_load.h"
 
 #include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "event.h"
 #include "fold_key.h"
 #include "scan.h"
+#include "snapshot_history.h"
 #include "snapshots.h"
+
+static TimestampTz
+time_of(const EvsEvent *event)
+{
+	return event->has_occurred_at ? event->occurred_at : event->recorded_at;
+}
 
 void
 evs_state_advance(EvsFolder *folder, EvsState *state, const EvsEvent *event)
 {
+	TimestampTz time = time_of(event);
+
 	evs_folder_step(folder, event);
+	if (state->event_count == 0 || time > state->occurred_at)
+		state->occurred_at = time;
 	state->event_count++;
 	state->position = event->position;
 	state->version = event->version;
@@ -67,6 +81,7 @@ take_row(EvsState *state, const EvsSnapshot *row)
 	state->position = row->position;
 	state->version = row->version;
 	state->recorded_at = 0;
+	state->occurred_at = row->occurred_at;
 	state->has_id = true;
 	state->id = row->last_event_id;
 	state->seen_version = row->version;
@@ -78,9 +93,7 @@ take_row(EvsState *state, const EvsSnapshot *row)
 static bool
 is_in_time(const EvsEvent *event, const EvsStateAt *at)
 {
-	if (!at->has_time)
-		return true;
-	return (event->has_occurred_at ? event->occurred_at : event->recorded_at) < at->before;
+	return !at->has_time || time_of(event) < at->before;
 }
 
 static bool
@@ -103,6 +116,16 @@ confirms(EvsScan *scan, const EvsState *state)
 		DatumGetInt64(slot->tts_values[EVS_EVENTS_POSITION - 1]) == state->seen_position;
 }
 
+/* Fold what the scan has, if it is the projection's. */
+static void
+fold_event(EvsFolder *folder, EvsState *state, const EvsEvent *event, const EvsStateAt *at)
+{
+	if (is_of_projection(folder->projection, event) && is_in_time(event, at))
+		evs_state_advance(folder, state, event);
+	state->seen_version = event->version;
+	state->seen_position = event->position;
+}
+
 /*
  * Fold what the stream has after the state.  False, without having done
  * anything, if the stream does not have the event that the state has seen last.
@@ -113,55 +136,70 @@ fold_tail(EvsFolder *folder, text *stream, const EvsStateAt *at,
 {
 	EvsScan    *scan = evs_scan_stream(stream, state->seen_version, at->version,
 									   false, snapshot);
-	bool		confirmed = state->seen_version == 0 || confirms(scan, state);
+	bool		confirmed = confirms(scan, state);
 	EvsEvent	event;
 
 	if (confirmed)
 	{
 		start(folder, state);
 		while (evs_scan_next(scan, &event))
-		{
-			if (is_of_projection(folder->projection, &event) && is_in_time(&event, at))
-				evs_state_advance(folder, state, &event);
-			state->seen_version = event.version;
-			state->seen_position = event.position;
-		}
+			fold_event(folder, state, &event, at);
 	}
 	evs_scan_end(scan);
 	return confirmed;
 }
 
-/* Begin with the stream's snapshot, if there is one and it can be used. */
+/*
+ * Fold the stream from this version on, of which nothing is known.  With whole
+ * it must begin with that version: false, without having done anything, if it
+ * does not.
+ */
 static bool
-fold_from_snapshot(EvsFolder *folder, text *stream, const EvsStateAt *at,
-				   Snapshot snapshot, EvsState *state)
+fold_from(EvsFolder *folder, text *stream, int64 version, bool whole,
+		  const EvsStateAt *at, Snapshot snapshot, EvsState *state)
+{
+	EvsScan    *scan = evs_scan_stream(stream, version, at->version, false, snapshot);
+	bool		started = !whole;
+	EvsEvent	event;
+
+	if (started)
+		start(folder, state);
+	while (evs_scan_next(scan, &event))
+	{
+		if (!started)
+		{
+			if (event.version != version)
+				break;
+			start(folder, state);
+			started = true;
+		}
+		fold_event(folder, state, &event, at);
+	}
+	evs_scan_end(scan);
+	return started;
+}
+
+/* Can a state at that point have been computed from this row's? */
+static bool
+is_before(const EvsSnapshot *row, const EvsStateAt *at)
+{
+	return row->version <= at->version && (!at->has_time || row->occurred_at < at->before);
+}
+
+/* Begin with a row that is before the point, if it can be used. */
+static bool
+fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
+			  Snapshot snapshot, EvsSnapshot *row, EvsState *state)
 {
 	EvsProjection *projection = folder->projection;
-	const EvsSnapshotPolicy *policy = &projection->policy;
-	EvsSnapshot row;
-	int32		state_version;
+	int32		state_version = row->state_version;
 
-	/* to save or not to save depends on the row, even if it is not to be used */
-	if (at->has_time || (!policy->restore_from_snapshot && policy->snapshot_every == 0))
-		return false;
-	if (!evs_snapshot_read(projection->name, stream, snapshot, &row))
-		return false;
-
-	state_version = row.state_version;
-	if (!policy->restore_from_snapshot || row.version > at->version)
-	{
-		if (state_version == projection->state_version &&
-			row.definition == evs_snapshot_definition(projection))
-			state->saved_count = row.event_count;
-		return false;
-	}
-	if (!evs_snapshot_accept(projection, stream, &row))
+	if (!evs_snapshot_accept(projection, stream, row))
 	{
 		state->rejections++;
 		return false;
 	}
-
-	take_row(state, &row);
+	take_row(state, row);
 	if (!fold_tail(folder, stream, at, snapshot, state))
 	{
 		forget(state);
@@ -176,18 +214,114 @@ fold_from_snapshot(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	return true;
 }
 
+/* Begin with the stream's newest snapshot, if there is one and it can be used. */
+static bool
+fold_from_snapshot(EvsFolder *folder, text *stream, const EvsStateAt *at,
+				   Snapshot snapshot, EvsState *state)
+{
+	EvsProjection *projection = folder->projection;
+	const EvsSnapshotPolicy *policy = &projection->policy;
+	EvsSnapshot row;
+
+	/* to save or not to save depends on the row, even if it is not to be used */
+	if (!policy->restore_from_snapshot && policy->snapshot_every == 0)
+		return false;
+	if (!evs_snapshot_read(projection->name, stream, snapshot, &row))
+		return false;
+
+	if (!policy->restore_from_snapshot || !is_before(&row, at))
+	{
+		if (row.state_version == projection->state_version &&
+			row.definition == evs_snapshot_definition(projection))
+			state->saved_count = row.event_count;
+		return false;
+	}
+	return fold_from_row(folder, stream, at, snapshot, &row, state);
+}
+
+/* The same with those before the newest, from the nearest one on. */
+static bool
+fold_from_history(EvsFolder *folder, text *stream, const EvsStateAt *at,
+				  Snapshot snapshot, EvsState *state)
+{
+	const EvsProjection *projection = folder->projection;
+	int64		below = at->version == PG_INT64_MAX ? PG_INT64_MAX : at->version + 1;
+	int64		saved_count = state->saved_count;
+	EvsSnapshot row;
+
+	if (projection->policy.keep_snapshots <= 1 || !projection->policy.restore_from_snapshot)
+		return false;
+	while (evs_history_read(projection->name, stream, below,
+							at->has_time ? at->before : DT_NOEND, snapshot, &row))
+	{
+		below = row.version;
+		if (fold_from_row(folder, stream, at, snapshot, &row, state))
+		{
+			/* what was saved is the newest one, if that can be used */
+			state->saved_count = saved_count;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * The begin of the stream is gone, or there is no stream: go on from the state
+ * that was kept in place of it.  False: there is none.
+ */
+static bool
+fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
+			   Snapshot snapshot, EvsState *state)
+{
+	EvsProjection *projection = folder->projection;
+	EvsSnapshot row;
+
+	if (!evs_history_base(projection->name, stream, snapshot, &row))
+		return false;
+	if (row.upto > at->version || !is_before(&row, at))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("events of stream \"%s\" that make this state were truncated",
+						text_to_cstring(stream)),
+				 errdetail("Up to version " INT64_FORMAT " only the state that they made is left.",
+						   row.upto),
+				 errhint("Ask for version " INT64_FORMAT " or later, or for a later time.",
+						 row.upto)));
+	if (!evs_snapshot_accept(projection, stream, &row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot compute the state of stream \"%s\" for projection \"%s\"",
+						text_to_cstring(stream), projection->name),
+				 errdetail("Its events up to version " INT64_FORMAT " were truncated, and the state that was kept in place of them cannot be used: see evsource.snapshot_status.",
+						   row.upto),
+				 errhint("Give the projection a migrate_state function that brings up states of version %d, or the definition that it had.",
+						 row.state_version)));
+
+	take_row(state, &row);
+	state->saved_count = 0;
+	state->seen_version = row.upto;
+	state->seen_position = 0;
+	return fold_from(folder, stream, row.upto + 1, false, at, snapshot, state);
+}
+
 void
 evs_state_load_stream(EvsFolder *folder, text *stream, const EvsStateAt *at,
 					  Snapshot snapshot, EvsState *state)
 {
-	if (state->seen_version > 0)
+	/* a state that stands for truncated events has seen no event to confirm it */
+	if (state->seen_position > 0)
 	{
 		if (fold_tail(folder, stream, at, snapshot, state))
 			return;
-		forget(state);
 	}
-	if (!fold_from_snapshot(folder, stream, at, snapshot, state))
-		(void) fold_tail(folder, stream, at, snapshot, state);
+	if (state->seen_version > 0)
+		forget(state);
+	if (fold_from_snapshot(folder, stream, at, snapshot, state) ||
+		fold_from_history(folder, stream, at, snapshot, state) ||
+		fold_from(folder, stream, 1, true, at, snapshot, state) ||
+		fold_from_base(folder, stream, at, snapshot, state))
+		return;
+	(void) fold_from(folder, stream, 1, false, at, snapshot, state);
 }
 
 /* Does the key function give the event this key? */
@@ -212,7 +346,8 @@ evs_state_load_log(EvsFolder *folder, text *key, int64 upto, const EvsStateAt *a
 {
 	EvsProjection *projection = folder->projection;
 	EvsKeyer   *keyer = evs_keyer_open(projection);
-	EvsScan    *scan = evs_scan_log(projection->start_after, upto, &projection->filter, snapshot);
+	int64		after = Max(projection->start_after, state->position);
+	EvsScan    *scan = evs_scan_log(after, upto, &projection->filter, snapshot);
 	EvsEvent	event;
 
 	start(folder, state);
@@ -223,6 +358,22 @@ evs_state_load_log(EvsFolder *folder, text *key, int64 upto, const EvsStateAt *a
 	}
 	evs_scan_end(scan);
 	evs_keyer_close(keyer);
+}
+
+void
+evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
+					  Snapshot snapshot, EvsState *state)
+{
+	EvsProjection *projection = folder->projection;
+	EvsSnapshot row;
+
+	/* the row is the state whatever made it, but not the state of the past */
+	if (projection->policy.restore_from_snapshot &&
+		evs_snapshot_read(projection->name, key, snapshot, &row) && is_before(&row, at) &&
+		row.definition == evs_snapshot_definition(projection) &&
+		evs_snapshot_accept(projection, key, &row))
+		take_row(state, &row);
+	evs_state_load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
 }
 
 void

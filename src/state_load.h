@@ -37,7 +37,14 @@ extern void evs_state_load_stream(EvsFolder *folder, text *stream, const EvsStat
 extern void evs_state_load_row(EvsFolder *folder, text *key, int64 upto,
 							   Snapshot snapshot, EvsState *state);
 
-/* The same from the log, always: up to a position, before a time. */
+/* The state of a key that is no stream before a time. */
+extern void evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
+								  Snapshot snapshot, EvsState *state);
+
+/*
+ * The same from the log, up to a position, before a time.  *state is all zero,
+ * or that of a row to go on from.
+ */
 extern void evs_state_load_log(EvsFolder *folder, text *key, int64 upto,
 							   const EvsStateAt *at, Snapshot snapshot, EvsState *state);
 

@@ -384,7 +384,7 @@ past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation
 
 	evs_state_begin(&call, projection, generation);
 	if (projection->key_kind != EVS_KEY_STREAM)
-		evs_state_load_log(call.folder, key, PG_INT64_MAX, at, call.snapshot, &state);
+		evs_state_load_key_at(call.folder, key, at, call.snapshot, &state);
 	else
 	{
 		if (!at->has_time)

@@ -1,0 +1,224 @@
+/*
+ * snapshot_history.c - the rows of evsource.snapshot_history.
+ *
+ * Two things are in it.  A projection with keep_snapshots > 1 keeps the
+ * snapshots that newer ones replace: states of the past are computed from the
+ * nearest one.  And a stream whose begin was truncated has a base for each fold
+ * over it: its state just before the first event that is left.  A base is not a
+ * shortcut, for there are no events to do without it: it stays until the stream
+ * is truncated again or the projection is dropped.
+ *
+ * Whoever writes holds the lock of the key's snapshot: see snapshots.c.  None
+ * of this stands in the way of an append of a projection that keeps one.
+ */
+#include "snapshot_history.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "query.h"
+
+#define ROW_COLUMNS \
+	"version, position, last_event_id, event_count, state_version, definition," \
+	" saved_at, occurred_at, upto, state"
+
+static EvsQuery read_older = {
+	"select " ROW_COLUMNS " from evsource.snapshot_history"
+	" where projection = $1 and key = $2 and version < $3 and upto is null"
+	"  and occurred_at < $4"
+	" order by version desc limit 1",
+	4, {TEXTOID, TEXTOID, INT8OID, TIMESTAMPTZOID}, SPI_OK_SELECT
+};
+
+static EvsQuery read_base = {
+	"select " ROW_COLUMNS " from evsource.snapshot_history"
+	" where projection = $1 and key = $2 and upto is not null",
+	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
+};
+
+static Datum
+column(const EvsQueryResult *result, int number, bool *isnull)
+{
+	return SPI_getbinval(result->rows[0], result->tupdesc, number, isnull);
+}
+
+/* The only row of a result, if there is one, in the caller's memory. */
+static bool
+take_row(EvsQueryResult *result, EvsSnapshot *row)
+{
+	bool		found = result->count > 0;
+	bool		isnull;
+
+	if (found)
+	{
+		Datum		upto;
+		MemoryContext spi_context;
+
+		row->version = DatumGetInt64(column(result, 1, &isnull));
+		row->position = DatumGetInt64(column(result, 2, &isnull));
+		row->last_event_id = *DatumGetUUIDP(column(result, 3, &isnull));
+		row->event_count = DatumGetInt64(column(result, 4, &isnull));
+		row->state_version = DatumGetInt32(column(result, 5, &isnull));
+		row->definition = DatumGetInt64(column(result, 6, &isnull));
+		row->saved_at = DatumGetTimestampTz(column(result, 7, &isnull));
+		row->occurred_at = DatumGetTimestampTz(column(result, 8, &isnull));
+		upto = column(result, 9, &isnull);
+		row->upto = isnull ? 0 : DatumGetInt64(upto);
+		spi_context = MemoryContextSwitchTo(result->context);
+		row->state = DatumGetJsonbPCopy(column(result, 10, &isnull));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(result);
+	return found;
+}
+
+bool
+evs_history_read(const char *projection, text *key, int64 below, TimestampTz before,
+				 Snapshot snapshot, EvsSnapshot *row)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(projection), PointerGetDatum(key),
+		Int64GetDatum(below), TimestampTzGetDatum(before)
+	};
+	EvsQueryResult result;
+
+	evs_query_begin(&read_older, values, NULL, snapshot, &result);
+	return take_row(&result, row);
+}
+
+bool
+evs_history_base(const char *projection, text *key, Snapshot snapshot, EvsSnapshot *row)
+{
+	Datum		values[] = {CStringGetTextDatum(projection), PointerGetDatum(key)};
+	EvsQueryResult result;
+
+	evs_query_begin(&read_base, values, NULL, snapshot, &result);
+	return take_row(&result, row);
+}
+
+/*
+ * What is at or below it cannot be computed from the events any more, nor be
+ * confirmed by them: it goes, and the base takes its place.
+ */
+static EvsQuery clear_below = {
+	"with newest as ("
+	"  delete from evsource.snapshots"
+	"  where projection = $1 and key = $2 and version <= $3)"
+	" delete from evsource.snapshot_history"
+	" where projection = $1 and key = $2 and (upto is not null or version <= $3)",
+	3, {TEXTOID, TEXTOID, INT8OID}, SPI_OK_DELETE
+};
+
+static EvsQuery insert_base = {
+	"insert into evsource.snapshot_history"
+	" (projection, key, version, position, last_event_id, event_count,"
+	"  state_version, definition, saved_at, occurred_at, upto, state)"
+	" values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp(), $9, $10, $11)",
+	11, {TEXTOID, TEXTOID, INT8OID, INT8OID, UUIDOID, INT8OID, INT4OID, INT8OID,
+		TIMESTAMPTZOID, INT8OID, JSONBOID},
+	SPI_OK_INSERT
+};
+
+void
+evs_history_set_base(const EvsProjection *projection, text *key, const EvsState *state,
+					 int64 upto)
+{
+	Datum		below[] = {
+		CStringGetTextDatum(projection->name), PointerGetDatum(key), Int64GetDatum(upto)
+	};
+	Datum		values[] = {
+		below[0],
+		below[1],
+		Int64GetDatum(state->version),
+		Int64GetDatum(state->position),
+		UUIDPGetDatum(evs_snapshot_last_event_id(state)),
+		Int64GetDatum(state->event_count),
+		Int32GetDatum(projection->state_version),
+		Int64GetDatum(evs_snapshot_definition(projection)),
+		TimestampTzGetDatum(state->occurred_at),
+		Int64GetDatum(upto),
+		JsonbPGetDatum(state->state)
+	};
+
+	Assert(state->event_count > 0);
+	(void) evs_query_run(&clear_below, below, NULL);
+	(void) evs_query_run(&insert_base, values, NULL);
+}
+
+/* ---- keeping ---- */
+
+static EvsQuery keep = {
+	"insert into evsource.snapshot_history"
+	" (projection, key, version, position, last_event_id, event_count,"
+	"  state_version, definition, saved_at, occurred_at, state)"
+	" select projection, key, version, position, last_event_id, event_count,"
+	"  state_version, definition, saved_at, occurred_at, state"
+	" from evsource.snapshots where projection = $1 and key = any ($2)"
+	" on conflict (projection, key, version) do nothing",
+	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_INSERT
+};
+
+#define TRIM(which) \
+	"delete from evsource.snapshot_history h" \
+	" where h.projection = $1 and " which " h.upto is null" \
+	"  and h.version <> all (array(" \
+	"   select k.version from evsource.snapshot_history k" \
+	"    join evsource.snapshots s on s.projection = k.projection and s.key = k.key" \
+	"   where k.projection = h.projection and k.key = h.key and k.upto is null" \
+	"    and k.version < s.version" \
+	"   order by k.version desc limit $2))"
+
+static EvsQuery trim = {
+	TRIM("h.key = any ($3) and"), 3, {TEXTOID, INT4OID, TEXTARRAYOID}, SPI_OK_DELETE
+};
+
+static EvsQuery trim_all = {
+	TRIM(""), 2, {TEXTOID, INT4OID}, SPI_OK_DELETE
+};
+
+void
+evs_history_keep(const EvsProjection *projection, Datum keys)
+{
+	Datum		values[] = {CStringGetTextDatum(projection->name), keys};
+
+	(void) evs_query_run(&keep, values, NULL);
+}
+
+void
+evs_history_trim(const EvsProjection *projection, Datum keys)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(projection->name),
+		Int32GetDatum(projection->policy.keep_snapshots - 1), keys
+	};
+
+	(void) evs_query_run(&trim, values, NULL);
+}
+
+void
+evs_history_trim_all(const EvsProjection *projection)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(projection->name),
+		Int32GetDatum(projection->policy.keep_snapshots - 1)
+	};
+
+	(void) evs_query_run(&trim_all, values, NULL);
+}
+
+/* ---- removing ---- */
+
+static EvsQuery clear = {
+	"delete from evsource.snapshot_history where projection = $1 and (upto is null or $2)",
+	2, {TEXTOID, BOOLOID}, SPI_OK_DELETE
+};
+
+int64
+evs_history_clear(const char *projection, bool bases)
+{
+	Datum		values[] = {CStringGetTextDatum(projection), BoolGetDatum(bases)};
+
+	return evs_query_run(&clear, values, NULL);
+}

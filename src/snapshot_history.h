@@ -1,0 +1,44 @@
+/*
+ * snapshot_history.h - the snapshots before the newest one, and the bases of
+ * streams whose begin is gone: the rows of evsource.snapshot_history.
+ */
+#ifndef EVS_SNAPSHOT_HISTORY_H
+#define EVS_SNAPSHOT_HISTORY_H
+
+#include "evsource.h"
+#include "snapshots.h"
+
+/*
+ * The newest kept snapshot of a stream that is below this version and whose
+ * events all occurred before this time (DT_NOEND: whenever); false if there is
+ * none.
+ */
+extern bool evs_history_read(const char *projection, text *key, int64 below,
+							 TimestampTz before, Snapshot snapshot, EvsSnapshot *row);
+
+/*
+ * The state of a stream just before its first event that is left, and in
+ * row->upto the version of the last one that is gone.  False: its begin is not
+ * gone, or the projection was not there when it went.
+ */
+extern bool evs_history_base(const char *projection, text *key, Snapshot snapshot,
+							 EvsSnapshot *row);
+
+/* Make this state the base; upto is the version of the last event to go. */
+extern void evs_history_set_base(const EvsProjection *projection, text *key,
+								 const EvsState *state, int64 upto);
+
+/*
+ * The snapshots of these keys (a text[]) are about to be replaced: keep them;
+ * and when they were, drop those that are more than the policy keeps.
+ */
+extern void evs_history_keep(const EvsProjection *projection, Datum keys);
+extern void evs_history_trim(const EvsProjection *projection, Datum keys);
+
+/* Drop the snapshots of all keys that are more than the policy keeps. */
+extern void evs_history_trim_all(const EvsProjection *projection);
+
+/* Remove all of a projection, or all but its bases; returns how many there were. */
+extern int64 evs_history_clear(const char *projection, bool bases);
+
+#endif							/* EVS_SNAPSHOT_HISTORY_H */
