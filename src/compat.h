@@ -39,6 +39,12 @@
 	index_beginscan(heap, index, snapshot, nkeys, norderbys)
 #endif
 
+/* index_insert learned in 14 that an UPDATE may leave the indexed values as they are. */
+#if PG_VERSION_NUM < 140000
+#define index_insert(index, values, nulls, tid, heap, check_unique, unchanged, info) \
+	index_insert(index, values, nulls, tid, heap, check_unique, info)
+#endif
+
 /* A sequence's WAL record names its file by RelFileLocator since 16. */
 #if PG_VERSION_NUM >= 160000
 #define evs_seq_rec_set_relation(record, relation) \

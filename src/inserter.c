@@ -18,6 +18,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/tableam.h"
+#include "catalog/index.h"
 #include "catalog/pg_am.h"
 #include "executor/executor.h"
 #include "utils/inval.h"
@@ -38,7 +39,13 @@ struct EvsInserter
 	TupleDesc	desc;			/* a copy: slots must not pin the relcache's */
 	TupleDesc	shorter[EVS_EVENTS_NATTS + 1];	/* its first n columns */
 	TupleTableSlot *row;		/* the row whose index entries are inserted */
+	TupleTableSlot *stored[EVS_INSERTER_ROWS];	/* of the table; NULL: not made yet */
+	int			nstored;		/* that hold a row */
+	MemoryContext rows;			/* where many rows are formed; NULL: not made yet */
 };
+
+/* What a session keeps for that: enough for rows of half a kilobyte. */
+#define ROWS_SIZES	(EVS_INSERTER_ROWS * 576), ALLOCSET_DEFAULT_INITSIZE, ALLOCSET_DEFAULT_MAXSIZE
 
 /* What is kept between calls; NULL if nothing. */
 static EvsInserter *kept = NULL;
@@ -171,6 +178,13 @@ evs_inserter_begin(Relation events, const EvsBatch *batch)
 	return inserter;
 }
 
+static void
+clear_rows(EvsInserter *inserter)
+{
+	while (inserter->nstored > 0)
+		ExecClearTuple(inserter->stored[--inserter->nstored]);
+}
+
 void
 evs_inserter_end(EvsInserter *inserter)
 {
@@ -186,6 +200,9 @@ evs_inserter_end(EvsInserter *inserter)
 		index_close(index, NoLock);
 	}
 	ExecClearTuple(inserter->row);
+	clear_rows(inserter);
+	if (inserter->rows != NULL)
+		MemoryContextReset(inserter->rows);
 	if (inserter == kept)
 		kept_is_busy = false;
 	else
@@ -203,19 +220,13 @@ evs_inserter_abandon(EvsInserter *inserter)
 	}
 }
 
-TupleTableSlot *
-evs_inserter_slot(EvsInserter *inserter)
-{
-	return MakeSingleTupleTableSlot(inserter->desc, &TTSOpsHeapTuple);
-}
-
 /*
  * A row ends with its last value that is not null, as if the columns behind it
  * had been added later: with none to mark as null, most rows need no bitmap, and
  * are 8 bytes shorter.
  */
-void
-evs_inserter_fill(EvsInserter *inserter, TupleTableSlot *slot, const EvsEvent *event)
+static HeapTuple
+form_row(EvsInserter *inserter, const EvsEvent *event)
 {
 	Datum		values[EVS_EVENTS_NATTS];
 	bool		nulls[EVS_EVENTS_NATTS];
@@ -224,16 +235,96 @@ evs_inserter_fill(EvsInserter *inserter, TupleTableSlot *slot, const EvsEvent *e
 	evs_event_stored_values(event, values, nulls);
 	while (nulls[natts - 1])
 		natts--;
-	ExecStoreHeapTuple(heap_form_tuple(inserter->shorter[natts], values, nulls), slot, false);
+	return heap_form_tuple(inserter->shorter[natts], values, nulls);
 }
 
-static void
-insert_entries(EvsInserter *inserter, const EvsEvent *event, ItemPointer tid)
+/* The slot of the chunk's n-th row. */
+static TupleTableSlot *
+stored_slot(EvsInserter *inserter, int n)
 {
-	put_row(inserter, event);
-	inserter->row->tts_tid = *tid;
-	list_free(evs_insert_index_tuples(inserter->relinfo, inserter->row, inserter->estate));
-	ResetPerTupleExprContext(inserter->estate);
+	if (inserter->stored[n] == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(inserter->context);
+
+		inserter->stored[n] = MakeSingleTupleTableSlot(inserter->desc, &TTSOpsHeapTuple);
+		MemoryContextSwitchTo(old);
+	}
+	return inserter->stored[n];
+}
+
+/*
+ * The slots own the rows: who stores a row that its slot does not own copies it.
+ */
+TupleTableSlot **
+evs_inserter_form(EvsInserter *inserter, const EvsEvent *events, int count)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	Assert(count <= EVS_INSERTER_ROWS);
+	clear_rows(inserter);
+	if (count > 1)
+	{
+		if (inserter->rows == NULL)
+			inserter->rows = AllocSetContextCreate(inserter->context, "evsource rows", ROWS_SIZES);
+		MemoryContextSwitchTo(inserter->rows);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		ExecStoreHeapTuple(form_row(inserter, &events[i]), stored_slot(inserter, i), true);
+		inserter->nstored++;
+	}
+	MemoryContextSwitchTo(old);
+	return inserter->stored;
+}
+
+/* What the executor does with an entry of the index is to insert it. */
+static bool
+is_plain(Relation index, const IndexInfo *info)
+{
+	return info->ii_ExclusionOps == NULL &&
+		(!info->ii_Unique || index->rd_index->indimmediate);
+}
+
+/* The entries of all rows in one index. */
+static void
+insert_plain_entries(EvsInserter *inserter, Relation index, IndexInfo *info,
+					 const EvsEvent *events)
+{
+	Relation	table = inserter->relinfo->ri_RelationDesc;
+	IndexUniqueCheck check = info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
+	ExprContext *econtext = GetPerTupleExprContext(inserter->estate);
+	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < inserter->nstored; i++)
+	{
+		put_row(inserter, &events[i]);
+		if (info->ii_Predicate == NIL || ExecQual(info->ii_PredicateState, econtext))
+		{
+			FormIndexDatum(info, inserter->row, inserter->estate, values, nulls);
+			(void) index_insert(index, values, nulls, &inserter->stored[i]->tts_tid,
+								table, check, false, info);
+		}
+		/* an access method cleans up after itself, expressions do not */
+		if (info->ii_Predicate != NIL || info->ii_Expressions != NIL)
+			ResetExprContext(econtext);
+	}
+	ResetExprContext(econtext);
+	MemoryContextSwitchTo(old);
+}
+
+/* What is open of the indexes, as an INSERT does it. */
+static void
+insert_entries(EvsInserter *inserter, const EvsEvent *events)
+{
+	for (int i = 0; i < inserter->nstored; i++)
+	{
+		put_row(inserter, &events[i]);
+		inserter->row->tts_tid = inserter->stored[i]->tts_tid;
+		list_free(evs_insert_index_tuples(inserter->relinfo, inserter->row, inserter->estate));
+		ResetPerTupleExprContext(inserter->estate);
+	}
 }
 
 /*
@@ -241,31 +332,29 @@ insert_entries(EvsInserter *inserter, const EvsEvent *event, ItemPointer tid)
  * of one index stay in the processor's caches.
  */
 void
-evs_inserter_index(EvsInserter *inserter, const EvsEvent *events,
-				   TupleTableSlot *const *slots, int count)
+evs_inserter_index(EvsInserter *inserter, const EvsEvent *events)
 {
 	ResultRelInfo *relinfo = inserter->relinfo;
 	Relation   *open = relinfo->ri_IndexRelationDescs;
-	Relation   *one;
+	Relation   *one = palloc0(Max(relinfo->ri_NumIndices, 1) * sizeof(Relation));
 
-	if (count == 1)
-	{
-		insert_entries(inserter, events, &slots[0]->tts_tid);
-		return;
-	}
-
-	one = palloc0(Max(relinfo->ri_NumIndices, 1) * sizeof(Relation));
-	relinfo->ri_IndexRelationDescs = one;
 	for (int i = 0; i < relinfo->ri_NumIndices; i++)
 	{
+		IndexInfo  *info = relinfo->ri_IndexRelationInfo[i];
+
 		if (open[i] == NULL)
 			continue;
+		if (is_plain(open[i], info))
+		{
+			insert_plain_entries(inserter, open[i], info, events);
+			continue;
+		}
 		one[i] = open[i];
-		for (int row = 0; row < count; row++)
-			insert_entries(inserter, &events[row], &slots[row]->tts_tid);
+		relinfo->ri_IndexRelationDescs = one;
+		insert_entries(inserter, events);
+		relinfo->ri_IndexRelationDescs = open;
 		one[i] = NULL;
 	}
-	relinfo->ri_IndexRelationDescs = open;
 	pfree(one);
 }
 

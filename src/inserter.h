@@ -11,6 +11,9 @@
 
 typedef struct EvsInserter EvsInserter;
 
+/* so many rows are formed and stored at a time */
+#define EVS_INSERTER_ROWS	128
+
 extern void evs_inserter_init(void);
 
 /*
@@ -22,14 +25,13 @@ extern EvsInserter *evs_inserter_begin(Relation events, const EvsBatch *batch);
 extern void evs_inserter_end(EvsInserter *inserter);
 extern void evs_inserter_abandon(EvsInserter *inserter);
 
-/* A new slot of the table's form, for a heap tuple. */
-extern TupleTableSlot *evs_inserter_slot(EvsInserter *inserter);
+/*
+ * The rows of these events, to be stored in the table, EVS_INSERTER_ROWS at most.
+ * They are there until the next call, or the end.
+ */
+extern TupleTableSlot **evs_inserter_form(EvsInserter *inserter, const EvsEvent *events, int count);
 
-/* Put the event, as a row, into such a slot; the row is in CurrentMemoryContext. */
-extern void evs_inserter_fill(EvsInserter *inserter, TupleTableSlot *slot, const EvsEvent *event);
-
-/* Insert the index entries of events that are stored as the rows of the slots. */
-extern void evs_inserter_index(EvsInserter *inserter, const EvsEvent *events,
-							   TupleTableSlot *const *slots, int count);
+/* Insert the index entries of these events, whose rows were formed last and are stored. */
+extern void evs_inserter_index(EvsInserter *inserter, const EvsEvent *events);
 
 #endif							/* EVS_INSERTER_H */

@@ -36,9 +36,6 @@
 #include "store.h"
 #include "streams.h"
 
-/* events formed and inserted at a time */
-#define CHUNK 256
-
 /* from this many events on, a multi-insert beats single inserts */
 #define MULTI_INSERT_FROM 4
 
@@ -150,57 +147,31 @@ evs_store_rethrow(MemoryContext context)
 	rethrow(context, NULL, NULL, EVS_EXPECTED_ANY);
 }
 
+/*
+ * Store events in the table and its indexes.  The pages of the table are filled
+ * one after the other: a ring of buffers, as COPY has one, would gain nothing.
+ */
 static void
-insert_singly(EvsInserter *inserter, Relation events, const EvsBatch *batch)
+insert_events(EvsInserter *inserter, Relation events, const EvsBatch *batch)
 {
-	TupleTableSlot *slot = evs_inserter_slot(inserter);
+	int			at_a_time = batch->count < MULTI_INSERT_FROM ? 1 : EVS_INSERTER_ROWS;
 	CommandId	command = GetCurrentCommandId(true);
 
-	for (int i = 0; i < batch->count; i++)
+	for (int done = 0; done < batch->count; done += at_a_time)
 	{
-		evs_inserter_fill(inserter, slot, &batch->events[i]);
-		table_tuple_insert(events, slot, command, 0, NULL);
-		evs_inserter_index(inserter, &batch->events[i], &slot, 1);
-	}
-	evs_stream_remember(&batch->events[batch->count - 1], &slot->tts_tid);
-	ExecDropSingleTupleTableSlot(slot);
-}
-
-static void
-insert_in_chunks(EvsInserter *inserter, Relation events, const EvsBatch *batch)
-{
-	int			nslots = Min(batch->count, CHUNK);
-	TupleTableSlot **slots = palloc(nslots * sizeof(TupleTableSlot *));
-	CommandId	command = GetCurrentCommandId(true);
-	BulkInsertState bulk = GetBulkInsertState();
-	MemoryContext chunk_context = AllocSetContextCreate(CurrentMemoryContext,
-														"evsource insert chunk",
-														ALLOCSET_DEFAULT_SIZES);
-
-	for (int i = 0; i < nslots; i++)
-		slots[i] = evs_inserter_slot(inserter);
-
-	for (int done = 0; done < batch->count; done += CHUNK)
-	{
-		int			count = Min(batch->count - done, CHUNK);
-		MemoryContext old = MemoryContextSwitchTo(chunk_context);
+		const EvsEvent *next = &batch->events[done];
+		int			count = Min(batch->count - done, at_a_time);
+		TupleTableSlot **rows = evs_inserter_form(inserter, next, count);
 
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < count; i++)
-			evs_inserter_fill(inserter, slots[i], &batch->events[done + i]);
-		table_multi_insert(events, slots, count, command, 0, bulk);
-		evs_inserter_index(inserter, &batch->events[done], slots, count);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(chunk_context);
+		if (count == 1)
+			table_tuple_insert(events, rows[0], command, 0, NULL);
+		else
+			table_multi_insert(events, rows, count, command, 0, NULL);
+		evs_inserter_index(inserter, next);
+		if (done + count == batch->count)
+			evs_stream_remember(&next[count - 1], &rows[count - 1]->tts_tid);
 	}
-
-	evs_stream_remember(&batch->events[batch->count - 1],
-						&slots[(batch->count - 1) % CHUNK]->tts_tid);
-	for (int i = 0; i < nslots; i++)
-		ExecDropSingleTupleTableSlot(slots[i]);
-	table_finish_bulk_insert(events, 0);
-	FreeBulkInsertState(bulk);
-	MemoryContextDelete(chunk_context);
 }
 
 void
@@ -223,10 +194,7 @@ evs_store_batch(Relation events, EvsBatch *batch, int64 version, int64 expected_
 	PG_TRY();
 	{
 		inserter = evs_inserter_begin(events, batch);
-		if (batch->count < MULTI_INSERT_FROM)
-			insert_singly(inserter, events, batch);
-		else
-			insert_in_chunks(inserter, events, batch);
+		insert_events(inserter, events, batch);
 		evs_inserter_end(inserter);
 	}
 	PG_CATCH();
