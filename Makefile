@@ -68,6 +68,10 @@ OBJS = \
 	src/activate.o \
 	src/rebuild.o \
 	src/shadow.o \
+	src/trial.o \
+	src/compare.o \
+	src/verify.o \
+	src/try.o \
 	src/publish.o \
 	src/guard.o
 
@@ -85,6 +89,7 @@ SQL_PARTS = \
 	sql/fold.sql \
 	sql/states.sql \
 	sql/register.sql \
+	sql/verify.sql \
 	sql/monitor.sql \
 	sql/publish.sql \
 	sql/guard.sql \

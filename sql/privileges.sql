@@ -29,6 +29,7 @@ values
         'create_projection', 'alter_projection', 'drop_projection',
         'pause_projection', 'resume_projection', 'run_projection', 'activate_projection',
         'reset_projection', 'rebuild_projection', 'restore_projection',
+        'verify_projection', 'try_projection',
         'save_snapshot', 'clear_snapshots',
         'publish_safe_position', 'grant_access', 'revoke_access'])
 $$;

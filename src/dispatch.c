@@ -56,6 +56,16 @@ static struct
 	Waiting		waiting;
 } dispatch;
 
+/* The subtransaction whose appends are not dispatched, 0 if there is none. */
+static SubTransactionId muted_in = InvalidSubTransactionId;
+
+void
+evs_dispatch_mute(void)
+{
+	if (muted_in == InvalidSubTransactionId)
+		muted_in = GetCurrentSubTransactionId();
+}
+
 static void
 start_dispatch(void)
 {
@@ -268,7 +278,7 @@ wait_for_turn(const EvsBatch *batch)
 bool
 evs_dispatch_wanted(void)
 {
-	return evs_projections_have_inline();
+	return muted_in == InvalidSubTransactionId && evs_projections_have_inline();
 }
 
 bool
@@ -408,6 +418,7 @@ static void
 xact_callback(XactEvent event, void *arg)
 {
 	memset(&dispatch, 0, sizeof(dispatch));
+	muted_in = InvalidSubTransactionId;
 }
 
 static void
@@ -416,6 +427,8 @@ subxact_callback(SubXactEvent event, SubTransactionId subid,
 {
 	Waiting    *waiting = &dispatch.waiting;
 
+	if (event == SUBXACT_EVENT_ABORT_SUB && muted_in == subid)
+		muted_in = InvalidSubTransactionId;
 	if (!dispatch.running)
 		return;
 	if (event == SUBXACT_EVENT_ABORT_SUB)

@@ -57,4 +57,10 @@ extern void evs_dispatch_scan(EvsProjection *projection, EvsScan *scan,
  */
 extern bool evs_dispatch_is_running(void);
 
+/*
+ * From here to the abort of the subtransaction (it is going to be rolled back)
+ * no projection hears of what is appended.
+ */
+extern void evs_dispatch_mute(void);
+
 #endif							/* EVS_DISPATCH_H */

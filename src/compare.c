@@ -1,0 +1,326 @@
+/*
+ * compare.c - in what two versions of a read model differ.
+ *
+ * Rows are compared as jsonb: every type has that form, also those that have no
+ * equality.  The statements read with the active snapshot and change nothing.
+ */
+#include "evsource.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tupdesc.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "nodes/nodes.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compare.h"
+#include "identity.h"
+#include "query.h"
+
+/* What the statement for a table is made of. */
+typedef struct TableShape
+{
+	List	   *left_out;		/* columns (char *) that are not compared */
+	List	   *key;			/* columns (char *) of the primary key, or NIL */
+	List	   *operators;		/* equality of each of them, as OPERATOR() takes it */
+} TableShape;
+
+/* ---- what there is to compare ---- */
+
+/* Is the column filled with something else each time it is filled? */
+static bool
+has_changing_default(TupleDesc desc, AttrNumber column)
+{
+	TupleConstr *constraints = desc->constr;
+
+	if (constraints == NULL || TupleDescAttr(desc, column - 1)->attgenerated != '\0')
+		return false;
+	for (int i = 0; i < constraints->num_defval; i++)
+	{
+		if (constraints->defval[i].adnum == column)
+			return contain_mutable_functions(stringToNode(constraints->defval[i].adbin));
+	}
+	return false;
+}
+
+static List *
+columns_to_leave_out(Relation relation, ArrayType *ignored)
+{
+	TupleDesc	desc = RelationGetDescr(relation);
+	List	   *columns = NIL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if (attribute->attisdropped)
+			continue;
+		if (attribute->attidentity != '\0' || has_changing_default(desc, i + 1))
+			columns = lappend(columns, pstrdup(NameStr(attribute->attname)));
+	}
+	if (ignored != NULL)
+	{
+		Datum	   *values;
+		bool	   *nulls;
+		int			count;
+
+		deconstruct_array(ignored, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
+		for (int i = 0; i < count; i++)
+		{
+			if (!nulls[i])
+				columns = lappend(columns, TextDatumGetCString(values[i]));
+		}
+	}
+	return columns;
+}
+
+static bool
+is_in(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* An operator by its full name. */
+static char *
+qualified_operator(Oid operator)
+{
+	ObjectAddress address;
+
+	ObjectAddressSet(address, OperatorRelationId, operator);
+	return psprintf("operator(%s.%s)",
+					quote_identifier(get_namespace_name(get_object_namespace(&address))),
+					get_opname(operator));
+}
+
+/* The primary key, unless a part of it is not compared. */
+static void
+find_key(TableShape *shape, Relation relation)
+{
+	Relation	index;
+
+	list_free(RelationGetIndexList(relation));
+	if (!OidIsValid(relation->rd_pkindex))
+		return;
+
+	index = index_open(relation->rd_pkindex, AccessShareLock);
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+	{
+		Form_pg_attribute attribute =
+			TupleDescAttr(RelationGetDescr(relation), index->rd_index->indkey.values[i] - 1);
+		Oid			equality = get_opfamily_member(index->rd_opfamily[i],
+												   index->rd_opcintype[i], index->rd_opcintype[i],
+												   BTEqualStrategyNumber);
+
+		if (is_in(shape->left_out, NameStr(attribute->attname)) || !OidIsValid(equality))
+		{
+			shape->key = NIL;
+			break;
+		}
+		shape->key = lappend(shape->key, pstrdup(NameStr(attribute->attname)));
+		shape->operators = lappend(shape->operators, qualified_operator(equality));
+	}
+	index_close(index, NoLock);
+}
+
+static void
+find_shape(TableShape *shape, Oid relid, ArrayType *ignored)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+
+	memset(shape, 0, sizeof(TableShape));
+	shape->left_out = columns_to_leave_out(relation, ignored);
+	find_key(shape, relation);
+	table_close(relation, NoLock);
+}
+
+/* ---- the statement ---- */
+
+/* select key, one, other: rows found by their key */
+static char *
+statement_by_key(const TableShape *shape, const char *one, const char *other)
+{
+	StringInfoData statement;
+	StringInfoData condition;
+	StringInfoData order;
+	ListCell   *cell;
+	ListCell   *op;
+
+	initStringInfo(&statement);
+	initStringInfo(&condition);
+	initStringInfo(&order);
+	appendStringInfoString(&statement, "select jsonb_build_object(");
+	forboth(cell, shape->key, op, shape->operators)
+	{
+		const char *name = quote_identifier(lfirst(cell));
+		const char *comma = order.len > 0 ? ", " : "";
+
+		appendStringInfo(&statement, "%s%s, coalesce(a.%s, b.%s)", comma,
+						 quote_literal_cstr(lfirst(cell)), name, name);
+		appendStringInfo(&condition, "%sa.%s %s b.%s", order.len > 0 ? " and " : "",
+						 name, (char *) lfirst(op), name);
+		appendStringInfo(&order, "%scoalesce(a.%s, b.%s)", comma, name, name);
+	}
+	appendStringInfo(&statement,
+					 ")::text, to_jsonb(a) - $1, to_jsonb(b) - $1"
+					 " from %s a full join %s b on %s"
+					 " where to_jsonb(a) - $1 is distinct from to_jsonb(b) - $1"
+					 " order by %s limit $2",
+					 one, other, condition.data, order.data);
+	return statement.data;
+}
+
+/* the same: rows that only one of them has */
+static char *
+statement_by_row(const char *one, const char *other)
+{
+	return psprintf("select null::text, a.r, null::jsonb from ("
+					"select to_jsonb(a) - $1 as r from %s a except all select to_jsonb(b) - $1 from %s b) a"
+					" union all "
+					"select null::text, null::jsonb, b.r from ("
+					"select to_jsonb(b) - $1 as r from %s b except all select to_jsonb(a) - $1 from %s a) b"
+					" order by 2, 3 limit $2",
+					one, other, other, one);
+}
+
+static Datum
+text_array(List *names)
+{
+	Datum	   *values = palloc(sizeof(Datum) * (list_length(names) + 1));
+	int			count = 0;
+	ListCell   *cell;
+
+	foreach(cell, names)
+		values[count++] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(values, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+static Jsonb *
+jsonb_column(HeapTuple row, TupleDesc desc, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(row, desc, column, &isnull);
+
+	return isnull ? NULL : DatumGetJsonbP(value);
+}
+
+/* Rows (key, one, other). */
+static void
+report_rows(const char *relation, HeapTuple *rows, TupleDesc desc, uint64 count,
+			EvsReportDifference report, void *argument)
+{
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool		isnull;
+		Datum		key = SPI_getbinval(rows[i], desc, 1, &isnull);
+		EvsDifference difference = {
+			relation,
+			isnull ? NULL : DatumGetTextPP(key),
+			jsonb_column(rows[i], desc, 2),
+			jsonb_column(rows[i], desc, 3),
+		};
+
+		report(argument, &difference);
+	}
+}
+
+int64
+evs_compare_tables(const char *owner, Oid relid, const char *name,
+				   const char *one, const char *other, ArrayType *ignored, int64 limit,
+				   EvsReportDifference report, void *argument)
+{
+	Oid			types[] = {TEXTARRAYOID, INT8OID};
+	Datum		values[2];
+	TableShape	shape;
+	EvsIdentity identity;
+	uint64		count;
+	int			result;
+
+	if (limit <= 0)
+		return 0;
+	find_shape(&shape, relid, ignored);
+	values[0] = text_array(shape.left_out);
+	values[1] = Int64GetDatum(limit);
+
+	evs_identity_enter(&identity, owner, "pg_catalog, pg_temp");
+	/* rows that a policy hides would be missing on one side: an error is better */
+	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	SPI_connect();
+	result = SPI_execute_with_args(shape.key != NIL ? statement_by_key(&shape, one, other) :
+								   statement_by_row(one, other),
+								   2, types, values, NULL, true, 0);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "comparing \"%s\": %s", name, SPI_result_code_string(result));
+	count = SPI_processed;
+	report_rows(name, SPI_tuptable->vals, SPI_tuptable->tupdesc, count, report, argument);
+	SPI_finish();
+	evs_identity_leave(&identity);
+	return (int64) count;
+}
+
+/* ---- states ---- */
+
+int64
+evs_compare_states(const char *one, const char *other, ArrayType *ignored, int64 limit,
+				   EvsReportDifference report, void *argument)
+{
+	static EvsQuery query = {
+		"select coalesce(a.key, b.key), a.state, b.state"
+		" from (select key, state, case jsonb_typeof(state) when 'object' then state - $3 else state end as content"
+		"  from evsource.snapshots where projection = $1) a"
+		" full join (select key, state, case jsonb_typeof(state) when 'object' then state - $3 else state end as content"
+		"  from evsource.snapshots where projection = $2) b on a.key = b.key"
+		" where a.content is distinct from b.content"
+		" order by 1 limit $4",
+		4, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8OID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(one),
+		CStringGetTextDatum(other),
+		ignored ? PointerGetDatum(ignored) : text_array(NIL),
+		Int64GetDatum(limit),
+	};
+	EvsQueryResult result;
+	int64		count;
+
+	if (limit <= 0)
+		return 0;
+	evs_query_begin(&query, values, NULL, GetActiveSnapshot(), &result);
+	count = (int64) result.count;
+	report_rows(NULL, result.rows, result.tupdesc, result.count, report, argument);
+	evs_query_end(&result);
+	return count;
+}
+
+static Datum
+without(Jsonb *state, ArrayType *ignored)
+{
+	Datum		value = JsonbPGetDatum(state);
+
+	if (ignored == NULL || !JB_ROOT_IS_OBJECT(state))
+		return value;
+	return DirectFunctionCall2(jsonb_delete_array, value, PointerGetDatum(ignored));
+}
+
+bool
+evs_same_state(Jsonb *one, Jsonb *other, ArrayType *ignored)
+{
+	return DatumGetBool(DirectFunctionCall2(jsonb_eq, without(one, ignored),
+											without(other, ignored)));
+}

@@ -1,0 +1,152 @@
+/*
+ * trial.c - replay the log through a projection and leave nothing behind.
+ *
+ * All of it happens in a subtransaction that is rolled back.  A projection with
+ * tables works on copies of them (shadow.c); a fold saves its states under a
+ * name of its own.  What a handler appends, writes elsewhere or notifies goes
+ * with the subtransaction; sequences that it has drawn from stay ahead, and an
+ * append withholds the positions after it from the readers of the log until the
+ * transaction ends, as any append does.
+ *
+ * One snapshot serves for events, checkpoint and read model: a transaction's
+ * events and what an inline projection made of them become visible at once, so
+ * do a run's checkpoint and what it wrote.  Nobody has to stop for the trial.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "dispatch.h"
+#include "scan.h"
+#include "snapshots.h"
+#include "trial.h"
+
+/* so many events at a time; folds and batch handlers take what fits into memory */
+#define EVENTS_PER_BATCH	100000
+
+/* In the subtransaction. */
+static void
+run(EvsTrialWork work, void *argument, MemoryContext context)
+{
+	EvsTrial	trial = {.context = context};
+
+	MemoryContextSwitchTo(context);
+	/* what is computed now is not to outlive the subtransaction: it must have an id */
+	(void) GetCurrentTransactionId();
+	evs_dispatch_mute();
+
+	work(&trial, argument);
+
+	if (trial.compares)
+		PopActiveSnapshot();
+	if (trial.snapshot != NULL)
+		UnregisterSnapshot(trial.snapshot);
+}
+
+void
+evs_trial_run(const char *function, EvsTrialWork work, void *argument)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	MemoryContext context;
+	ErrorData  *volatile error = NULL;
+
+	PreventCommandIfReadOnly(function);
+	PreventCommandDuringRecovery(function);
+
+	context = AllocSetContextCreate(caller, "evsource trial", ALLOCSET_DEFAULT_SIZES);
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		run(work, argument, context);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	CurrentResourceOwner = owner;
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	if (error != NULL)
+		ReThrowError(error);
+}
+
+EvsShadow *
+evs_trial_tables(const EvsProjection *projection, const char *schema)
+{
+	EvsShadow  *shadow = evs_shadow_create(projection, schema, false);
+
+	CommandCounterIncrement();
+	return shadow;
+}
+
+EvsProjection *
+evs_trial_fold(const EvsProjection *projection, const char *name)
+{
+	EvsProjection *fold = evs_shadow_projection(projection);
+
+	fold->name = pstrdup(name);
+	fold->mode = EVS_MODE_MANUAL;
+	fold->policy.snapshot_every = 1;
+	fold->policy.snapshot_after_batch = true;
+	fold->policy.restore_from_snapshot = true;
+	fold->policy.keep_snapshots = 1;
+	(void) evs_snapshots_clear(name, true);
+	CommandCounterIncrement();
+	return fold;
+}
+
+void
+evs_trial_look(EvsTrial *trial)
+{
+	trial->snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
+									   GetTransactionSnapshot() : GetLatestSnapshot());
+}
+
+void
+evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsShadow *shadow,
+				 int64 after, int64 upto)
+{
+	int64		position = Max(after, projection->start_after);
+	MemoryContext batch_context = AllocSetContextCreate(trial->context, "evsource trial batch",
+														ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(batch_context);
+
+	if (shadow != NULL)
+		evs_shadow_enter(shadow);
+	while (position < upto)
+	{
+		EvsScan    *scan;
+		EvsScanned	scanned;
+
+		CHECK_FOR_INTERRUPTS();
+		scan = evs_scan_log(position, upto, &projection->filter, trial->snapshot);
+		evs_dispatch_scan(projection, scan, EVENTS_PER_BATCH, &scanned);
+		evs_scan_end(scan);
+		position = scanned.at_end ? upto : scanned.position;
+		MemoryContextReset(batch_context);
+		CommandCounterIncrement();
+	}
+	if (shadow != NULL)
+		evs_shadow_leave();
+
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(batch_context);
+}
+
+void
+evs_trial_compare(EvsTrial *trial)
+{
+	PushCopiedSnapshot(trial->snapshot);
+	UpdateActiveSnapshotCommandId();
+	trial->compares = true;
+}

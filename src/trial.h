@@ -1,0 +1,65 @@
+/*
+ * trial.h - replay the log through a projection, look at what comes out, and
+ * leave nothing behind.
+ *
+ *	static void
+ *	work(EvsTrial *trial, void *argument)
+ *	{
+ *		EvsShadow *shadow = evs_trial_tables(projection, "name of a schema");
+ *
+ *		evs_trial_look(trial);
+ *		evs_trial_replay(trial, shadow->projection, shadow, after, upto);
+ *		evs_trial_compare(trial);
+ *		... the active snapshot sees it all
+ *	}
+ *
+ *	evs_trial_run("verify_projection", work, argument);
+ */
+#ifndef EVS_TRIAL_H
+#define EVS_TRIAL_H
+
+#include "evsource.h"
+#include "projection.h"
+#include "shadow.h"
+
+#include "utils/snapshot.h"
+
+typedef struct EvsTrial
+{
+	MemoryContext context;		/* of the trial; goes with it */
+	Snapshot	snapshot;		/* events and read models are looked at with it */
+	bool		compares;		/* evs_trial_compare() has been called */
+} EvsTrial;
+
+/*
+ * Do the work in a subtransaction, and roll it back.  Meanwhile no projection
+ * hears of what the handler appends.  Errors of the work's pass through; 25006
+ * where nothing can be written.
+ */
+typedef void (*EvsTrialWork) (EvsTrial *trial, void *argument);
+
+extern void evs_trial_run(const char *function, EvsTrialWork work, void *argument);
+
+/* Empty copies of the projection's tables. */
+extern EvsShadow *evs_trial_tables(const EvsProjection *projection, const char *schema);
+
+/* A fold whose states go to rows of their own, one for each key, always current. */
+extern EvsProjection *evs_trial_fold(const EvsProjection *projection, const char *name);
+
+/*
+ * Take the snapshot of the trial: of now, or the transaction's.  The tables are
+ * locked by then.
+ */
+extern void evs_trial_look(EvsTrial *trial);
+
+/*
+ * Apply the events that the snapshot sees after one position and up to another.
+ * shadow is NULL for a fold.
+ */
+extern void evs_trial_replay(EvsTrial *trial, EvsProjection *projection,
+							 const EvsShadow *shadow, int64 after, int64 upto);
+
+/* From here on the active snapshot is the trial's, and sees what the trial did. */
+extern void evs_trial_compare(EvsTrial *trial);
+
+#endif							/* EVS_TRIAL_H */

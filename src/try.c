@@ -1,0 +1,193 @@
+/*
+ * try.c - what would another handler make of the log?
+ *
+ * The same events go through the projection as it is and through the one that it
+ * might become, each into an empty read model of its own (trial.c).  Neither has
+ * to be what is stored now: a part of the log is enough to see a difference.
+ */
+#include "evsource.h"
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "compare.h"
+#include "definition.h"
+#include "horizon.h"
+#include "registry.h"
+#include "resolve.h"
+#include "trial.h"
+
+PG_FUNCTION_INFO_V1(evsource_try_projection);
+
+/* the schemas of the copies, while there are any */
+#define SCHEMA_WAS		"evsource_try_was"
+#define SCHEMA_BECOMES	"evsource_try_becomes"
+
+/* One call. */
+typedef struct Attempt
+{
+	ReturnSetInfo *result;
+	EvsProjection *projection;	/* as it is */
+	EvsProjection *changed;
+	int64		after;			/* events after this position */
+	int64		upto;			/* up to this one */
+	int64		limit;
+	ArrayType  *ignored;
+} Attempt;
+
+static void
+report(void *argument, const EvsDifference *difference)
+{
+	Attempt    *attempt = argument;
+	Datum		values[4] = {0};
+	bool		nulls[4];
+
+	nulls[0] = difference->relation == NULL;
+	nulls[1] = difference->key == NULL;
+	nulls[2] = difference->one == NULL;
+	nulls[3] = difference->other == NULL;
+	if (difference->relation != NULL)
+		values[0] = CStringGetTextDatum(difference->relation);
+	values[1] = PointerGetDatum(difference->key);
+	values[2] = PointerGetDatum(difference->one);
+	values[3] = PointerGetDatum(difference->other);
+	tuplestore_putvalues(attempt->result->setResult, attempt->result->setDesc, values, nulls);
+	attempt->limit--;
+}
+
+static void
+try_tables(EvsTrial *trial, void *argument)
+{
+	Attempt    *attempt = argument;
+	EvsProjection *projection = attempt->projection;
+	EvsShadow  *was = evs_trial_tables(projection, SCHEMA_WAS);
+	EvsShadow  *becomes = evs_trial_tables(attempt->changed, SCHEMA_BECOMES);
+	ListCell   *one;
+	ListCell   *other;
+
+	evs_trial_look(trial);
+	evs_trial_replay(trial, was->projection, was, attempt->after, attempt->upto);
+	evs_trial_replay(trial, becomes->projection, becomes, attempt->after, attempt->upto);
+	evs_trial_compare(trial);
+	forboth(one, was->tables, other, becomes->tables)
+	{
+		EvsShadowTable *table = lfirst(one);
+
+		(void) evs_compare_tables(projection->owner, table->relid, table->name, table->copy,
+								  ((EvsShadowTable *) lfirst(other))->copy,
+								  attempt->ignored, attempt->limit, report, attempt);
+	}
+}
+
+static void
+try_states(EvsTrial *trial, void *argument)
+{
+	Attempt    *attempt = argument;
+	const char *name = attempt->projection->name;
+	EvsProjection *was = evs_trial_fold(attempt->projection, psprintf("%s (was)", name));
+	EvsProjection *becomes = evs_trial_fold(attempt->changed, psprintf("%s (becomes)", name));
+
+	/* a state begins with the first of the events that are replayed */
+	was->start_after = Max(was->start_after, attempt->after);
+	becomes->start_after = was->start_after;
+
+	evs_trial_look(trial);
+	evs_trial_replay(trial, was, NULL, attempt->after, attempt->upto);
+	evs_trial_replay(trial, becomes, NULL, attempt->after, attempt->upto);
+	evs_trial_compare(trial);
+	(void) evs_compare_states(was->name, becomes->name, attempt->ignored, attempt->limit,
+							  report, attempt);
+}
+
+/* ---- the call ---- */
+
+/* The projection with the handler or query that is to be tried. */
+static EvsProjection *
+changed_projection(const EvsProjection *projection, const char *handler, const char *query)
+{
+	EvsProjection *changed = evs_shadow_projection(projection);
+
+	if ((handler == NULL) == (query == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("either handler or query must be given"),
+				 errhint("Pass what the projection might be changed to.")));
+
+	changed->handler = NULL;
+	changed->query = NULL;
+	if (handler != NULL)
+		changed->handler = evs_resolve_handler(handler, &changed->kind);
+	else
+	{
+		changed->query = pstrdup(query);
+		changed->kind = EVS_KIND_QUERY;
+	}
+	if ((changed->kind == EVS_KIND_FOLD) != (projection->kind == EVS_KIND_FOLD))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a fold and a projection with tables cannot be compared"),
+				 errdetail("Projection \"%s\" is of kind \"%s\", the handler to be tried of kind \"%s\".",
+						   projection->name, evs_kind_name(projection->kind),
+						   evs_kind_name(changed->kind))));
+	evs_resolve_check_owner(changed);
+	if (query != NULL)
+		evs_check_query(changed);
+	return changed;
+}
+
+static int64
+position_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64 if_null)
+{
+	int64		position = PG_ARGISNULL(argument) ? if_null : PG_GETARG_INT64(argument);
+
+	if (position < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", name),
+				 errdetail("It is %lld.", (long long) position)));
+	return position;
+}
+
+/*
+ * evsource.try_projection(projection, handler, from_position, to_position,
+ * query, max_differences, ignore) returns setof (relation, key, was, becomes)
+ *
+ * The events from one position to another, both inclusive, go through the
+ * projection with its handler and with the one that is given; what comes out
+ * differently is returned.
+ *
+ * Errors: 42704 unknown, 42501, 22023 for an argument, 42883 and so on for the
+ * handler as in create_projection, 55000 and 0A000 as in verify_projection,
+ * 25006 where nothing can be written, whatever a handler raises.
+ */
+Datum
+evsource_try_projection(PG_FUNCTION_ARGS)
+{
+	Attempt		attempt = {0};
+	EvsProjection *projection = evs_projection_load(evs_argument_name(fcinfo, 0), false);
+
+	evs_registry_check_rights(projection);
+	attempt.projection = projection;
+	attempt.changed = changed_projection(projection, evs_argument_text(fcinfo, 1),
+										 evs_argument_text(fcinfo, 4));
+	attempt.after = Max(position_argument(fcinfo, 2, "from_position", 0) - 1, 0);
+	attempt.upto = Min(position_argument(fcinfo, 3, "to_position", PG_INT64_MAX),
+					   evs_horizon_safe_position());
+	attempt.limit = PG_ARGISNULL(5) ? PG_INT64_MAX : PG_GETARG_INT32(5);
+	if (attempt.limit < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_differences must be positive"),
+				 errdetail("It is %lld.", (long long) attempt.limit),
+				 errhint("Null is: all of them.")));
+	if (!PG_ARGISNULL(6))
+		attempt.ignored = PG_GETARG_ARRAYTYPE_P(6);
+
+	InitMaterializedSRF(fcinfo, 0);
+	attempt.result = (ReturnSetInfo *) fcinfo->resultinfo;
+	evs_trial_run("evsource.try_projection()",
+				  projection->kind == EVS_KIND_FOLD ? try_states : try_tables, &attempt);
+	return (Datum) 0;
+}
