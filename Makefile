@@ -63,6 +63,12 @@ OBJS = \
 	src/alter.o \
 	src/reset.o \
 	src/run.o \
+	src/attempt.o \
+	src/failure.o \
+	src/dead_letters.o \
+	src/retry.o \
+	src/unit.o \
+	src/apply.o \
 	src/async.o \
 	src/procedure.o \
 	src/activate.o \
@@ -83,6 +89,7 @@ SQL_PARTS = \
 	sql/events.sql \
 	sql/projections.sql \
 	sql/snapshots.sql \
+	sql/async.sql \
 	sql/append.sql \
 	sql/read.sql \
 	sql/dispatch.sql \

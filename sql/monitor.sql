@@ -12,13 +12,19 @@ create view evsource.projection_status as
                     select count(*) from evsource.events e
                     where e.position > c.position
                       and e.position > p.start_after
-                      and (p.types is null or e.type = any (p.types)))
+                      and (p.types is null or e.type = any (p.types))
+                      and (p.partitions = 1 or e.position > (
+                          select q.position from evsource.partitions q
+                          where q.projection = p.projection and q.partition = evsource._partition(e.stream, p.partitions))))
                 else (
                     select count(*) from evsource.events e
                     where e.position > c.position
                       and e.position > p.start_after
                       and evsource.category(e.stream) = any (p.categories)
-                      and (p.types is null or e.type = any (p.types)))
+                      and (p.types is null or e.type = any (p.types))
+                      and (p.partitions = 1 or e.position > (
+                          select q.position from evsource.partitions q
+                          where q.projection = p.projection and q.partition = evsource._partition(e.stream, p.partitions))))
            end as lag,
            case when s.live then 0.0::double precision
                 else coalesce((
@@ -27,6 +33,9 @@ create view evsource.projection_status as
                     where e.position > c.position and e.position > p.start_after
                       and (p.categories is null or evsource.category(e.stream) = any (p.categories))
                       and (p.types is null or e.type = any (p.types))
+                      and (p.partitions = 1 or e.position > (
+                          select q.position from evsource.partitions q
+                          where q.projection = p.projection and q.partition = evsource._partition(e.stream, p.partitions)))
                     order by e.position
                     limit 1), 0.0::double precision)
            end as lag_seconds,
@@ -43,11 +52,16 @@ create view evsource.projection_status as
                       and (p.types is null or e.type = any (p.types)))
            end as event_count,
            p.state_version, p.owner,
-           null::text as last_error,
-           null::bigint as last_error_position,
-           null::timestamptz as last_error_at
+           f.message as last_error,
+           f.position as last_error_position,
+           f.failed_at as last_error_at
     from evsource.projections p
-    join evsource.checkpoints c using (projection)
+    join evsource._checkpoints c using (projection)
+    left join lateral (
+        select s.message, s.position, s.failed_at from evsource.projection_failures s
+        where s.projection = p.projection
+        order by s.retry_at is not null, s.position, s.partition
+        limit 1) f on true
     cross join lateral (select p.mode = 'inline' and p.state = 'active') s (live);
 comment on view evsource.projection_status is
 'Registered projections: how far each is, how many events it lags behind and how many it has applied.';
@@ -61,7 +75,7 @@ create view evsource.progress as
                 else 100.0
            end as percent,
            c.position, c.started_at, c.updated_at
-    from evsource.checkpoints c
+    from evsource._checkpoints c
     join evsource.projections p using (projection)
     where c.started_at is not null;
 comment on view evsource.progress is

@@ -24,6 +24,7 @@ create table evsource.projections (
     migrate_state         text,              -- qualified signature
     notify                boolean not null,
     stale                 boolean not null default false,
+    partitions            integer not null default 1,   -- async: shared by so many workers
     keep_snapshots        integer not null,  -- versions of each snapshot
     path                  text[],            -- what a fold with a path is passed
     created_at            timestamptz not null default pg_catalog.now()

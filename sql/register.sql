@@ -24,11 +24,12 @@ create function evsource.create_projection(
     migrate_state text default null,
     notify boolean default null,
     keep_snapshots integer default null,
-    path text[] default null)
+    path text[] default null,
+    partitions integer default null)
     returns text
     language c
     as 'MODULE_PATHNAME', 'evsource_create_projection';
-comment on function evsource.create_projection(text, text, text, text, text[], text[], text, text, bigint, integer, text[], text, text, text, boolean, text, integer, boolean, boolean, text, text, boolean, integer, text[]) is
+comment on function evsource.create_projection(text, text, text, text, text[], text[], text, text, bigint, integer, text[], text, text, text, boolean, text, integer, boolean, boolean, text, text, boolean, integer, text[], integer) is
 'Registers a projection; an inline one is applied to the log and then by every append. Returns its name.';
 
 create function evsource.alter_projection(
@@ -54,11 +55,12 @@ create function evsource.alter_projection(
     defaults text[] default null,
     concurrently boolean default false,
     keep_snapshots integer default null,
-    path text[] default null)
+    path text[] default null,
+    partitions integer default null)
     returns void
     language c
     as 'MODULE_PATHNAME', 'evsource_alter_projection';
-comment on function evsource.alter_projection(text, text, text, text, text[], text[], text, integer, text[], text, text, text, text, integer, boolean, boolean, text, text, boolean, text[], boolean, integer, text[]) is
+comment on function evsource.alter_projection(text, text, text, text, text[], text[], text, integer, text[], text, text, text, text, integer, boolean, boolean, text, text, boolean, text[], boolean, integer, text[], integer) is
 'Changes the parameters that are given; those named in defaults are set back.';
 
 create function evsource.reset_projection(projection text) returns void

@@ -14,12 +14,16 @@
 #include "fmgr.h"
 
 #include "alter.h"
+#include "apply.h"
 #include "barrier.h"
+#include "dead_letters.h"
 #include "definition.h"
+#include "failure.h"
 #include "registry.h"
 #include "replay.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
+#include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_alter_projection);
 PG_FUNCTION_INFO_V1(evsource_pause_projection);
@@ -49,6 +53,7 @@ static const int alter_arguments[EVS_NPARAMETERS] = {
 	[EVS_PARAMETER_DEFAULTS] = 19,
 	[EVS_PARAMETER_KEEP_SNAPSHOTS] = 21,
 	[EVS_PARAMETER_PATH] = 22,
+	[EVS_PARAMETER_PARTITIONS] = 23,
 };
 
 #define ALTER_CONCURRENTLY	20
@@ -74,9 +79,35 @@ begins_anew(const EvsProjection *old, const EvsProjection *new)
 	if (is_live(old) || checkpoint.event_count > 0)
 		return false;
 
+	/* what it has failed at was another definition's */
+	evs_troubles_clear(old->name);
 	checkpoint.position = new->start_after;
 	evs_checkpoint_write(new->name, &checkpoint);
 	return true;
+}
+
+/* Appends would go past what is parked. */
+static void
+check_nothing_is_parked(const EvsProjection *projection)
+{
+	if (!evs_dead_letters_exist(projection->name))
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("projection \"%s\" has dead letters", projection->name),
+			 errdetail("An inline projection has none."),
+			 errhint("Apply them first: evsource.retry_dead_letters('%s'); or rebuild the projection.",
+					 projection->name)));
+}
+
+/* Bring all partitions to one position, and go on from there in others. */
+static void
+divide_anew(EvsProjection *old, const EvsProjection *new)
+{
+	evs_apply_gather(old);
+	evs_units_delete(old->name);
+	evs_units_create(new);
 }
 
 void
@@ -96,6 +127,10 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 		evs_history_trim_all(new);
 	if (is_live(old))
 		evs_replay_settle(old);
+	if (becomes_inline)
+		check_nothing_is_parked(old);
+	if (old->partitions != new->partitions)
+		divide_anew(old, new);
 
 	/* only an inline projection has to catch up before it is active */
 	if (new->mode != EVS_MODE_INLINE && new->state == EVS_STATE_CATCHING_UP)
@@ -182,6 +217,7 @@ evsource_resume_projection(PG_FUNCTION_ARGS)
 	projection->state = projection->mode == EVS_MODE_INLINE ?
 		EVS_STATE_CATCHING_UP : EVS_STATE_ACTIVE;
 	evs_registry_update(projection);
+	evs_failures_clear(projection->name);
 	if (projection->mode == EVS_MODE_INLINE && !concurrently)
 		evs_replay_activate(projection);
 
@@ -214,6 +250,8 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 	if (is_live(projection))
 		evs_barrier();
 	(void) evs_snapshots_clear(name, true);
+	evs_troubles_clear(name);
+	evs_units_delete(name);
 	evs_registry_delete(name);
 
 	PG_RETURN_VOID();

@@ -5,28 +5,124 @@
  * commit together.  The commit need not reach the disk: a crash takes all of
  * them back, and the log still has the events.
  *
- * Locks: the projection's name first, and only if nobody else has it: who
- * changes, rebuilds or runs the projection is not waited for.
+ * What fails because of an event is dealt with in apply.c.  What fails all the
+ * same fails with the whole transaction.  If it is nobody's fault it is tried
+ * again; if it is something else, which an event cannot be blamed for (a commit
+ * that fails, say), the attempts count.
+ *
+ * Locks: the unit first, and only if nobody else has it: who changes, rebuilds
+ * or runs the projection is not waited for.
  */
 #include "evsource.h"
 
 #include "access/xact.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "apply.h"
 #include "async.h"
 #include "horizon.h"
-#include "notify.h"
 #include "registry.h"
-#include "replay.h"
+#include "settings.h"
+#include "state_cache.h"
 
 /* ms to wait when somebody else is at work, and at first when it was nobody's fault */
-#define BUSY_DELAY		100
+#define BUSY_DELAY		50
 
 /* and after many such troubles in a row */
 #define MAX_DELAY		60000
+
+/* the events of the first batch */
+#define FIRST_BATCH		128
+
+/* ---- projections as this worker knows them ---- */
+
+/* Kept with what running it has found out (plans), until any projection changes. */
+typedef struct KnownProjection
+{
+	char		name[NAMEDATALEN];	/* the table's key */
+	uint64		generation;
+	EvsProjection *projection;	/* NULL: does not exist */
+	MemoryContext context;		/* holds it */
+} KnownProjection;
+
+static HTAB *known_projections = NULL;
+
+static KnownProjection *
+known_projection(const char *name)
+{
+	KnownProjection *known;
+	bool		found;
+
+	if (known_projections == NULL)
+	{
+		HASHCTL		control = {.keysize = NAMEDATALEN, .entrysize = sizeof(KnownProjection)};
+
+		known_projections = hash_create("evsource known projections", 16, &control,
+										HASH_ELEM | HASH_STRINGS);
+	}
+	known = hash_search(known_projections, name, HASH_ENTER, &found);
+	if (!found)
+	{
+		known->generation = 0;
+		known->projection = NULL;
+		known->context = NULL;
+	}
+	return known;
+}
+
+/* The projection as it is now, or NULL. */
+static EvsProjection *
+get_projection(const char *name)
+{
+	KnownProjection *known = known_projection(name);
+	uint64		generation;
+	MemoryContext context;
+	MemoryContext caller;
+
+	AcceptInvalidationMessages();
+	generation = evs_state_cache_generation();
+	if (known->generation == generation)
+		return known->projection;
+
+	if (known->context != NULL)
+		MemoryContextDelete(known->context);
+	known->context = NULL;
+	known->projection = NULL;
+	known->generation = 0;
+
+	/* until it is complete an error takes it away with the transaction */
+	context = AllocSetContextCreate(CurrentMemoryContext, "evsource known projection",
+									ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	known->projection = evs_projection_load(name, true);
+	MemoryContextSwitchTo(caller);
+	MemoryContextSetParent(context, TopMemoryContext);
+	known->context = context;
+	known->generation = generation;
+
+	return known->projection;
+}
+
+/* Forget it, and what running it has found out. */
+static void
+forget_projection(const char *name)
+{
+	known_projection(name)->generation = 0;
+}
+
+static bool
+is_ours(const EvsProjection *projection, int partition)
+{
+	return projection != NULL && projection->mode == EVS_MODE_ASYNC &&
+		projection->state == EVS_STATE_ACTIVE && partition < projection->partitions;
+}
+
+/* ---- pacing ---- */
 
 static EvsAsyncOutcome
 retry_after(EvsAsyncPacing *pacing, int milliseconds)
@@ -35,33 +131,83 @@ retry_after(EvsAsyncPacing *pacing, int milliseconds)
 	return EVS_ASYNC_RETRY;
 }
 
-static EvsAsyncOutcome
-apply(const char *name, EvsAsyncPacing *pacing)
+/*
+ * How many events the next transaction may take: twice as many while there are
+ * more and it is quick, fewer when it took too long.
+ */
+static void
+pace(EvsAsyncPacing *pacing, EvsApplied result, TimestampTz began)
 {
-	EvsProjection *projection;
-	EvsCheckpoint checkpoint;
-	int64		before;
+	double		elapsed = (GetCurrentTimestamp() - began) / 1000.0;
+	double		wanted = evs_async_batch_time;
+
+	if (elapsed > wanted)
+		pacing->batch = Max(1, (int) (pacing->batch * wanted / elapsed));
+	else if (result == EVS_APPLY_MORE && elapsed * 2 < wanted)
+		pacing->batch = (int) Min((int64) pacing->batch * 2, evs_async_batch_events);
+	else if (result == EVS_APPLY_END && pacing->batch > FIRST_BATCH)
+		pacing->batch = Max(FIRST_BATCH, pacing->batch / 2);
+}
+
+/* ---- a transaction ---- */
+
+static EvsAsyncOutcome
+apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
+{
+	EvsProjection *projection = get_projection(name);
+	int			partitions;
+	EvsApply	apply;
+	EvsApplied	result;
+	EvsFailure *failure = &apply.unit.failure;
+	TimestampTz began = GetCurrentTimestamp();
 	int64		safe;
+	int			batch;
 
-	if (!evs_registry_try_lock(name))
-		return retry_after(pacing, BUSY_DELAY);
-
-	projection = evs_projection_load(name, true);
-	if (projection == NULL || projection->mode != EVS_MODE_ASYNC ||
-		projection->state != EVS_STATE_ACTIVE)
+	/* look again with the lock held */
+	if (!is_ours(projection, partition))
 		return EVS_ASYNC_STOPPED;
+	partitions = projection->partitions;
+	if (!evs_unit_try_lock(projection, partition))
+		return retry_after(pacing, BUSY_DELAY);
+	projection = get_projection(name);
+	if (!is_ours(projection, partition))
+		return EVS_ASYNC_STOPPED;
+	if (projection->partitions != partitions)
+		return retry_after(pacing, 0);
 
 	safe = evs_horizon_safe_position();
-	evs_checkpoint_read(name, &checkpoint);
-	before = checkpoint.position;
-	pacing->applied = evs_replay(projection, &checkpoint, safe, 1);
-	pacing->position = checkpoint.position;
-	if (checkpoint.position > before)
-		evs_checkpoint_write(name, &checkpoint);
-	if (pacing->applied > 0)
-		evs_notify(projection, checkpoint.position);
+	evs_apply_begin(&apply, projection, partition);
+	pacing->position = apply.unit.checkpoint.position;
+	if (failure->exists && failure->retry_at > began)
+	{
+		pacing->retry_at = failure->retry_at;
+		return EVS_ASYNC_RETRY;
+	}
 
-	return checkpoint.position < safe ? EVS_ASYNC_MORE : EVS_ASYNC_IDLE;
+	if (pacing->batch <= 0)
+		pacing->batch = FIRST_BATCH;
+	batch = Min(Min(pacing->batch, evs_async_batch_events), evs_apply_limit(projection));
+	result = evs_apply_batch(&apply, safe, batch,
+							 TimestampTzPlusMilliseconds(began, evs_async_batch_time));
+	evs_apply_end(&apply);
+
+	pacing->applied = apply.applied;
+	pacing->position = apply.unit.checkpoint.position;
+	pace(pacing, result, began);
+
+	switch (result)
+	{
+		case EVS_APPLY_MORE:
+			return EVS_ASYNC_MORE;
+		case EVS_APPLY_END:
+			return EVS_ASYNC_IDLE;
+		case EVS_APPLY_RETRY:
+			pacing->retry_at = failure->retry_at;
+			return EVS_ASYNC_RETRY;
+		case EVS_APPLY_FAILED:
+			break;
+	}
+	return EVS_ASYNC_STOPPED;
 }
 
 static void
@@ -83,19 +229,57 @@ commit(void)
 	CommitTransactionCommand();
 }
 
-EvsAsyncOutcome
-evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
+/*
+ * The transaction failed as a whole: say so where people look.  Counts unless it
+ * was nobody's fault; false when that was the last attempt.
+ */
+static bool
+put_on_record(const char *name, int partition, const ErrorData *error, TimestampTz *retry_at)
+{
+	EvsProjection *projection = get_projection(name);
+	EvsUnit		unit;
+
+	if (!is_ours(projection, partition) || !evs_unit_try_lock(projection, partition))
+		return true;
+	projection = get_projection(name);
+	if (!is_ours(projection, partition))
+		return true;
+
+	if (evs_failure_is_transient(error->sqlerrcode))
+	{
+		evs_failure_note(name, partition, error);
+		return true;
+	}
+
+	evs_unit_read(projection, partition, &unit);
+	unit.failure.attempts = unit.failure.exists ? unit.failure.attempts + 1 : 1;
+	if (unit.failure.attempts < evs_async_attempts)
+		unit.failure.retry_at = *retry_at = evs_failure_retry_at(unit.failure.attempts);
+	else
+	{
+		unit.failure.retry_at = 0;
+		evs_failure_stop(name);
+	}
+	evs_failure_write(name, partition, &unit.failure, error);
+	return unit.failure.retry_at != 0;
+}
+
+/* What put_on_record() itself fails with is logged. */
+static EvsAsyncOutcome
+deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const ErrorData *error)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile EvsAsyncOutcome outcome = EVS_ASYNC_IDLE;
+	volatile bool goes_on = true;
 
-	pacing->applied = 0;
+	(void) retry_after(pacing, Min(BUSY_DELAY << Min(pacing->troubles, 11), MAX_DELAY));
+	pacing->troubles++;
+	forget_projection(name);
+
 	PG_TRY();
 	{
 		begin();
-		outcome = apply(name, pacing);
+		goes_on = put_on_record(name, partition, error, &pacing->retry_at);
 		commit();
-		pacing->troubles = 0;
 	}
 	PG_CATCH();
 	{
@@ -103,13 +287,48 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 		EmitErrorReport();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		outcome = retry_after(pacing,
-							  Min(BUSY_DELAY << Min(pacing->troubles, 10), MAX_DELAY));
-		pacing->troubles++;
+		goes_on = true;
 	}
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(caller);
+	return goes_on ? EVS_ASYNC_RETRY : EVS_ASYNC_STOPPED;
+}
+
+EvsAsyncOutcome
+evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "evsource async step",
+												  ALLOCSET_SMALL_SIZES);
+	volatile EvsAsyncOutcome outcome = EVS_ASYNC_IDLE;
+	ErrorData  *volatile error = NULL;
+
+	pacing->applied = 0;
+	PG_TRY();
+	{
+		begin();
+		outcome = apply_next(name, partition, pacing);
+		commit();
+		pacing->troubles = 0;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		EmitErrorReport();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+
+	if (error != NULL)
+	{
+		MemoryContextSwitchTo(context);
+		outcome = deal_with_error(name, partition, pacing, error);
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 	return outcome;
 }
 
@@ -117,20 +336,21 @@ List *
 evs_async_units(void)
 {
 	List	   *units = NIL;
+	List	   *names = evs_registry_names(EVS_MODE_ASYNC);
 	ListCell   *cell;
 
-	foreach(cell, evs_registry_names(EVS_MODE_ASYNC))
+	foreach(cell, names)
 	{
 		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
-		EvsAsyncUnit *unit;
 
-		if (projection == NULL || projection->mode != EVS_MODE_ASYNC ||
-			projection->state != EVS_STATE_ACTIVE)
-			continue;
-		unit = palloc(sizeof(EvsAsyncUnit));
-		unit->projection = projection->name;
-		unit->partition = 0;
-		units = lappend(units, unit);
+		for (int i = 0; is_ours(projection, i); i++)
+		{
+			EvsAsyncUnit *unit = palloc(sizeof(EvsAsyncUnit));
+
+			unit->projection = projection->name;
+			unit->partition = i;
+			units = lappend(units, unit);
+		}
 	}
 	return units;
 }

@@ -19,6 +19,7 @@
 #include "registry.h"
 #include "resolve.h"
 #include "scan.h"
+#include "settings.h"
 
 /* Longest name of a projection in bytes: as long as an identifier. */
 #define MAX_PROJECTION_NAME		(NAMEDATALEN - 1)
@@ -159,6 +160,8 @@ evs_parameters_read(FunctionCallInfo fcinfo, const int *positions,
 	read_integer(fcinfo, positions[EVS_PARAMETER_KEEP_SNAPSHOTS],
 				 &parameters->has_keep_snapshots, &parameters->keep_snapshots);
 	read_array(fcinfo, positions[EVS_PARAMETER_PATH], &parameters->path);
+	read_integer(fcinfo, positions[EVS_PARAMETER_PARTITIONS],
+				 &parameters->has_partitions, &parameters->partitions);
 }
 
 /*
@@ -278,6 +281,7 @@ evs_definition_default(const char *name)
 	projection->state = EVS_STATE_CATCHING_UP;
 	projection->key_kind = EVS_KEY_STREAM;
 	projection->state_version = 1;
+	projection->partitions = 1;
 	projection->owner = GetUserNameFromId(GetUserId(), false);
 	projection->policy = presets[0].policy;
 
@@ -457,6 +461,34 @@ apply_policy(EvsSnapshotPolicy *policy, const EvsParameters *parameters)
 				 errhint("1 keeps the newest snapshot only; snapshots => 'disabled' saves none.")));
 }
 
+/* Streams go to partitions: what is not per stream cannot be divided. */
+static void
+check_partitions(const EvsProjection *projection)
+{
+	if (projection->partitions < 1 || projection->partitions > evs_max_partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partitions must be between 1 and %d", evs_max_partitions),
+				 errdetail("It is %d.", projection->partitions),
+				 errhint("The most is what evsource.max_partitions says.")));
+	if (projection->partitions == 1)
+		return;
+
+	if (projection->mode != EVS_MODE_ASYNC)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("only an async projection has partitions"),
+				 errdetail("Projection \"%s\" is of mode \"%s\".", projection->name,
+						   evs_mode_name(projection->mode)),
+				 errhint("Use mode => 'async' or partitions => 1.")));
+	if (projection->key_kind != EVS_KEY_STREAM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a fold with partitions must be keyed by stream"),
+				 errdetail("Streams of one key would be in several partitions, and change its state in any order."),
+				 errhint("Use partitions => 1 or key => 'stream'.")));
+}
+
 /* What each parameter allows may still be wrong together. */
 static void
 check_combination(const EvsProjection *projection)
@@ -489,12 +521,7 @@ check_combination(const EvsProjection *projection)
 				 errdetail("An error in its handler aborts the append."),
 				 errhint("Use mode => 'async' or on_error => 'stop'.")));
 
-	if (projection->dead_letter)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("dead letters are not supported in this version"),
-				 errdetail("An error in a handler stops the run of its projection, and no event is left out."),
-				 errhint("Use on_error => 'stop'.")));
+	check_partitions(projection);
 
 	if (projection->state_version < 1)
 		ereport(ERROR,
@@ -554,6 +581,8 @@ evs_definition_apply(EvsProjection *projection, const EvsParameters *parameters)
 														 EVS_USE_MIGRATE);
 	if (parameters->has_notify)
 		projection->notify = parameters->notify;
+	if (parameters->has_partitions)
+		projection->partitions = parameters->partitions;
 
 	check_combination(projection);
 	evs_resolve_check_owner(projection);
@@ -607,5 +636,6 @@ evs_definition_equal(const EvsProjection *a, const EvsProjection *b)
 		a->policy.keep_snapshots == b->policy.keep_snapshots &&
 		strings_equal(a->is_compatible, b->is_compatible) &&
 		strings_equal(a->migrate_state, b->migrate_state) &&
+		a->partitions == b->partitions &&
 		a->notify == b->notify;
 }

@@ -33,10 +33,11 @@ typedef enum EvsParameter
 	EVS_PARAMETER_NOTIFY,
 	EVS_PARAMETER_DEFAULTS,
 	EVS_PARAMETER_KEEP_SNAPSHOTS,
-	EVS_PARAMETER_PATH
+	EVS_PARAMETER_PATH,
+	EVS_PARAMETER_PARTITIONS
 } EvsParameter;
 
-#define EVS_NPARAMETERS (EVS_PARAMETER_PATH + 1)
+#define EVS_NPARAMETERS (EVS_PARAMETER_PARTITIONS + 1)
 
 /* The parameters as they were given; NULL, or has_..., says: not given. */
 typedef struct EvsParameters
@@ -64,6 +65,8 @@ typedef struct EvsParameters
 	bool		snapshot_after_batch;
 	bool		has_restore_from_snapshot;
 	bool		restore_from_snapshot;
+	bool		has_partitions;
+	int			partitions;
 	bool		has_keep_snapshots;
 	int			keep_snapshots;
 	bool		has_notify;

@@ -24,12 +24,15 @@
 #include "utils/memutils.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "event.h"
+#include "fold_key.h"
 #include "handlers.h"
 #include "identity.h"
 #include "notify.h"
+#include "resolve.h"
 #include "scan.h"
 #include "settings.h"
 
@@ -322,6 +325,7 @@ typedef struct ScanSource
 	const EvsProjection *projection;
 	EvsScan    *scan;
 	int64		max_events;
+	TimestampTz until;			/* 0: for ever */
 	EvsScanned *result;
 	EvsEvent	event;			/* the current one */
 	bool		is_ahead;		/* it has been fetched and is still to come */
@@ -338,6 +342,8 @@ next_of_scan(void *arg)
 		source->is_ahead = false;
 		return &source->event;
 	}
+	if (source->until != 0 && result->applied > 0 && GetCurrentTimestamp() >= source->until)
+		return NULL;
 	while (result->taken < source->max_events && evs_scan_next(source->scan, &source->event))
 	{
 		result->taken++;
@@ -353,9 +359,10 @@ next_of_scan(void *arg)
 
 /* Event handlers and queries take the events straight from the scan. */
 static void
-scan_stream(EvsProjection *projection, EvsScan *scan, int64 max_events, EvsScanned *result)
+scan_stream(EvsProjection *projection, EvsScan *scan, int64 max_events, TimestampTz until,
+			EvsScanned *result)
 {
-	ScanSource	source = {projection, scan, max_events, result};
+	ScanSource	source = {projection, scan, max_events, until, result};
 	EvsEvent   *first = &source.event;
 	EvsIdentity identity;
 	EvsHandlerContext errors;
@@ -391,6 +398,13 @@ void
 evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, int64 max_events,
 				  EvsScanned *result)
 {
+	evs_dispatch_scan_until(projection, scan, max_events, 0, result);
+}
+
+void
+evs_dispatch_scan_until(EvsProjection *projection, EvsScan *scan, int64 max_events,
+						TimestampTz until, EvsScanned *result)
+{
 	bool		outermost = !dispatch.running;
 	MemoryContext context;
 	MemoryContext caller;
@@ -402,8 +416,10 @@ evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, int64 max_events,
 
 	if (outermost)
 		start_dispatch();
-	if (projection->kind == EVS_KIND_EVENT || projection->kind == EVS_KIND_QUERY)
-		scan_stream(projection, scan, max_events, result);
+	if (projection->kind == EVS_KIND_EVENT)
+		scan_stream(projection, scan, max_events, until, result);
+	else if (projection->kind == EVS_KIND_QUERY)
+		scan_stream(projection, scan, max_events, 0, result);
 	else
 		scan_batch(projection, scan, max_events, result);
 	if (outermost)
@@ -412,6 +428,21 @@ evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, int64 max_events,
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
+}
+
+void
+evs_dispatch_check(EvsProjection *projection)
+{
+	EvsIdentity identity;
+
+	if (projection->kind == EVS_KIND_QUERY)
+		evs_check_query(projection);
+
+	enter(projection, &identity);
+	if (projection->kind != EVS_KIND_QUERY)
+		(void) evs_handler_function(projection);
+	evs_keyer_close(evs_keyer_open(projection));
+	leave(&identity);
 }
 
 static void

@@ -51,6 +51,17 @@ typedef struct EvsScanned
 extern void evs_dispatch_scan(EvsProjection *projection, EvsScan *scan,
 							  int64 max_events, EvsScanned *result);
 
+/* The same, but an event handler gets no more events after the time is up (0: never). */
+extern void evs_dispatch_scan_until(EvsProjection *projection, EvsScan *scan,
+									int64 max_events, TimestampTz until,
+									EvsScanned *result);
+
+/*
+ * See that events could be dispatched to the projection: its owner is there and
+ * may read the log, its functions can be called, its query can be planned.
+ */
+extern void evs_dispatch_check(EvsProjection *projection);
+
 /*
  * Is a handler running?  Events may then be stored that wait to be dispatched:
  * it is no time to apply the log's history to an inline projection.

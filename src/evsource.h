@@ -55,6 +55,8 @@ typedef struct EvsFilter
 	text	  **categories;
 	int			ntypes;
 	text	  **types;
+	int			partitions;		/* more than 1: only the streams ... */
+	int			partition;		/* ... of this one, see unit.h */
 } EvsFilter;
 
 #endif							/* EVSOURCE_H */

@@ -214,6 +214,7 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	projection->dead_letter = row_word(&row, "on_error", reactions, lengthof(reactions)) == 1;
 	projection->notify = DatumGetBool(row_value(&row, "notify", &isnull));
 	projection->stale = DatumGetBool(row_value(&row, "stale", &isnull));
+	projection->partitions = DatumGetInt32(row_value(&row, "partitions", &isnull));
 
 	pfree(row.values);
 	pfree(row.nulls);

@@ -73,6 +73,7 @@ typedef struct EvsProjection
 	bool		dead_letter;	/* async: park what fails instead of stopping */
 	bool		notify;			/* tell listeners that the read model changed */
 	bool		stale;			/* its definition changed since it was built */
+	int			partitions;		/* async: workers that share it, by stream */
 
 	/* what running it has found out; lives and dies with the struct */
 	MemoryContext context;		/* holds all of the above */

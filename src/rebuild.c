@@ -16,6 +16,7 @@
 #include "alter.h"
 #include "barrier.h"
 #include "definition.h"
+#include "failure.h"
 #include "horizon.h"
 #include "procedure.h"
 #include "registry.h"
@@ -129,6 +130,7 @@ finish_streams(EvsProjection *projection, int64 upto)
 	projection->state = EVS_STATE_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);
+	evs_troubles_clear(projection->name);
 	evs_checkpoint_write(projection->name, &checkpoint);
 	evs_checkpoint_finish(projection->name);
 }

@@ -22,6 +22,7 @@
 #include "horizon.h"
 #include "registry.h"
 #include "replay.h"
+#include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_create_projection);
 
@@ -46,6 +47,7 @@ static const int create_arguments[EVS_NPARAMETERS] = {
 	[EVS_PARAMETER_NOTIFY] = 21,
 	[EVS_PARAMETER_KEEP_SNAPSHOTS] = 22,
 	[EVS_PARAMETER_PATH] = 23,
+	[EVS_PARAMETER_PARTITIONS] = 24,
 };
 
 #define CREATE_START		7
@@ -208,6 +210,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 		projection->state = EVS_STATE_ACTIVE;
 		projection->start_after = start.now ? evs_horizon_safe_position() : start.after;
 		evs_registry_insert(projection);
+		evs_units_create(projection);
 	}
 	else if (concurrently)
 	{

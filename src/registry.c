@@ -42,17 +42,19 @@ typedef struct Arguments
 #define DEFINITION_TYPES \
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, \
 	TEXTOID, INT8OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, \
-	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID, INT4OID, TEXTARRAYOID
+	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID, INT4OID, TEXTARRAYOID, \
+	INT4OID
 
 static EvsQuery insert_projection = {
 	"insert into evsource.projections"
 	" (projection, kind, mode, state, handler, query, categories, types, key,"
 	"  start_after, state_version, tables, on_reset, on_error, owner, search_path,"
 	"  snapshot_every, snapshot_after_batch, restore_from_snapshot,"
-	"  is_compatible, migrate_state, notify, stale, keep_snapshots, path)"
+	"  is_compatible, migrate_state, notify, stale, keep_snapshots, path,"
+	"  partitions)"
 	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)",
-	25, {DEFINITION_TYPES}, SPI_OK_INSERT
+	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)",
+	26, {DEFINITION_TYPES}, SPI_OK_INSERT
 };
 
 static EvsQuery update_projection = {
@@ -62,9 +64,9 @@ static EvsQuery update_projection = {
 	" on_reset = $13, on_error = $14, owner = $15, search_path = $16,"
 	" snapshot_every = $17, snapshot_after_batch = $18, restore_from_snapshot = $19,"
 	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23,"
-	" keep_snapshots = $24, path = $25"
+	" keep_snapshots = $24, path = $25, partitions = $26"
 	" where projection = $1",
-	25, {DEFINITION_TYPES}, SPI_OK_UPDATE
+	26, {DEFINITION_TYPES}, SPI_OK_UPDATE
 };
 
 static EvsQuery delete_projection = {
@@ -88,7 +90,7 @@ static EvsQuery delete_checkpoint = {
 };
 
 static EvsQuery select_checkpoint = {
-	"select position, event_count from evsource.checkpoints where projection = $1",
+	"select position, event_count from evsource._checkpoints where projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
@@ -97,6 +99,14 @@ static EvsQuery update_checkpoint = {
 	" set position = $2, event_count = $3, updated_at = clock_timestamp()"
 	" where projection = $1",
 	3, {TEXTOID, INT8OID, INT8OID}, SPI_OK_UPDATE
+};
+
+/* All of a projection's partitions where its checkpoint is, which has the count. */
+static EvsQuery gather_partitions = {
+	"update evsource.partitions"
+	" set position = $2, event_count = 0, updated_at = clock_timestamp()"
+	" where projection = $1",
+	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 };
 
 static EvsQuery start_checkpoint = {
@@ -211,30 +221,38 @@ check_outside_appends(void)
 			 errhint("Do it in a statement of its own.")));
 }
 
+/* Of a partition there is a lock of its own; the projection's has number 0. */
 static bool
-lock_name(const char *name, bool dont_wait)
+lock_name(const char *name, int number, LOCKMODE mode, bool dont_wait)
 {
 	LOCKTAG		tag;
 	uint64		hash;
 
 	check_outside_appends();
 	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name,
-											strlen(name), 0));
+											strlen(name), number));
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32),
 						 (uint32) hash, NAME_LOCK_CLASS);
-	return LockAcquire(&tag, ExclusiveLock, false, dont_wait) != LOCKACQUIRE_NOT_AVAIL;
+	return LockAcquire(&tag, mode, false, dont_wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 void
 evs_registry_lock(const char *name)
 {
-	(void) lock_name(name, false);
+	(void) lock_name(name, 0, ExclusiveLock, false);
 }
 
 bool
 evs_registry_try_lock(const char *name)
 {
-	return lock_name(name, true);
+	return lock_name(name, 0, ExclusiveLock, true);
+}
+
+bool
+evs_registry_try_share(const char *name, int partition)
+{
+	return lock_name(name, 0, ShareLock, true) &&
+		lock_name(name, partition + 1, ExclusiveLock, true);
 }
 
 EvsProjection *
@@ -370,6 +388,7 @@ add_definition(Arguments *arguments, const EvsProjection *projection)
 	add_bool(arguments, projection->stale);
 	add_integer(arguments, projection->policy.keep_snapshots);
 	add_texts(arguments, projection->path, projection->npath);
+	add_integer(arguments, projection->partitions);
 }
 
 void
@@ -455,6 +474,8 @@ evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoint)
 	add_bigint(&arguments, checkpoint->position);
 	add_bigint(&arguments, checkpoint->event_count);
 	change_row(&update_checkpoint, &arguments);
+	arguments.count = 2;
+	(void) evs_query_run(&gather_partitions, arguments.values, arguments.nulls);
 	evs_wakeup_projection(name);
 }
 

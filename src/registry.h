@@ -29,6 +29,12 @@ extern void evs_registry_lock(const char *name);
 /* The same, unless it would have to wait. */
 extern bool evs_registry_try_lock(const char *name);
 
+/*
+ * Workers share a projection that is divided: one of them a partition.  False
+ * when somebody else has the projection, or this partition.
+ */
+extern bool evs_registry_try_share(const char *name, int partition);
+
 /* 42501 unless the current user may change this projection. */
 extern void evs_registry_check_rights(const EvsProjection *projection);
 
@@ -42,6 +48,10 @@ extern void evs_registry_delete(const char *name);
 /* The names of all projections of a mode, in order. */
 extern List *evs_registry_names(EvsMode mode);
 
+/*
+ * How far a projection is.  Of one that is divided (unit.h), how far all of it
+ * is; writing puts all partitions there.
+ */
 extern void evs_checkpoint_read(const char *name, EvsCheckpoint *checkpoint);
 extern void evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoint);
 

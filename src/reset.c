@@ -18,6 +18,7 @@
 #include "alter.h"
 #include "barrier.h"
 #include "definition.h"
+#include "failure.h"
 #include "identity.h"
 #include "registry.h"
 #include "resolve.h"
@@ -106,6 +107,7 @@ evs_reset_read_model(EvsProjection *projection)
 	evs_identity_leave(&identity);
 
 	(void) evs_snapshots_clear(projection->name, false);
+	evs_troubles_clear(projection->name);
 	error_context_stack = callback.previous;
 }
 

@@ -4,7 +4,9 @@
  * Strictly in the order of the log and up to the safe position, so that nothing
  * can appear below the checkpoint any more.  The read model, the checkpoint and
  * the count of events commit together, in the caller's transaction.  The lock
- * on the projection's name lets one session at a time do it.
+ * on the projection's name lets one session at a time do it.  What a worker of
+ * the daemon does is the same (async.c), and so is what happens to an event that
+ * the handler cannot take (apply.c).
  *
  * A test that rolls back cannot wait for the safe position to pass its own
  * events.  It may apply them nevertheless; but others may be about to commit
@@ -15,12 +17,11 @@
 #include "access/xact.h"
 #include "fmgr.h"
 
+#include "apply.h"
 #include "barrier.h"
 #include "definition.h"
 #include "horizon.h"
-#include "notify.h"
 #include "registry.h"
-#include "replay.h"
 #include "run.h"
 
 PG_FUNCTION_INFO_V1(evsource_run_projection);
@@ -33,45 +34,56 @@ PG_FUNCTION_INFO_V1(evsource_event_count);
 static int	must_roll_back = 0;
 
 /* What is above the safe position and visible to us, our own events among it. */
-static int64
-apply_own(EvsProjection *projection, EvsCheckpoint *checkpoint)
+static void
+apply_own(EvsApply *apply)
 {
-	EvsCheckpoint beyond = *checkpoint;
+	EvsUnit		before = apply->unit;
+	int64		applied = apply->applied;
 	int			level = GetCurrentTransactionNestLevel();
-	int64		applied;
+	int64		last = evs_horizon_last_position();
 
 	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		return 0;
+		return;
 
-	applied = evs_replay(projection, &beyond, evs_horizon_last_position(), 0);
-	if (applied > 0)
-	{
-		*checkpoint = beyond;
+	while (evs_apply_batch(apply, last, evs_apply_limit(apply->projection), 0) == EVS_APPLY_MORE)
+		;
+	if (apply->applied == applied)
+		apply->unit = before;
+	else
 		must_roll_back = must_roll_back == 0 ? level : Min(must_roll_back, level);
-	}
-	return applied;
+}
+
+/* Apply the log to a projection or to a partition of it; returns how many events. */
+static int64
+run_unit(EvsProjection *projection, int partition, int64 safe, int64 max_batches,
+		 bool include_own)
+{
+	EvsApply	apply;
+	EvsApplied	result = EVS_APPLY_MORE;
+
+	evs_apply_begin(&apply, projection, partition);
+	/* it will roll back: an error on record would be lost */
+	apply.raise = include_own;
+
+	for (int64 batches = 0;
+		 result == EVS_APPLY_MORE && (max_batches == 0 || batches < max_batches);
+		 batches++)
+		result = evs_apply_batch(&apply, safe, evs_apply_limit(projection), 0);
+	if (include_own && result == EVS_APPLY_END)
+		apply_own(&apply);
+
+	evs_apply_end(&apply);
+	return apply.applied;
 }
 
 static int64
 run(EvsProjection *projection, int64 max_batches, bool include_own)
 {
-	EvsCheckpoint checkpoint;
-	int64		before;
 	int64		safe = evs_horizon_safe_position();
-	int64		applied;
+	int64		applied = 0;
 
-	evs_checkpoint_read(projection->name, &checkpoint);
-	before = checkpoint.position;
-
-	applied = evs_replay(projection, &checkpoint, safe, max_batches);
-	if (include_own && checkpoint.position >= safe)
-		applied += apply_own(projection, &checkpoint);
-
-	if (checkpoint.position > before)
-		evs_checkpoint_write(projection->name, &checkpoint);
-	if (applied > 0)
-		evs_notify(projection, checkpoint.position);
-
+	for (int i = 0; i < projection->partitions; i++)
+		applied += run_unit(projection, i, safe, max_batches, include_own);
 	return applied;
 }
 
@@ -115,8 +127,11 @@ check_runnable(const EvsProjection *projection)
  * Applies what the log has to an async or manual projection, or to all async
  * ones when it is null.  Returns how many events were applied.
  *
+ * An error of the handler's is isolated to its event, recorded, and reported by
+ * a WARNING; what comes before that event is applied.
+ *
  * Errors: 42704 when unknown, 55000 when it is inline or not active, 25000
- * under REPEATABLE READ, whatever the handler raises.
+ * under REPEATABLE READ; with include_own whatever the handler raises.
  */
 Datum
 evsource_run_projection(PG_FUNCTION_ARGS)

@@ -34,6 +34,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "scan.h"
+#include "unit.h"
 
 struct EvsScan
 {
@@ -165,7 +166,8 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 
 	scan->any_category = by_category;
 	if (filter != NULL &&
-		(filter->ntypes > 0 || (filter->ncategories > 0 && !by_category)))
+		(filter->ntypes > 0 || filter->partitions > 1 ||
+		 (filter->ncategories > 0 && !by_category)))
 		scan->filter = filter;
 
 	scan_begin(scan, index, keys, nkeys);
@@ -211,10 +213,12 @@ filter_accepts(const EvsFilter *filter, bool any_category,
 	{
 		const char *name = VARDATA_ANY(stream);
 
-		return text_is_one_of(filter->categories, filter->ncategories, name,
-							  evs_category_length(name, VARSIZE_ANY_EXHDR(stream)));
+		if (!text_is_one_of(filter->categories, filter->ncategories, name,
+							evs_category_length(name, VARSIZE_ANY_EXHDR(stream))))
+			return false;
 	}
-	return true;
+	return filter->partitions <= 1 ||
+		evs_partition_of(stream, filter->partitions) == filter->partition;
 }
 
 /* Does the filter (NULL = everything) let this event through? */

@@ -7,7 +7,13 @@
 #include "state_cache.h"
 
 bool		evs_allow_drop = false;
+int			evs_async_attempts = 5;
+int			evs_async_batch_events = 100000;
+int			evs_async_batch_time = 500;
+int			evs_async_retry_delay = 200;
+int			evs_max_dead_letters = 1000;
 int			evs_max_dispatch_depth = 16;
+int			evs_max_partitions = 16;
 char	   *evs_metadata = NULL;
 
 void
@@ -21,12 +27,60 @@ evs_settings_init(void)
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 
+	DefineCustomIntVariable("evsource.async_attempts",
+							"How often an async projection tries an event before it gives up.",
+							"Then it stops, or parks the event: see on_error of create_projection.",
+							&evs_async_attempts,
+							5, 1, 1000,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.async_batch_events",
+							"The most events that a worker applies in one transaction.",
+							NULL,
+							&evs_async_batch_events,
+							100000, 1, 1000000,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.async_batch_time",
+							"How long a transaction of a worker should take.",
+							"A long one holds back vacuum. Batches grow and shrink accordingly.",
+							&evs_async_batch_time,
+							500, 1, 60000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.async_retry_delay",
+							"How long a worker waits before it tries an event again.",
+							"The wait doubles with each further attempt.",
+							&evs_async_retry_delay,
+							200, 0, 600000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.max_dead_letters",
+							"How many events a projection may park because of an error.",
+							"So many say that the handler is broken, and not the events: the projection stops.",
+							&evs_max_dead_letters,
+							1000, 0, INT_MAX,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+
 	DefineCustomIntVariable("evsource.max_dispatch_depth",
 							"How deep handlers that append may feed each other.",
 							"What a client appends is at depth 0, what its handlers append at depth 1.",
 							&evs_max_dispatch_depth,
 							16, 0, 1000,
 							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.max_partitions",
+							"How many workers may share one projection.",
+							NULL,
+							&evs_max_partitions,
+							16, 1, 1024,
+							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomStringVariable("evsource.metadata",

@@ -5,7 +5,13 @@
 #define EVS_SETTINGS_H
 
 extern bool evs_allow_drop;
+extern int	evs_async_attempts;
+extern int	evs_async_batch_events;
+extern int	evs_async_batch_time;
+extern int	evs_async_retry_delay;
+extern int	evs_max_dead_letters;
 extern int	evs_max_dispatch_depth;
+extern int	evs_max_partitions;
 extern char *evs_metadata;
 
 extern void evs_settings_init(void);

@@ -1,0 +1,92 @@
+-- async.sql: what async projections fail at, and what they leave aside.
+
+-- A row a worker's share of a projection that more than one applies; the row in
+-- evsource.checkpoints then has what was applied before it was divided.
+create table evsource.partitions (
+    projection  text collate "C" not null,
+    partition   integer not null,        -- 0, 1, 2, ...
+    position    bigint not null,
+    event_count bigint not null,
+    updated_at  timestamptz not null default pg_catalog.now(),
+    primary key (projection, partition)
+);
+comment on table evsource.partitions is 'How far each partition of a projection is, where several workers share it.';
+
+create function evsource._partition(stream text, partitions integer) returns integer
+    language c immutable strict parallel safe
+    as 'MODULE_PATHNAME', 'evsource_partition';
+comment on function evsource._partition(text, integer) is
+'Internal: the partition of a stream, from 0. The same for ever and on every machine: checkpoints rest on it.';
+
+-- How far all of a projection is: as far as the partition that is behind.
+create view evsource._checkpoints as
+    select c.projection, coalesce(q.position, c.position) as position,
+           c.event_count + coalesce(q.event_count, 0) as event_count,
+           greatest(c.updated_at, q.updated_at) as updated_at, c.started_at, c.total
+    from evsource.checkpoints c
+    left join lateral (
+        select min(s.position) as position, sum(s.event_count)::bigint as event_count,
+               max(s.updated_at) as updated_at
+        from evsource.partitions s where s.projection = c.projection) q on true;
+comment on view evsource._checkpoints is 'Internal: evsource.checkpoints with all partitions taken together.';
+
+-- Where an async projection is stuck: a row goes when it has got past.
+create table evsource.projection_failures (
+    projection text collate "C" not null,
+    partition  integer not null,
+    position   bigint,                   -- of the event; null: no event's fault
+    attempts   integer not null,         -- that count: not those that were nobody's fault
+    sqlstate   text not null,
+    message    text not null,
+    detail     text,
+    hint       text,
+    context    text,
+    failed_at  timestamptz not null,     -- the last attempt
+    retry_at   timestamptz,              -- the next one; null when it has stopped
+    primary key (projection, partition)
+);
+comment on table evsource.projection_failures is 'Async projections that have failed and not got past it: the event, the error, and when the next attempt is due.';
+
+-- Events that a projection with on_error => 'dead_letter' has left aside, and
+-- the later events of their keys, which wait behind them.
+create table evsource.dead_letters (
+    projection text collate "C" not null,
+    position   bigint not null,
+    stream     text collate "C" not null,
+    version    bigint not null,
+    type       text collate "C" not null,
+    keys       text[] collate "C" not null,
+    attempts   integer not null,         -- 0: it waits behind another event
+    sqlstate   text,
+    message    text not null,            -- of the last attempt
+    detail     text,
+    hint       text,
+    context    text,
+    parked_at  timestamptz not null default pg_catalog.clock_timestamp(),
+    failed_at  timestamptz,              -- the last attempt
+    primary key (projection, position)
+);
+comment on table evsource.dead_letters is 'Events that an async projection could not apply, and later events of the same keys behind them. See retry_dead_letters.';
+comment on column evsource.dead_letters.keys is 'The keys of the event: later events with one of them are parked behind it.';
+comment on column evsource.dead_letters.attempts is 'How often it was tried; 0 for an event that waits behind another one.';
+
+create table evsource.parked_keys (
+    projection text collate "C" not null,
+    key        text collate "C" not null,
+    position   bigint not null,
+    primary key (projection, key, position)
+);
+comment on table evsource.parked_keys is 'Which keys of a projection have dead letters.';
+
+select pg_catalog.pg_extension_config_dump('evsource.partitions', '');
+select pg_catalog.pg_extension_config_dump('evsource.projection_failures', '');
+select pg_catalog.pg_extension_config_dump('evsource.dead_letters', '');
+select pg_catalog.pg_extension_config_dump('evsource.parked_keys', '');
+
+create function evsource.retry_dead_letters(
+    projection text,
+    out applied bigint, out remaining bigint)
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_retry_dead_letters';
+comment on function evsource.retry_dead_letters(text) is
+'Tries the dead letters of a projection again, in order. Returns how many were applied, and how many remain. Errors: 42704 unknown projection, 42501, 55000 while it is rebuilt.';

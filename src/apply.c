@@ -1,0 +1,475 @@
+/*
+ * apply.c - apply the log to an async projection, and deal with the events that
+ * its handler cannot take.
+ *
+ * A batch is applied in one subtransaction.  Only when that fails are the events
+ * read into memory, and halved until the one that fails is found: what comes
+ * before it is applied, it is not, and so nothing after it.  The failure goes on
+ * record in the same transaction.  The next time that event is tried alone.
+ * When it has failed often enough the projection stops, or the event is parked.
+ *
+ * The checkpoint moves past an event in two ways only: the event was applied, or
+ * it has a row in evsource.dead_letters that commits with the checkpoint.
+ *
+ * While a projection has dead letters each event's keys are looked at, and those
+ * of a parked key are parked, too.
+ *
+ * Parking is for events that the handler cannot take, not for handlers that
+ * cannot be called: before an event is parked evsource sees that the function is
+ * there and may be executed, and that the query still can be planned.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "apply.h"
+#include "attempt.h"
+#include "dead_letters.h"
+#include "dispatch.h"
+#include "notify.h"
+#include "scan.h"
+#include "settings.h"
+
+/* Memory for a batch whose events are looked at one by one. */
+#define MAX_BATCH_KB	(64 * 1024)
+
+/*
+ * How many events one batch may have.  A statement or a fold writes each row
+ * once a batch: the more events, the fewer writes.  A handler called per event
+ * updates its rows over and over, which long transactions are bad at.
+ */
+int
+evs_apply_limit(const EvsProjection *projection)
+{
+	switch (projection->kind)
+	{
+		case EVS_KIND_EVENT:
+			return 1000;
+		case EVS_KIND_BATCH:
+			return 10000;
+		case EVS_KIND_QUERY:
+		case EVS_KIND_FOLD:
+			break;
+	}
+	return 1000000;
+}
+
+void
+evs_apply_begin(EvsApply *apply, EvsProjection *projection, int partition)
+{
+	memset(apply, 0, sizeof(EvsApply));
+	projection->filter.partitions = projection->partitions;
+	projection->filter.partition = partition;
+	apply->projection = projection;
+	evs_unit_read(projection, partition, &apply->unit);
+	apply->began_at = apply->unit.checkpoint.position;
+}
+
+/* So many events are applied, and all is done up to the position. */
+static void
+advance(EvsApply *apply, int64 applied, int64 position)
+{
+	apply->unit.checkpoint.position = position;
+	apply->unit.checkpoint.event_count += applied;
+	apply->applied += applied;
+	ereport(DEBUG1,
+			(errmsg_internal("projection \"%s\": applied " INT64_FORMAT " events up to position " INT64_FORMAT,
+							 apply->projection->name, applied, position)));
+}
+
+/* Is the unit past where it was stuck? */
+static bool
+got_past(const EvsUnit *unit)
+{
+	return unit->failure.exists && unit->failure.retry_at != 0 &&
+		unit->checkpoint.position >= unit->failure.position;
+}
+
+/* ---- events that are applied as they come from the log ---- */
+
+typedef struct ScanWork
+{
+	EvsApply   *apply;
+	int64		upto;
+	int64		max_events;
+	TimestampTz until;
+	EvsScanned	scanned;
+} ScanWork;
+
+static void
+apply_scan(void *arg)
+{
+	ScanWork   *work = arg;
+	EvsProjection *projection = work->apply->projection;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsScan    *scan;
+
+	scan = evs_scan_log(work->apply->unit.checkpoint.position, work->upto,
+						&projection->filter, snapshot);
+	evs_dispatch_scan_until(projection, scan, work->max_events, work->until, &work->scanned);
+	evs_scan_end(scan);
+	UnregisterSnapshot(snapshot);
+}
+
+/* ---- events that are looked at one by one ---- */
+
+typedef struct BatchWork
+{
+	EvsProjection *projection;
+	EvsBatch	batch;
+} BatchWork;
+
+static void
+apply_events(void *arg)
+{
+	BatchWork  *work = arg;
+
+	(void) evs_dispatch_batch(work->projection, &work->batch);
+}
+
+/*
+ * Apply events, as many from the first on as the handler can take; returns how
+ * many that were.  known: that all of them together fail is known already.
+ */
+static int
+apply_what_works(EvsApply *apply, EvsEvent *events, int count, ErrorData *known,
+				 ErrorData **error)
+{
+	BatchWork	work = {apply->projection, {events, count}};
+	int			half;
+	int			done;
+
+	if (count == 0)
+		return 0;
+	CHECK_FOR_INTERRUPTS();
+	if (apply->raise)
+	{
+		apply_events(&work);
+		return count;
+	}
+
+	if (known == NULL)
+		known = evs_attempt(apply_events, &work);
+	if (known == NULL)
+		return count;
+	if (evs_failure_is_transient(known->sqlerrcode))
+		ReThrowError(known);
+	if (count == 1)
+	{
+		*error = known;
+		return 0;
+	}
+
+	half = count / 2;
+	done = apply_what_works(apply, events, half, NULL, error);
+	if (done < half)
+		return done;
+	return half + apply_what_works(apply, events + half, count - half, NULL, error);
+}
+
+/* Would any event meet this error? */
+static void
+check_projection(void *arg)
+{
+	evs_dispatch_check(arg);
+}
+
+/*
+ * Leave the event aside.  Not if it is not to blame or its place is not known:
+ * then *error says why.  Nor if there are too many: then *hint does.
+ */
+static bool
+park(EvsApply *apply, EvsEvent *event, int attempts, ErrorData **error, const char **hint)
+{
+	EvsProjection *projection = apply->projection;
+	EvsKeys		keys;
+	ErrorData  *reason;
+
+	reason = evs_attempt(check_projection, projection);
+	if (reason == NULL)
+		(void) evs_keys_of(projection, event, 1, &keys, &reason);
+	if (reason != NULL)
+	{
+		if (evs_failure_is_transient(reason->sqlerrcode))
+			ReThrowError(reason);
+		*error = reason;
+		return false;
+	}
+	if (evs_dead_letters_count(projection->name) >= evs_max_dead_letters)
+	{
+		*hint = "It is stopped: it has as many dead letters as evsource.max_dead_letters allows. Put right what is wrong, then call evsource.resume_projection('%s').";
+		return false;
+	}
+
+	evs_dead_letter_park(projection->name, event, &keys, attempts, *error);
+	apply->unit.has_dead_letters = true;
+	return true;
+}
+
+static void
+report(const EvsApply *apply, const EvsEvent *event, int attempt, const ErrorData *error,
+	   const char *hint)
+{
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("projection \"%s\" failed at position %lld", apply->projection->name,
+					(long long) event->position),
+			 errdetail("Attempt %d of %d: %s", attempt, evs_async_attempts,
+					   error->message ? error->message : ""),
+			 hint ? errhint(hint, apply->projection->name) : 0));
+}
+
+/* Everything before the event is applied.  It is not. */
+static EvsApplied
+fail_at(EvsApply *apply, EvsEvent *event, ErrorData *error)
+{
+	EvsProjection *projection = apply->projection;
+	EvsUnit    *unit = &apply->unit;
+	EvsFailure *failure = &unit->failure;
+	int			attempt = 1;
+	const char *hint = "It is stopped. Put right what is wrong, then call evsource.resume_projection('%s').";
+
+	if (failure->exists && failure->position == event->position)
+		attempt += failure->attempts;
+
+	if (attempt >= evs_async_attempts && projection->dead_letter &&
+		park(apply, event, attempt, &error, &hint))
+	{
+		report(apply, event, attempt, error,
+			   "It is parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').");
+		if (failure->exists)
+			evs_failure_clear(unit->projection, unit->partition);
+		failure->exists = false;
+		advance(apply, 0, event->position);
+		return EVS_APPLY_MORE;
+	}
+
+	failure->exists = true;
+	failure->position = event->position;
+	failure->attempts = attempt;
+	failure->retry_at = attempt < evs_async_attempts ? evs_failure_retry_at(attempt) : 0;
+	evs_failure_write(unit->projection, unit->partition, failure, error);
+
+	if (failure->retry_at != 0)
+	{
+		report(apply, event, attempt, error, NULL);
+		return EVS_APPLY_RETRY;
+	}
+	evs_failure_stop(unit->projection);
+	report(apply, event, attempt, error, hint);
+	return EVS_APPLY_FAILED;
+}
+
+/* Take out of a batch what has to wait behind dead letters. */
+typedef struct Sorted
+{
+	EvsEvent   *events;			/* to be applied */
+	int			count;
+	EvsEvent   *parked;			/* to be parked, */
+	EvsKeys    *parked_keys;	/* with these keys */
+	int			nparked;
+	int			looked_at;		/* of the batch; the key of the next is not known */
+	ErrorData  *error;			/* why */
+} Sorted;
+
+static void
+sort_out(EvsApply *apply, const EvsBatch *batch, Sorted *sorted)
+{
+	EvsKeys    *keys;
+	EvsKeySet  *parked;
+
+	memset(sorted, 0, sizeof(Sorted));
+	if (!apply->unit.has_dead_letters)
+	{
+		sorted->events = batch->events;
+		sorted->count = sorted->looked_at = batch->count;
+		return;
+	}
+
+	keys = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsKeys) * batch->count);
+	sorted->looked_at = evs_keys_of(apply->projection, batch->events, batch->count, keys,
+									&sorted->error);
+	parked = evs_key_set_create();
+	evs_dead_letters_find(apply->projection->name, keys, sorted->looked_at, parked);
+
+	sorted->events = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
+	sorted->parked = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
+	sorted->parked_keys = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsKeys) * batch->count);
+	for (int i = 0; i < sorted->looked_at; i++)
+	{
+		if (evs_key_set_has_any(parked, &keys[i]))
+		{
+			/* its other keys have a letter now, too */
+			evs_key_set_add(parked, &keys[i]);
+			sorted->parked_keys[sorted->nparked] = keys[i];
+			sorted->parked[sorted->nparked++] = batch->events[i];
+		}
+		else
+			sorted->events[sorted->count++] = batch->events[i];
+	}
+}
+
+/* The next events, those that the projection wants, copied. */
+static EvsBatch *
+read_batch(const EvsApply *apply, int64 upto, int64 max_events, bool *at_end)
+{
+	const EvsProjection *projection = apply->projection;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsScan    *scan;
+	EvsBatch   *batch;
+
+	scan = evs_scan_log(Max(apply->unit.checkpoint.position, projection->start_after),
+						upto, &projection->filter, snapshot);
+	batch = evs_scan_batch(scan, Min(max_events, PG_INT32_MAX),
+						   Min(maintenance_work_mem, MAX_BATCH_KB));
+	*at_end = evs_scan_is_done(scan);
+	evs_scan_end(scan);
+	UnregisterSnapshot(snapshot);
+	return batch;
+}
+
+/* known: what the next so many events, together, failed with. */
+static EvsApplied
+apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
+				int64 nknown)
+{
+	bool		at_end;
+	EvsBatch   *batch = read_batch(apply, upto, max_events, &at_end);
+	Sorted		sorted;
+	EvsEvent   *failed = NULL;
+	ErrorData  *error = NULL;
+	int64		position;
+	int			done;
+
+	sort_out(apply, batch, &sorted);
+	if (sorted.count != nknown)
+		known = NULL;
+	done = apply_what_works(apply, sorted.events, sorted.count, known, &error);
+
+	if (done < sorted.count)
+		failed = &sorted.events[done];
+	else if (sorted.looked_at < batch->count)
+	{
+		failed = &batch->events[sorted.looked_at];
+		error = sorted.error;
+		if (apply->raise)
+			ReThrowError(error);
+	}
+
+	if (failed != NULL)
+		position = failed->position - 1;
+	else if (at_end)
+		position = upto;
+	else
+		position = batch->events[batch->count - 1].position;
+
+	for (int i = 0; i < sorted.nparked && sorted.parked[i].position <= position; i++)
+		evs_dead_letter_park(apply->projection->name, &sorted.parked[i],
+							 &sorted.parked_keys[i], 0, NULL);
+	advance(apply, done, position);
+
+	if (failed != NULL)
+		return fail_at(apply, failed, error);
+	return position < upto ? EVS_APPLY_MORE : EVS_APPLY_END;
+}
+
+/* ---- both ---- */
+
+static EvsApplied
+apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
+{
+	EvsUnit    *unit = &apply->unit;
+	ScanWork	work = {apply, upto, max_events, until};
+	ErrorData  *error = NULL;
+
+	/* what has failed is tried alone, before anything comes after it */
+	if (unit->failure.exists && unit->failure.position > unit->checkpoint.position)
+		return apply_carefully(apply, upto, 1, NULL, 0);
+	if (unit->has_dead_letters)
+		return apply_carefully(apply, upto, max_events, NULL, 0);
+
+	if (apply->raise)
+		apply_scan(&work);
+	else
+		error = evs_attempt(apply_scan, &work);
+	if (error == NULL)
+	{
+		advance(apply, work.scanned.applied,
+				work.scanned.at_end ? upto : work.scanned.position);
+		return unit->checkpoint.position < upto ? EVS_APPLY_MORE : EVS_APPLY_END;
+	}
+	if (evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+
+	/* a handler that takes them one by one has not seen those after it */
+	if (apply->projection->kind == EVS_KIND_EVENT && work.scanned.taken > 0)
+		max_events = work.scanned.taken;
+	return apply_carefully(apply, upto, max_events, error, work.scanned.taken);
+}
+
+EvsApplied
+evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
+{
+	MemoryContext context;
+	MemoryContext caller;
+	EvsApplied	result;
+
+	if (apply->unit.checkpoint.position >= upto)
+		return EVS_APPLY_END;
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "evsource apply batch",
+									ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	result = apply_batch(apply, upto, max_events, until);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+
+	CommandCounterIncrement();
+	return result;
+}
+
+void
+evs_apply_end(EvsApply *apply)
+{
+	EvsUnit    *unit = &apply->unit;
+
+	if (unit->checkpoint.position > apply->began_at)
+		evs_unit_write(unit);
+	if (got_past(unit))
+		evs_failure_clear(unit->projection, unit->partition);
+	if (apply->applied > 0)
+		evs_notify(apply->projection, evs_unit_whole_position(unit));
+}
+
+void
+evs_apply_gather(EvsProjection *projection)
+{
+	EvsApply   *applies = palloc(sizeof(EvsApply) * projection->partitions);
+	EvsCheckpoint checkpoint;
+
+	if (projection->partitions == 1)
+		return;
+
+	evs_checkpoint_read(projection->name, &checkpoint);
+	for (int i = 0; i < projection->partitions; i++)
+	{
+		evs_apply_begin(&applies[i], projection, i);
+		applies[i].raise = true;
+		checkpoint.position = Max(checkpoint.position, applies[i].unit.checkpoint.position);
+	}
+	for (int i = 0; i < projection->partitions; i++)
+	{
+		projection->filter.partition = i;
+		while (evs_apply_batch(&applies[i], checkpoint.position,
+							   evs_apply_limit(projection), 0) == EVS_APPLY_MORE)
+			;
+		checkpoint.event_count += applies[i].applied;
+	}
+	projection->filter.partitions = 1;
+	evs_checkpoint_write(projection->name, &checkpoint);
+	evs_failures_clear(projection->name);
+}

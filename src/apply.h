@@ -1,0 +1,64 @@
+/*
+ * apply.h - apply the log to an async projection, and deal with the events that
+ * its handler cannot take.
+ *
+ *	evs_apply_begin(&apply, projection, partition);
+ *	while (evs_apply_batch(&apply, safe, max_events, 0) == EVS_APPLY_MORE)
+ *		;
+ *	evs_apply_end(&apply);
+ *
+ * All of it in the caller's transaction.  Whoever calls this holds the unit, or
+ * the projection's name.
+ */
+#ifndef EVS_APPLY_H
+#define EVS_APPLY_H
+
+#include "evsource.h"
+#include "projection.h"
+#include "unit.h"
+
+typedef enum EvsApplied
+{
+	EVS_APPLY_MORE,				/* not yet at the end: again */
+	EVS_APPLY_END,				/* everything is applied, or parked */
+	EVS_APPLY_RETRY,			/* an event failed: at unit.failure.retry_at */
+	EVS_APPLY_FAILED			/* and too often: the projection is stopped */
+} EvsApplied;
+
+typedef struct EvsApply
+{
+	EvsProjection *projection;
+	EvsUnit		unit;
+	bool		raise;			/* let errors through, record nothing */
+	int64		applied;		/* events */
+	int64		began_at;		/* position */
+} EvsApply;
+
+/* Read where the unit is.  The projection's filter is set to the partition. */
+extern void evs_apply_begin(EvsApply *apply, EvsProjection *projection, int partition);
+
+/*
+ * Apply the next events after the checkpoint, up to a position below which no
+ * event can appear any more.  At most so many; an event handler gets no more
+ * after the time is up (0: as many).
+ *
+ * An error of the handler's is isolated to its event, recorded and reported by
+ * a WARNING: what came before it stays applied.  Errors that are nobody's fault
+ * (evs_failure_is_transient) get out.
+ */
+extern EvsApplied evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events,
+								  TimestampTz until);
+
+/* Write down where the unit is now, and tell listeners. */
+extern void evs_apply_end(EvsApply *apply);
+
+/*
+ * Bring all partitions of a projection to one position.  An error of the
+ * handler's gets out.  The caller holds the projection's name.
+ */
+extern void evs_apply_gather(EvsProjection *projection);
+
+/* How many events are best applied at once. */
+extern int	evs_apply_limit(const EvsProjection *projection);
+
+#endif							/* EVS_APPLY_H */

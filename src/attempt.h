@@ -1,0 +1,15 @@
+/*
+ * attempt.h - do something that may fail, in a subtransaction.
+ */
+#ifndef EVS_ATTEMPT_H
+#define EVS_ATTEMPT_H
+
+#include "evsource.h"
+
+/*
+ * NULL, or the error that the work ended with, in CurrentMemoryContext; then
+ * nothing of it remains.  What ends the process is not caught.
+ */
+extern ErrorData *evs_attempt(void (*work) (void *), void *arg);
+
+#endif							/* EVS_ATTEMPT_H */

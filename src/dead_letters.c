@@ -1,0 +1,322 @@
+/*
+ * dead_letters.c - events that a projection could not apply and has left aside.
+ *
+ * Order is kept where it matters: once an event is parked, later events that
+ * share a key with it are parked behind it, and so are those that share a key
+ * with these.  So of each key what was applied is what came before the first
+ * event that is parked, and applying the parked ones in their order, and then
+ * what comes after, is the order of the log.
+ *
+ * A row in evsource.dead_letters is an event, for people; the rows in
+ * evsource.parked_keys are its keys, to be found.
+ *
+ * Locks: whoever parks holds the projection's unit; a key is in one partition.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "attempt.h"
+#include "dead_letters.h"
+#include "failure.h"
+#include "fold_key.h"
+#include "identity.h"
+#include "query.h"
+
+/* What stands in the row of an event that has not failed itself. */
+#define WAITS		"waits behind an event of the same key"
+
+static EvsQuery park_event = {
+	"insert into evsource.dead_letters"
+	" (projection, position, stream, version, type, keys, attempts, failed_at,"
+	"  sqlstate, message, detail, hint, context)"
+	" values ($1, $2, $3, $4, $5, $6, $7, case when $7 > 0 then clock_timestamp() end,"
+	"  $8, $9, $10, $11, $12)",
+	12, {TEXTOID, INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTARRAYOID, INT4OID,
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_INSERT
+};
+
+static EvsQuery park_keys = {
+	"insert into evsource.parked_keys (projection, key, position)"
+	" select $1, k, $3 from unnest($2) k",
+	3, {TEXTOID, TEXTARRAYOID, INT8OID}, SPI_OK_INSERT
+};
+
+static EvsQuery find_keys = {
+	"select k from unnest($2) k where exists ("
+	"  select from evsource.parked_keys p"
+	"  where p.projection = $1 and p.key = k collate \"C\")",
+	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_SELECT
+};
+
+static EvsQuery count_letters = {
+	"select count(*) from evsource.dead_letters where projection = $1 and attempts > 0",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static EvsQuery letters_exist = {
+	"select exists (select from evsource.dead_letters where projection = $1)",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static EvsQuery clear_letters = {
+	"delete from evsource.dead_letters where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+static EvsQuery clear_keys = {
+	"delete from evsource.parked_keys where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+/* ---- sets of keys ---- */
+
+typedef struct ParkedKey
+{
+	text	   *key;			/* the table's key */
+	uint32		hash;
+	char		status;
+} ParkedKey;
+
+#define SH_PREFIX parked
+#define SH_ELEMENT_TYPE ParkedKey
+#define SH_KEY_TYPE text *
+#define SH_KEY key
+#define SH_HASH_KEY(tb, k) \
+	hash_bytes((const unsigned char *) VARDATA_ANY(k), VARSIZE_ANY_EXHDR(k))
+#define SH_EQUAL(tb, a, b) evs_same_text(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, entry) (entry)->hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+EvsKeySet *
+evs_key_set_create(void)
+{
+	return parked_create(CurrentMemoryContext, 64, NULL);
+}
+
+static void
+add_key(EvsKeySet *set, text *key)
+{
+	bool		found;
+	ParkedKey  *entry = parked_insert(set, key, &found);
+
+	if (!found)
+	{
+		entry->key = MemoryContextAlloc(set->ctx, VARSIZE_ANY(key));
+		memcpy(entry->key, key, VARSIZE_ANY(key));
+	}
+}
+
+void
+evs_key_set_add(EvsKeySet *set, const EvsKeys *keys)
+{
+	for (int i = 0; i < keys->count; i++)
+		add_key(set, keys->keys[i]);
+}
+
+bool
+evs_key_set_has_any(EvsKeySet *set, const EvsKeys *keys)
+{
+	for (int i = 0; i < keys->count; i++)
+	{
+		if (parked_lookup(set, keys->keys[i]) != NULL)
+			return true;
+	}
+	return false;
+}
+
+/* ---- the keys of events ---- */
+
+/* Ask the projection's key function, as its owner. */
+typedef struct KeyWork
+{
+	EvsProjection *projection;
+	EvsEvent   *events;
+	int			count;
+	EvsKeys    *keys;			/* made here, in CurrentMemoryContext */
+} KeyWork;
+
+static void
+find_keys_of(void *arg)
+{
+	KeyWork    *work = arg;
+	EvsIdentity identity;
+	EvsKeyer   *keyer;
+
+	evs_identity_enter(&identity, work->projection->owner, work->projection->search_path);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	keyer = evs_keyer_open(work->projection);
+	for (int i = 0; i < work->count; i++)
+	{
+		text	  **keys;
+		int			count;
+
+		CHECK_FOR_INTERRUPTS();
+		count = evs_keyer_keys(keyer, &work->events[i], &keys);
+		work->keys[i].count = count;
+		work->keys[i].keys = palloc(sizeof(text *) * Max(count, 1));
+		for (int k = 0; k < count; k++)
+		{
+			work->keys[i].keys[k] = palloc(VARSIZE_ANY(keys[k]));
+			memcpy(work->keys[i].keys[k], keys[k], VARSIZE_ANY(keys[k]));
+		}
+	}
+	evs_keyer_close(keyer);
+	PopActiveSnapshot();
+	evs_identity_leave(&identity);
+}
+
+int
+evs_keys_of(EvsProjection *projection, EvsEvent *events, int count, EvsKeys *keys,
+			ErrorData **error)
+{
+	KeyWork		work = {projection, events, count, keys};
+
+	/* nothing of the user's own has to be asked */
+	if (projection->key_kind != EVS_KEY_FUNCTION)
+	{
+		find_keys_of(&work);
+		return count;
+	}
+
+	*error = evs_attempt(find_keys_of, &work);
+	if (*error == NULL)
+		return count;
+
+	/* which one was it? */
+	work.count = 1;
+	for (int i = 0; i < count; i++)
+	{
+		if (evs_failure_is_transient((*error)->sqlerrcode))
+			ReThrowError(*error);
+		work.events = &events[i];
+		work.keys = &keys[i];
+		*error = evs_attempt(find_keys_of, &work);
+		if (*error != NULL)
+			return i;
+	}
+	return count;
+}
+
+static Datum
+array_of(text *const *keys, int count)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		datums[i] = PointerGetDatum(keys[i]);
+	return PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* ---- the tables ---- */
+
+void
+evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count, EvsKeySet *set)
+{
+	EvsKeySet  *asked = evs_key_set_create();
+	parked_iterator iterator;
+	ParkedKey  *entry;
+	text	  **texts;
+	int			ntexts = 0;
+	Datum		values[2];
+	EvsQueryResult result;
+
+	/* each key once */
+	for (int i = 0; i < count; i++)
+		evs_key_set_add(asked, &keys[i]);
+	texts = palloc(sizeof(text *) * Max(asked->members, 1));
+	parked_start_iterate(asked, &iterator);
+	while ((entry = parked_iterate(asked, &iterator)) != NULL)
+		texts[ntexts++] = entry->key;
+
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = array_of(texts, ntexts);
+	evs_query_begin(&find_keys, values, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		bool		is_null;
+		Datum		value = SPI_getbinval(result.rows[row], result.tupdesc, 1, &is_null);
+
+		add_key(set, DatumGetTextPP(value));
+	}
+	evs_query_end(&result);
+	parked_destroy(asked);
+}
+
+void
+evs_dead_letter_park(const char *projection, const EvsEvent *event, const EvsKeys *keys,
+					 int attempts, const ErrorData *error)
+{
+	EvsErrorText text = {{0}, {'n', ' ', 'n', 'n', 'n'}};
+	Datum		values[12];
+	char		nulls[12];
+	Datum		key_values[3];
+
+	if (error != NULL)
+		evs_error_text(error, &text);
+	else
+		text.values[1] = CStringGetTextDatum(WAITS);
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = Int64GetDatum(event->position);
+	values[2] = PointerGetDatum(event->stream);
+	values[3] = Int64GetDatum(event->version);
+	values[4] = PointerGetDatum(event->type);
+	values[5] = array_of(keys->keys, keys->count);
+	values[6] = Int32GetDatum(attempts);
+	memcpy(&values[7], text.values, sizeof(text.values));
+	memcpy(&nulls[7], text.nulls, sizeof(text.nulls));
+	(void) evs_query_run(&park_event, values, nulls);
+
+	key_values[0] = values[0];
+	key_values[1] = values[5];
+	key_values[2] = values[1];
+	(void) evs_query_run(&park_keys, key_values, NULL);
+}
+
+/* The only value of a statement about a projection. */
+static Datum
+ask(EvsQuery *query, const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+	EvsQueryResult result;
+	bool		is_null;
+	Datum		value;
+
+	evs_query_begin(query, values, NULL, InvalidSnapshot, &result);
+	value = SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null);
+	evs_query_end(&result);
+	return value;
+}
+
+bool
+evs_dead_letters_exist(const char *projection)
+{
+	return DatumGetBool(ask(&letters_exist, projection));
+}
+
+int64
+evs_dead_letters_count(const char *projection)
+{
+	return DatumGetInt64(ask(&count_letters, projection));
+}
+
+void
+evs_dead_letters_clear(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_query_run(&clear_letters, values, NULL);
+	(void) evs_query_run(&clear_keys, values, NULL);
+}

@@ -1,0 +1,51 @@
+/*
+ * dead_letters.h - events that a projection could not apply and has left aside.
+ */
+#ifndef EVS_DEAD_LETTERS_H
+#define EVS_DEAD_LETTERS_H
+
+#include "evsource.h"
+#include "projection.h"
+
+/* The keys of an event, for a projection: a fold's; of others the stream. */
+typedef struct EvsKeys
+{
+	text	  **keys;
+	int			count;
+} EvsKeys;
+
+/*
+ * The keys of these events, in CurrentMemoryContext.  Returns of how many, from
+ * the first on, they could be found out: the next one's key function failed with
+ * *error.
+ */
+extern int	evs_keys_of(EvsProjection *projection, EvsEvent *events, int count,
+						EvsKeys *keys, ErrorData **error);
+
+/* A set of keys, which it keeps copies of, in CurrentMemoryContext. */
+typedef struct parked_hash EvsKeySet;
+
+extern EvsKeySet *evs_key_set_create(void);
+extern void evs_key_set_add(EvsKeySet *set, const EvsKeys *keys);
+extern bool evs_key_set_has_any(EvsKeySet *set, const EvsKeys *keys);
+
+/* Add those of the keys of so many events behind which later events are parked. */
+extern void evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count,
+								  EvsKeySet *set);
+
+/*
+ * Park an event: because of an error after so many attempts, or (0, NULL)
+ * behind another one of its keys.
+ */
+extern void evs_dead_letter_park(const char *projection, const EvsEvent *event,
+								 const EvsKeys *keys, int attempts, const ErrorData *error);
+
+/* Has the projection any? */
+extern bool evs_dead_letters_exist(const char *projection);
+
+/* How many events have been parked because of an error. */
+extern int64 evs_dead_letters_count(const char *projection);
+
+extern void evs_dead_letters_clear(const char *projection);
+
+#endif							/* EVS_DEAD_LETTERS_H */

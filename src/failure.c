@@ -1,0 +1,189 @@
+/*
+ * failure.c - what async projections fail at.
+ *
+ * A row says at which event a unit is stuck, what the error was, how often it
+ * was tried and when it is tried again.  It commits with what was applied
+ * before that event, so a crash or another worker goes on with the count.  It
+ * goes when the unit gets past the event.
+ *
+ * Locks: whoever writes a unit's row holds the unit.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "dead_letters.h"
+#include "failure.h"
+#include "query.h"
+#include "settings.h"
+#include "wakeup.h"
+
+/* Longer texts of an error are cut. */
+#define MAX_TEXT		8192
+
+/* The longest wait between two attempts, in ms. */
+#define MAX_RETRY_DELAY	(10 * 60 * 1000)
+
+static EvsQuery write_failure = {
+	"insert into evsource.projection_failures as f"
+	" (projection, partition, position, attempts, retry_at, failed_at,"
+	"  sqlstate, message, detail, hint, context)"
+	" values ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7, $8, $9, $10)"
+	" on conflict (projection, partition) do update set"
+	" position = excluded.position, attempts = excluded.attempts,"
+	" retry_at = excluded.retry_at, failed_at = excluded.failed_at,"
+	" sqlstate = excluded.sqlstate, message = excluded.message, detail = excluded.detail,"
+	" hint = excluded.hint, context = excluded.context",
+	10, {TEXTOID, INT4OID, INT8OID, INT4OID, TIMESTAMPTZOID,
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_INSERT
+};
+
+static EvsQuery note_failure = {
+	"insert into evsource.projection_failures as f"
+	" (projection, partition, attempts, retry_at, failed_at,"
+	"  sqlstate, message, detail, hint, context)"
+	" values ($1, $2, 0, clock_timestamp(), clock_timestamp(), $3, $4, $5, $6, $7)"
+	" on conflict (projection, partition) do update set failed_at = excluded.failed_at,"
+	" sqlstate = excluded.sqlstate, message = excluded.message, detail = excluded.detail,"
+	" hint = excluded.hint, context = excluded.context",
+	7, {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_INSERT
+};
+
+static EvsQuery clear_failure = {
+	"delete from evsource.projection_failures where projection = $1 and partition = $2",
+	2, {TEXTOID, INT4OID}, SPI_OK_DELETE
+};
+
+static EvsQuery clear_failures = {
+	"delete from evsource.projection_failures where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+static EvsQuery stop_projection = {
+	"update evsource.projections set state = 'failed'"
+	" where projection = $1 and state = 'active'",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+bool
+evs_failure_is_transient(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:	/* 40: serialization, deadlock */
+		case ERRCODE_INSUFFICIENT_RESOURCES:	/* 53: disk, memory, connections */
+		case ERRCODE_OPERATOR_INTERVENTION: /* 57: cancel, shutdown */
+		case ERRCODE_SYSTEM_ERROR:	/* 58: I/O */
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+TimestampTz
+evs_failure_retry_at(int attempts)
+{
+	int64		delay = (int64) evs_async_retry_delay << Min(Max(attempts - 1, 0), 20);
+
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, MAX_RETRY_DELAY));
+}
+
+static void
+set_text(EvsErrorText *text, int column, const char *value)
+{
+	text->nulls[column] = value ? ' ' : 'n';
+	text->values[column] = (Datum) 0;
+	if (value != NULL)
+	{
+		int			length = strlen(value);
+
+		if (length > MAX_TEXT)
+			length = pg_mbcliplen(value, length, MAX_TEXT);
+		text->values[column] = PointerGetDatum(cstring_to_text_with_len(value, length));
+	}
+}
+
+void
+evs_error_text(const ErrorData *error, EvsErrorText *text)
+{
+	set_text(text, 0, unpack_sql_state(error->sqlerrcode));
+	set_text(text, 1, error->message ? error->message : "");
+	set_text(text, 2, error->detail);
+	set_text(text, 3, error->hint);
+	set_text(text, 4, error->context);
+}
+
+void
+evs_failure_write(const char *projection, int partition,
+				  const EvsFailure *failure, const ErrorData *error)
+{
+	EvsErrorText text;
+	Datum		values[10];
+	char		nulls[10];
+
+	evs_error_text(error, &text);
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = Int32GetDatum(partition);
+	values[2] = Int64GetDatum(failure->position);
+	if (failure->position == 0)
+		nulls[2] = 'n';
+	values[3] = Int32GetDatum(failure->attempts);
+	values[4] = TimestampTzGetDatum(failure->retry_at);
+	if (failure->retry_at == 0)
+		nulls[4] = 'n';
+	memcpy(&values[5], text.values, sizeof(text.values));
+	memcpy(&nulls[5], text.nulls, sizeof(text.nulls));
+	(void) evs_query_run(&write_failure, values, nulls);
+}
+
+void
+evs_failure_note(const char *projection, int partition, const ErrorData *error)
+{
+	EvsErrorText text;
+	Datum		values[7];
+	char		nulls[7];
+
+	evs_error_text(error, &text);
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = Int32GetDatum(partition);
+	nulls[0] = nulls[1] = ' ';
+	memcpy(&values[2], text.values, sizeof(text.values));
+	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
+	(void) evs_query_run(&note_failure, values, nulls);
+}
+
+void
+evs_failure_clear(const char *projection, int partition)
+{
+	Datum		values[] = {CStringGetTextDatum(projection), Int32GetDatum(partition)};
+
+	(void) evs_query_run(&clear_failure, values, NULL);
+}
+
+void
+evs_failures_clear(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_query_run(&clear_failures, values, NULL);
+}
+
+void
+evs_failure_stop(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_query_run(&stop_projection, values, NULL);
+	evs_wakeup_projection(projection);
+}
+
+void
+evs_troubles_clear(const char *projection)
+{
+	evs_failures_clear(projection);
+	evs_dead_letters_clear(projection);
+}

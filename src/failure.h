@@ -1,0 +1,58 @@
+/*
+ * failure.h - what async projections fail at: the rows of
+ * evsource.projection_failures.
+ */
+#ifndef EVS_FAILURE_H
+#define EVS_FAILURE_H
+
+#include "evsource.h"
+
+/* Where a unit is stuck. */
+typedef struct EvsFailure
+{
+	bool		exists;
+	int64		position;		/* of the event; 0: no event's fault */
+	int			attempts;		/* that failed there, and count */
+	TimestampTz retry_at;		/* not before; 0: it has stopped */
+} EvsFailure;
+
+/*
+ * An error that is nobody's fault, and that another attempt may not meet:
+ * serialization, deadlock, lock timeout, cancellation, shutdown, want of
+ * memory, disk or connections.
+ */
+extern bool evs_failure_is_transient(int sqlerrcode);
+
+/* When to try again after so many attempts. */
+extern TimestampTz evs_failure_retry_at(int attempts);
+
+/* An error as the columns of a table hold it. */
+typedef struct EvsErrorText
+{
+	Datum		values[5];		/* sqlstate, message, detail, hint, context */
+	char		nulls[5];
+} EvsErrorText;
+
+extern void evs_error_text(const ErrorData *error, EvsErrorText *text);
+
+extern void evs_failure_write(const char *projection, int partition,
+							  const EvsFailure *failure, const ErrorData *error);
+
+/*
+ * Show an error that does not count.  What is on record keeps its position,
+ * attempts and time.
+ */
+extern void evs_failure_note(const char *projection, int partition, const ErrorData *error);
+
+extern void evs_failure_clear(const char *projection, int partition);
+
+/* Stop the projection: state failed. */
+extern void evs_failure_stop(const char *projection);
+
+/* Forget all that a projection failed at, and its dead letters. */
+extern void evs_troubles_clear(const char *projection);
+
+/* The same without the dead letters. */
+extern void evs_failures_clear(const char *projection);
+
+#endif							/* EVS_FAILURE_H */

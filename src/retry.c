@@ -1,0 +1,373 @@
+/*
+ * retry.c - retry_dead_letters: apply the events that a projection has left
+ * aside.
+ *
+ * In the order of the log, a portion at a time.  An event that fails again keeps
+ * its place, and those of its keys wait on behind it; the others are applied and
+ * their rows go.  All in the caller's transaction, which holds the projection's
+ * name: no later event of these keys is looked at meanwhile.
+ */
+#include "evsource.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "attempt.h"
+#include "barrier.h"
+#include "dead_letters.h"
+#include "definition.h"
+#include "dispatch.h"
+#include "event.h"
+#include "failure.h"
+#include "notify.h"
+#include "query.h"
+#include "registry.h"
+#include "scan.h"
+#include "wakeup.h"
+
+/* So many at a time. */
+#define PORTION		1000
+
+PG_FUNCTION_INFO_V1(evsource_retry_dead_letters);
+
+static EvsQuery read_letters = {
+	"select position, keys from evsource.dead_letters"
+	" where projection = $1 and position > $2 order by position limit $3",
+	3, {TEXTOID, INT8OID, INT4OID}, SPI_OK_SELECT
+};
+
+static EvsQuery remove_letters = {
+	"delete from evsource.dead_letters where projection = $1 and position = any ($2)",
+	2, {TEXTOID, INT8ARRAYOID}, SPI_OK_DELETE
+};
+
+static EvsQuery remove_keys = {
+	"delete from evsource.parked_keys where projection = $1 and position = any ($2)",
+	2, {TEXTOID, INT8ARRAYOID}, SPI_OK_DELETE
+};
+
+static EvsQuery note_attempt = {
+	"update evsource.dead_letters"
+	" set attempts = attempts + 1, failed_at = clock_timestamp(),"
+	" sqlstate = $3, message = $4, detail = $5, hint = $6, context = $7"
+	" where projection = $1 and position = $2",
+	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery count_remaining = {
+	"select count(*) from evsource.dead_letters where projection = $1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static EvsQuery add_to_count = {
+	"update evsource.checkpoints set event_count = event_count + $2 where projection = $1",
+	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
+};
+
+/* Dead letters, read again. */
+typedef struct Letter
+{
+	EvsEvent	event;
+	EvsKeys		keys;
+} Letter;
+
+typedef struct Retry
+{
+	EvsProjection *projection;
+	EvsKeySet  *waiting;		/* keys with an event that has failed again */
+	int64		applied;
+} Retry;
+
+static void
+read_keys(Datum array, EvsKeys *keys)
+{
+	Datum	   *values;
+
+	deconstruct_array(DatumGetArrayTypePCopy(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, NULL, &keys->count);
+	keys->keys = palloc(sizeof(text *) * Max(keys->count, 1));
+	for (int i = 0; i < keys->count; i++)
+		keys->keys[i] = DatumGetTextPP(values[i]);
+}
+
+/* The event at a position; false when it is gone from the log. */
+static bool
+read_event(int64 position, EvsEvent *event, Snapshot snapshot)
+{
+	EvsScan    *scan = evs_scan_log(position - 1, position, NULL, snapshot);
+	EvsEvent	found;
+	bool		exists = evs_scan_next(scan, &found);
+
+	if (exists)
+		evs_event_copy(event, &found);
+	evs_scan_end(scan);
+	return exists;
+}
+
+/*
+ * The next letters after a position.  What is gone from the log has nothing to
+ * be applied: its position is among those to remove.
+ */
+static Letter *
+read_portion(const char *projection, int64 after, int *count, int64 *last, List **gone)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(projection), Int64GetDatum(after), Int32GetDatum(PORTION)
+	};
+	Letter	   *letters = palloc0(sizeof(Letter) * PORTION);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsQueryResult result;
+
+	*count = 0;
+	*gone = NIL;
+	evs_query_begin(&read_letters, values, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+		Letter	   *letter = &letters[*count];
+		bool		is_null;
+
+		*last = DatumGetInt64(SPI_getbinval(result.rows[row], result.tupdesc, 1, &is_null));
+		if (read_event(*last, &letter->event, snapshot))
+		{
+			read_keys(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null), &letter->keys);
+			(*count)++;
+		}
+		else
+		{
+			int64	   *position = palloc(sizeof(int64));
+
+			*position = *last;
+			*gone = lappend(*gone, position);
+		}
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+	UnregisterSnapshot(snapshot);
+	return letters;
+}
+
+static void
+remove_positions(const char *projection, Datum *positions, int count)
+{
+	Datum		values[2];
+
+	if (count == 0)
+		return;
+	values[0] = CStringGetTextDatum(projection);
+	values[1] = PointerGetDatum(construct_array(positions, count, INT8OID, sizeof(int64),
+												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	(void) evs_query_run(&remove_letters, values, NULL);
+	(void) evs_query_run(&remove_keys, values, NULL);
+}
+
+/* These have been applied. */
+static void
+remove_applied(Retry *retry, const EvsEvent *events, int count)
+{
+	Datum	   *positions = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		positions[i] = Int64GetDatum(events[i].position);
+	remove_positions(retry->projection->name, positions, count);
+	retry->applied += count;
+}
+
+static void
+failed_again(Retry *retry, const Letter *letter, const ErrorData *error)
+{
+	EvsErrorText text;
+	Datum		values[7];
+	char		nulls[7];
+
+	evs_error_text(error, &text);
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(retry->projection->name);
+	values[1] = Int64GetDatum(letter->event.position);
+	memcpy(&values[2], text.values, sizeof(text.values));
+	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
+	(void) evs_query_run(&note_attempt, values, nulls);
+	evs_key_set_add(retry->waiting, &letter->keys);
+
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("projection \"%s\" failed again at position %lld",
+					retry->projection->name, (long long) letter->event.position),
+			 errdetail("%s", error->message ? error->message : "")));
+}
+
+typedef struct Work
+{
+	EvsProjection *projection;
+	EvsBatch	batch;
+} Work;
+
+static void
+apply_events(void *arg)
+{
+	Work	   *work = arg;
+
+	(void) evs_dispatch_batch(work->projection, &work->batch);
+}
+
+/*
+ * Apply letters, which do not share a key with one that has failed before them.
+ * Returns how many were dealt with: up to and including the first that fails,
+ * for those after it may be of its keys.
+ */
+static int
+apply_letters(Retry *retry, Letter *letters, int count)
+{
+	EvsEvent   *events = palloc(sizeof(EvsEvent) * count);
+	Work		work = {retry->projection, {events, count}};
+	ErrorData  *error;
+	int			done;
+
+	CHECK_FOR_INTERRUPTS();
+	for (int i = 0; i < count; i++)
+		events[i] = letters[i].event;
+	error = evs_attempt(apply_events, &work);
+	if (error == NULL)
+	{
+		remove_applied(retry, events, count);
+		return count;
+	}
+	if (evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	if (count == 1)
+	{
+		failed_again(retry, letters, error);
+		return 1;
+	}
+
+	done = apply_letters(retry, letters, count / 2);
+	if (done < count / 2 || evs_key_set_has_any(retry->waiting, &letters[done - 1].keys))
+		return done;
+	return done + apply_letters(retry, letters + done, count - done);
+}
+
+static void
+apply_portion(Retry *retry, Letter *letters, int count)
+{
+	while (count > 0)
+	{
+		int			ready = 0;
+		int			done;
+
+		/* those that wait behind one that has failed do so on */
+		for (int i = 0; i < count; i++)
+		{
+			if (evs_key_set_has_any(retry->waiting, &letters[i].keys))
+				evs_key_set_add(retry->waiting, &letters[i].keys);
+			else
+				letters[ready++] = letters[i];
+		}
+		if (ready == 0)
+			return;
+		done = apply_letters(retry, letters, ready);
+		letters += done;
+		count = ready - done;
+	}
+}
+
+static int64
+remaining(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+	EvsQueryResult result;
+	bool		is_null;
+	int64		count;
+
+	evs_query_begin(&count_remaining, values, NULL, InvalidSnapshot, &result);
+	count = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
+	evs_query_end(&result);
+	return count;
+}
+
+static void
+retry_all(Retry *retry)
+{
+	const char *name = retry->projection->name;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource dead letters",
+												  ALLOCSET_DEFAULT_SIZES);
+	int64		last = 0;
+	bool		found;
+	int			count;
+	List	   *gone;
+
+	do
+	{
+		MemoryContext caller = MemoryContextSwitchTo(context);
+		int64		before = last;
+		Letter	   *letters = read_portion(name, last, &count, &last, &gone);
+		ListCell   *cell;
+
+		foreach(cell, gone)
+		{
+			Datum		position = Int64GetDatum(*(int64 *) lfirst(cell));
+
+			remove_positions(name, &position, 1);
+		}
+		apply_portion(retry, letters, count);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
+		found = last > before;
+	} while (found);
+	MemoryContextDelete(context);
+}
+
+/*
+ * evsource.retry_dead_letters(projection) returns (applied, remaining)
+ *
+ * Errors: 42704 when unknown, 42501, 55000 while it is rebuilt or catches up,
+ * 25000 under REPEATABLE READ.
+ */
+Datum
+evsource_retry_dead_letters(PG_FUNCTION_ARGS)
+{
+	Retry		retry = {0};
+	TupleDesc	tupdesc;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+	EvsCheckpoint checkpoint;
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	evs_require_read_committed("retry dead letters");
+
+	retry.projection = evs_registry_open(evs_argument_name(fcinfo, 0));
+	if (retry.projection->state == EVS_STATE_REBUILDING ||
+		retry.projection->state == EVS_STATE_CATCHING_UP)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot retry the dead letters of projection \"%s\"",
+						retry.projection->name),
+				 errdetail("Its state is \"%s\".", evs_state_name(retry.projection->state)),
+				 errhint("Wait until that is complete.")));
+
+	retry.waiting = evs_key_set_create();
+	retry_all(&retry);
+
+	if (retry.applied > 0)
+	{
+		Datum		arguments[] = {
+			CStringGetTextDatum(retry.projection->name), Int64GetDatum(retry.applied)
+		};
+
+		(void) evs_query_run(&add_to_count, arguments, NULL);
+		evs_wakeup_projection(retry.projection->name);
+		evs_checkpoint_read(retry.projection->name, &checkpoint);
+		evs_notify(retry.projection, checkpoint.position);
+	}
+
+	values[0] = Int64GetDatum(retry.applied);
+	values[1] = Int64GetDatum(remaining(retry.projection->name));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
