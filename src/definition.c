@@ -461,16 +461,22 @@ apply_policy(EvsSnapshotPolicy *policy, const EvsParameters *parameters)
 				 errhint("1 keeps the newest snapshot only; snapshots => 'disabled' saves none.")));
 }
 
+static void
+apply_partitions(EvsProjection *projection, int partitions)
+{
+	if (partitions < 1 || partitions > evs_max_partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partitions must be between 1 and %d", evs_max_partitions),
+				 errdetail("It is %d.", partitions),
+				 errhint("The most is what evsource.max_partitions says.")));
+	projection->partitions = partitions;
+}
+
 /* Streams go to partitions: what is not per stream cannot be divided. */
 static void
 check_partitions(const EvsProjection *projection)
 {
-	if (projection->partitions < 1 || projection->partitions > evs_max_partitions)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("partitions must be between 1 and %d", evs_max_partitions),
-				 errdetail("It is %d.", projection->partitions),
-				 errhint("The most is what evsource.max_partitions says.")));
 	if (projection->partitions == 1)
 		return;
 
@@ -582,7 +588,7 @@ evs_definition_apply(EvsProjection *projection, const EvsParameters *parameters)
 	if (parameters->has_notify)
 		projection->notify = parameters->notify;
 	if (parameters->has_partitions)
-		projection->partitions = parameters->partitions;
+		apply_partitions(projection, parameters->partitions);
 
 	check_combination(projection);
 	evs_resolve_check_owner(projection);

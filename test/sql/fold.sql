@@ -151,7 +151,7 @@ select evsource.state('by_actor', 'ann'), evsource.state('by_tag', 'big') -> 've
 select version from evsource.append('account-7', 'Paid', '{"amount": 1}', '{"actor": ""}');
 \set VERBOSITY default
 select evsource.run_projection('by_actor');
-\echo :LAST_ERROR_SQLSTATE
+select position, attempts, sqlstate from evsource.projection_failures;
 \set VERBOSITY terse
 create or replace function actor(e evsource.event) returns text language sql immutable as $$select repeat('x', 1025)$$;
 select evsource.run_projection('by_actor');

@@ -88,13 +88,17 @@ select evsource.create_projection('p', 'event_handler', types => '{a,null}');
 select evsource.create_projection('p', 'event_handler', types => '{{a,b}}');
 select evsource.create_projection('p', 'event_handler', categories => '{account-42}');
 
--- Keys and dead letters.
+-- Keys, dead letters and partitions.
 select evsource.create_projection('p', 'fold', key => 'global');
 select evsource.create_projection('p', 'fold', key => 'key_function');
 select evsource.create_projection('p', 'fold', key => 'returns_int', mode => 'async');
 select evsource.create_projection('p', 'event_handler', key => 'key_function', mode => 'async');
 select evsource.create_projection('p', 'event_handler', on_error => 'dead_letter');
-select evsource.create_projection('p', 'event_handler', on_error => 'dead_letter', mode => 'async');
+select evsource.create_projection('p', 'event_handler', partitions => 0, mode => 'async');
+select evsource.create_projection('p', 'event_handler', partitions => 17, mode => 'async');
+select evsource.create_projection('p', 'event_handler', partitions => 2);
+select evsource.create_projection('p', 'event_handler', partitions => 2, mode => 'manual');
+select evsource.create_projection('p', 'fold', key => 'global', partitions => 2, mode => 'async');
 
 -- What belongs to it.
 select evsource.create_projection('p', 'event_handler', tables => '{nowhere}');
