@@ -73,7 +73,7 @@ OBJS = \
 	src/procedure.o \
 	src/activate.o \
 	src/rebuild.o \
-	src/shadow.o \
+	src/standin.o \
 	src/trial.o \
 	src/compare.o \
 	src/verify.o \

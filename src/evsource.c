@@ -19,7 +19,7 @@
 #include "projection.h"
 #include "run.h"
 #include "settings.h"
-#include "shadow.h"
+#include "standin.h"
 #include "shmem.h"
 #include "state_cache.h"
 #include "utility.h"
@@ -45,6 +45,6 @@ _PG_init(void)
 	evs_run_init();
 	evs_state_cache_init();
 	evs_guard_init();
-	evs_shadow_init();
+	evs_standin_init();
 	evs_utility_init();
 }

@@ -2,7 +2,7 @@
  * trial.c - replay the log through a projection and leave nothing behind.
  *
  * All of it happens in a subtransaction that is rolled back.  A projection with
- * tables works on copies of them (shadow.c); a fold saves its states under a
+ * tables works on copies of them (standin.c); a fold saves its states under a
  * name of its own.  What a handler appends, writes elsewhere or notifies goes
  * with the subtransaction; sequences that it has drawn from stay ahead, and an
  * append withholds the positions after it from the readers of the log until the
@@ -80,19 +80,19 @@ evs_trial_run(const char *function, EvsTrialWork work, void *argument)
 		ReThrowError(error);
 }
 
-EvsShadow *
+EvsStandin *
 evs_trial_tables(const EvsProjection *projection, const char *schema)
 {
-	EvsShadow  *shadow = evs_shadow_create(projection, schema, false);
+	EvsStandin *standin = evs_standin_create(projection, schema);
 
 	CommandCounterIncrement();
-	return shadow;
+	return standin;
 }
 
 EvsProjection *
 evs_trial_fold(const EvsProjection *projection, const char *name)
 {
-	EvsProjection *fold = evs_shadow_projection(projection);
+	EvsProjection *fold = evs_standin_projection(projection);
 
 	fold->name = pstrdup(name);
 	fold->mode = EVS_MODE_MANUAL;
@@ -113,7 +113,7 @@ evs_trial_look(EvsTrial *trial)
 }
 
 void
-evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsShadow *shadow,
+evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *standin,
 				 int64 after, int64 upto)
 {
 	int64		position = Max(after, projection->start_after);
@@ -121,8 +121,8 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsShadow *sh
 														ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(batch_context);
 
-	if (shadow != NULL)
-		evs_shadow_enter(shadow);
+	if (standin != NULL)
+		evs_standin_enter(standin);
 	while (position < upto)
 	{
 		EvsScan    *scan;
@@ -136,8 +136,8 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsShadow *sh
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
 	}
-	if (shadow != NULL)
-		evs_shadow_leave();
+	if (standin != NULL)
+		evs_standin_leave();
 
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(batch_context);

@@ -5,10 +5,10 @@
  *	static void
  *	work(EvsTrial *trial, void *argument)
  *	{
- *		EvsShadow *shadow = evs_trial_tables(projection, "name of a schema");
+ *		EvsStandin *standin = evs_trial_tables(projection, "name of a schema");
  *
  *		evs_trial_look(trial);
- *		evs_trial_replay(trial, shadow->projection, shadow, after, upto);
+ *		evs_trial_replay(trial, standin->projection, standin, after, upto);
  *		evs_trial_compare(trial);
  *		... the active snapshot sees it all
  *	}
@@ -20,7 +20,7 @@
 
 #include "evsource.h"
 #include "projection.h"
-#include "shadow.h"
+#include "standin.h"
 
 #include "utils/snapshot.h"
 
@@ -41,7 +41,7 @@ typedef void (*EvsTrialWork) (EvsTrial *trial, void *argument);
 extern void evs_trial_run(const char *function, EvsTrialWork work, void *argument);
 
 /* Empty copies of the projection's tables. */
-extern EvsShadow *evs_trial_tables(const EvsProjection *projection, const char *schema);
+extern EvsStandin *evs_trial_tables(const EvsProjection *projection, const char *schema);
 
 /* A fold whose states go to rows of their own, one for each key, always current. */
 extern EvsProjection *evs_trial_fold(const EvsProjection *projection, const char *name);
@@ -54,10 +54,10 @@ extern void evs_trial_look(EvsTrial *trial);
 
 /*
  * Apply the events that the snapshot sees after one position and up to another.
- * shadow is NULL for a fold.
+ * standin is NULL for a fold.
  */
 extern void evs_trial_replay(EvsTrial *trial, EvsProjection *projection,
-							 const EvsShadow *shadow, int64 after, int64 upto);
+							 const EvsStandin *standin, int64 after, int64 upto);
 
 /* From here on the active snapshot is the trial's, and sees what the trial did. */
 extern void evs_trial_compare(EvsTrial *trial);

@@ -62,8 +62,8 @@ try_tables(EvsTrial *trial, void *argument)
 {
 	Attempt    *attempt = argument;
 	EvsProjection *projection = attempt->projection;
-	EvsShadow  *was = evs_trial_tables(projection, SCHEMA_WAS);
-	EvsShadow  *becomes = evs_trial_tables(attempt->changed, SCHEMA_BECOMES);
+	EvsStandin *was = evs_trial_tables(projection, SCHEMA_WAS);
+	EvsStandin *becomes = evs_trial_tables(attempt->changed, SCHEMA_BECOMES);
 	ListCell   *one;
 	ListCell   *other;
 
@@ -73,10 +73,10 @@ try_tables(EvsTrial *trial, void *argument)
 	evs_trial_compare(trial);
 	forboth(one, was->tables, other, becomes->tables)
 	{
-		EvsShadowTable *table = lfirst(one);
+		EvsStandinTable *table = lfirst(one);
 
 		(void) evs_compare_tables(projection->owner, table->relid, table->name, table->copy,
-								  ((EvsShadowTable *) lfirst(other))->copy,
+								  ((EvsStandinTable *) lfirst(other))->copy,
 								  attempt->ignored, attempt->limit, report, attempt);
 	}
 }
@@ -107,7 +107,7 @@ try_states(EvsTrial *trial, void *argument)
 static EvsProjection *
 changed_projection(const EvsProjection *projection, const char *handler, const char *query)
 {
-	EvsProjection *changed = evs_shadow_projection(projection);
+	EvsProjection *changed = evs_standin_projection(projection);
 
 	if ((handler == NULL) == (query == NULL))
 		ereport(ERROR,

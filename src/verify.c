@@ -241,8 +241,8 @@ check_stream(Verification *verification, EvsStateCall *call, text *stream)
 static void
 verify_streams(Verification *verification)
 {
-	EvsProjection *walked = evs_shadow_projection(verification->projection);
-	EvsProjection *fold = evs_shadow_projection(verification->projection);
+	EvsProjection *walked = evs_standin_projection(verification->projection);
+	EvsProjection *fold = evs_standin_projection(verification->projection);
 	double		sample = verification->sample;
 	MemoryContext per_key;
 	MemoryContext caller;
@@ -323,16 +323,16 @@ verify_tables(EvsTrial *trial, void *argument)
 {
 	Verification *verification = argument;
 	EvsProjection *projection = verification->projection;
-	EvsShadow  *shadow = evs_trial_tables(projection, VERIFY_SCHEMA);
+	EvsStandin *standin = evs_trial_tables(projection, VERIFY_SCHEMA);
 	ListCell   *cell;
 
 	evs_trial_look(trial);
-	evs_trial_replay(trial, shadow->projection, shadow, 0,
+	evs_trial_replay(trial, standin->projection, standin, 0,
 					 applied_position(projection, trial->snapshot));
 	evs_trial_compare(trial);
-	foreach(cell, shadow->tables)
+	foreach(cell, standin->tables)
 	{
-		EvsShadowTable *table = lfirst(cell);
+		EvsStandinTable *table = lfirst(cell);
 
 		(void) evs_compare_tables(projection->owner, table->relid, table->name,
 								  table->name, table->copy, verification->ignored,

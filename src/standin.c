@@ -1,5 +1,5 @@
 /*
- * shadow.c - copies of a projection's tables, which its handler finds in their
+ * standin.c - copies of a projection's tables, which its handler finds in their
  * place.
  *
  * A handler's names are looked up in the projection's search_path.  The schema
@@ -9,7 +9,7 @@
  * A name that brings its schema along, a function with a search_path of its own
  * and a view over the table lead to the table itself.  That cannot be seen in
  * the source of a handler.  It can be seen in what is executed: the executor
- * asks a hook about the relations of every statement, and while a shadow is
+ * asks a hook about the relations of every statement, and while a stand-in is
  * entered the tables that have copies are not let through.
  *
  * Locks: the tables are locked in access share mode until the transaction ends,
@@ -30,16 +30,16 @@
 
 #include "identity.h"
 #include "query.h"
-#include "shadow.h"
+#include "standin.h"
 
-/* The shadow that is entered, in which subtransaction; NULL: none. */
-static const EvsShadow *entered = NULL;
+/* The stand-in that is entered, in which subtransaction; NULL: none. */
+static const EvsStandin *entered = NULL;
 static SubTransactionId entered_in;
 
 static ExecutorCheckPerms_hook_type previous_hook = NULL;
 
 EvsProjection *
-evs_shadow_projection(const EvsProjection *projection)
+evs_standin_projection(const EvsProjection *projection)
 {
 	EvsProjection *copy = palloc(sizeof(EvsProjection));
 
@@ -51,10 +51,10 @@ evs_shadow_projection(const EvsProjection *projection)
 
 /* ---- the copies ---- */
 
-static EvsShadowTable *
+static EvsStandinTable *
 find_table(const char *name, const char *schema)
 {
-	EvsShadowTable *table = palloc0(sizeof(EvsShadowTable));
+	EvsStandinTable *table = palloc0(sizeof(EvsStandinTable));
 	List	   *names = stringToQualifiedNameList(name, NULL);
 	char		relkind;
 
@@ -72,18 +72,18 @@ find_table(const char *name, const char *schema)
 
 /* Two tables of one bare name would both be the first of it in the search_path. */
 static void
-check_names(const EvsShadow *shadow)
+check_names(const EvsStandin *standin)
 {
 	ListCell   *one;
 	ListCell   *other;
 
-	foreach(one, shadow->tables)
+	foreach(one, standin->tables)
 	{
-		EvsShadowTable *table = lfirst(one);
+		EvsStandinTable *table = lfirst(one);
 
-		foreach(other, shadow->tables)
+		foreach(other, standin->tables)
 		{
-			EvsShadowTable *second = lfirst(other);
+			EvsStandinTable *second = lfirst(other);
 
 			if (table == second)
 				break;
@@ -91,17 +91,17 @@ check_names(const EvsShadow *shadow)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("projection \"%s\" has two tables of the same name",
-								shadow->projection->name),
+								standin->projection->name),
 						 errdetail("Its handler could not tell the copies of %s and %s apart.",
 								   second->name, table->name)));
 		}
 	}
 }
 
-EvsShadow *
-evs_shadow_open(const EvsProjection *projection, const char *schema)
+static EvsStandin *
+plan_copies(const EvsProjection *projection, const char *schema)
 {
-	EvsShadow  *shadow = palloc0(sizeof(EvsShadow));
+	EvsStandin *standin = palloc0(sizeof(EvsStandin));
 	ListCell   *cell;
 
 	if (projection->tables == NIL)
@@ -112,14 +112,14 @@ evs_shadow_open(const EvsProjection *projection, const char *schema)
 				 errhint("Name them: evsource.alter_projection('%s', tables => ...).",
 						 projection->name)));
 
-	shadow->schema = pstrdup(schema);
-	shadow->projection = evs_shadow_projection(projection);
-	shadow->projection->search_path = psprintf("%s, %s", quote_identifier(schema),
+	standin->schema = pstrdup(schema);
+	standin->projection = evs_standin_projection(projection);
+	standin->projection->search_path = psprintf("%s, %s", quote_identifier(schema),
 											   projection->search_path);
 	foreach(cell, projection->tables)
-		shadow->tables = lappend(shadow->tables, find_table(lfirst(cell), schema));
-	check_names(shadow);
-	return shadow;
+		standin->tables = lappend(standin->tables, find_table(lfirst(cell), schema));
+	check_names(standin);
+	return standin;
 }
 
 static void
@@ -133,47 +133,45 @@ execute(const char *statement)
 
 /* The schema is made by the owner of evsource: others need not be allowed to. */
 static void
-create_schema(const EvsShadow *shadow)
+create_schema(const EvsStandin *standin)
 {
 	EvsIdentity identity;
 
 	evs_identity_enter(&identity, GetUserNameFromId(evs_query_owner(), false),
 					   "pg_catalog, pg_temp");
 	execute(psprintf("create schema %s authorization %s",
-					 quote_identifier(shadow->schema),
-					 quote_identifier(shadow->projection->owner)));
+					 quote_identifier(standin->schema),
+					 quote_identifier(standin->projection->owner)));
 	evs_identity_leave(&identity);
 }
 
 static void
-create_copies(const EvsShadow *shadow, bool logged)
+create_copies(const EvsStandin *standin)
 {
 	EvsIdentity identity;
 	ListCell   *cell;
 
-	evs_identity_enter(&identity, shadow->projection->owner, "pg_catalog, pg_temp");
-	foreach(cell, shadow->tables)
+	evs_identity_enter(&identity, standin->projection->owner, "pg_catalog, pg_temp");
+	foreach(cell, standin->tables)
 	{
-		EvsShadowTable *table = lfirst(cell);
+		EvsStandinTable *table = lfirst(cell);
 
-		execute(psprintf("create %s table %s (like %s including all)",
-						 logged && get_rel_persistence(table->relid) == RELPERSISTENCE_PERMANENT ?
-						 "" : "unlogged",
+		execute(psprintf("create unlogged table %s (like %s including all)",
 						 table->copy, table->name));
 	}
 	evs_identity_leave(&identity);
 }
 
-EvsShadow *
-evs_shadow_create(const EvsProjection *projection, const char *schema, bool logged)
+EvsStandin *
+evs_standin_create(const EvsProjection *projection, const char *schema)
 {
-	EvsShadow  *shadow = evs_shadow_open(projection, schema);
+	EvsStandin *standin = plan_copies(projection, schema);
 
 	SPI_connect();
-	create_schema(shadow);
-	create_copies(shadow, logged);
+	create_schema(standin);
+	create_copies(standin);
 	SPI_finish();
-	return shadow;
+	return standin;
 }
 
 /* ---- nobody goes past them ---- */
@@ -185,7 +183,7 @@ check_relation(Oid relid)
 
 	foreach(cell, entered->tables)
 	{
-		EvsShadowTable *table = lfirst(cell);
+		EvsStandinTable *table = lfirst(cell);
 
 		if (table->relid == relid)
 			ereport(ERROR,
@@ -217,15 +215,15 @@ check_relations(EVS_CHECK_PERMS_PARAMETERS)
 }
 
 void
-evs_shadow_enter(const EvsShadow *shadow)
+evs_standin_enter(const EvsStandin *standin)
 {
 	Assert(entered == NULL);
-	entered = shadow;
+	entered = standin;
 	entered_in = GetCurrentSubTransactionId();
 }
 
 void
-evs_shadow_leave(void)
+evs_standin_leave(void)
 {
 	entered = NULL;
 }
@@ -245,7 +243,7 @@ subxact_callback(SubXactEvent event, SubTransactionId subid,
 }
 
 void
-evs_shadow_init(void)
+evs_standin_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
