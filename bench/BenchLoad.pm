@@ -34,10 +34,25 @@ sub new
 	}
 	push @running, $self;
 	Bench::wait_for(sub { $self->look->{backends} == $load{clients} });
+	$self->share_processor if $load{clients} == 1;
 	sleep(0.2);
 	kill 'STOP', $self->{pid};
 	$self->settle;
 	return $self;
+}
+
+# One client and its backend take turns, so let them have one processor. On two of
+# them each message wakes one that sleeps: that costs up to as much as an append,
+# in a virtual machine, and is charged to whoever sends.
+sub share_processor
+{
+	my ($self) = @_;
+	my ($backend) = BenchSession::control()->value("select pid from pg_stat_activity where application_name = '$self->{name}'");
+	chomp(my $last = `nproc`);
+	for my $pid ($self->{pid}, $backend)
+	{
+		system("taskset -apc @{[$last - 1]} $pid >/dev/null") == 0 or die "bench: taskset failed\n";
+	}
 }
 
 # The positions and the WAL so far, and what our backends have used; how many of
