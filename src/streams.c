@@ -35,6 +35,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/smgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -258,12 +259,19 @@ evs_stream_remember(const EvsEvent *event, ItemPointer tid)
 static bool
 event_is_at(Relation events, ItemPointer tid, text *stream, int64 version)
 {
+	BlockNumber block = ItemPointerGetBlockNumber(tid);
+	BlockNumber target = RelationGetTargetBlock(events);
 	TupleTableSlot *slot;
 	SnapshotData dirty = {0};
 	bool		found = false;
 
-	/* the table may have become shorter; while we have it locked it does not */
-	if (ItemPointerGetBlockNumber(tid) >= RelationGetNumberOfBlocks(events))
+	/*
+	 * The table may have become shorter; while we have it locked it does not.
+	 * Where this session inserted last is there: it forgets that when the table
+	 * is truncated.  Else the kernel has to be asked.
+	 */
+	if ((target == InvalidBlockNumber || block > target) &&
+		block >= RelationGetNumberOfBlocks(events))
 		return false;
 
 	slot = table_slot_create(events, NULL);
