@@ -48,6 +48,7 @@ OBJS = \
 	src/state_keys.o \
 	src/states.o \
 	src/snapshots.o \
+	src/snapshot_parts.o \
 	src/snapshot_history.o \
 	src/snapshot_check.o \
 	src/snapshot_reject.o \

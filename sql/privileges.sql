@@ -16,7 +16,7 @@ values
         'events', 'streams', 'published',
         'projections', 'checkpoints', 'projection_status', 'progress',
         'partitions', 'projection_failures', 'dead_letters',
-        'states', 'snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
+        'states', 'snapshots', 'snapshot_parts', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
     ('reader', 'execute', 'routine', array[
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',

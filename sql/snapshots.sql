@@ -13,7 +13,7 @@ create table evsource.snapshots (
     occurred_at   timestamptz not null,
     restores      bigint not null,
     rejections    bigint not null,
-    state         jsonb not null,
+    state         jsonb,                 -- null: in parts
     primary key (projection, key)
 ) with (fillfactor = 70);
 comment on table evsource.snapshots is 'Saved states of fold projections: the newest of each key.';
@@ -29,7 +29,24 @@ comment on column evsource.snapshots.saved_at is 'When the state was saved.';
 comment on column evsource.snapshots.occurred_at is 'The latest time of an event in the state: before it the state does not hold.';
 comment on column evsource.snapshots.restores is 'How often a state was computed from a snapshot of this key, counted when the next one was saved.';
 comment on column evsource.snapshots.rejections is 'How often a snapshot of this key could not be used, counted when the next one was saved.';
-comment on column evsource.snapshots.state is 'The state.';
+comment on column evsource.snapshots.state is 'The state; null when it is in parts: see evsource.load_snapshot.';
+
+-- Large states. Two parts fill half of a page: the other half is for their next
+-- versions, which take each other's place without a vacuum.
+create table evsource.snapshot_parts (
+    projection text collate "C" not null,
+    key        text collate "C" not null,
+    part       integer not null,
+    bytes      bytea not null,
+    primary key (projection, key, part)
+) with (fillfactor = 50);
+alter table evsource.snapshot_parts alter column bytes set storage plain;
+comment on table evsource.snapshot_parts is 'Saved states that are too large for a row, compressed and cut into parts.';
+
+create function evsource._parts_state(projection text, key text) returns jsonb
+    language c stable strict parallel safe
+    as 'MODULE_PATHNAME', 'evsource__parts_state';
+comment on function evsource._parts_state(text, text) is 'Internal: the state that is in parts.';
 
 -- What newer ones have replaced, and the states from which streams begin whose
 -- begin is gone.
@@ -85,5 +102,6 @@ end
 $$;
 
 select pg_catalog.pg_extension_config_dump('evsource.snapshots', '');
+select pg_catalog.pg_extension_config_dump('evsource.snapshot_parts', '');
 select pg_catalog.pg_extension_config_dump('evsource.snapshot_history', '');
 select pg_catalog.pg_extension_config_dump('evsource.snapshot_rejections', '');

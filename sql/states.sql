@@ -104,19 +104,22 @@ comment on function evsource.restore_projection(text) is
 
 create view evsource.snapshot_metadata as
     select projection, key, version, position, last_event_id, event_count, state_version,
-        definition, saved_at, occurred_at, restores, rejections, pg_catalog.pg_column_size(state) as bytes
-    from evsource.snapshots;
+        definition, saved_at, occurred_at, restores, rejections, coalesce(
+            pg_catalog.pg_column_size(s.state),
+            (select pg_catalog.sum(pg_catalog.octet_length(p.bytes)) from evsource.snapshot_parts p
+             where p.projection operator(pg_catalog.=) s.projection and p.key operator(pg_catalog.=) s.key))::integer as bytes
+    from evsource.snapshots s;
 comment on view evsource.snapshot_metadata is 'The snapshots without their states.';
 
 create view evsource.snapshot_stats as
     select p.projection,
         pg_catalog.count(s.key) as snapshots,
-        coalesce(pg_catalog.sum(pg_catalog.pg_column_size(s.state)), 0)::bigint as bytes,
+        coalesce(pg_catalog.sum(s.bytes), 0)::bigint as bytes,
         pg_catalog.max(s.saved_at) as last_saved_at,
         coalesce(pg_catalog.sum(s.restores), 0)::bigint as restores,
         coalesce(pg_catalog.sum(s.rejections), 0)::bigint as rejections
     from evsource.projections p
-        left join evsource.snapshots s on s.projection operator(pg_catalog.=) p.projection
+        left join evsource.snapshot_metadata s on s.projection operator(pg_catalog.=) p.projection
     where p.kind operator(pg_catalog.=) 'fold'
     group by p.projection;
 comment on view evsource.snapshot_stats is 'The snapshots of each fold projection, counted.';

@@ -81,6 +81,8 @@ evs_catalog(void)
 	fresh.projections = find_relation(fresh.schema, "projections");
 	fresh.snapshots = find_relation(fresh.schema, "snapshots");
 	fresh.snapshots_pkey = find_relation(fresh.schema, "snapshots_pkey");
+	fresh.snapshot_parts = find_relation(fresh.schema, "snapshot_parts");
+	fresh.snapshot_parts_pkey = find_relation(fresh.schema, "snapshot_parts_pkey");
 	fresh.store = find_relation(fresh.schema, "store");
 	fresh.published = find_relation(fresh.schema, "published");
 	fresh.event_type = get_rel_type_id(find_relation(fresh.schema, "event"));
@@ -139,7 +141,8 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.events_id || relid == catalog.position_seq ||
 		relid == catalog.timeline_seq ||
 		relid == catalog.projections || relid == catalog.snapshots ||
-		relid == catalog.snapshots_pkey || relid == catalog.store ||
+		relid == catalog.snapshots_pkey || relid == catalog.snapshot_parts ||
+		relid == catalog.snapshot_parts_pkey || relid == catalog.store ||
 		relid == catalog.published)
 		forget_catalog();
 }

@@ -22,6 +22,8 @@ typedef struct EvsCatalog
 	Oid			projections;	/* registered projections */
 	Oid			snapshots;		/* saved states */
 	Oid			snapshots_pkey; /* (projection, key) */
+	Oid			snapshot_parts; /* large ones */
+	Oid			snapshot_parts_pkey;	/* (projection, key, part) */
 	Oid			store;			/* who this store is */
 	Oid			published;		/* safe position for standbys */
 	Oid			event_type;		/* composite type evsource.event */

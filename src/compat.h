@@ -54,6 +54,14 @@
 	((record)->node = (relation)->rd_node)
 #endif
 
+/* toast_compress_datum takes the method, and values tell theirs, since 14. */
+#if PG_VERSION_NUM < 140000
+#define InvalidCompressionMethod '\0'
+#define toast_compress_datum(value, method) toast_compress_datum(value)
+#define TOAST_PGLZ_COMPRESSION_ID 0
+#define toast_get_compression_id(value) TOAST_PGLZ_COMPRESSION_ID
+#endif
+
 /* GetWALInsertionTimeLine: 15.  Before, RecoveryInProgress set the variable. */
 #if PG_VERSION_NUM < 150000
 #include "access/xlog.h"

@@ -233,7 +233,10 @@ evsource_restore_projection(PG_FUNCTION_ARGS)
 /* ---- look ---- */
 
 static EvsQuery find_row = {
-	"select s.* from evsource.snapshots s where s.projection = $1 and s.key = $2",
+	"select s.projection, s.key, s.version, s.position, s.last_event_id, s.event_count,"
+	" s.state_version, s.definition, s.saved_at, s.occurred_at, s.restores, s.rejections,"
+	" coalesce(s.state, evsource._parts_state(s.projection, s.key))"
+	" from evsource.snapshots s where s.projection = $1 and s.key = $2",
 	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 };
 

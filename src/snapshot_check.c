@@ -208,7 +208,7 @@ evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
 	uint64		made_by = (uint64) row->definition;
 	bool		by_stream = projection->key_kind == EVS_KEY_STREAM;
 
-	if (row->event_count <= 0 || row->position <= 0 || (by_stream && row->version <= 0))
+	if (row->state == NULL || row->event_count <= 0 || row->position <= 0 || (by_stream && row->version <= 0))
 	{
 		evs_snapshot_reject(projection, key, "cannot be read");
 		return false;

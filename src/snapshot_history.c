@@ -154,8 +154,10 @@ static EvsQuery keep = {
 	" (projection, key, version, position, last_event_id, event_count,"
 	"  state_version, definition, saved_at, occurred_at, state)"
 	" select projection, key, version, position, last_event_id, event_count,"
-	"  state_version, definition, saved_at, occurred_at, state"
+	"  state_version, definition, saved_at, occurred_at,"
+	"  coalesce(state, evsource._parts_state(projection, key))"
 	" from evsource.snapshots where projection = $1 and key = any ($2)"
+	"  and (state is not null or evsource._parts_state(projection, key) is not null)"
 	" on conflict (projection, key, version) do nothing",
 	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_INSERT
 };

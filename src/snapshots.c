@@ -3,7 +3,8 @@
  *
  * Reading is an index scan of our own, for it stands in the way of an append.
  * Writing is one statement for many rows, as the table's owner.  A row is
- * never replaced by an older one of the same definition.
+ * never replaced by an older one of the same definition.  A large state is
+ * apart from its row: see snapshot_parts.c.
  *
  * Locks: whoever writes holds a row until its transaction ends, and somebody
  * who only asks for a state may write.  Nobody shall ever wait for that: a row
@@ -42,6 +43,7 @@
 #include "event.h"
 #include "query.h"
 #include "snapshot_history.h"
+#include "snapshot_parts.h"
 
 PG_FUNCTION_INFO_V1(evsource__same_state);
 
@@ -90,7 +92,7 @@ row_from_slot(EvsSnapshot *row, TupleTableSlot *slot)
 	row->saved_at = DatumGetTimestampTz(values[SNAPSHOTS_SAVED_AT]);
 	row->occurred_at = DatumGetTimestampTz(values[SNAPSHOTS_OCCURRED_AT]);
 	row->upto = 0;
-	row->state = DatumGetJsonbPCopy(values[SNAPSHOTS_STATE]);
+	row->state = nulls[SNAPSHOTS_STATE] ? NULL : DatumGetJsonbPCopy(values[SNAPSHOTS_STATE]);
 }
 
 bool
@@ -112,7 +114,11 @@ evs_snapshot_read(const char *projection, text *key, Snapshot snapshot, EvsSnaps
 	index_rescan(scan, keys, 2, NULL, 0);
 	found = index_getnext_slot(scan, ForwardScanDirection, slot);
 	if (found)
+	{
 		row_from_slot(row, slot);
+		if (row->state == NULL)
+			row->state = evs_parts_read(projection, key, snapshot);
+	}
 
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -205,6 +211,9 @@ struct EvsSnapshotWriter
 	int			count;			/* rows to be written */
 	int			allocated;
 	Size		bytes;			/* of their states */
+	bool		cuts;			/* large states are cut into parts */
+	bool		looked;			/* whether ... */
+	bool		has_parts;		/* ... the projection has some by now */
 	int64		written;		/* rows, by now */
 	Datum	   *columns[WRITER_COLUMNS];
 };
@@ -229,6 +238,9 @@ evs_snapshot_writer(const EvsProjection *projection)
 	EvsSnapshotWriter *writer = palloc0(sizeof(EvsSnapshotWriter));
 
 	writer->projection = projection;
+
+	/* where every state is saved they are there to be searched */
+	writer->cuts = projection->policy.snapshot_every != 1;
 	writer->context = AllocSetContextCreate(CurrentMemoryContext, "evsource snapshots",
 											ALLOCSET_DEFAULT_SIZES);
 	return writer;
@@ -291,37 +303,52 @@ column_array(const EvsSnapshotWriter *writer, int column)
 										   type, length, byval, align));
 }
 
+/* Write what is there; with parts it is one row, whose state is those. */
 static void
-write_rows(EvsSnapshotWriter *writer)
+write_rows(EvsSnapshotWriter *writer, const EvsParts *parts)
 {
 	const EvsProjection *projection = writer->projection;
 	bool		one = writer->count == 1;
 	bool		keep = projection->policy.keep_snapshots > 1;
 	Datum		keys = (Datum) 0;
+	char		nulls[3 + WRITER_COLUMNS];
+	uint64		written;
 	MemoryContext caller;
 	Datum		values[3 + WRITER_COLUMNS];
 
 	if (writer->count == 0)
 		return;
 	caller = MemoryContextSwitchTo(writer->context);
+	if (!writer->looked)
+		writer->has_parts = evs_parts_exist(projection->name);
+	writer->looked = true;
 	values[0] = CStringGetTextDatum(projection->name);
 	values[1] = Int32GetDatum(projection->state_version);
 	values[2] = Int64GetDatum(evs_snapshot_definition(projection));
 	for (int i = 0; i < WRITER_COLUMNS; i++)
 		values[3 + i] = one ? writer->columns[i][0] : column_array(writer, i);
 
+	memset(nulls, ' ', sizeof(nulls));
+	if (parts != NULL)
+		nulls[3 + WRITER_STATE] = 'n';
+
 	ereport(DEBUG1,
 			(errmsg_plural("saving %d snapshot of projection \"%s\"",
 						   "saving %d snapshots of projection \"%s\"",
 						   writer->count, writer->count, projection->name)));
-	if (keep)
-	{
+	if (keep || writer->has_parts)
 		keys = column_array(writer, WRITER_KEY);
+	if (keep)
 		evs_history_keep(projection, keys);
-	}
-	writer->written += evs_query_run(one ? &upsert_one : &upsert_many, values, NULL);
+	written = evs_query_run(one ? &upsert_one : &upsert_many, values, nulls);
+	if (parts != NULL && written > 0)
+		evs_parts_write(projection->name, DatumGetTextPP(writer->columns[WRITER_KEY][0]), parts);
+	else if (parts == NULL && writer->has_parts)
+		evs_parts_clear_small(projection->name, keys);
+	writer->has_parts = writer->has_parts || parts != NULL;
 	if (keep)
 		evs_history_trim(projection, keys);
+	writer->written += written;
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(writer->context);
@@ -372,11 +399,17 @@ enlarge(EvsSnapshotWriter *writer)
 void
 evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 {
-	MemoryContext caller = MemoryContextSwitchTo(writer->context);
+	MemoryContext caller = CurrentMemoryContext;
 	bool		by_stream = writer->projection->key_kind == EVS_KEY_STREAM;
+	EvsParts	parts;
+	bool		cut;
 	int			row;
 
 	Assert(state->event_count > 0);
+	cut = writer->cuts && evs_parts_make(state->state, &parts);
+	if (cut)
+		write_rows(writer, NULL);
+	MemoryContextSwitchTo(writer->context);
 	enlarge(writer);
 	row = writer->count++;
 	writer->columns[WRITER_KEY][row] = copy_varlena(key);
@@ -387,12 +420,14 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 	writer->columns[WRITER_OCCURRED_AT][row] = TimestampTzGetDatum(state->occurred_at);
 	writer->columns[WRITER_RESTORES][row] = Int64GetDatum(state->restores);
 	writer->columns[WRITER_REJECTIONS][row] = Int64GetDatum(state->rejections);
-	writer->columns[WRITER_STATE][row] = copy_varlena(state->state);
+	writer->columns[WRITER_STATE][row] = cut ? (Datum) 0 : copy_varlena(state->state);
 	writer->bytes += VARSIZE(state->state);
 	MemoryContextSwitchTo(caller);
 
-	if (writer->count == WRITER_ROWS || writer->bytes >= WRITER_BYTES)
-		write_rows(writer);
+	if (cut)
+		write_rows(writer, &parts);
+	else if (writer->count == WRITER_ROWS || writer->bytes >= WRITER_BYTES)
+		write_rows(writer, NULL);
 }
 
 int64
@@ -400,7 +435,7 @@ evs_snapshot_finish(EvsSnapshotWriter *writer)
 {
 	int64		written;
 
-	write_rows(writer);
+	write_rows(writer, NULL);
 	written = writer->written;
 	MemoryContextDelete(writer->context);
 	pfree(writer);
@@ -421,6 +456,7 @@ evs_snapshots_clear(const char *projection, bool bases)
 
 	(void) evs_snapshot_lock(projection, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	(void) evs_history_clear(projection, bases);
+	evs_parts_clear(projection);
 	evs_snapshot_forget_rejections(projection);
 	return evs_query_run(&clear, values, NULL);
 }

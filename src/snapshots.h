@@ -22,7 +22,7 @@ typedef struct EvsSnapshot
 	TimestampTz saved_at;
 	TimestampTz occurred_at;	/* latest time of an event in the state */
 	int64		upto;			/* of a base: see snapshot_history.h; else 0 */
-	Jsonb	   *state;
+	Jsonb	   *state;			/* NULL: it cannot be read */
 } EvsSnapshot;
 
 /*

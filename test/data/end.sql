@@ -12,7 +12,10 @@ begin
 end
 $$;
 
--- Every key of the file was asked for, or is on the list of what no store can tell.
+-- Every key of the file was asked for, or is on the list of what no store can tell
+-- (unless only a part of them was to be).
+\if :{?part}
+\else
 do $$
 declare
     unasked text;
@@ -26,6 +29,7 @@ begin
     end if;
 end
 $$;
+\endif
 
 select format('%s answers equal, from %s events', (select count(*) from compared), (select count(*) from evsource.events)) as said \gset
 \o
