@@ -23,6 +23,9 @@ OBJS = \
 	src/read.o \
 	src/read_secured.o \
 	src/validate.o \
+	src/types.o \
+	src/type_run.o \
+	src/types_define.o \
 	src/metadata.o \
 	src/append.o \
 	src/append_json.o \
@@ -88,6 +91,7 @@ SQL_PARTS = \
 	sql/header.sql \
 	sql/types.sql \
 	sql/events.sql \
+	sql/event_types.sql \
 	sql/projections.sql \
 	sql/snapshots.sql \
 	sql/async.sql \

@@ -12,18 +12,20 @@ comment on type evsource.append_batch_result is
 
 create function evsource.append(
     stream text, type text, data jsonb default '{}', metadata jsonb default null,
-    expected_version bigint default null, id uuid default null, occurred_at timestamptz default null)
+    expected_version bigint default null, id uuid default null, occurred_at timestamptz default null,
+    schema_version integer default null)
     returns evsource.append_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append';
-comment on function evsource.append(text, text, jsonb, jsonb, bigint, uuid, timestamptz) is
-'Append one event to a stream. expected_version: null any, 0 the stream must not exist, n exactly n, -4 the stream must exist. Returns its version, position and id; stored is false when the id was stored already. Errors: VE001 wrong expected version, VE002 duplicate event id, 22004 and 22023 for what is not an event, 40001 under REPEATABLE READ.';
+comment on function evsource.append(text, text, jsonb, jsonb, bigint, uuid, timestamptz, integer) is
+'Append one event to a stream. expected_version: null any, 0 the stream must not exist, n exactly n, -4 the stream must exist. Returns its version, position and id; stored is false when the id was stored already. Errors: VE001 wrong expected version, VE002 duplicate event id, VE004 data that its type does not allow, 22004 and 22023 for what is not an event, 40001 under REPEATABLE READ.';
 
 create function evsource.append_batch(
     stream text, types text[], data jsonb[], metadata jsonb[] default null,
-    expected_version bigint default null, ids uuid[] default null, occurred_at timestamptz[] default null)
+    expected_version bigint default null, ids uuid[] default null, occurred_at timestamptz[] default null,
+    schema_versions integer[] default null)
     returns evsource.append_batch_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append_batch';
-comment on function evsource.append_batch(text, text[], jsonb[], jsonb[], bigint, uuid[], timestamptz[]) is
+comment on function evsource.append_batch(text, text[], jsonb[], jsonb[], bigint, uuid[], timestamptz[], integer[]) is
 'Append many events to one stream, atomically: one array element an event. Returns the first and the last version, and the last position. Errors as append, and 2202E for arrays that do not fit together.';
 
 create function evsource.append_json(
@@ -31,7 +33,7 @@ create function evsource.append_json(
     returns evsource.append_batch_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append_json';
 comment on function evsource.append_json(text, jsonb, bigint) is
-'Append many events to one stream from a JSON array of {"type", "data", "metadata", "id", "occurred_at"}; "time" is another name for "occurred_at". Returns as append_batch. Errors as append, with the number of the element in the context.';
+'Append many events to one stream from a JSON array of {"type", "data", "metadata", "id", "occurred_at", "schema_version"}; "time" is another name for "occurred_at". Returns as append_batch. Errors as append, with the number of the element in the context.';
 
 create function evsource.set_metadata(metadata jsonb) returns void
     language c volatile parallel unsafe

@@ -25,6 +25,7 @@ create table evsource.events (
     metadata    jsonb,
     id          uuid,
     occurred_at timestamptz,
+    schema_version smallint,
     constraint events_pkey primary key (position) with (fillfactor = 97),
     constraint events_stream_version_key unique (stream, version)
 );
@@ -42,6 +43,7 @@ comment on column evsource.events.type is 'What happened.';
 comment on column evsource.events.data is 'The event itself: any jsonb value.';
 comment on column evsource.events.metadata is 'A jsonb object about the event, or null when there is none.';
 comment on column evsource.events.occurred_at is 'When it happened in the world, or null: when it was recorded.';
+comment on column evsource.events.schema_version is 'Version of the type that the data has, or null: version 1. See evsource.define_event_type.';
 comment on column evsource.events.id is 'The id that the client gave, or null: see evsource.event_id.';
 
 -- Who this store is. origin seeds the ids that the server makes; the rest says

@@ -8,7 +8,8 @@
  *	2. the stream's lock, then its version: nobody else appends to it now
  *	   (or, where the session knows where the expected last event is, that
  *	   event: if another has come behind it, storing the next one tells)
- *	3. ids that are stored already, then the expected version
+ *	3. ids that are stored already, then the expected version, then the data
+ *	   (so that what was stored once is recognised whatever its rules are now)
  *	4. the bound, the positions, the rows (store.c)
  *	5. inline projections (dispatch.c), in the same transaction
  */
@@ -38,14 +39,15 @@
 #include "store.h"
 #include "store_insert.h"
 #include "streams.h"
+#include "types.h"
 #include "validate.h"
 
 PG_FUNCTION_INFO_V1(evsource_append);
 PG_FUNCTION_INFO_V1(evsource_append_batch);
 
-/* INSERT on the table, or on each column that an append writes. */
+/* INSERT on the table, or on each column that the append writes. */
 static void
-check_insert_privilege(Relation events)
+check_insert_privilege(Relation events, const EvsBatch *batch)
 {
 	static const AttrNumber written[] = {
 		EVS_EVENTS_STREAM, EVS_EVENTS_TYPE, EVS_EVENTS_DATA,
@@ -60,6 +62,63 @@ check_insert_privilege(Relation events)
 	for (int i = 0; i < lengthof(written); i++)
 		if (pg_attribute_aclcheck(relid, written[i], user, ACL_INSERT) != ACLCHECK_OK)
 			aclcheck_error(result, OBJECT_TABLE, RelationGetRelationName(events));
+	if (evs_store_has_versions(batch) &&
+		pg_attribute_aclcheck(relid, EVS_EVENTS_SCHEMA_VERSION, user, ACL_INSERT) != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, RelationGetRelationName(events));
+}
+
+/* which event is being taken, for the error's context */
+static void
+name_event(void *arg)
+{
+	errcontext("event %d of the batch", *(int *) arg);
+}
+
+/*
+ * See that the data is what its types say.  Under the lock on the log, from
+ * which on no type can be defined.
+ */
+static void
+validate(EvsBatch *batch)
+{
+	EvsTypeRun *run = evs_types_any() ? evs_type_run() : NULL;
+	MemoryContext context;
+	MemoryContext caller;
+	int			number;
+	ErrorContextCallback callback = {error_context_stack, name_event, &number};
+
+	if (run == NULL)
+	{
+		for (int i = 0; i < batch->count; i++)
+			evs_type_check_undefined(&batch->events[i]);
+		return;
+	}
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "evsource validate",
+									ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	if (batch->count > 1)
+		error_context_stack = &callback;
+	for (int i = 0; i < batch->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		number = i + 1;
+		evs_type_validate(run, &batch->events[i]);
+		MemoryContextReset(context);
+	}
+	error_context_stack = callback.previous;
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+}
+
+/* Who is told of the events now gets data of the newest version, as all readers do. */
+static void
+upcast(EvsBatch *batch)
+{
+	EvsTypeRun *run = evs_types_any() ? evs_type_run() : NULL;
+
+	for (int i = 0; run != NULL && i < batch->count; i++)
+		evs_type_upcast(run, &batch->events[i]);
 }
 
 void
@@ -76,7 +135,8 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 
 	memset(appended, 0, sizeof(EvsAppended));
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
-	check_insert_privilege(events);
+	check_insert_privilege(events, batch);
+	evs_type_check_append();
 
 	direct = evs_store_is_direct(events);
 	if (direct && batch->count > 0 && expected_version > 0 &&
@@ -99,12 +159,16 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 
 	if (direct)
 	{
+		validate(batch);
 		evs_store_batch(events, batch, version, expected_version);
 		table_close(events, NoLock);
 		/* what is called next, in this very statement, sees the events */
 		CommandCounterIncrement();
 		if (!evs_intake_defer(batch))
+		{
+			upcast(batch);
 			evs_dispatch_inline(batch);
+		}
 	}
 	else
 	{
@@ -178,11 +242,12 @@ evs_append_result(const EvsAppended *appended)
 
 /*
  * evsource.append(stream text, type text, data jsonb, metadata jsonb,
- *		expected_version bigint, id uuid, occurred_at timestamptz)
+ *		expected_version bigint, id uuid, occurred_at timestamptz,
+ *		schema_version integer)
  *		returns (version, position, id, stored)
  *
- * Errors: VE001 wrong expected version, VE002 duplicate event id, 22004 and
- * 22023 for what is not an event, 42501 without the right to INSERT, 40001
+ * Errors: VE001 wrong expected version, VE002 duplicate event id, VE004 data that
+ * its type does not allow, 22004 and 22023 for what is not an event, 42501 without the right to INSERT, 40001
  * under REPEATABLE READ when the stream moved on.
  */
 Datum
@@ -207,6 +272,8 @@ evsource_append(PG_FUNCTION_ARGS)
 	event.has_occurred_at = !PG_ARGISNULL(6);
 	if (event.has_occurred_at)
 		event.occurred_at = PG_GETARG_TIMESTAMPTZ(6);
+	if (!PG_ARGISNULL(7))
+		event.schema_version = evs_check_schema_version(PG_GETARG_INT32(7));
 
 	evs_append(event.stream, &batch, expected_version, &appended);
 	PG_RETURN_DATUM(single_result(&appended));
@@ -272,13 +339,6 @@ check_same_length(const BatchArray *array, const BatchArray *types)
 				 errhint("Pass one element an event.")));
 }
 
-/* which event is being taken, for the error's context */
-static void
-name_event(void *arg)
-{
-	errcontext("event %d of the batch", *(int *) arg);
-}
-
 static bool
 has_element(const BatchArray *array, int i)
 {
@@ -287,11 +347,12 @@ has_element(const BatchArray *array, int i)
 
 /*
  * evsource.append_batch(stream text, types text[], data jsonb[], metadata jsonb[],
- *		expected_version bigint, ids uuid[], occurred_at timestamptz[])
+ *		expected_version bigint, ids uuid[], occurred_at timestamptz[],
+ *		schema_versions integer[])
  *		returns (first_version, version, position, stored)
  *
- * metadata, ids and occurred_at may be NULL, whole or an element: the event has
- * none.  Errors as append, and 2202E for arrays that do not fit together.
+ * metadata, ids, occurred_at and schema_versions may be NULL, whole or an element:
+ * the event has none.  Errors as append, and 2202E for arrays that do not fit together.
  */
 Datum
 evsource_append_batch(PG_FUNCTION_ARGS)
@@ -302,7 +363,8 @@ evsource_append_batch(PG_FUNCTION_ARGS)
 				data,
 				metadata,
 				ids,
-				occurred_at;
+				occurred_at,
+				schema_versions;
 	EvsBatch	batch;
 	EvsAppended appended;
 	int			number;
@@ -314,10 +376,12 @@ evsource_append_batch(PG_FUNCTION_ARGS)
 	take_array(fcinfo, 3, "metadata", JSONBOID, false, &metadata);
 	take_array(fcinfo, 5, "ids", UUIDOID, false, &ids);
 	take_array(fcinfo, 6, "occurred_at", TIMESTAMPTZOID, false, &occurred_at);
+	take_array(fcinfo, 7, "schema_versions", INT4OID, false, &schema_versions);
 	check_same_length(&data, &types);
 	check_same_length(&metadata, &types);
 	check_same_length(&ids, &types);
 	check_same_length(&occurred_at, &types);
+	check_same_length(&schema_versions, &types);
 
 	batch.count = types.count;
 	batch.events = palloc0(Max(batch.count, 1) * sizeof(EvsEvent));
@@ -339,6 +403,9 @@ evsource_append_batch(PG_FUNCTION_ARGS)
 		event->has_occurred_at = has_element(&occurred_at, i);
 		if (event->has_occurred_at)
 			event->occurred_at = DatumGetTimestampTz(occurred_at.values[i]);
+		if (has_element(&schema_versions, i))
+			event->schema_version =
+				evs_check_schema_version(DatumGetInt32(schema_versions.values[i]));
 	}
 	error_context_stack = callback.previous;
 

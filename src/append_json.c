@@ -8,6 +8,8 @@
 
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 #include "append.h"
@@ -83,6 +85,22 @@ take_time(EvsEvent *event, const JsonbValue *value, const char *key)
 }
 
 static void
+take_schema_version(EvsEvent *event, const JsonbValue *value, const char *key)
+{
+	if (value->type == jbvNull)
+		return;
+	if (value->type != jbvNumeric)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" of an event must be a number", key),
+				 errdetail("It is %s.", json_type_name(value)),
+				 errhint("Leave out what the event does not have.")));
+	event->schema_version =
+		evs_check_schema_version(DatumGetInt32(DirectFunctionCall1(numeric_int4,
+																   NumericGetDatum(value->val.numeric))));
+}
+
+static void
 take_pair(EvsEvent *event, const char *key, JsonbValue *value)
 {
 	if (strcmp(key, "type") == 0)
@@ -102,13 +120,15 @@ take_pair(EvsEvent *event, const char *key, JsonbValue *value)
 		event->id = *DatumGetUUIDP(DirectFunctionCall1(uuid_in,
 													   CStringGetDatum(take_cstring(value, key))));
 	}
+	else if (strcmp(key, "schema_version") == 0)
+		take_schema_version(event, value, key);
 	else if (strcmp(key, "occurred_at") == 0 || strcmp(key, "time") == 0)
 		take_time(event, value, key);
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown key \"%s\" in an event", key),
-				 errdetail("An event has \"type\", \"data\", \"metadata\", \"id\" and \"occurred_at\" (or \"time\")."),
+				 errdetail("An event has \"type\", \"data\", \"metadata\", \"id\", \"schema_version\" and \"occurred_at\" (or \"time\")."),
 				 errhint("Put what the event says into its data.")));
 }
 

@@ -79,6 +79,7 @@ evs_catalog(void)
 	fresh.position_seq = find_relation(fresh.schema, "position_seq");
 	fresh.timeline_seq = find_relation(fresh.schema, "timeline_seq");
 	fresh.projections = find_relation(fresh.schema, "projections");
+	fresh.event_types = find_relation(fresh.schema, "event_types");
 	fresh.snapshots = find_relation(fresh.schema, "snapshots");
 	fresh.snapshots_pkey = find_relation(fresh.schema, "snapshots_pkey");
 	fresh.snapshot_parts = find_relation(fresh.schema, "snapshot_parts");
@@ -140,8 +141,9 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.events_stream || relid == catalog.events_category ||
 		relid == catalog.events_id || relid == catalog.position_seq ||
 		relid == catalog.timeline_seq ||
-		relid == catalog.projections || relid == catalog.snapshots ||
-		relid == catalog.snapshots_pkey || relid == catalog.snapshot_parts ||
+		relid == catalog.projections || relid == catalog.event_types ||
+		relid == catalog.snapshots || relid == catalog.snapshots_pkey ||
+		relid == catalog.snapshot_parts ||
 		relid == catalog.snapshot_parts_pkey || relid == catalog.store ||
 		relid == catalog.published)
 		forget_catalog();

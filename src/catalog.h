@@ -20,6 +20,7 @@ typedef struct EvsCatalog
 	Oid			position_seq;	/* draws positions */
 	Oid			timeline_seq;	/* on which timeline it drew them last */
 	Oid			projections;	/* registered projections */
+	Oid			event_types;	/* versions of event types */
 	Oid			snapshots;		/* saved states */
 	Oid			snapshots_pkey; /* (projection, key) */
 	Oid			snapshot_parts; /* large ones */

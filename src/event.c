@@ -149,6 +149,8 @@ evs_event_from_slot(EvsEvent *event, TupleTableSlot *slot)
 	event->has_id = !nulls[EVS_EVENTS_ID];
 	if (event->has_id)
 		event->id = *DatumGetUUIDP(values[EVS_EVENTS_ID]);
+	event->schema_version = nulls[EVS_EVENTS_SCHEMA_VERSION] ? 0 :
+		DatumGetInt16(values[EVS_EVENTS_SCHEMA_VERSION]);
 }
 
 void
@@ -167,6 +169,8 @@ evs_event_stored_values(const EvsEvent *event, Datum *values, bool *nulls)
 	nulls[EVS_EVENTS_OCCURRED_AT - 1] = !event->has_occurred_at;
 	values[EVS_EVENTS_ID - 1] = UUIDPGetDatum(&event->id);
 	nulls[EVS_EVENTS_ID - 1] = !event->has_id;
+	values[EVS_EVENTS_SCHEMA_VERSION - 1] = Int16GetDatum(event->schema_version);
+	nulls[EVS_EVENTS_SCHEMA_VERSION - 1] = event->schema_version == 0;
 }
 
 Datum

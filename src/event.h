@@ -23,7 +23,8 @@
 #define EVS_EVENTS_METADATA		7
 #define EVS_EVENTS_ID			8
 #define EVS_EVENTS_OCCURRED_AT	9
-#define EVS_EVENTS_NATTS		9
+#define EVS_EVENTS_SCHEMA_VERSION	10
+#define EVS_EVENTS_NATTS		10
 
 /* columns of the composite type evsource.event, which readers and handlers see */
 #define EVS_EVENT_POSITION		1

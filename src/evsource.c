@@ -22,6 +22,7 @@
 #include "standin.h"
 #include "shmem.h"
 #include "state_cache.h"
+#include "types.h"
 #include "utility.h"
 #include "wakeup.h"
 
@@ -40,6 +41,7 @@ _PG_init(void)
 	evs_event_init();
 	evs_inserter_init();
 	evs_intake_init();
+	evs_types_init();
 	evs_projection_init();
 	evs_dispatch_init();
 	evs_run_init();

@@ -31,6 +31,7 @@ typedef struct EvsEvent
 	pg_uuid_t	id;				/* the client's id, valid only if has_id */
 	bool		has_occurred_at;	/* false: it occurred when it was recorded */
 	bool		has_id;			/* false: the id is computed, see event_id.h */
+	int16		schema_version; /* of its type; 0: none given or stored, which is 1 */
 } EvsEvent;
 
 /* Events in the order in which they are to be applied. */

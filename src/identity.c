@@ -27,8 +27,8 @@ evs_identity_enter(EvsIdentity *identity, const char *owner, const char *search_
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("role \"%s\" does not exist", owner),
-				 errdetail("The handler of a projection runs as the projection's owner."),
-				 errhint("Create the role again, or give the projection another owner.")));
+				 errdetail("Functions that evsource was given run as that role."),
+				 errhint("Create the role again, or give the projection another owner, or define the event type again.")));
 
 	GetUserIdAndSecContext(&identity->saved_user, &identity->saved_security_context);
 	SetUserIdAndSecContext(role,

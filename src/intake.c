@@ -41,6 +41,7 @@
 #include "scan.h"
 #include "store.h"
 #include "streams.h"
+#include "types.h"
 #include "validate.h"
 
 PG_FUNCTION_INFO_V1(evsource_intake_begin);
@@ -66,6 +67,8 @@ typedef struct Statement
 	int			maxruns;
 	int64		restored;		/* highest position that came with a row */
 	EvsIntake  *intake;			/* whose INSERT this is, if it is append's own */
+	MemoryContext context;		/* holds what follows; NULL: nothing yet */
+	EvsTypeRun *types;			/* validates its rows */
 	int			nest_level;		/* of the transaction it runs in */
 	struct Statement *outer;
 } Statement;
@@ -197,6 +200,8 @@ forget_statement(void)
 	Statement  *statement = current;
 
 	current = statement->outer;
+	if (statement->context != NULL)
+		MemoryContextDelete(statement->context);
 	if (statement->runs != NULL)
 		pfree(statement->runs);
 	pfree(statement);
@@ -252,9 +257,11 @@ check_restored_row(const EvsEvent *row, const bool *nulls)
 				 errhint("A position is between 1 and %lld, a version begins at 1.",
 						 (long long) EVS_MAX_POSITION)));
 	evs_check_metadata(row->metadata);
+	if (!nulls[EVS_EVENTS_SCHEMA_VERSION - 1])
+		(void) evs_check_schema_version(row->schema_version);
 }
 
-/* What came with the row; the members of NULL columns are zero. */
+/* What came with the row; the members of NULL columns are zero.  data is not detoasted. */
 static void
 row_from_tuple(EvsEvent *row, HeapTuple tuple, TupleDesc desc, bool *nulls)
 {
@@ -276,15 +283,55 @@ row_from_tuple(EvsEvent *row, HeapTuple tuple, TupleDesc desc, bool *nulls)
 		row->type = DatumGetTextPP(COLUMN(TYPE));
 	if (!IS_NULL(METADATA))
 		row->metadata = DatumGetJsonbP(COLUMN(METADATA));
+	if (!IS_NULL(DATA))
+		row->data = (Jsonb *) DatumGetPointer(COLUMN(DATA));
 	row->has_id = !IS_NULL(ID);
 	if (row->has_id)
 		row->id = *DatumGetUUIDP(COLUMN(ID));
+	if (!IS_NULL(SCHEMA_VERSION))
+		row->schema_version = DatumGetInt16(COLUMN(SCHEMA_VERSION));
 
 	evs_check_stream(row->stream);
 	evs_check_type(row->type);
 	evs_check_data(IS_NULL(DATA));
 #undef COLUMN
 #undef IS_NULL
+}
+
+/*
+ * What the functions of types leave behind lives as long as the statement: it is
+ * not for each row that a function is made ready.
+ */
+static EvsTypeRun *
+type_run(void)
+{
+	MemoryContext caller;
+
+	if (current == NULL)
+		return evs_type_run();
+	if (current->types == NULL)
+	{
+		current->context = AllocSetContextCreate(TopTransactionContext, "evsource intake types",
+												 ALLOCSET_SMALL_SIZES);
+		caller = MemoryContextSwitchTo(current->context);
+		current->types = evs_type_run();
+		MemoryContextSwitchTo(caller);
+	}
+	return current->types;
+}
+
+/* See that the row's data is what its type says. */
+static void
+validate(EvsEvent *row)
+{
+	evs_type_check_append();
+	if (!evs_types_any())
+		evs_type_check_undefined(row);
+	else
+	{
+		row->data = DatumGetJsonbP(PointerGetDatum(row->data));
+		evs_type_validate(type_run(), row);
+	}
 }
 
 /*
@@ -296,10 +343,11 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	static int	filled[] = {
-		EVS_EVENTS_POSITION, EVS_EVENTS_VERSION, EVS_EVENTS_RECORDED_AT, EVS_EVENTS_METADATA
+		EVS_EVENTS_POSITION, EVS_EVENTS_VERSION, EVS_EVENTS_RECORDED_AT, EVS_EVENTS_METADATA,
+		EVS_EVENTS_SCHEMA_VERSION
 	};
-	Datum		fill[4];
-	bool		fill_nulls[4] = {false};
+	Datum		fill[5];
+	bool		fill_nulls[5] = {false};
 	Relation	events;
 	TupleDesc	desc;
 	EvsEvent	row;
@@ -327,6 +375,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	row.version = evs_stream_lock(events, row.stream, 0) + 1;
 	if (row.has_id)
 		evs_store_check_server_id(events, &row.id);
+	validate(&row);
 	evs_intake_pass_restored();
 	row.position = evs_horizon_draw(1);
 	row.recorded_at = GetCurrentTimestamp();
@@ -343,6 +392,8 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	fill[2] = TimestampTzGetDatum(row.recorded_at);
 	fill[3] = PointerGetDatum(row.metadata);
 	fill_nulls[3] = row.metadata == NULL;
+	fill[4] = Int16GetDatum(row.schema_version);
+	fill_nulls[4] = row.schema_version == 0;
 	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc, lengthof(filled),
 													 filled, fill, fill_nulls));
 }

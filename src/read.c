@@ -131,6 +131,12 @@ read_begin(EvsRead *read, FunctionCallInfo fcinfo, int64 max_count)
 	InitMaterializedSRF(fcinfo, 0);
 	read->result = ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
 	evs_event_row_init(&read->row);
+	if (evs_types_any())
+	{
+		read->types = evs_type_run();
+		read->event_context = AllocSetContextCreate(CurrentMemoryContext, "evsource read event",
+													ALLOCSET_DEFAULT_SIZES);
+	}
 	if (IsolationUsesXactSnapshot())
 		read->own = GetTransactionSnapshot();
 }
@@ -171,6 +177,7 @@ view_stored(EvsEvent *event, const Datum *stored, const bool *is_null)
 	event->has_id = !STORED_NULL(ID);
 	if (event->has_id)
 		event->id = *DatumGetUUIDP(STORED(ID));
+	event->schema_version = STORED_NULL(SCHEMA_VERSION) ? 0 : DatumGetInt16(STORED(SCHEMA_VERSION));
 
 #undef STORED
 #undef STORED_NULL
@@ -189,8 +196,8 @@ evs_read_has_id(const Datum *stored, const bool *is_null, const pg_uuid_t *wante
 }
 
 /*
- * Add a stored row to the result.  A TOASTed value goes there as a pointer, as
- * in a SELECT; it is there as long as the statement's snapshot is held.
+ * Add a stored row, upcast, to the result.  A TOASTed value goes there as a pointer,
+ * as in a SELECT; it is there as long as the statement's snapshot is held.
  */
 void
 evs_read_put(EvsRead *read, const Datum *stored, const bool *is_null)
@@ -198,7 +205,17 @@ evs_read_put(EvsRead *read, const Datum *stored, const bool *is_null)
 	EvsEvent	event;
 
 	view_stored(&event, stored, is_null);
+	if (read->types != NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(read->event_context);
+
+		event.type = DatumGetTextPP(PointerGetDatum(event.type));
+		evs_type_upcast(read->types, &event);
+		MemoryContextSwitchTo(caller);
+	}
 	tuplestore_puttuple(read->result, evs_event_row_form(&read->row, &event));
+	if (read->types != NULL)
+		MemoryContextReset(read->event_context);
 	if (read->remaining > 0)
 		read->remaining--;
 }

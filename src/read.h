@@ -14,12 +14,15 @@
 #include "utils/tuplestore.h"
 
 #include "event_row.h"
+#include "types.h"
 
 /* One call of a reading function. */
 typedef struct EvsRead
 {
 	Tuplestorestate *result;	/* where the events go */
 	EvsEventRow row;			/* forms them */
+	EvsTypeRun *types;			/* brings old data up; NULL: no type is defined */
+	MemoryContext event_context;	/* of the event in hand, if types are */
 	int64		remaining;		/* how many may still be put; -1: all */
 	bool		secured;		/* row security applies */
 	Snapshot	own;			/* the transaction's snapshot where that is fixed,

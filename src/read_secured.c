@@ -29,7 +29,7 @@
 /* the columns of evsource.events in their order */
 #define SECURED_SELECT \
 	"select e.position, e.version, e.recorded_at, e.stream, e.type, e.data," \
-	" e.metadata, e.id, e.occurred_at from evsource.events e where "
+	" e.metadata, e.id, e.occurred_at, e.schema_version from evsource.events e where "
 
 /* How many rows are taken from SPI at a time. */
 #define SECURED_ROWS	1000

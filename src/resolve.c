@@ -65,41 +65,62 @@ static const Signature migrate_signatures[] = {
 	{2, {JSONBOID, INT4OID}, JSONBOID, 0},
 };
 
+static const Signature validator_signatures[] = {
+	{1, {JSONBOID}, BOOLOID, 0},
+	{1, {JSONBOID}, TEXTOID, 0},
+};
+
+static const Signature upcaster_signatures[] = {
+	{1, {JSONBOID}, JSONBOID, 0},
+	{1, {EVENT}, JSONBOID, 0},
+};
+
 /* What a function is wanted for. */
 typedef struct Use
 {
 	const char *noun;			/* as messages call it */
+	const char *whole;			/* and what it is a part of */
 	const char *hint;			/* what is accepted */
 	const Signature *signatures;
 	int			count;
 } Use;
 
 static const Use handler_use = {
-	"handler",
+	"handler", "a projection",
 	"A handler is f(evsource.event) returns void, f(evsource.event[]) returns void, or, for a fold, f(jsonb, evsource.event) returns jsonb.",
 	handler_signatures, lengthof(handler_signatures)
 };
 
 static const Use other_uses[] = {
 	[EVS_USE_KEY] = {
-		"key function",
+		"key function", "a projection",
 		"A key is 'stream', 'global', or a function f(evsource.event) that returns text or text[].",
 		key_signatures, lengthof(key_signatures)
 	},
 	[EVS_USE_RESET] = {
-		"on_reset function",
+		"on_reset function", "a projection",
 		"It is f() returns void.",
 		reset_signatures, lengthof(reset_signatures)
 	},
 	[EVS_USE_COMPATIBLE] = {
-		"is_compatible function",
+		"is_compatible function", "a projection",
 		"It is f(saved integer, current integer) returns boolean.",
 		compatible_signatures, lengthof(compatible_signatures)
 	},
 	[EVS_USE_MIGRATE] = {
-		"migrate_state function",
+		"migrate_state function", "a projection",
 		"It is f(state jsonb, saved integer) returns jsonb.",
 		migrate_signatures, lengthof(migrate_signatures)
+	},
+	[EVS_USE_VALIDATOR] = {
+		"validator", "an event type",
+		"A validator is f(data jsonb) that returns boolean, or text: what is wrong, or null.",
+		validator_signatures, lengthof(validator_signatures)
+	},
+	[EVS_USE_UPCASTER] = {
+		"upcaster", "an event type",
+		"An upcaster is f(data jsonb) or f(event evsource.event) that returns jsonb.",
+		upcaster_signatures, lengthof(upcaster_signatures)
 	},
 };
 
@@ -225,7 +246,7 @@ resolve(const char *name, const Use *use, int *kind)
 	if (count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("function \"%s\" cannot be the %s of a projection", name, use->noun),
+				 errmsg("function \"%s\" cannot be the %s of %s", name, use->noun, use->whole),
 				 errdetail("There is: %s.", rejected.data),
 				 errhint("%s", use->hint)));
 	if (count > 1)
@@ -314,9 +335,10 @@ evs_resolve_table(const char *name)
  * is a member of.  A superuser is a member of all, but must not run what
  * others can replace at any time.  What comes with evsource nobody replaces.
  */
-static void
-check_function_owner(const char *signature, const EvsProjection *projection, Oid owner)
+void
+evs_resolve_check_function(const char *signature, const char *owner_name, const char *whole)
 {
+	Oid			owner = get_role_oid(owner_name, false);
 	Oid			function = evs_resolve_signature(signature);
 	HeapTuple	tuple;
 	Oid			function_owner = get_function(function, &tuple)->proowner;
@@ -331,15 +353,16 @@ check_function_owner(const char *signature, const EvsProjection *projection, Oid
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("function %s belongs to role \"%s\"", signature,
 						GetUserNameFromId(function_owner, false)),
-				 errdetail("As part of a projection of role \"%s\" it would run with the rights of a superuser.",
-						   projection->owner),
-				 errhint("Create the projection as the function's owner: see SET ROLE.")));
+				 errdetail("As part of %s of role \"%s\" it would run with the rights of a superuser.",
+						   whole, owner_name),
+				 errhint("Create the %s as the function's owner: see SET ROLE.",
+						 strchr(whole, ' ') + 1)));
 	if (!has_privs_of_role(owner, function_owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of function %s", signature),
 				 errdetail("It is to run as role \"%s\", and belongs to role \"%s\".",
-						   projection->owner, GetUserNameFromId(function_owner, false))));
+						   owner_name, GetUserNameFromId(function_owner, false))));
 }
 
 void
@@ -357,7 +380,7 @@ evs_resolve_check_owner(const EvsProjection *projection)
 
 	for (int i = 0; i < lengthof(functions); i++)
 		if (functions[i] != NULL)
-			check_function_owner(functions[i], projection, owner);
+			evs_resolve_check_function(functions[i], projection->owner, "a projection");
 
 	foreach(cell, projection->tables)
 	{

@@ -8,13 +8,15 @@
 #include "evsource.h"
 #include "projection.h"
 
-/* The functions that a projection can be given, besides its handler. */
+/* The functions that can be given, besides the handler of a projection. */
 typedef enum EvsFunctionUse
 {
 	EVS_USE_KEY,				/* f(evsource.event) returns text or text[] */
 	EVS_USE_RESET,				/* f() returns void */
 	EVS_USE_COMPATIBLE,			/* f(integer, integer) returns boolean */
-	EVS_USE_MIGRATE				/* f(jsonb, integer) returns jsonb */
+	EVS_USE_MIGRATE,			/* f(jsonb, integer) returns jsonb */
+	EVS_USE_VALIDATOR,			/* f(jsonb) returns boolean or text */
+	EVS_USE_UPCASTER			/* f(jsonb) or f(evsource.event) returns jsonb */
 } EvsFunctionUse;
 
 /*
@@ -36,6 +38,13 @@ extern Oid	evs_resolve_signature(const char *signature);
 
 /* 42501 unless all that the projection names belongs to its owner. */
 extern void evs_resolve_check_owner(const EvsProjection *projection);
+
+/*
+ * 42501 unless the function belongs to the role that will run it, as part of
+ * "a projection", or whatever it is.
+ */
+extern void evs_resolve_check_function(const char *signature, const char *owner_name,
+									   const char *whole);
 
 /* The schemas that names are looked up in right now, as a search_path. */
 extern char *evs_resolve_search_path(void);

@@ -34,6 +34,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "scan.h"
+#include "types.h"
 #include "unit.h"
 
 struct EvsScan
@@ -50,6 +51,7 @@ struct EvsScan
 	/* Which rows, beyond what the index has decided */
 	const EvsFilter *filter;	/* NULL: all */
 	bool		any_category;	/* the index has decided the category */
+	EvsTypeRun *types;			/* brings old data up; NULL: no type is defined */
 
 	/* Memory */
 	MemoryContext context;		/* lives as long as the scan */
@@ -82,6 +84,13 @@ scan_create(Snapshot snapshot)
 	 */
 	scan->events = table_open(evs_catalog()->events, AccessShareLock);
 	scan->snapshot = RegisterSnapshot(snapshot);
+	if (evs_types_any())
+	{
+		MemoryContext caller = MemoryContextSwitchTo(context);
+
+		scan->types = evs_type_run();
+		MemoryContextSwitchTo(caller);
+	}
 	return scan;
 }
 
@@ -280,7 +289,9 @@ evs_scan_next_slot(EvsScan *scan)
 	return found ? scan->slot : NULL;
 }
 
-/* The next event, or false.  Its pointers are valid until the next call. */
+/*
+ * The next event, upcast, or false.  Its pointers are valid until the next call.
+ */
 bool
 evs_scan_next(EvsScan *scan, EvsEvent *event)
 {
@@ -292,6 +303,8 @@ evs_scan_next(EvsScan *scan, EvsEvent *event)
 
 	old_context = MemoryContextSwitchTo(scan->event_context);
 	evs_event_from_slot(event, slot);
+	if (scan->types != NULL)
+		evs_type_upcast(scan->types, event);
 	MemoryContextSwitchTo(old_context);
 	return true;
 }

@@ -35,11 +35,14 @@ extern EvsScan *evs_scan_log(int64 after, int64 upto,
 /* The event to which a client gave this id (not: one that the server made). */
 extern EvsScan *evs_scan_id(const pg_uuid_t *id, Snapshot snapshot);
 
-/* The next event.  Its pointers are valid until the next call on this scan. */
+/*
+ * The next event, its data brought to the newest version of its type.  Its
+ * pointers are valid until the next call on this scan.
+ */
 extern bool evs_scan_next(EvsScan *scan, EvsEvent *event);
 extern void evs_scan_end(EvsScan *scan);
 
-/* The same as the row that is stored, or NULL; and the table it comes from. */
+/* The next row as it is stored, or NULL; and the table it comes from. */
 extern TupleTableSlot *evs_scan_next_slot(EvsScan *scan);
 extern Relation evs_scan_relation(EvsScan *scan);
 

@@ -21,7 +21,7 @@ evs_settings_init(void)
 {
 	DefineCustomBoolVariable("evsource.allow_drop",
 							 "Allows DROP EXTENSION evsource while the log holds events.",
-							 NULL,
+							 "Allows to drop functions that event types name, too.",
 							 &evs_allow_drop,
 							 false,
 							 PGC_SUSET, 0,

@@ -31,6 +31,7 @@
 #include "utils/resowner.h"
 
 #include "handlers.h"
+#include "types.h"
 
 /* ---- telling definitions apart ---- */
 
@@ -65,7 +66,10 @@ selection_hash(const EvsProjection *projection)
 	return hash_combine(hash, (uint32) ((uint64) projection->start_after >> 32));
 }
 
-/* The selection in the upper half, the handler in the lower. */
+/*
+ * The selection in the upper half; in the lower the handler, and the upcasters
+ * that make the events which it gets of stored ones.
+ */
 int64
 evs_snapshot_definition(const EvsProjection *projection)
 {
@@ -76,6 +80,7 @@ evs_snapshot_definition(const EvsProjection *projection)
 	if (projection->npath > 0)
 		lower = hash_texts(lower, projection->path, projection->npath);
 
+	lower ^= evs_types_fingerprint(&projection->filter);
 	return (int64) (upper << 32 | lower);
 }
 
@@ -224,7 +229,7 @@ evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
 		return bring_up(projection, key, row);
 	if (by_stream && made_by != definition)
 	{
-		evs_snapshot_reject(projection, key, "was made by another handler");
+		evs_snapshot_reject(projection, key, "was made by another handler or upcaster");
 		return false;
 	}
 	return true;

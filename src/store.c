@@ -61,7 +61,8 @@ has_our_columns_only(TupleDesc desc)
 			return false;
 	return !TupleDescAttr(desc, EVS_EVENTS_METADATA - 1)->attnotnull &&
 		!TupleDescAttr(desc, EVS_EVENTS_OCCURRED_AT - 1)->attnotnull &&
-		!TupleDescAttr(desc, EVS_EVENTS_ID - 1)->attnotnull;
+		!TupleDescAttr(desc, EVS_EVENTS_ID - 1)->attnotnull &&
+		!TupleDescAttr(desc, EVS_EVENTS_SCHEMA_VERSION - 1)->attnotnull;
 }
 
 bool
@@ -86,6 +87,15 @@ evs_store_is_direct(Relation events)
 			return false;
 	}
 	return true;
+}
+
+bool
+evs_store_has_versions(const EvsBatch *batch)
+{
+	for (int i = 0; i < batch->count; i++)
+		if (batch->events[i].schema_version != 0)
+			return true;
+	return false;
 }
 
 bool

@@ -15,6 +15,9 @@
  */
 extern bool evs_store_is_direct(Relation events);
 
+/* Has the client given the version of the type of any event? */
+extern bool evs_store_has_versions(const EvsBatch *batch);
+
 /*
  * Number the batch after "version" of its one stream, draw its positions, and
  * store it.  The stream is locked; the caller holds RowExclusiveLock and has

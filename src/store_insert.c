@@ -26,6 +26,15 @@ static const char insert_command[] =
 " with ordinality as u (type, data, metadata, id, occurred_at, n)"
 " order by u.n";
 
+/* The column that is rarely given needs a right of its own where columns do. */
+static const char insert_versions_command[] =
+"insert into evsource.events (stream, type, data, metadata, id, occurred_at, schema_version)"
+" select $1, u.type, u.data, u.metadata, u.id, u.occurred_at, u.schema_version"
+" from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),"
+" pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7))"
+" with ordinality as u (type, data, metadata, id, occurred_at, schema_version, n)"
+" order by u.n";
+
 static Datum
 column(const EvsBatch *batch, Oid type, Datum (*value) (const EvsEvent *event, bool *isnull))
 {
@@ -77,38 +86,46 @@ occurred_at_of(const EvsEvent *event, bool *isnull)
 	return TimestampTzGetDatum(event->occurred_at);
 }
 
-/* kept for the session */
-static SPIPlanPtr plan = NULL;
+static Datum
+schema_version_of(const EvsEvent *event, bool *isnull)
+{
+	*isnull = event->schema_version == 0;
+	return Int16GetDatum(event->schema_version);
+}
+
+/* kept for the session: without and with versions */
+static SPIPlanPtr plans[2] = {NULL, NULL};
 
 static SPIPlanPtr
-insert_plan(void)
+insert_plan(bool versions)
 {
 	Oid			types[] = {TEXTOID, TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,
-	UUIDARRAYOID, TIMESTAMPTZARRAYOID};
+	UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT2ARRAYOID};
 
-	if (plan == NULL)
+	if (plans[versions] == NULL)
 	{
-		SPIPlanPtr	fresh = SPI_prepare(insert_command, lengthof(types), types);
+		SPIPlanPtr	fresh = SPI_prepare(versions ? insert_versions_command : insert_command,
+										versions ? 7 : 6, types);
 
 		if (fresh == NULL)
 			elog(ERROR, "could not prepare the insert of events: %s",
 				 SPI_result_code_string(SPI_result));
 		SPI_keepplan(fresh);
-		plan = fresh;
+		plans[versions] = fresh;
 	}
-	return plan;
+	return plans[versions];
 }
 
 /* Returns the number of rows that were stored. */
 static uint64
-run_insert(Datum *arguments)
+run_insert(Datum *arguments, bool versions)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile int result = 0;	/* set under PG_TRY */
 
 	PG_TRY();
 	{
-		result = SPI_execute_plan(insert_plan(), arguments, NULL, false, 0);
+		result = SPI_execute_plan(insert_plan(versions), arguments, NULL, false, 0);
 	}
 	PG_CATCH();
 	{
@@ -124,8 +141,8 @@ run_insert(Datum *arguments)
 		 * A rule made something else of it.  When nothing is left of the command,
 		 * the plan depends on no table and would outlive the rule.
 		 */
-		SPI_freeplan(plan);
-		plan = NULL;
+		SPI_freeplan(plans[versions]);
+		plans[versions] = NULL;
 		return 0;
 	}
 	return SPI_processed;
@@ -135,7 +152,8 @@ void
 evs_store_insert(text *stream, EvsBatch *batch)
 {
 	EvsIntake	intake;
-	Datum		arguments[6];
+	Datum		arguments[7];
+	bool		versions = evs_store_has_versions(batch);
 	uint64		stored;
 
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
@@ -152,9 +170,11 @@ evs_store_insert(text *stream, EvsBatch *batch)
 	arguments[3] = column(batch, JSONBOID, metadata_of);
 	arguments[4] = column(batch, UUIDOID, id_of);
 	arguments[5] = column(batch, TIMESTAMPTZOID, occurred_at_of);
+	if (versions)
+		arguments[6] = column(batch, INT2OID, schema_version_of);
 
 	evs_intake_expect(&intake, batch);
-	stored = run_insert(arguments);
+	stored = run_insert(arguments, versions);
 	if (stored != (uint64) batch->count || intake.count != batch->count)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),

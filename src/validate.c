@@ -59,3 +59,15 @@ evs_check_metadata(Jsonb *metadata)
 				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(metadata) ? "a scalar" : "an array"),
 				 errhint("Put the value under a key, or into the event's data.")));
 }
+
+int16
+evs_check_schema_version(int version)
+{
+	if (version < 1 || version > PG_INT16_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("schema version of an event must be between 1 and %d", PG_INT16_MAX),
+				 errdetail("It is %d.", version),
+				 errhint("Leave it out for the newest version of the event's type.")));
+	return (int16) version;
+}

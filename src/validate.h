@@ -19,4 +19,7 @@ extern void evs_check_data(bool isnull);
 /* Raise 22023 when it is neither NULL nor an object. */
 extern void evs_check_metadata(Jsonb *metadata);
 
+/* Raise 22023 when it can be the version of no type; return it as it is stored. */
+extern int16 evs_check_schema_version(int version);
+
 #endif							/* EVS_VALIDATE_H */

@@ -274,7 +274,7 @@ select * from unexpected where role <> 'regress_shop'::regrole;
 revoke all on schema evsource from regress_stranger;
 grant usage on schema evsource to regress_appender;
 grant insert on evsource.events to regress_appender;
-grant execute on function evsource.append(text, text, jsonb, jsonb, bigint, uuid, timestamptz) to regress_appender;
+grant execute on function evsource.append(text, text, jsonb, jsonb, bigint, uuid, timestamptz, integer) to regress_appender;
 set role regress_appender;
 select version from evsource.append('order-3', 'Placed');
 insert into evsource.events (stream, type) values ('order-3', 'Paid');

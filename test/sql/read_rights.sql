@@ -54,9 +54,9 @@ select from evsource.append('order-1', 'Forbidden');
 reset role;
 
 -- A right on each column is as good as one on the table; one column less is not.
-grant select (position, version, recorded_at, stream, type, data, metadata, occurred_at, id)
+grant select (position, version, recorded_at, stream, type, data, metadata, occurred_at, id, schema_version)
     on evsource.events to regress_read_columns;
-grant select (position, version, recorded_at, stream, type, metadata, occurred_at, id)
+grant select (position, version, recorded_at, stream, type, metadata, occurred_at, id, schema_version)
     on evsource.events to regress_read_few_columns;
 set role regress_read_columns;
 select count(*) from evsource.read_all();

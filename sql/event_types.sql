@@ -1,0 +1,77 @@
+-- event_types.sql: the versions that types of events have. See src/types.c,
+-- src/type_run.c, src/types_define.c.
+
+create table evsource.event_types (
+    type           text collate "C" not null,
+    version        integer     not null,
+    schema_path    jsonpath,
+    validator      text,                  -- qualified signature
+    upcaster       text,                  -- qualified signature
+    owner          text        not null,  -- role name
+    search_path    text        not null,  -- what its functions run with
+    changes_stored boolean     not null default false,
+    created_at     timestamptz not null default pg_catalog.now(),
+    primary key (type, version)
+);
+comment on table evsource.event_types is 'Versions of event types. Roles and functions are stored by name: they survive dump, restore and pg_upgrade.';
+comment on column evsource.event_types.schema_path is 'Must hold for the data of an event of this version.';
+comment on column evsource.event_types.validator is 'The function that data of this version must satisfy.';
+comment on column evsource.event_types.upcaster is 'The function that makes data of this version from data of the version before.';
+comment on column evsource.event_types.changes_stored is 'Were events of earlier versions stored when this one was defined?';
+
+-- Every session keeps the list of types.
+create trigger event_types_changed
+    after insert or update or delete or truncate on evsource.event_types
+    for each statement execute function evsource._changed();
+alter table evsource.event_types enable always trigger event_types_changed;
+
+select pg_catalog.pg_extension_config_dump('evsource.event_types', '');
+
+create function evsource.define_event_type(
+    type        text,
+    version     integer,
+    schema_path jsonpath default null,
+    validator   text     default null,
+    upcaster    text     default null)
+    returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_define_event_type';
+comment on function evsource.define_event_type(text, integer, jsonpath, text, text) is
+'Defines a version of an event type: what must hold for its data, and how data of the version before is brought to it. From its commit on, events of the type are stored in the newest version and read in it. Errors: 22023 for a gap, 55000 when stored events forbid it, 42501.';
+
+create function evsource.drop_event_type(type text, version integer default null) returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_drop_event_type';
+comment on function evsource.drop_event_type(text, integer) is
+'Drops the newest version of an event type, or all of its versions. Errors: 42704 when it is not defined, 55000 when events are stored in it or it is not the newest.';
+
+-- What is stored, as it is stored. A function and not the view alone, for the
+-- same reason as _streams: rights and policies are then those of the reader.
+create type evsource._raw_event as (
+    position       bigint,
+    stream         text collate "C",
+    version        bigint,
+    type           text collate "C",
+    schema_version integer,
+    data           jsonb,
+    metadata       jsonb,
+    id             uuid,
+    occurred_at    timestamptz,
+    recorded_at    timestamptz
+);
+create function evsource._events_raw() returns setof evsource._raw_event
+    language sql stable parallel safe rows 100000
+    as $$
+select e.position, e.stream, e.version, e.type, coalesce(e.schema_version, 1)::pg_catalog.int4, e.data,
+    coalesce(e.metadata, '{}'), coalesce(e.id, evsource._event_id(e.position, e.recorded_at)),
+    coalesce(e.occurred_at, e.recorded_at), e.recorded_at
+from evsource.events e
+$$;
+comment on function evsource._events_raw() is 'What evsource.events_raw shows, by the rights of its reader.';
+
+create view evsource.events_raw as
+    select r.position, r.stream, r.version, r.type, r.schema_version, r.data, r.metadata, r.id,
+        r.occurred_at, r.recorded_at
+    from evsource._events_raw() r;
+comment on view evsource.events_raw is
+'Every event with the data that is stored, not upcast, and the version of its type that it was stored in. To select from it needs SELECT on evsource.events, too.';

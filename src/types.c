@@ -1,0 +1,349 @@
+/*
+ * types.c - the types of events that have been defined, as this session knows
+ * them.
+ *
+ * Appends and readers ask for every event; nearly always there is nothing to
+ * know, and the answer costs a look at two variables.  The list is read with a
+ * latest snapshot and kept until evsource.event_types changes.  Who defines a
+ * type holds the barrier, so an appender, who locks the log first, knows every
+ * definition that was committed before; a statement trigger tells the others.
+ *
+ * Whoever gets a type gets a copy: his functions may well make us read the
+ * list anew.
+ */
+#include "types.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/jsonpath.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+
+/* What is known. */
+static struct
+{
+	MemoryContext context;		/* holds the list; NULL: never read */
+	EvsEventType **types;		/* by length and bytes of their names */
+	int			count;
+	bool		own_writes;		/* read by a transaction that had written */
+	bool		valid;			/* nothing has changed since */
+} known;
+
+static Oid	event_types_relid = InvalidOid; /* the table it was read from */
+static uint64 invalidations = 0;	/* counts them */
+
+/* ---- reading the table ---- */
+
+static Datum
+column(HeapTuple tuple, TupleDesc tupdesc, const char *name, bool *isnull)
+{
+	int			number = SPI_fnumber(tupdesc, name);
+
+	if (number <= 0)
+		elog(ERROR, "evsource.event_types has no column \"%s\"", name);
+	return heap_getattr(tuple, number, tupdesc, isnull);
+}
+
+static char *
+text_column(HeapTuple tuple, TupleDesc tupdesc, const char *name)
+{
+	bool		isnull;
+	Datum		value = column(tuple, tupdesc, name, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+static EvsTypeVersion *
+read_version(HeapTuple tuple, TupleDesc tupdesc)
+{
+	EvsTypeVersion *version = palloc0(sizeof(EvsTypeVersion));
+	bool		isnull;
+	Datum		value;
+
+	version->version = DatumGetInt32(column(tuple, tupdesc, "version", &isnull));
+	value = column(tuple, tupdesc, "schema_path", &isnull);
+	version->schema_path = isnull ? NULL : DatumGetJsonPathPCopy(value);
+	version->validator = text_column(tuple, tupdesc, "validator");
+	version->upcaster = text_column(tuple, tupdesc, "upcaster");
+	version->owner = text_column(tuple, tupdesc, "owner");
+	version->search_path = text_column(tuple, tupdesc, "search_path");
+	version->changes_stored = DatumGetBool(column(tuple, tupdesc, "changes_stored", &isnull));
+	return version;
+}
+
+/* By length first: most comparisons need no more. */
+static int
+compare_names(const text *a, const text *b)
+{
+	int			length = VARSIZE_ANY_EXHDR(a);
+	int			other = VARSIZE_ANY_EXHDR(b);
+
+	if (length != other)
+		return length < other ? -1 : 1;
+	return memcmp(VARDATA_ANY(a), VARDATA_ANY(b), length);
+}
+
+static int
+compare_types(const void *a, const void *b)
+{
+	return compare_names((*(EvsEventType *const *) a)->type, (*(EvsEventType *const *) b)->type);
+}
+
+static EvsEventType *
+get_type(List **types, text *name)
+{
+	EvsEventType *type;
+	ListCell   *cell;
+
+	foreach(cell, *types)
+	{
+		type = lfirst(cell);
+		if (evs_same_text(type->type, name))
+			return type;
+	}
+	type = palloc0(sizeof(EvsEventType));
+	type->type = name;
+	type->newest = 1;
+	type->versions = palloc0(2 * sizeof(EvsTypeVersion *));
+	*types = lappend(*types, type);
+	return type;
+}
+
+static void
+add_version(EvsEventType *type, EvsTypeVersion *version)
+{
+	if (version->version < 1 || version->version > EVS_MAX_SCHEMA_VERSION)
+		elog(ERROR, "evsource.event_types has a version %d", version->version);
+	if (version->version > type->newest)
+	{
+		type->versions = repalloc(type->versions,
+								  (version->version + 1) * sizeof(EvsTypeVersion *));
+		for (int i = type->newest + 1; i <= version->version; i++)
+			type->versions[i] = NULL;
+		type->newest = version->version;
+	}
+	type->versions[version->version] = version;
+}
+
+/* All types, in CurrentMemoryContext. */
+static List *
+read_types(Relation relation)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
+	TupleDesc	tupdesc = RelationGetDescr(relation);
+	List	   *types = NIL;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		name = column(tuple, tupdesc, "type", &isnull);
+
+		add_version(get_type(&types, DatumGetTextPCopy(name)), read_version(tuple, tupdesc));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return types;
+}
+
+static void
+read_known(void)
+{
+	Relation	relation = table_open(evs_catalog()->event_types, AccessShareLock);
+	uint64		before = invalidations;
+	MemoryContext context;
+	MemoryContext caller;
+	List	   *types;
+	ListCell   *cell;
+
+	event_types_relid = RelationGetRelid(relation);
+
+	/* until it is complete an error takes it away with the caller's memory */
+	context = AllocSetContextCreate(CurrentMemoryContext, "evsource event types",
+									ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	types = read_types(relation);
+	if (known.context != NULL)
+		MemoryContextDelete(known.context);
+	known.context = NULL;
+
+	known.count = 0;
+	known.types = palloc(Max(list_length(types), 1) * sizeof(EvsEventType *));
+	foreach(cell, types)
+		known.types[known.count++] = lfirst(cell);
+	qsort(known.types, known.count, sizeof(EvsEventType *), compare_types);
+	MemoryContextSwitchTo(caller);
+	table_close(relation, AccessShareLock);
+
+	MemoryContextSetParent(context, TopMemoryContext);
+	known.context = context;
+	known.own_writes = TransactionIdIsValid(GetTopTransactionIdIfAny());
+	known.valid = invalidations == before;
+}
+
+/* ---- asking ---- */
+
+bool
+evs_types_any(void)
+{
+	if (!known.valid)
+		read_known();
+	return known.count > 0;
+}
+
+static EvsTypeVersion *
+copy_version(const EvsTypeVersion *from)
+{
+	EvsTypeVersion *to = palloc(sizeof(EvsTypeVersion));
+
+	*to = *from;
+	if (from->schema_path != NULL)
+	{
+		to->schema_path = palloc(VARSIZE(from->schema_path));
+		memcpy(to->schema_path, from->schema_path, VARSIZE(from->schema_path));
+	}
+	to->validator = from->validator ? pstrdup(from->validator) : NULL;
+	to->upcaster = from->upcaster ? pstrdup(from->upcaster) : NULL;
+	to->owner = pstrdup(from->owner);
+	to->search_path = pstrdup(from->search_path);
+	return to;
+}
+
+static EvsEventType *
+copy_type(const EvsEventType *from)
+{
+	EvsEventType *to = palloc(sizeof(EvsEventType));
+
+	*to = *from;
+	to->type = palloc(VARSIZE_ANY(from->type));
+	memcpy(to->type, from->type, VARSIZE_ANY(from->type));
+	to->versions = palloc0((from->newest + 1) * sizeof(EvsTypeVersion *));
+	for (int i = 1; i <= from->newest; i++)
+		if (from->versions[i] != NULL)
+			to->versions[i] = copy_version(from->versions[i]);
+	return to;
+}
+
+EvsEventType *
+evs_types_find(const text *type)
+{
+	int			low = 0;
+	int			high;
+
+	if (!evs_types_any())
+		return NULL;
+	high = known.count - 1;
+	while (low <= high)
+	{
+		int			middle = (low + high) / 2;
+		int			order = compare_names(type, known.types[middle]->type);
+
+		if (order == 0)
+			return copy_type(known.types[middle]);
+		if (order < 0)
+			high = middle - 1;
+		else
+			low = middle + 1;
+	}
+	return NULL;
+}
+
+static bool
+filter_has_type(const EvsFilter *filter, const text *type)
+{
+	for (int i = 0; i < filter->ntypes; i++)
+		if (evs_same_text(filter->types[i], type))
+			return true;
+	return filter->ntypes == 0;
+}
+
+static uint32
+hash_bytes_into(uint32 hash, const char *value, int length)
+{
+	return hash_combine(hash, hash_bytes((const unsigned char *) value, length));
+}
+
+uint32
+evs_types_fingerprint(const EvsFilter *filter)
+{
+	uint32		hash = 0;
+
+	if (!evs_types_any())
+		return 0;
+	for (int i = 0; i < known.count; i++)
+	{
+		const EvsEventType *type = known.types[i];
+
+		if (!filter_has_type(filter, type->type))
+			continue;
+		for (int v = 2; v <= type->newest; v++)
+		{
+			const EvsTypeVersion *version = type->versions[v];
+
+			if (version == NULL || !version->changes_stored || version->upcaster == NULL)
+				continue;
+			hash = hash_bytes_into(hash, VARDATA_ANY(type->type), VARSIZE_ANY_EXHDR(type->type));
+			hash = hash_combine(hash, v);
+			hash = hash_bytes_into(hash, version->upcaster, strlen(version->upcaster));
+		}
+	}
+	return hash;
+}
+
+/* ---- hearing of changes ---- */
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == event_types_relid)
+	{
+		known.valid = false;
+		invalidations++;
+	}
+}
+
+/*
+ * Rows that the transaction itself has written are gone when it rolls back, and
+ * the invalidation that says so may not have been sent yet.
+ */
+static void
+forget_own_writes(void)
+{
+	if (known.own_writes)
+		known.valid = false;
+}
+
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT)
+		known.own_writes = false;
+	else if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		forget_own_writes();
+}
+
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId mine,
+					SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		forget_own_writes();
+}
+
+void
+evs_types_init(void)
+{
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
+}

@@ -1,0 +1,90 @@
+/*
+ * types.h - the versions that the types of events have: what must hold for
+ * their data, and how old data becomes new.
+ */
+#ifndef EVS_TYPES_H
+#define EVS_TYPES_H
+
+#include "evsource.h"
+
+#include "nodes/pg_list.h"
+
+/* A smallint of evsource.events holds the version. */
+#define EVS_MAX_SCHEMA_VERSION	PG_INT16_MAX
+
+/* One version of a type: a row of evsource.event_types. */
+typedef struct EvsTypeVersion
+{
+	int			version;
+	void	   *schema_path;	/* JsonPath *, or NULL */
+	char	   *validator;		/* qualified signature, or NULL */
+	char	   *upcaster;		/* of the version before to this one, or NULL */
+	char	   *owner;			/* whose rights they run with */
+	char	   *search_path;
+	bool		changes_stored; /* older events were stored when it was defined */
+} EvsTypeVersion;
+
+/* A type that has been defined.  Version 1 may have no definition of its own. */
+typedef struct EvsEventType
+{
+	text	   *type;
+	int			newest;			/* version */
+	EvsTypeVersion **versions;	/* [1 .. newest]; NULL: nothing was defined */
+} EvsEventType;
+
+extern void evs_types_init(void);
+
+/*
+ * Is any type defined?  Ask after events has been locked, in whatever mode: from
+ * there on what others have committed is known.
+ */
+extern bool evs_types_any(void);
+
+/* The type, copied into CurrentMemoryContext, or NULL when it is not defined. */
+extern EvsEventType *evs_types_find(const text *type);
+
+/*
+ * A number that changes when stored events of types that the filter accepts
+ * come to be read otherwise; 0 while they are read as they are stored.
+ */
+extern uint32 evs_types_fingerprint(const EvsFilter *filter);
+
+/* ---- validating and upcasting: type_run.c ---- */
+
+/*
+ * One run over events: a batch, a scan, a statement.  It keeps the functions
+ * that it calls ready, in a child of the CurrentMemoryContext it was begun in,
+ * and ends with that.  It must not outlive the subtransaction.
+ */
+typedef struct EvsTypeRun EvsTypeRun;
+
+extern EvsTypeRun *evs_type_run(void);
+
+/*
+ * Before an event is stored: see that its data is what the rule of its version
+ * says (the newest, if none was given) and note the version as it is stored.
+ *
+ * Errors: VE004 when the rule does not hold; 22023 for a version that the type
+ * does not have, or that nothing leads on from; what the validator raises.
+ */
+extern void evs_type_validate(EvsTypeRun *run, EvsEvent *event);
+
+/*
+ * The same where no type is defined: the only version that can be given is 1.
+ */
+extern void evs_type_check_undefined(EvsEvent *event);
+
+/*
+ * Bring what was stored in an older version to the newest one; the new data is
+ * in CurrentMemoryContext.  The event's type is detoasted, the rest need not be.
+ *
+ * Errors: 55000 when a step is missing, 22004 when an upcaster returns null, 42883
+ * when it is gone, 54001 when upcasters make each other run too deeply, 42501;
+ * what the upcaster raises.
+ */
+extern void evs_type_upcast(EvsTypeRun *run, EvsEvent *event);
+
+/* 55000 when a validator or upcaster is running: it must not append. */
+extern void evs_type_check_append(void);
+
+#endif							/* EVS_TYPES_H */
