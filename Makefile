@@ -82,6 +82,11 @@ OBJS = \
 	src/compare.o \
 	src/verify.o \
 	src/try.o \
+	src/rebuilds.o \
+	src/rebuild_online.o \
+	src/rebuild_request.o \
+	src/shadow.o \
+	src/swap.o \
 	src/publish.o \
 	src/guard.o
 
@@ -102,6 +107,7 @@ SQL_PARTS = \
 	sql/states.sql \
 	sql/register.sql \
 	sql/verify.sql \
+	sql/rebuild.sql \
 	sql/monitor.sql \
 	sql/publish.sql \
 	sql/guard.sql \

@@ -22,7 +22,8 @@ comment on function evsource._partition(text, integer) is
 create view evsource._checkpoints as
     select c.projection, coalesce(q.position, c.position) as position,
            c.event_count + coalesce(q.event_count, 0) as event_count,
-           greatest(c.updated_at, q.updated_at) as updated_at, c.started_at, c.total
+           greatest(c.updated_at, q.updated_at) as updated_at, c.started_at, c.total,
+           c.resumed_at, c.resumed_count
     from evsource.checkpoints c
     left join lateral (
         select min(s.position) as position, sum(s.event_count)::bigint as event_count,

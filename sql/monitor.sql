@@ -66,17 +66,39 @@ create view evsource.projection_status as
 comment on view evsource.projection_status is
 'Registered projections: how far each is, how many events it lags behind and how many it has applied.';
 
+-- A session's rate is what it has done since it began to work on it, so that a
+-- rebuild which was interrupted for a day does not look slow.
 create view evsource.progress as
-    select p.projection, p.state,
-           c.event_count as events_done,
-           greatest(c.total, c.event_count) as events_total,
-           case when c.total > 0
-                then round(100.0 * least(c.event_count, c.total) / c.total, 1)
+    select w.projection, w.state, w.online, w.events_done,
+           greatest(w.total, w.events_done) as events_total,
+           case when w.total > 0
+                then round(100.0 * least(w.events_done, w.total) / w.total, 1)
                 else 100.0
            end as percent,
-           c.position, c.started_at, c.updated_at
-    from evsource._checkpoints c
-    join evsource.projections p using (projection)
-    where c.started_at is not null;
+           round(r.rate::numeric, 1) as events_per_second,
+           case when r.rate > 0
+                then make_interval(secs => greatest(w.total - w.events_done, 0) / r.rate)
+           end as time_left,
+           w.position, w.started_at, w.updated_at, w.last_error
+    from (
+        select p.projection, p.state, false as online, c.event_count as events_done, c.total,
+               c.position, c.started_at, c.updated_at, c.resumed_at, c.resumed_count, b.last_error
+        from evsource._checkpoints c
+        join evsource.projections p using (projection)
+        left join evsource.rebuilds b on b.projection = p.projection and not b.online
+        where c.started_at is not null
+        union all
+        select b.projection, case b.state when 'building' then 'rebuilding' else b.state end,
+               b.online, b.event_count, b.total,
+               b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error
+        from evsource.rebuilds b
+        where b.state <> 'kept' and (b.online or b.state in ('requested', 'failed'))
+            and not exists (select from evsource.checkpoints c
+                            where c.projection = b.projection and c.started_at is not null and not b.online)
+    ) w
+    cross join lateral (
+        select case when w.updated_at > w.resumed_at
+                    then (w.events_done - w.resumed_count) / extract(epoch from w.updated_at - w.resumed_at)::double precision
+               end as rate) r;
 comment on view evsource.progress is
-'Projections that are rebuilt or catch up: how many events are applied, and of how many.';
+'Rebuilds that are requested or under way, and projections that catch up: how many events are applied, of how many, how fast.';

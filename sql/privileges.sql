@@ -14,14 +14,14 @@ values
     ('reader', 'usage', 'schema', array['evsource']),
     ('reader', 'select', 'table', array[
         'events', 'streams', 'published', 'event_types', 'events_raw',
-        'projections', 'checkpoints', 'projection_status', 'progress',
+        'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress',
         'partitions', 'projection_failures', 'dead_letters',
         'states', 'snapshots', 'snapshot_parts', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
     ('reader', 'execute', 'routine', array[
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',
         '_event_id', '_streams', '_events_raw', '_partition',   -- event_id and views call these as their user
-        'event_count', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
+        'event_count', 'replaying', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
         'load_snapshot', 'has_snapshot',
         'fold_merge', 'fold_count', 'fold_sum']),   -- the owner of a projection must be able to call its handler
     ('writer', 'insert', 'table', array['events']),
@@ -30,7 +30,8 @@ values
         'define_event_type', 'drop_event_type',
         'create_projection', 'alter_projection', 'drop_projection',
         'pause_projection', 'resume_projection', 'run_projection', 'retry_dead_letters', 'activate_projection',
-        'reset_projection', 'rebuild_projection', 'restore_projection',
+        'reset_projection', 'rebuild_projection', 'request_rebuild', 'cancel_rebuild',
+        'revert_rebuild', 'accept_rebuild', 'restore_projection',
         'verify_projection', 'try_projection',
         'save_snapshot', 'clear_snapshots',
         'publish_safe_position', 'grant_access', 'revoke_access'])

@@ -27,6 +27,7 @@ create table evsource.projections (
     partitions            integer not null default 1,   -- async: shared by so many workers
     keep_snapshots        integer not null,  -- versions of each snapshot
     path                  text[],            -- what a fold with a path is passed
+    replay_until          bigint not null default 0,   -- applied up to here, events are history
     created_at            timestamptz not null default pg_catalog.now()
 );
 comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name: they survive dump, restore and pg_upgrade.';
@@ -47,7 +48,9 @@ create table evsource.checkpoints (
     event_count bigint not null,
     updated_at  timestamptz not null default pg_catalog.now(),
     started_at  timestamptz,             -- of the rebuild or catching up under way
-    total       bigint                   -- events it had to apply when it started
+    total       bigint,                  -- events it had to apply when it started
+    resumed_at    timestamptz,           -- when the session began that works on it
+    resumed_count bigint                 -- and event_count then
 );
 comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it applied by then.';
 

@@ -113,15 +113,6 @@ create procedure evsource.activate_projection(
 comment on procedure evsource.activate_projection(text, interval) is
 'Lets a projection that is catching up do so in transactions of its own, and makes it active.';
 
-create procedure evsource.rebuild_projection(
-    projection text,
-    from_snapshot boolean default false,
-    lock_timeout interval default '2s')
-    language c
-    as 'MODULE_PATHNAME', 'evsource_rebuild_projection';
-comment on procedure evsource.rebuild_projection(text, boolean, interval) is
-'Empties the read model and replays the log in transactions of its own.';
-
 -- What a projection uses must not be dropped under it. Functions and tables are
 -- stored by the identity that PostgreSQL gives to dropped objects, too.
 create function evsource._guard_drops() returns event_trigger

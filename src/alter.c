@@ -19,6 +19,7 @@
 #include "dead_letters.h"
 #include "definition.h"
 #include "failure.h"
+#include "rebuilds.h"
 #include "registry.h"
 #include "replay.h"
 #include "snapshot_history.h"
@@ -227,7 +228,8 @@ evsource_resume_projection(PG_FUNCTION_ARGS)
 /*
  * evsource.drop_projection(projection, if_exists) returns void
  *
- * Its tables stay.  Behind the barrier if it is live, so that no append that is
+ * Its tables stay, a version of them that a rebuild makes or has kept does not.
+ * Behind the barrier if it is live, so that no append that is
  * still open applies events to what its owner is about to drop.
  */
 Datum
@@ -237,6 +239,7 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 	bool		if_exists = evs_argument_bool(fcinfo, 1, false);
 	EvsProjection *projection;
 
+	evs_rebuild_lock(name);
 	evs_registry_lock(name);
 	projection = evs_projection_load(name, if_exists);
 	if (projection == NULL)
@@ -247,8 +250,10 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 	}
 	evs_registry_check_rights(projection);
 
+	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (is_live(projection))
 		evs_barrier();
+	evs_rebuild_forget(name);
 	(void) evs_snapshots_clear(name, true);
 	evs_troubles_clear(name);
 	evs_units_delete(name);

@@ -417,14 +417,24 @@ evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until
 	MemoryContext context;
 	MemoryContext caller;
 	EvsApplied	result;
+	EvsProjection *projection = apply->projection;
+	int64		end = upto;
 
 	if (apply->unit.checkpoint.position >= upto)
 		return EVS_APPLY_END;
 
+	/* history ends with a batch: see evsource.replaying() */
+	projection->replaying = apply->unit.checkpoint.position < projection->replay_until;
+	if (projection->replaying)
+		end = Min(upto, projection->replay_until);
+
 	context = AllocSetContextCreate(CurrentMemoryContext, "evsource apply batch",
 									ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
-	result = apply_batch(apply, upto, max_events, until);
+	result = apply_batch(apply, end, max_events, until);
+	projection->replaying = false;
+	if (result == EVS_APPLY_END && end < upto)
+		result = EVS_APPLY_MORE;
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 

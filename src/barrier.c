@@ -28,13 +28,29 @@ evs_barrier(void)
 	LockRelationOid(evs_catalog()->events, ShareRowExclusiveLock);
 }
 
+static void
+lock_all(List *relations, LOCKMODE mode)
+{
+	ListCell   *cell;
+
+	foreach(cell, relations)
+		LockRelationOid(lfirst_oid(cell), mode);
+}
+
+bool
+evs_barrier_within(int timeout)
+{
+	return evs_locks_within(list_make1_oid(evs_catalog()->events), ShareRowExclusiveLock,
+							timeout);
+}
+
 /*
  * A timeout is an error, so the attempt is a subtransaction: its lock passes on
  * to the transaction when it succeeds.  Being the victim of a deadlock is worth
  * another attempt, too: what is given up lets the others go on.
  */
 bool
-evs_barrier_within(int timeout)
+evs_locks_within(List *relations, LOCKMODE mode, int timeout)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -42,7 +58,7 @@ evs_barrier_within(int timeout)
 
 	if (timeout <= 0)
 	{
-		evs_barrier();
+		lock_all(relations, mode);
 		return true;
 	}
 
@@ -57,7 +73,7 @@ evs_barrier_within(int timeout)
 		snprintf(value, sizeof(value), "%d", timeout);
 		(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-		evs_barrier();
+		lock_all(relations, mode);
 		AtEOXact_GUC(true, nest_level);
 		ReleaseCurrentSubTransaction();
 	}

@@ -7,6 +7,9 @@
 
 #include "evsource.h"
 
+#include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
+
 /* Wait for the barrier and hold it until the end of the transaction. */
 extern void evs_barrier(void);
 
@@ -15,6 +18,11 @@ extern void evs_barrier(void);
  * it was not to be had in that time, nothing is held, no appender queues.
  */
 extern bool evs_barrier_within(int timeout);
+
+/*
+ * Lock tables in the same way: all of them, in this order, or none.
+ */
+extern bool evs_locks_within(List *relations, LOCKMODE mode, int timeout);
 
 /*
  * 25000 under REPEATABLE READ and above, where what other transactions did

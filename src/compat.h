@@ -256,6 +256,23 @@ InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 #define EVS_HAVE_SHMEM_REQUEST_HOOK 1
 #endif
 
+/* pg_class.relallfrozen: 18. */
+#if PG_VERSION_NUM >= 180000
+#define EVS_EXCHANGE_RELALLFROZEN(a, b) \
+	do { \
+		int32		frozen_ = (a)->relallfrozen; \
+		(a)->relallfrozen = (b)->relallfrozen; \
+		(b)->relallfrozen = frozen_; \
+	} while (0)
+#else
+#define EVS_EXCHANGE_RELALLFROZEN(a, b) ((void) 0)
+#endif
+
+/* Relation files have numbers of a type of their own, and a name for that, since 16. */
+#if PG_VERSION_NUM < 160000
+#define RelFileNumberIsValid(number) OidIsValid(number)
+#endif
+
 /*
  * ExecInsertIndexTuples: 14 took the ResultRelInfo and "update", 16 added
  * "only summarizing".  Before 14 it finds the relation in the EState.

@@ -55,6 +55,7 @@ static struct
 	bool		running;
 	SubTransactionId subid;		/* in which it started */
 	MemoryContext context;		/* lives as long as it does */
+	bool		replaying;		/* the handler that runs gets history */
 	int			depth;			/* of the batch in hand; 0: the client's */
 	Waiting		waiting;
 } dispatch;
@@ -113,14 +114,18 @@ enter(const EvsProjection *projection, EvsIdentity *identity)
 	evs_identity_enter(identity, projection->owner, projection->search_path);
 	check_owner(projection);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	dispatch.replaying = projection->replaying;
 }
 
 static void
-leave(EvsIdentity *identity)
+leave(const EvsProjection *projection, EvsIdentity *identity)
 {
+	dispatch.replaying = false;
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	evs_identity_leave(identity);
+	if (projection->applied != NULL)
+		projection->applied(projection->applied_argument);
 }
 
 /* Apply events that have passed the filter. */
@@ -139,7 +144,7 @@ apply(EvsProjection *projection, EvsEvent *const *events, int count)
 	evs_handler_context_pop(&errors);
 
 	evs_handler_run(projection, events, count);
-	leave(&identity);
+	leave(projection, &identity);
 }
 
 static inline bool
@@ -290,6 +295,12 @@ evs_dispatch_is_running(void)
 	return dispatch.running;
 }
 
+bool
+evs_dispatch_is_replaying(void)
+{
+	return dispatch.replaying;
+}
+
 void
 evs_dispatch_inline(const EvsBatch *batch)
 {
@@ -376,7 +387,7 @@ scan_stream(EvsProjection *projection, EvsScan *scan, int64 max_events, Timestam
 	evs_handler_context_pop(&errors);
 
 	evs_handler_run_stream(projection, next_of_scan, &source);
-	leave(&identity);
+	leave(projection, &identity);
 }
 
 /* Everything else gets copies of them. */
@@ -442,7 +453,7 @@ evs_dispatch_check(EvsProjection *projection)
 	if (projection->kind != EVS_KIND_QUERY)
 		(void) evs_handler_function(projection);
 	evs_keyer_close(evs_keyer_open(projection));
-	leave(&identity);
+	leave(projection, &identity);
 }
 
 static void

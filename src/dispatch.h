@@ -73,5 +73,7 @@ extern bool evs_dispatch_is_running(void);
  * no projection hears of what is appended.
  */
 extern void evs_dispatch_mute(void);
+/* Does it get events that are history (see EvsProjection's replaying)? */
+extern bool evs_dispatch_is_replaying(void);
 
 #endif							/* EVS_DISPATCH_H */

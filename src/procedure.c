@@ -93,23 +93,37 @@ pause_between(int milliseconds)
 	}
 }
 
+/*
+ * A lock was not to be had: worth another attempt, unless there were many.  Only
+ * a worker in the background has all the time in the world.
+ */
+void
+evs_procedure_gave_way(EvsProcedure *procedure, const char *without, const char *detail,
+					   const char *hint)
+{
+	procedure->pause = procedure->timeout;
+	if (++procedure->attempts >= MAX_ATTEMPTS && !procedure->background)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not get a moment without %s for projection \"%s\"",
+						without, procedure->name),
+				 errdetail("%d attempts of %d ms each met %s.",
+						   procedure->attempts, procedure->timeout, detail),
+				 errhint("See pg_locks for who holds %s, and call again: it goes on where it stopped.",
+						 hint)));
+	ereport(DEBUG1,
+			(errmsg_internal("projection \"%s\": no moment without %s within %d ms, trying again",
+							 procedure->name, without, procedure->timeout)));
+}
+
 bool
 evs_procedure_barrier(EvsProcedure *procedure)
 {
 	if (evs_barrier_within(procedure->timeout))
 		return true;
-
-	if (++procedure->attempts >= MAX_ATTEMPTS)
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("could not get a moment without open appends for projection \"%s\"",
-						procedure->name),
-				 errdetail("%d attempts of %d ms each met transactions that have appended and not ended.",
-						   procedure->attempts, procedure->timeout),
-				 errhint("See pg_locks for who holds RowExclusiveLock on evsource.events, and call again: it goes on where it stopped.")));
-	ereport(DEBUG1,
-			(errmsg_internal("projection \"%s\": no barrier within %d ms, trying again",
-							 procedure->name, procedure->timeout)));
+	evs_procedure_gave_way(procedure, "open appends",
+						   "transactions that have appended and not ended",
+						   "RowExclusiveLock on evsource.events");
 	return false;
 }
 
@@ -185,20 +199,28 @@ evs_procedure_repeat(EvsProcedure *procedure, EvsOutcome (*step) (EvsProcedure *
 		if (outcome != EVS_DONE)
 			evs_procedure_next_transaction(true);
 		if (outcome == EVS_WAIT)
-			pause_between(procedure->timeout);
+			pause_between(procedure->pause);
 	} while (outcome != EVS_DONE);
 }
 
 void
-evs_procedure_begin(EvsProcedure *procedure, FunctionCallInfo fcinfo, EvsProjectionState state,
-				int timeout_argument)
+evs_procedure_init(EvsProcedure *procedure, const char *name, EvsProjectionState state,
+				   int timeout)
 {
 	memset(procedure, 0, sizeof(EvsProcedure));
-	procedure->name = evs_argument_name(fcinfo, 0);
+	procedure->name = name;
 	procedure->state = state;
-	if (!PG_ARGISNULL(timeout_argument))
-		procedure->timeout = interval_milliseconds(PG_GETARG_INTERVAL_P(timeout_argument));
+	procedure->timeout = timeout;
 	procedure->context = AllocSetContextCreate(CurrentMemoryContext,
 											   "evsource replay step",
 											   ALLOCSET_DEFAULT_SIZES);
+}
+
+void
+evs_procedure_begin(EvsProcedure *procedure, FunctionCallInfo fcinfo, EvsProjectionState state,
+					int timeout_argument)
+{
+	evs_procedure_init(procedure, evs_argument_name(fcinfo, 0), state,
+					   PG_ARGISNULL(timeout_argument) ? 0 :
+					   interval_milliseconds(PG_GETARG_INTERVAL_P(timeout_argument)));
 }

@@ -8,6 +8,7 @@
 #include "projection.h"
 
 #include "fmgr.h"
+#include "storage/lock.h"
 
 /* A procedure under way. */
 typedef struct EvsProcedure
@@ -17,8 +18,16 @@ typedef struct EvsProcedure
 	int			timeout;		/* ms to wait for the barrier, 0 for ever */
 	int			attempts;		/* that failed */
 	int			rounds;			/* that reached the safe position */
-	bool		from_snapshots; /* rebuild: there are some that can be used */
-	bool		complete;		/* rebuild: and nothing was left to replay */
+	bool		background;		/* waits for nobody: says EVS_WAIT instead */
+	int			pause;			/* ms to sleep when EVS_WAIT was said */
+	struct EvsRebuild *wanted;	/* rebuild: what the call asks for, at first */
+	bool		restored;		/* rebuild: snapshots have been looked at */
+	bool		from_snapshots; /* and there are some that can be used */
+	bool		complete;		/* rebuild: this is who completed it */
+	TransactionId built;		/* rebuild: whoever sees this one sees a whole
+								 * read model */
+	VirtualTransactionId *readers;	/* who may not have seen it */
+	int			nreaders;		/* how many of them are still there */
 	MemoryContext context;		/* of one transaction */
 } EvsProcedure;
 
@@ -32,6 +41,10 @@ typedef enum EvsOutcome
 
 /* Is it called where it cannot commit? */
 extern bool evs_procedure_is_atomic(FunctionCallInfo fcinfo);
+
+/* Begin, with a context in the current one. */
+extern void evs_procedure_init(EvsProcedure *procedure, const char *name,
+							   EvsProjectionState state, int timeout);
 
 /*
  * Begin: the projection is the first argument, the lock timeout another one.
@@ -56,6 +69,10 @@ extern void evs_procedure_next_transaction(bool on_the_way);
  * Errors: 55P03 when that was said too often.
  */
 extern bool evs_procedure_barrier(EvsProcedure *procedure);
+
+/* The same for whoever did not get another lock: say so, and count it. */
+extern void evs_procedure_gave_way(EvsProcedure *procedure, const char *without,
+								   const char *detail, const char *hint);
 
 /*
  * The projection, if it still is what this procedure works on; NULL if another

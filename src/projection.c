@@ -215,6 +215,7 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	projection->notify = DatumGetBool(row_value(&row, "notify", &isnull));
 	projection->stale = DatumGetBool(row_value(&row, "stale", &isnull));
 	projection->partitions = DatumGetInt32(row_value(&row, "partitions", &isnull));
+	projection->replay_until = DatumGetInt64(row_value(&row, "replay_until", &isnull));
 
 	pfree(row.values);
 	pfree(row.nulls);

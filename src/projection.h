@@ -74,10 +74,16 @@ typedef struct EvsProjection
 	bool		notify;			/* tell listeners that the read model changed */
 	bool		stale;			/* its definition changed since it was built */
 	int			partitions;		/* async: workers that share it, by stream */
+	int64		replay_until;	/* what it is applied up to here is history */
 
 	/* what running it has found out; lives and dies with the struct */
 	MemoryContext context;		/* holds all of the above */
 	void	   *runtime;		/* handlers.c's or, of a query, new_events.c's */
+	bool		replaying;		/* what is dispatched to it now is history */
+	void		(*applied) (void *argument);	/* called when the handler is
+												 * through with a batch, before
+												 * what it appended is dispatched */
+	void	   *applied_argument;
 } EvsProjection;
 
 extern void evs_projection_init(void);

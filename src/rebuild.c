@@ -1,12 +1,23 @@
 /*
- * rebuild.c - rebuild_projection: empty the read model, and replay the log from
- * the start.
+ * rebuild.c - rebuild_projection: build a read model anew from the log.
  *
- * While it is rebuilt an inline projection is not in the appenders' hands: the
- * first transaction takes it from them behind the barrier, the last gives it
- * back.  Meanwhile appends go on, and the replay meets what they store.
+ * Each transaction does what evsource.rebuilds says is next, whoever it is: the
+ * caller of rebuild_projection, or a worker.  So an interrupted rebuild goes on,
+ * and two sessions take turns at the same one.
  *
- * Inside a transaction block all of it happens in that one transaction.
+ * Where possible the new version is built beside the old one: see
+ * rebuild_online.c.  Otherwise in place, which is here: the read model is
+ * emptied and fills again.  While it is rebuilt in place an inline projection is
+ * not in the appenders' hands: the first transaction takes it from them behind
+ * the barrier, the last gives it back.  Meanwhile appends go on, and the replay
+ * meets what they store.
+ *
+ * Inside a transaction block all of it happens in that one transaction, in
+ * place: readers wait, and see nothing of it before it is whole.
+ *
+ * Locks: the rebuild's, the projection's name, its snapshots, the barrier, its
+ * tables.  A session that saves snapshots may idle in its transaction: nobody
+ * who holds the barrier waits for that.
  */
 #include "evsource.h"
 
@@ -19,25 +30,12 @@
 #include "failure.h"
 #include "horizon.h"
 #include "procedure.h"
+#include "rebuilds.h"
 #include "registry.h"
 #include "replay.h"
 #include "snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_rebuild_projection);
-
-/* Empty the read model; the projection is not, or no longer, live. */
-static void
-start_over(EvsProjection *projection, int64 total)
-{
-	EvsCheckpoint start = {projection->start_after, 0};
-
-	evs_reset_read_model(projection);
-	projection->state = EVS_STATE_REBUILDING;
-	projection->stale = false;
-	evs_registry_update(projection);
-	evs_checkpoint_write(projection->name, &start);
-	evs_checkpoint_start(projection->name, total);
-}
 
 /* How much there is to do; counted before anybody has to wait. */
 static int64
@@ -47,34 +45,85 @@ count_events(const EvsProjection *projection)
 							  evs_horizon_safe_position());
 }
 
+/* ---- in place ---- */
+
+/* What has been applied is history when it is applied again. */
+static void
+note_history(EvsProjection *projection)
+{
+	EvsCheckpoint checkpoint;
+
+	evs_checkpoint_read(projection->name, &checkpoint);
+	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE)
+		checkpoint.position = evs_horizon_last_position();
+	projection->replay_until = Max(projection->replay_until, checkpoint.position);
+}
+
+/* Empty the read model; an inline projection's appends are at rest. */
+static void
+start_over(EvsProjection *projection, int64 total)
+{
+	EvsCheckpoint start = {projection->start_after, 0};
+
+	note_history(projection);
+	evs_reset_read_model(projection);
+	projection->state = EVS_STATE_REBUILDING;
+	projection->stale = false;
+	evs_registry_update(projection);
+	evs_checkpoint_write(projection->name, &start);
+	evs_checkpoint_start(projection->name, total);
+}
+
+static void
+begin_building(EvsRebuild *rebuild)
+{
+	rebuild->state = EVS_REBUILD_BUILDING;
+	rebuild->is_chosen = true;
+	rebuild->online = false;
+	evs_rebuild_start(rebuild);
+}
+
 /* Take the projection out of the appenders' hands and empty it. */
 static EvsOutcome
-start_rebuild(EvsProcedure *procedure)
+start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection,
+			   int64 total)
 {
-	EvsProjection *projection = evs_registry_open(procedure->name);
-	int64		total;
-
 	/* an interrupted rebuild goes on, unless the definition has changed */
 	if (projection->state == EVS_STATE_REBUILDING && !projection->stale)
-		return EVS_DONE;
+	{
+		evs_checkpoint_resume(projection->name);
+		begin_building(rebuild);
+		return EVS_MORE;
+	}
 
 	evs_reset_check(projection);
-	total = count_events(projection);
+	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
 		!evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	start_over(projection, total);
+	begin_building(rebuild);
 	procedure->attempts = 0;
+	return EVS_MORE;
+}
+
+/* The projection is what it should be: the request is fulfilled. */
+static EvsOutcome
+complete(EvsProcedure *procedure)
+{
+	evs_rebuild_delete(procedure->name);
+	procedure->complete = true;
 	return EVS_DONE;
 }
 
 static EvsOutcome
-rebuild_step(EvsProcedure *procedure)
+step_in_place(EvsProcedure *procedure)
 {
 	EvsProjection *projection = evs_procedure_open(procedure);
+	EvsOutcome	outcome;
 
 	if (projection == NULL)
-		return EVS_DONE;
+		return complete(procedure);
 
 	/* altered meanwhile */
 	if (projection->stale)
@@ -82,7 +131,8 @@ rebuild_step(EvsProcedure *procedure)
 		start_over(projection, count_events(projection));
 		return EVS_MORE;
 	}
-	return evs_procedure_catch_up(procedure, projection);
+	outcome = evs_procedure_catch_up(procedure, projection);
+	return outcome == EVS_DONE ? complete(procedure) : outcome;
 }
 
 /*
@@ -107,15 +157,13 @@ can_use_snapshots(const EvsProjection *projection)
 }
 
 /* Replace the snapshots that cannot be used; note whether there are any. */
-static EvsOutcome
-restore_snapshots(EvsProcedure *procedure)
+static void
+restore_snapshots(EvsProcedure *procedure, EvsProjection *projection)
 {
-	EvsProjection *projection = evs_registry_open(procedure->name);
-
+	procedure->restored = true;
 	procedure->from_snapshots = can_use_snapshots(projection);
 	if (procedure->from_snapshots)
 		(void) evs_snapshots_restore(projection);
-	return EVS_DONE;
 }
 
 /* The states are right: now the checkpoint and the count of events. */
@@ -136,24 +184,73 @@ finish_streams(EvsProjection *projection, int64 upto)
 }
 
 static EvsOutcome
-finish_from_snapshots(EvsProcedure *procedure)
+finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
 {
-	EvsProjection *projection = evs_registry_open(procedure->name);
-
 	if (projection->key_kind != EVS_KEY_STREAM)
 	{
 		projection->state = EVS_STATE_REBUILDING;
 		projection->stale = false;
 		evs_registry_update(projection);
 		evs_checkpoint_start(projection->name, count_events(projection));
-		return EVS_DONE;
+		begin_building(rebuild);
+		return EVS_MORE;
 	}
 
 	if (projection->mode == EVS_MODE_INLINE && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	finish_streams(projection, projection->mode == EVS_MODE_INLINE ?
 				   evs_horizon_last_position() : evs_horizon_safe_position());
-	procedure->complete = true;
+	return complete(procedure);
+}
+
+/* ---- any rebuild ---- */
+
+static EvsOutcome
+start(EvsProcedure *procedure, EvsRebuild *rebuild)
+{
+	EvsProjection *projection = evs_projection_load(rebuild->name, false);
+	bool		in_place = rebuild->is_chosen && !rebuild->online;
+	int64		total = count_events(projection);
+
+	projection = evs_registry_open(rebuild->name);
+	if (rebuild->from_snapshot && !procedure->restored)
+	{
+		restore_snapshots(procedure, projection);
+		return EVS_MORE;
+	}
+	if (procedure->from_snapshots)
+		return finish_from_snapshots(procedure, rebuild, projection);
+	if (!in_place && evs_online_start(rebuild, projection, total))
+		return EVS_MORE;
+	return start_in_place(procedure, rebuild, projection, total);
+}
+
+EvsOutcome
+evs_rebuild_advance(EvsProcedure *procedure)
+{
+	EvsRebuild	rebuild;
+
+	if (!procedure->background)
+		evs_rebuild_lock(procedure->name);
+	else if (!evs_rebuild_try_lock(procedure->name))
+	{
+		procedure->pause = procedure->timeout;
+		return EVS_WAIT;
+	}
+
+	if (!evs_rebuild_read(procedure->name, &rebuild))
+		return EVS_DONE;
+	switch (rebuild.state)
+	{
+		case EVS_REBUILD_REQUESTED:
+			return start(procedure, &rebuild);
+		case EVS_REBUILD_BUILDING:
+			return rebuild.online ? evs_online_step(procedure, &rebuild) :
+				step_in_place(procedure);
+		case EVS_REBUILD_FAILED:
+		case EVS_REBUILD_KEPT:
+			break;
+	}
 	return EVS_DONE;
 }
 
@@ -162,21 +259,27 @@ static void
 rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 {
 	const char *name = procedure->name;
-	EvsProjection *projection = evs_registry_open(name);
+	EvsProjection *projection;
+	EvsRebuild	rebuild = {.name = name};
 	EvsCheckpoint checkpoint;
 
 	evs_require_read_committed("rebuild a projection");
+	evs_rebuild_lock(name);
+	projection = evs_registry_open(name);
+	evs_rebuild_forget(name);
 	evs_reset_check(projection);
+	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE)
 		evs_barrier();
 
-	if (from_snapshot && restore_snapshots(procedure) == EVS_DONE && procedure->from_snapshots)
+	if (from_snapshot)
+		restore_snapshots(procedure, projection);
+	if (procedure->from_snapshots)
 	{
 		procedure->timeout = 0;
-		(void) finish_from_snapshots(procedure);
-		if (procedure->complete)
+		if (finish_from_snapshots(procedure, &rebuild, projection) == EVS_DONE)
 			return;
-		projection = evs_registry_open(name);
+		evs_rebuild_delete(name);
 	}
 	else
 		start_over(projection, 0);
@@ -192,42 +295,62 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	evs_procedure_finish_async(projection);
 }
 
+/* The request is made by the transaction that begins with it: or there is none. */
+static EvsOutcome
+step(EvsProcedure *procedure)
+{
+	if (procedure->wanted != NULL)
+		evs_rebuild_register(procedure->wanted);
+	procedure->wanted = NULL;
+	return evs_rebuild_advance(procedure);
+}
+
+static void
+rebuild_in_steps(EvsProcedure *procedure, EvsRebuild *wanted)
+{
+	evs_procedure_next_transaction(false);
+	procedure->wanted = wanted;
+	evs_procedure_repeat(procedure, step);
+	if (!procedure->complete)
+		ereport(NOTICE,
+				(errmsg("the rebuild of projection \"%s\" is no longer under way", wanted->name),
+				 errdetail("Another session has completed or cancelled it.")));
+}
+
 /*
- * evsource.rebuild_projection(projection, from_snapshot, lock_timeout)
+ * evsource.rebuild_projection(projection, from_snapshot, lock_timeout, online, keep_old)
  *
- * Empties the read model and replays the log.  Appends go on meanwhile; an
- * inline projection gets them when the replay reaches them.  A call for a
- * projection whose rebuild was interrupted completes it.
+ * Builds the read model anew from the log.  Appends go on meanwhile.  A call for
+ * a projection whose rebuild was interrupted completes it.
  *
- * Errors: 42704, 42501, 55000 when there is no way to empty it, 55P03 as in
- * activate_projection, whatever the handler raises.
+ * Errors: 42704, 42501, 55000 when there is no way to empty it or, for online =>
+ * true, to build it beside itself, 55P03 as in activate_projection, whatever the
+ * handler raises.
  */
 Datum
 evsource_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	EvsProcedure procedure;
-	bool		from_snapshot = evs_argument_bool(fcinfo, 1, false);
+	EvsRebuild	wanted = {0};
 
 	SPI_connect_ext(evs_procedure_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	evs_procedure_begin(&procedure, fcinfo, EVS_STATE_REBUILDING, 2);
+	wanted.name = procedure.name;
+	wanted.from_snapshot = evs_argument_bool(fcinfo, 1, false);
+	wanted.is_chosen = !PG_ARGISNULL(3);
+	wanted.online = evs_argument_bool(fcinfo, 3, false);
+	wanted.keep_old = evs_argument_bool(fcinfo, 4, false);
+	evs_rebuild_check(&wanted);
 
-	if (evs_procedure_is_atomic(fcinfo))
-		rebuild_at_once(&procedure, from_snapshot);
+	if (!evs_procedure_is_atomic(fcinfo))
+		rebuild_in_steps(&procedure, &wanted);
+	else if (wanted.keep_old)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("keep_old needs transactions of its own"),
+				 errhint("CALL evsource.rebuild_projection() outside of a transaction block.")));
 	else
-	{
-		evs_procedure_next_transaction(false);
-		if (from_snapshot)
-		{
-			evs_procedure_repeat(&procedure, restore_snapshots);
-			evs_procedure_next_transaction(true);
-		}
-		evs_procedure_repeat(&procedure, procedure.from_snapshots ? finish_from_snapshots : start_rebuild);
-		if (!procedure.complete)
-		{
-			evs_procedure_next_transaction(true);
-			evs_procedure_repeat(&procedure, rebuild_step);
-		}
-	}
+		rebuild_at_once(&procedure, wanted.from_snapshot);
 
 	SPI_finish();
 	PG_RETURN_VOID();

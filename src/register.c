@@ -204,6 +204,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 
 	projection = evs_definition_default(name);
 	evs_definition_apply(projection, &parameters);
+	projection->replay_until = evs_horizon_safe_position();
 
 	if (projection->mode != EVS_MODE_INLINE)
 	{

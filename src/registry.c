@@ -43,7 +43,7 @@ typedef struct Arguments
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, \
 	TEXTOID, INT8OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, \
 	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID, INT4OID, TEXTARRAYOID, \
-	INT4OID
+	INT4OID, INT8OID
 
 static EvsQuery insert_projection = {
 	"insert into evsource.projections"
@@ -51,10 +51,10 @@ static EvsQuery insert_projection = {
 	"  start_after, state_version, tables, on_reset, on_error, owner, search_path,"
 	"  snapshot_every, snapshot_after_batch, restore_from_snapshot,"
 	"  is_compatible, migrate_state, notify, stale, keep_snapshots, path,"
-	"  partitions)"
+	"  partitions, replay_until)"
 	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)",
-	26, {DEFINITION_TYPES}, SPI_OK_INSERT
+	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)",
+	27, {DEFINITION_TYPES}, SPI_OK_INSERT
 };
 
 static EvsQuery update_projection = {
@@ -64,9 +64,9 @@ static EvsQuery update_projection = {
 	" on_reset = $13, on_error = $14, owner = $15, search_path = $16,"
 	" snapshot_every = $17, snapshot_after_batch = $18, restore_from_snapshot = $19,"
 	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23,"
-	" keep_snapshots = $24, path = $25, partitions = $26"
+	" keep_snapshots = $24, path = $25, partitions = $26, replay_until = $27"
 	" where projection = $1",
-	26, {DEFINITION_TYPES}, SPI_OK_UPDATE
+	27, {DEFINITION_TYPES}, SPI_OK_UPDATE
 };
 
 static EvsQuery delete_projection = {
@@ -110,13 +110,21 @@ static EvsQuery gather_partitions = {
 };
 
 static EvsQuery start_checkpoint = {
-	"update evsource.checkpoints set started_at = clock_timestamp(), total = $2"
+	"update evsource.checkpoints set started_at = clock_timestamp(), total = $2,"
+	" resumed_at = clock_timestamp(), resumed_count = event_count"
 	" where projection = $1",
 	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 };
 
+static EvsQuery resume_checkpoint = {
+	"update evsource.checkpoints set resumed_at = clock_timestamp(), resumed_count = event_count"
+	" where projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
 static EvsQuery finish_checkpoint = {
-	"update evsource.checkpoints set started_at = null, total = null"
+	"update evsource.checkpoints set started_at = null, total = null,"
+	" resumed_at = null, resumed_count = null"
 	" where projection = $1 and started_at is not null",
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
@@ -389,6 +397,7 @@ add_definition(Arguments *arguments, const EvsProjection *projection)
 	add_integer(arguments, projection->policy.keep_snapshots);
 	add_texts(arguments, projection->path, projection->npath);
 	add_integer(arguments, projection->partitions);
+	add_bigint(arguments, projection->replay_until);
 }
 
 void
@@ -487,6 +496,15 @@ evs_checkpoint_start(const char *name, int64 total)
 	add_text(&arguments, name);
 	add_bigint(&arguments, total);
 	change_row(&start_checkpoint, &arguments);
+}
+
+void
+evs_checkpoint_resume(const char *name)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	change_row(&resume_checkpoint, &arguments);
 }
 
 void

@@ -57,6 +57,7 @@ extern void evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoi
 
 /* Mark the begin of a rebuild or of catching up, and its end. */
 extern void evs_checkpoint_start(const char *name, int64 total);
+extern void evs_checkpoint_resume(const char *name);
 extern void evs_checkpoint_finish(const char *name);
 
 /*

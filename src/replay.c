@@ -59,6 +59,52 @@ batch_limit(EvsKind kind)
 	return 1000000;
 }
 
+/*
+ * One batch of at most so many events.  History ends with a batch: a handler
+ * that gets many events at once can be told whether they are.
+ */
+static int64
+replay_batch(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
+			 int64 max_events)
+{
+	Snapshot	snapshot;
+	EvsScan    *scan;
+	EvsScanned	scanned;
+
+	projection->replaying = checkpoint->position < projection->replay_until;
+	if (projection->replaying)
+		upto = Min(upto, projection->replay_until);
+
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = evs_scan_log(checkpoint->position, upto, &projection->filter, snapshot);
+	evs_dispatch_scan(projection, scan, max_events, &scanned);
+	evs_scan_end(scan);
+	UnregisterSnapshot(snapshot);
+	projection->replaying = false;
+
+	checkpoint->position = scanned.at_end ? upto : scanned.position;
+	checkpoint->event_count += scanned.applied;
+
+	ereport(DEBUG1,
+			(errmsg_internal("projection \"%s\": applied " INT64_FORMAT " events up to position " INT64_FORMAT,
+							 projection->name, scanned.applied, checkpoint->position)));
+	return scanned.applied;
+}
+
+int64
+evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
+				int64 max_events)
+{
+	int64		applied = 0;
+
+	if (checkpoint->position < upto)
+	{
+		applied = replay_batch(projection, checkpoint, upto, max_events);
+		CommandCounterIncrement();
+	}
+	return applied;
+}
+
 int64
 evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 		   int64 max_batches)
@@ -75,24 +121,8 @@ evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 		 checkpoint->position < upto && (max_batches == 0 || batches < max_batches);
 		 batches++)
 	{
-		Snapshot	snapshot;
-		EvsScan    *scan;
-		EvsScanned	scanned;
-
-		snapshot = RegisterSnapshot(GetLatestSnapshot());
-		scan = evs_scan_log(checkpoint->position, upto, &projection->filter, snapshot);
-		evs_dispatch_scan(projection, scan, batch_limit(projection->kind), &scanned);
-		evs_scan_end(scan);
-		UnregisterSnapshot(snapshot);
-
-		checkpoint->position = scanned.at_end ? upto : scanned.position;
-		checkpoint->event_count += scanned.applied;
-		applied += scanned.applied;
-
-		ereport(DEBUG1,
-				(errmsg_internal("projection \"%s\": applied " INT64_FORMAT " events up to position " INT64_FORMAT,
-								 projection->name, scanned.applied, checkpoint->position)));
-
+		applied += replay_batch(projection, checkpoint, upto,
+								batch_limit(projection->kind));
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
 	}

@@ -16,6 +16,10 @@
 extern int64 evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint,
 						int64 upto, int64 max_batches);
 
+/* One batch, of at most so many events. */
+extern int64 evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint,
+							 int64 upto, int64 max_events);
+
 /*
  * Bring an inline projection up to date in this transaction and make it active:
  * the bulk first, the rest behind the barrier, which stays held.

@@ -4,8 +4,9 @@
  * What a projection owns is emptied as its owner: its tables by TRUNCATE, the
  * rest by its on_reset function.  States and snapshots are evsource's.
  *
- * Locks: for an inline projection the barrier first, then the tables: in this
- * order appenders take them, too.
+ * Locks: the snapshots first, since a session that saves them may idle in its
+ * transaction and nobody shall wait for that who keeps appenders waiting; then,
+ * for an inline projection, the barrier; then the tables, as appenders do.
  */
 #include "evsource.h"
 
@@ -19,6 +20,7 @@
 #include "barrier.h"
 #include "definition.h"
 #include "failure.h"
+#include "horizon.h"
 #include "identity.h"
 #include "registry.h"
 #include "resolve.h"
@@ -126,12 +128,18 @@ evsource_reset_projection(PG_FUNCTION_ARGS)
 {
 	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
 	EvsCheckpoint start = {projection->start_after, 0};
+	EvsCheckpoint before;
 
 	evs_reset_check(projection);
+	evs_checkpoint_read(projection->name, &before);
+	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE)
 	{
 		if (projection->state == EVS_STATE_ACTIVE)
+		{
 			evs_barrier();
+			before.position = evs_horizon_last_position();
+		}
 		if (projection->state != EVS_STATE_PAUSED)
 			projection->state = EVS_STATE_CATCHING_UP;
 	}
@@ -140,6 +148,7 @@ evsource_reset_projection(PG_FUNCTION_ARGS)
 
 	evs_reset_read_model(projection);
 	projection->stale = false;
+	projection->replay_until = Max(projection->replay_until, before.position);
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &start);
 	evs_checkpoint_finish(projection->name);

@@ -48,31 +48,31 @@ table difference;
 
 -- So does an interrupted rebuild: not emptied again, not dispatched to meanwhile.
 insert into obstacle values (1500);
-call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => false);
 select state, position, event_count from evsource.projection_status;
 select projection, state, events_done, events_total, percent from evsource.progress;
 select version from evsource.append('order-1', 'Placed');
 select count(*) from applied;
 truncate obstacle;
 insert into obstacle values (1);
-call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => false);
 table difference;
 select state, event_count from evsource.projection_status;
 truncate obstacle;
 
 -- Altered while it is rebuilt it starts over.
 insert into obstacle values (1500);
-call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => false);
 truncate obstacle;
 select evsource.alter_projection('applied', categories => '{order}');
-call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => false);
 select stream, count(*) from applied group by 1;
 select state, stale, event_count from evsource.projection_status;
 select evsource.alter_projection('applied', defaults => '{categories}');
 
 -- Inside a transaction block all happens in that one, and rolls back with it.
 begin;
-call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => false);
 table difference;
 select version from evsource.append('order-1', 'Placed');
 table difference;
@@ -84,20 +84,20 @@ select state, stale, event_count from evsource.projection_status;
 set default_transaction_isolation = 'repeatable read';
 do $$
 begin
-    call evsource.rebuild_projection('applied');
+    call evsource.rebuild_projection('applied', online => false);
 end
 $$;
 reset default_transaction_isolation;
 table difference;
 begin isolation level repeatable read;
-call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => false);
 rollback;
 
 -- Where a commit is not possible it is all one transaction as well.
 do $$
 begin
     begin
-        call evsource.rebuild_projection('applied');
+        call evsource.rebuild_projection('applied', online => false);
         raise division_by_zero;
     exception when division_by_zero then null;
     end;
@@ -162,7 +162,7 @@ select evsource.run_projection('applied', include_own => true);
 table difference;
 
 -- Rebuilt, an async projection ends where the log is complete.
-call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => false);
 table difference;
 select state, lag, event_count from evsource.projection_status;
 

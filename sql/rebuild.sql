@@ -1,0 +1,336 @@
+-- rebuild.sql: rebuilds that are under way, and the tables they build. See
+-- src/rebuild.c and src/shadow.c.
+
+create table evsource.rebuilds (
+    projection    text collate "C" primary key,
+    state         text not null,         -- 'requested' | 'building' | 'failed' | 'kept'
+    background    boolean not null,      -- by the daemon
+    online        boolean,               -- beside the old read model; null: if possible
+    from_snapshot boolean not null,
+    keep_old      boolean not null,
+    tables        text[],                -- online: those that are built
+    shadow        text,                  -- online: the schema in which
+    shape         text,                  -- online: tells whether the tables have changed since
+    definition    bigint,                -- online: whether the projection has
+    position      bigint not null default 0,   -- online: what is built; kept: what is kept
+    event_count   bigint not null default 0,
+    total         bigint,                -- events there were to apply
+    rounds        integer not null default 0,
+    started_at    timestamptz,
+    resumed_at    timestamptz,
+    resumed_count bigint not null default 0,
+    updated_at    timestamptz not null default pg_catalog.now(),
+    last_error    text,
+    kept_stale    boolean not null default false
+);
+comment on table evsource.rebuilds is 'Rebuilds that were requested or are under way, and old versions that are kept.';
+
+-- Why a table cannot be built beside itself and swapped, or null. What is meant
+-- here is: without a copy of its rows, and without anybody noticing.
+create function evsource._shadow_obstacle(tables regclass[]) returns text
+    language sql stable set search_path = pg_catalog, pg_temp
+    as $$
+with t as (
+    select c.*, c.oid::regclass::text as name from unnest(tables) u (id) join pg_class c on c.oid = u.id
+), reasons (priority, reason) as (
+    select 1, format('table %s is partitioned, or part of an inheritance tree', name) from t
+        where relkind <> 'r' or relispartition
+            or exists (select from pg_inherits i where i.inhrelid = t.oid or i.inhparent = t.oid)
+    union all
+    select 2, format('table %s is unlogged', name) from t where relpersistence <> 'p'
+    union all
+    select 3, format('table %s is not stored as a heap', name) from t
+        where relam <> (select a.oid from pg_am a where a.amname = 'heap')
+    union all
+    select 4, format('table %s is of a composite type', name) from t where reloftype <> 0
+    union all
+    select 5, format('table %s has rules', name) from t
+        where exists (select from pg_rewrite r where r.ev_class = t.oid)
+    union all
+    select 6, format('table %s is referenced by foreign key %I of table %s', name, k.conname, k.conrelid::regclass)
+        from t join pg_constraint k on k.confrelid = t.oid and k.contype = 'f'
+        where k.conrelid <> all (tables)
+    union all
+    select 7, format('table %s is published, and subscribers would not be told', name)
+        from t join pg_namespace n on n.oid = t.relnamespace
+        where exists (select from pg_publication_tables p where p.schemaname = n.nspname and p.tablename = t.relname)
+    union all
+    select 8, format('index %s is not valid', i.indexrelid::regclass) from t join pg_index i on i.indrelid = t.oid
+        where not (i.indisvalid and i.indisready)
+    union all
+    select 9, format('column %s of table %s, which was dropped, was of a rare type', a.attnum, name)
+        from t join pg_attribute a on a.attrelid = t.oid
+        where a.attisdropped and a.attnum > 0 and evsource._shadow_filler(a.attlen, a.attalign, a.attbyval) is null
+    union all
+    select 11, 'the tables belong to different roles' from t having count(distinct relowner) > 1
+    union all
+    select 10, format('there are two tables named %I', relname) from t group by relname having count(*) > 1
+)
+select reason from reasons order by priority, reason limit 1
+$$;
+comment on function evsource._shadow_obstacle(regclass[]) is 'Internal: why these tables cannot be rebuilt online, or null.';
+
+-- A dropped column still takes its place in the rows.
+create function evsource._shadow_filler(length smallint, alignment "char", by_value boolean) returns text
+    language sql stable set search_path = pg_catalog, pg_temp
+    as $$
+select t.typname::text from pg_type t
+where t.typnamespace = 'pg_catalog'::regnamespace and t.typtype = 'b' and t.typcategory not in ('A', 'Z')
+    and t.typlen = length and t.typalign = alignment and t.typbyval = by_value
+order by t.oid limit 1
+$$;
+comment on function evsource._shadow_filler(smallint, "char", boolean) is 'Internal: a type of this size.';
+
+-- The statements that make tables of the same shape in another schema. Not what
+-- only others look at: grants, policies, comments stay with the old table,
+-- which stays. Of the triggers those that shape a row.
+create function evsource._shadow_statements(tables regclass[], shadow text) returns setof text
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    t record;
+    r record;
+    target text;
+    definition text;
+    head text;
+    options constant text := 'start with %s increment by %s minvalue %s maxvalue %s cache %s %s';
+begin
+    for t in
+        select c.oid, c.relname, n.nspname, format('%I.%I', n.nspname, c.relname) as name,
+            (select string_agg(format('%s%s = %L', o.prefix, split_part(o.item, '=', 1), substr(o.item, strpos(o.item, '=') + 1)), ', ' order by o.prefix, o.item)
+             from (select '' as prefix, unnest(c.reloptions) as item
+                   union all select 'toast.', unnest(x.reloptions) from pg_class x where x.oid = c.reltoastrelid) o) as settings,
+            s.spcname, c.relacl, c.relowner
+        from unnest(tables) with ordinality u (id, number)
+            join pg_class c on c.oid = u.id
+            join pg_namespace n on n.oid = c.relnamespace
+            left join pg_tablespace s on s.oid = c.reltablespace
+        order by u.number
+    loop
+        target := format('%I.%I', shadow, t.relname);
+
+        return next format('create table %s (%s) using heap%s%s', target,
+            (select string_agg(case
+                when a.attisdropped then
+                    format('%I pg_catalog.%I', 'evsource dropped ' || a.attnum, evsource._shadow_filler(a.attlen, a.attalign, a.attbyval))
+                else format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))
+                    || case when a.attcollation <> y.typcollation then
+                        (select format(' collate %I.%I', cn.nspname, l.collname) from pg_collation l
+                         join pg_namespace cn on cn.oid = l.collnamespace where l.oid = a.attcollation) else '' end
+                    || case when a.attgenerated <> '' then
+                        format(' generated always as (%s) %s', pg_get_expr(d.adbin, d.adrelid),
+                            case a.attgenerated when 'v' then 'virtual' else 'stored' end) else '' end
+                    || case when a.attnotnull then ' not null' else '' end
+                end, ', ' order by a.attnum)
+             from pg_attribute a
+                left join pg_type y on y.oid = a.atttypid
+                left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+             where a.attrelid = t.oid and a.attnum > 0),
+            ' with (' || t.settings || ')', ' tablespace ' || quote_ident(t.spcname));
+
+        for r in
+            select a.*, y.typstorage, to_jsonb(a) ->> 'attcompression' as compression
+            from pg_attribute a left join pg_type y on y.oid = a.atttypid
+            where a.attrelid = t.oid and a.attnum > 0 order by a.attnum
+        loop
+            if r.attisdropped then
+                return next format('alter table %s drop column %I', target, 'evsource dropped ' || r.attnum);
+                continue;
+            end if;
+            if r.attstorage <> r.typstorage then
+                return next format('alter table %s alter column %I set storage %s', target, r.attname,
+                    case r.attstorage when 'p' then 'plain' when 'e' then 'external' when 'm' then 'main' else 'extended' end);
+            end if;
+            if r.compression in ('p', 'l') then
+                return next format('alter table %s alter column %I set compression %s', target, r.attname,
+                    case r.compression when 'p' then 'pglz' else 'lz4' end);
+            end if;
+        end loop;
+
+        -- sequences of its own: numbers begin where they begin
+        for r in
+            select c.relname, a.attname, a.attidentity, format_type(q.seqtypid, null) as type,
+                format(options, q.seqstart, q.seqincrement, q.seqmin, q.seqmax, q.seqcache,
+                    case when q.seqcycle then 'cycle' else 'no cycle' end) as options
+            from pg_depend d
+                join pg_class c on c.oid = d.objid and c.relkind = 'S'
+                join pg_sequence q on q.seqrelid = c.oid
+                join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+            where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+                and d.refobjid = t.oid and d.refobjsubid > 0 and d.deptype in ('a', 'i')
+            order by c.relname
+        loop
+            if r.attidentity <> '' then
+                return next format('alter table %s alter column %I add generated %s as identity (sequence name %I.%I %s)',
+                    target, r.attname, case r.attidentity when 'a' then 'always' else 'by default' end,
+                    shadow, r.relname, r.options);
+            else
+                return next format('create sequence %I.%I as %s %s owned by %s.%I',
+                    shadow, r.relname, r.type, r.options, target, r.attname);
+            end if;
+        end loop;
+
+        -- who may use the old one: a handler may run with the rights of its owner
+        for r in
+            select x.privilege_type, case x.grantee when 0 then 'public' else quote_ident(g.rolname) end as grantee
+            from aclexplode(t.relacl) x left join pg_roles g on g.oid = x.grantee
+            where x.grantee <> t.relowner order by 2, 1
+        loop
+            return next format('grant %s on %s to %s', r.privilege_type, target, r.grantee);
+        end loop;
+    end loop;
+
+    -- what may refer to another of the tables
+    for t in
+        select c.oid, c.relname, format('%I.%I', n.nspname, c.relname) as name
+        from unnest(tables) with ordinality u (id, number)
+            join pg_class c on c.oid = u.id join pg_namespace n on n.oid = c.relnamespace
+        order by u.number
+    loop
+        target := format('%I.%I', shadow, t.relname);
+        for r in
+            select a.attname, pg_get_expr(d.adbin, d.adrelid) as expression
+            from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+            where d.adrelid = t.oid and a.attgenerated = '' order by a.attnum
+        loop
+            return next format('alter table %s alter column %I set default %s', target, r.attname,
+                evsource._shadow_default(r.expression, tables, shadow));
+        end loop;
+
+        for r in
+            select k.conname, pg_get_constraintdef(k.oid) as definition from pg_constraint k
+            where k.conrelid = t.oid and k.contype in ('c', 'p', 'u', 'x') order by k.contype, k.conname
+        loop
+            return next format('alter table %s add constraint %I %s', target, r.conname, r.definition);
+        end loop;
+
+        for r in
+            select c.relname, s.spcname, pg_get_indexdef(c.oid) as definition, i.indisunique,
+                exists (select from pg_constraint k where k.conindid = c.oid and k.contype in ('p', 'u', 'x')) as of_constraint
+            from pg_index i join pg_class c on c.oid = i.indexrelid
+                left join pg_tablespace s on s.oid = c.reltablespace
+            where i.indrelid = t.oid order by c.relname
+        loop
+            if not r.of_constraint then
+                head := format('CREATE %sINDEX %I ON %s ', case when r.indisunique then 'UNIQUE ' else '' end, r.relname, t.name);
+                if not starts_with(r.definition, head) then
+                    raise exception 'unexpected definition of an index: %', r.definition;
+                end if;
+                return next format('create %sindex %I on %s %s', case when r.indisunique then 'unique ' else '' end,
+                    r.relname, target, substr(r.definition, length(head) + 1));
+            end if;
+            if r.spcname is not null then
+                return next format('alter index %I.%I set tablespace %I', shadow, r.relname, r.spcname);
+            end if;
+        end loop;
+    end loop;
+
+    for t in
+        select c.oid, c.relname, format('%I.%I', n.nspname, c.relname) as name
+        from unnest(tables) with ordinality u (id, number)
+            join pg_class c on c.oid = u.id join pg_namespace n on n.oid = c.relnamespace
+        order by u.number
+    loop
+        target := format('%I.%I', shadow, t.relname);
+        for r in
+            select k.conname, pg_get_constraintdef(k.oid) as definition, k.confrelid = any (tables) as inside,
+                format(' REFERENCES %I.%I(', n.nspname, c.relname) as was, format(' REFERENCES %I.%I(', shadow, c.relname) as becomes
+            from pg_constraint k join pg_class c on c.oid = k.confrelid join pg_namespace n on n.oid = c.relnamespace
+            where k.conrelid = t.oid and k.contype = 'f' order by k.conname
+        loop
+            definition := r.definition;
+            if r.inside then
+                definition := replace(definition, r.was, r.becomes);
+                if definition = r.definition then
+                    raise exception 'unexpected definition of a foreign key: %', r.definition;
+                end if;
+            end if;
+            return next format('alter table %s add constraint %I %s', target, r.conname, definition);
+        end loop;
+
+        for r in
+            select g.tgname, g.tgenabled, pg_get_triggerdef(g.oid) as definition from pg_trigger g
+            where g.tgrelid = t.oid and not g.tgisinternal and g.tgtype & 3 = 3 and g.tgenabled in ('O', 'A')
+            order by g.tgname
+        loop
+            head := format(' ON %s ', t.name);
+            if strpos(r.definition, head) = 0 then
+                raise exception 'unexpected definition of a trigger: %', r.definition;
+            end if;
+            return next overlay(r.definition placing format(' ON %s ', target)
+                from strpos(r.definition, head) for length(head));
+            if r.tgenabled = 'A' then
+                return next format('alter table %s enable always trigger %I', target, r.tgname);
+            end if;
+        end loop;
+    end loop;
+end
+$$;
+comment on function evsource._shadow_statements(regclass[], text) is 'Internal: the statements that make tables like these in another schema.';
+
+-- nextval of a sequence that belongs to one of the tables is that of its shadow.
+create function evsource._shadow_default(expression text, tables regclass[], shadow text) returns text
+    language plpgsql stable set search_path = pg_catalog, pg_temp
+    as $$
+declare
+    r record;
+begin
+    for r in
+        select c.oid::regclass::text as name, c.relname
+        from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S'
+        where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+            and d.refobjid = any (tables) and d.refobjsubid > 0 and d.deptype = 'a'
+    loop
+        expression := replace(expression, quote_literal(r.name) || '::regclass',
+            quote_literal(format('%I.%I', shadow, r.relname)) || '::regclass');
+    end loop;
+    return expression;
+end
+$$;
+comment on function evsource._shadow_default(text, regclass[], text) is 'Internal: a default as the shadow has it.';
+
+create procedure evsource.rebuild_projection(
+    projection text,
+    from_snapshot boolean default false,
+    lock_timeout interval default '2s',
+    online boolean default null,
+    keep_old boolean default false)
+    language c
+    as 'MODULE_PATHNAME', 'evsource_rebuild_projection';
+comment on procedure evsource.rebuild_projection(text, boolean, interval, boolean, boolean) is
+'Builds the read model anew from the log, in transactions of its own: beside the old one, which it then replaces, where that is possible.';
+
+create function evsource.request_rebuild(
+    projection text,
+    from_snapshot boolean default false,
+    online boolean default null,
+    keep_old boolean default false)
+    returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_request_rebuild';
+comment on function evsource.request_rebuild(text, boolean, boolean, boolean) is
+'Asks the daemon to rebuild a projection, as rebuild_projection does.';
+
+create function evsource.cancel_rebuild(projection text) returns boolean
+    language c
+    as 'MODULE_PATHNAME', 'evsource_cancel_rebuild';
+comment on function evsource.cancel_rebuild(text) is
+'Ends a rebuild that was requested or is under way, and forgets what it has built beside the read model. False: there was none.';
+
+create function evsource.revert_rebuild(projection text) returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_revert_rebuild';
+comment on function evsource.revert_rebuild(text) is
+'Takes back the version of the read model that a rebuild has kept, and applies what was appended since. What it replaces is kept in turn.';
+
+create function evsource.accept_rebuild(projection text) returns void
+    language c
+    as 'MODULE_PATHNAME', 'evsource_accept_rebuild';
+comment on function evsource.accept_rebuild(text) is
+'Drops the old version of the read model that a rebuild has kept.';
+
+create function evsource.replaying() returns boolean
+    language c stable parallel restricted
+    as 'MODULE_PATHNAME', 'evsource_replaying';
+comment on function evsource.replaying() is
+'In a handler: is what it applies history? True for events that the projection has applied before, and for those that were in the log before it was created.';

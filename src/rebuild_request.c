@@ -1,0 +1,343 @@
+/*
+ * rebuild_request.c - ask for a rebuild, cancel it, go back to what it replaced;
+ * and what a worker does about it.
+ *
+ * Locks: the rebuild's before the projection's name; see evs_rebuild_lock().
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "barrier.h"
+#include "definition.h"
+#include "dispatch.h"
+#include "failure.h"
+#include "horizon.h"
+#include "procedure.h"
+#include "rebuild.h"
+#include "rebuilds.h"
+#include "registry.h"
+#include "replay.h"
+#include "shadow.h"
+#include "snapshots.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(evsource_request_rebuild);
+PG_FUNCTION_INFO_V1(evsource_cancel_rebuild);
+PG_FUNCTION_INFO_V1(evsource_revert_rebuild);
+PG_FUNCTION_INFO_V1(evsource_accept_rebuild);
+PG_FUNCTION_INFO_V1(evsource_replaying);
+
+/* ms that a worker waits for a lock before it lets others go first */
+#define WORKER_TIMEOUT	1000
+
+/* ---- requests ---- */
+
+void
+evs_rebuild_check(const EvsRebuild *wanted)
+{
+	if (wanted->keep_old && wanted->is_chosen && !wanted->online)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("what is rebuilt in place cannot be kept"),
+				 errhint("keep_old goes with online => true.")));
+	if (wanted->from_snapshot && wanted->is_chosen && wanted->online)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("from_snapshot and online exclude each other"),
+				 errdetail("Snapshots are those of folds; beside the old version tables are built.")));
+}
+
+/*
+ * What the call asks for becomes the row.  A rebuild that is under way goes on,
+ * unless it is another way of doing it that is asked for.
+ */
+void
+evs_rebuild_register(EvsRebuild *wanted)
+{
+	EvsRebuild	current;
+
+	evs_registry_check_rights(evs_projection_load(wanted->name, false));
+	evs_rebuild_lock(wanted->name);
+	if (evs_rebuild_read(wanted->name, &current))
+	{
+		bool		same_way = !wanted->is_chosen || wanted->online == current.online;
+
+		if ((current.state == EVS_REBUILD_BUILDING || current.state == EVS_REBUILD_FAILED) &&
+			current.is_chosen && same_way)
+		{
+			current.state = EVS_REBUILD_BUILDING;
+			current.background = current.background || wanted->background;
+			current.keep_old = wanted->keep_old;
+			evs_rebuild_write(&current);
+			evs_rebuild_resume(wanted->name);
+			if (!current.online)
+				evs_checkpoint_resume(wanted->name);
+			return;
+		}
+		evs_rebuild_forget(wanted->name);
+	}
+	wanted->state = EVS_REBUILD_REQUESTED;
+	evs_rebuild_write(wanted);
+}
+
+/*
+ * evsource.request_rebuild(projection, from_snapshot, online, keep_old) returns void
+ *
+ * Leaves a rebuild to the daemon, which begins when this transaction commits.
+ *
+ * Errors: 42704, 42501, 22023.
+ */
+Datum
+evsource_request_rebuild(PG_FUNCTION_ARGS)
+{
+	EvsRebuild	wanted = {0};
+
+	wanted.name = evs_argument_name(fcinfo, 0);
+	wanted.background = true;
+	wanted.from_snapshot = evs_argument_bool(fcinfo, 1, false);
+	wanted.is_chosen = !PG_ARGISNULL(2);
+	wanted.online = evs_argument_bool(fcinfo, 2, false);
+	wanted.keep_old = evs_argument_bool(fcinfo, 3, false);
+	evs_rebuild_check(&wanted);
+	evs_rebuild_register(&wanted);
+	evs_wakeup_changed();
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * evsource.cancel_rebuild(projection) returns boolean
+ *
+ * Waits for the batch that is being applied, no longer.  A rebuild beside the
+ * old version leaves that as it is, live.  One in place leaves a read model that
+ * is half built and a projection in state rebuilding.
+ *
+ * Errors: 42704, 42501.
+ */
+Datum
+evsource_cancel_rebuild(PG_FUNCTION_ARGS)
+{
+	char	   *name = evs_argument_name(fcinfo, 0);
+	EvsProjection *projection;
+	EvsRebuild	rebuild;
+
+	evs_rebuild_lock(name);
+	projection = evs_registry_open(name);
+	if (!evs_rebuild_read(name, &rebuild) || rebuild.state == EVS_REBUILD_KEPT)
+		PG_RETURN_BOOL(false);
+
+	evs_rebuild_forget(name);
+	if (projection->state == EVS_STATE_REBUILDING)
+		ereport(NOTICE,
+				(errmsg("the read model of projection \"%s\" is half built", name),
+				 errhint("CALL evsource.rebuild_projection() completes it; after evsource.reset_projection() it begins at the start.")));
+	PG_RETURN_BOOL(true);
+}
+
+/* ---- the version that was kept ---- */
+
+static EvsProjection *
+open_kept(const char *name, EvsRebuild *rebuild)
+{
+	EvsProjection *projection;
+
+	evs_rebuild_lock(name);
+	projection = evs_registry_open(name);
+	if (!evs_rebuild_read(name, rebuild) || rebuild->state != EVS_REBUILD_KEPT)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no old version of projection \"%s\" is kept", name),
+				 errhint("A rebuild keeps it with keep_old => true, until the next one.")));
+	return projection;
+}
+
+/*
+ * evsource.accept_rebuild(projection) returns void
+ *
+ * Drops the old version.
+ *
+ * Errors: 42704, 42501, 55000 when none is kept.
+ */
+Datum
+evsource_accept_rebuild(PG_FUNCTION_ARGS)
+{
+	EvsRebuild	rebuild;
+
+	(void) open_kept(evs_argument_name(fcinfo, 0), &rebuild);
+	evs_rebuild_forget(rebuild.name);
+	PG_RETURN_VOID();
+}
+
+/*
+ * evsource.revert_rebuild(projection) returns void
+ *
+ * Exchanges the read model for the version that is kept.  An inline projection
+ * then gets, in this transaction, the events since that was replaced; an async
+ * one with its next run.
+ *
+ * Errors: 42704, 42501, 55000 when none is kept or the tables have changed
+ * since, 25000 under REPEATABLE READ, whatever the handler raises.
+ */
+Datum
+evsource_revert_rebuild(PG_FUNCTION_ARGS)
+{
+	EvsRebuild	rebuild;
+	EvsProjection *projection = open_kept(evs_argument_name(fcinfo, 0), &rebuild);
+	bool		is_inline = projection->mode == EVS_MODE_INLINE;
+	bool		was_stale = projection->stale;
+	EvsCheckpoint kept = rebuild.checkpoint;
+
+	evs_require_read_committed("revert a rebuild");
+	(void) evs_snapshot_lock(rebuild.name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	if (is_inline && projection->state == EVS_STATE_ACTIVE)
+		evs_replay_settle(projection);
+	evs_checkpoint_read(rebuild.name, &rebuild.checkpoint);
+
+	(void) evs_shadow_lock(rebuild.tables, rebuild.shadow, 0);
+	if (!evs_shadow_exists(rebuild.tables, rebuild.shadow) ||
+		strcmp(evs_shadow_shape(rebuild.tables), rebuild.shape) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild.name),
+				 errdetail("Its tables have been changed since."),
+				 errhint("Drop it with evsource.accept_rebuild().")));
+	evs_shadow_swap(rebuild.tables, rebuild.shadow);
+	(void) evs_snapshots_clear(rebuild.name, false);
+	evs_troubles_clear(rebuild.name);
+
+	/* events that the other version has applied are history for this one */
+	projection->replay_until = Max(projection->replay_until, rebuild.checkpoint.position);
+	projection->stale = rebuild.kept_stale;
+	if (projection->state != EVS_STATE_PAUSED)
+		projection->state = is_inline ? EVS_STATE_CATCHING_UP : EVS_STATE_ACTIVE;
+	evs_registry_update(projection);
+	evs_checkpoint_write(rebuild.name, &kept);
+
+	rebuild.kept_stale = was_stale;
+	evs_rebuild_write(&rebuild);
+	if (projection->state == EVS_STATE_CATCHING_UP)
+		evs_replay_activate(projection);
+	PG_RETURN_VOID();
+}
+
+/* ---- a worker ---- */
+
+static void
+begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED;
+	XactReadOnly = false;
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* Nobody's fault: the next attempt may succeed. */
+static bool
+is_passing(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+/* What the worker remembers of the rebuild that it works on. */
+static EvsProcedure *
+get_procedure(const char *name)
+{
+	static MemoryContext context = NULL;
+	static EvsProcedure procedure;
+	MemoryContext caller;
+
+	if (context != NULL && strcmp(procedure.name, name) == 0)
+		return &procedure;
+
+	if (context != NULL)
+		MemoryContextDelete(context);
+	context = AllocSetContextCreate(TopMemoryContext, "evsource rebuild",
+									ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	evs_procedure_init(&procedure, pstrdup(name), EVS_STATE_REBUILDING, WORKER_TIMEOUT);
+	procedure.background = true;
+	MemoryContextSwitchTo(caller);
+	return &procedure;
+}
+
+/* A handler that failed does so until somebody mends it. */
+static EvsOutcome
+fail(const char *name, MemoryContext context)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	EmitErrorReport();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	if (is_passing(error->sqlerrcode))
+		return EVS_WAIT;
+
+	begin();
+	evs_rebuild_fail(name, error->message);
+	commit();
+	return EVS_DONE;
+}
+
+EvsOutcome
+evs_rebuild_step(const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EvsProcedure *procedure = get_procedure(name);
+	volatile EvsOutcome outcome = EVS_DONE;
+
+	PG_TRY();
+	{
+		begin();
+		MemoryContextSwitchTo(procedure->context);
+		outcome = evs_rebuild_advance(procedure);
+		commit();
+	}
+	PG_CATCH();
+	{
+		outcome = fail(name, procedure->context);
+	}
+	PG_END_TRY();
+
+	MemoryContextReset(procedure->context);
+	if (outcome == EVS_DONE)
+	{
+		procedure->built = InvalidTransactionId;
+		procedure->readers = NULL;
+		procedure->restored = procedure->from_snapshots = false;
+		procedure->attempts = procedure->rounds = 0;
+	}
+	MemoryContextSwitchTo(caller);
+	return outcome;
+}
+
+/*
+ * evsource.replaying() returns boolean
+ *
+ * In a handler: is what it gets history?  Elsewhere false.
+ */
+Datum
+evsource_replaying(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(evs_dispatch_is_replaying());
+}

@@ -1,0 +1,323 @@
+/*
+ * rebuilds.c - the rows of evsource.rebuilds: one for a rebuild that was asked
+ * for or is under way, and for an old version that is kept.
+ *
+ * Locks: see evs_rebuild_lock().
+ */
+#include "evsource.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "query.h"
+#include "rebuild.h"
+#include "rebuilds.h"
+#include "shadow.h"
+
+/* As in registry.c; another hash of the name makes it another lock. */
+#define NAME_LOCK_CLASS		0xE7
+#define REBUILD_SEED		PG_UINT64_MAX
+
+/* What another read model would come of, or the same in another place. */
+#define DEFINITION \
+	"pg_catalog.hashtextextended(pg_catalog.concat_ws('|', p.kind, p.handler, p.query," \
+	" p.categories::text, p.types::text, p.start_after, p.state_version, p.tables::text," \
+	" p.on_reset, p.owner, p.search_path), 0)"
+
+static EvsQuery select_rebuild = {
+	"select r.state, r.background, r.online, r.from_snapshot, r.keep_old, r.tables,"
+	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION ", false), r.kept_stale,"
+	" r.position, r.event_count, coalesce(r.total, 0), r.rounds"
+	" from evsource.rebuilds r join evsource.projections p using (projection)"
+	" where projection = $1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static EvsQuery write_rebuild = {
+	"insert into evsource.rebuilds as r (projection, state, background, online, from_snapshot,"
+	"  keep_old, tables, shadow, shape, kept_stale, position, event_count, total, rounds)"
+	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+	" on conflict (projection) do update set state = excluded.state,"
+	"  background = excluded.background, online = excluded.online,"
+	"  from_snapshot = excluded.from_snapshot, keep_old = excluded.keep_old,"
+	"  tables = excluded.tables, shadow = excluded.shadow, shape = excluded.shape,"
+	"  kept_stale = excluded.kept_stale, position = excluded.position,"
+	"  event_count = excluded.event_count, total = excluded.total, rounds = excluded.rounds,"
+	"  updated_at = clock_timestamp(),"
+	"  last_error = case when excluded.state = 'failed' then r.last_error end",
+	14, {TEXTOID, TEXTOID, BOOLOID, BOOLOID, BOOLOID, BOOLOID, TEXTARRAYOID, TEXTOID, TEXTOID,
+	BOOLOID, INT8OID, INT8OID, INT8OID, INT4OID}, SPI_OK_INSERT
+};
+
+static EvsQuery delete_rebuild = {
+	"delete from evsource.rebuilds where projection = $1",
+	1, {TEXTOID}, SPI_OK_DELETE
+};
+
+static EvsQuery start_rebuild = {
+	"update evsource.rebuilds r set definition = " DEFINITION ", started_at = clock_timestamp(),"
+	" resumed_at = clock_timestamp(), resumed_count = r.event_count"
+	" from evsource.projections p"
+	" where r.projection = $1 and p.projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery resume_rebuild = {
+	"update evsource.rebuilds set resumed_at = clock_timestamp(), resumed_count = event_count"
+	" where projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery fail_rebuild = {
+	"update evsource.rebuilds set state = 'failed', last_error = $2, updated_at = clock_timestamp()"
+	" where projection = $1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery select_requested = {
+	"select projection from evsource.rebuilds"
+	" where background and state in ('requested', 'building') order by 1",
+	0, {InvalidOid}, SPI_OK_SELECT
+};
+
+static const char *const state_names[] = {
+	[EVS_REBUILD_REQUESTED] = "requested",
+	[EVS_REBUILD_BUILDING] = "building",
+	[EVS_REBUILD_FAILED] = "failed",
+	[EVS_REBUILD_KEPT] = "kept",
+};
+
+static void
+set_locktag(LOCKTAG *tag, const char *name)
+{
+	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name,
+														strlen(name), REBUILD_SEED));
+
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
+						 NAME_LOCK_CLASS);
+}
+
+void
+evs_rebuild_lock(const char *name)
+{
+	LOCKTAG		tag;
+
+	set_locktag(&tag, name);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+bool
+evs_rebuild_try_lock(const char *name)
+{
+	LOCKTAG		tag;
+
+	set_locktag(&tag, name);
+	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* ---- reading ---- */
+
+static char *
+get_text(const EvsQueryResult *result, int column)
+{
+	return SPI_getvalue(result->rows[0], result->tupdesc, column);
+}
+
+static Datum
+get_value(const EvsQueryResult *result, int column, bool *is_null)
+{
+	return heap_getattr(result->rows[0], column, result->tupdesc, is_null);
+}
+
+static List *
+get_names(const EvsQueryResult *result, int column)
+{
+	bool		is_null;
+	Datum		value = get_value(result, column, &is_null);
+	Datum	   *elements;
+	int			count;
+	List	   *names = NIL;
+
+	if (is_null)
+		return NIL;
+	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		names = lappend(names, TextDatumGetCString(elements[i]));
+	return names;
+}
+
+static EvsRebuildState
+get_state(const EvsQueryResult *result)
+{
+	char	   *state = get_text(result, 1);
+
+	for (int i = 0; i < lengthof(state_names); i++)
+		if (strcmp(state, state_names[i]) == 0)
+			return (EvsRebuildState) i;
+	elog(ERROR, "unknown state of a rebuild: \"%s\"", state);
+}
+
+static void
+read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
+{
+	bool		is_null;
+
+	rebuild->state = get_state(result);
+	rebuild->background = DatumGetBool(get_value(result, 2, &is_null));
+	rebuild->online = DatumGetBool(get_value(result, 3, &is_null));
+	rebuild->is_chosen = !is_null;
+	rebuild->from_snapshot = DatumGetBool(get_value(result, 4, &is_null));
+	rebuild->keep_old = DatumGetBool(get_value(result, 5, &is_null));
+	rebuild->tables = get_names(result, 6);
+	rebuild->shadow = get_text(result, 7);
+	rebuild->shape = get_text(result, 8);
+	rebuild->same_definition = DatumGetBool(get_value(result, 9, &is_null));
+	rebuild->kept_stale = DatumGetBool(get_value(result, 10, &is_null));
+	rebuild->checkpoint.position = DatumGetInt64(get_value(result, 11, &is_null));
+	rebuild->checkpoint.event_count = DatumGetInt64(get_value(result, 12, &is_null));
+	rebuild->total = DatumGetInt64(get_value(result, 13, &is_null));
+	rebuild->rounds = DatumGetInt32(get_value(result, 14, &is_null));
+}
+
+bool
+evs_rebuild_read(const char *name, EvsRebuild *rebuild)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+	EvsQueryResult result;
+	bool		found;
+
+	memset(rebuild, 0, sizeof(EvsRebuild));
+	rebuild->name = name;
+
+	evs_query_begin(&select_rebuild, values, NULL, InvalidSnapshot, &result);
+	found = result.count == 1;
+	if (found)
+	{
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		read_row(&result, rebuild);
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+	return found;
+}
+
+List *
+evs_rebuilds_requested(void)
+{
+	EvsQueryResult result;
+	List	   *names = NIL;
+
+	evs_query_begin(&select_requested, NULL, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		names = lappend(names, SPI_getvalue(result.rows[row], result.tupdesc, 1));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+	return names;
+}
+
+/* ---- writing ---- */
+
+static Datum
+text_or_null(const char *value, char *null)
+{
+	*null = value == NULL ? 'n' : ' ';
+	return value == NULL ? (Datum) 0 : CStringGetTextDatum(value);
+}
+
+static Datum
+names_or_null(List *names, char *null)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(names), 1));
+	int			count = 0;
+	ListCell   *cell;
+
+	*null = names == NIL ? 'n' : ' ';
+	foreach(cell, names)
+		elements[count++] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+void
+evs_rebuild_write(const EvsRebuild *rebuild)
+{
+	Datum		values[14];
+	char		nulls[14];
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(rebuild->name);
+	values[1] = CStringGetTextDatum(state_names[rebuild->state]);
+	values[2] = BoolGetDatum(rebuild->background);
+	values[3] = BoolGetDatum(rebuild->online);
+	nulls[3] = rebuild->is_chosen ? ' ' : 'n';
+	values[4] = BoolGetDatum(rebuild->from_snapshot);
+	values[5] = BoolGetDatum(rebuild->keep_old);
+	values[6] = names_or_null(rebuild->tables, &nulls[6]);
+	values[7] = text_or_null(rebuild->shadow, &nulls[7]);
+	values[8] = text_or_null(rebuild->shape, &nulls[8]);
+	values[9] = BoolGetDatum(rebuild->kept_stale);
+	values[10] = Int64GetDatum(rebuild->checkpoint.position);
+	values[11] = Int64GetDatum(rebuild->checkpoint.event_count);
+	values[12] = Int64GetDatum(rebuild->total);
+	values[13] = Int32GetDatum(rebuild->rounds);
+	(void) evs_query_run(&write_rebuild, values, nulls);
+}
+
+/* Statements that have the name as their only parameter. */
+static void
+run_for(EvsQuery *query, const char *name)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+
+	(void) evs_query_run(query, values, NULL);
+}
+
+void
+evs_rebuild_delete(const char *name)
+{
+	run_for(&delete_rebuild, name);
+}
+
+void
+evs_rebuild_start(const EvsRebuild *rebuild)
+{
+	evs_rebuild_write(rebuild);
+	run_for(&start_rebuild, rebuild->name);
+}
+
+void
+evs_rebuild_resume(const char *name)
+{
+	run_for(&resume_rebuild, name);
+}
+
+void
+evs_rebuild_fail(const char *name, const char *message)
+{
+	Datum		values[] = {CStringGetTextDatum(name), CStringGetTextDatum(message)};
+
+	(void) evs_query_run(&fail_rebuild, values, NULL);
+}
+
+void
+evs_rebuild_forget(const char *name)
+{
+	EvsRebuild	rebuild;
+
+	if (!evs_rebuild_read(name, &rebuild))
+		return;
+	if (rebuild.shadow != NULL)
+		evs_shadow_drop(rebuild.shadow);
+	evs_rebuild_delete(name);
+}

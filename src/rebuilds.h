@@ -1,0 +1,89 @@
+/*
+ * rebuilds.h - the rows of evsource.rebuilds.
+ */
+#ifndef EVS_REBUILDS_H
+#define EVS_REBUILDS_H
+
+#include "evsource.h"
+#include "procedure.h"
+#include "projection.h"
+#include "registry.h"
+
+typedef enum EvsRebuildState
+{
+	EVS_REBUILD_REQUESTED,		/* nothing is done yet */
+	EVS_REBUILD_BUILDING,
+	EVS_REBUILD_FAILED,			/* in the daemon's hands; can go on */
+	EVS_REBUILD_KEPT			/* complete; the old version is still there */
+} EvsRebuildState;
+
+/* A row. */
+typedef struct EvsRebuild
+{
+	const char *name;			/* of the projection */
+	EvsRebuildState state;
+	bool		background;		/* by the daemon */
+	bool		is_chosen;		/* online says something */
+	bool		online;			/* beside the old read model */
+	bool		from_snapshot;
+	bool		keep_old;
+	List	   *tables;			/* online: those that are built, as in EvsProjection */
+	char	   *shadow;			/* the schema in which they are */
+	char	   *shape;			/* that of the tables when these were made */
+	bool		same_definition;	/* of the projection, since the rebuild began */
+	bool		kept_stale;		/* the version that is kept was stale */
+	EvsCheckpoint checkpoint;	/* of what is in the shadow */
+	int64		total;			/* events there were to apply */
+	int			rounds;			/* that came to the end and found more */
+} EvsRebuild;
+
+/*
+ * Who works on a rebuild holds this to the end of the transaction.  It is taken
+ * before the lock on the projection's name: that one is free for those who
+ * apply events to the old version while the new one is built.
+ */
+extern void evs_rebuild_lock(const char *name);
+extern bool evs_rebuild_try_lock(const char *name);
+
+/* The row in CurrentMemoryContext; false when there is none. */
+extern bool evs_rebuild_read(const char *name, EvsRebuild *rebuild);
+
+/* Write it, whether there is one or not. */
+extern void evs_rebuild_write(const EvsRebuild *rebuild);
+extern void evs_rebuild_delete(const char *name);
+
+/* The rebuild begins now: of the definition that the projection has now. */
+extern void evs_rebuild_start(const EvsRebuild *rebuild);
+
+/* This session goes on with it: the rate is counted from now. */
+extern void evs_rebuild_resume(const char *name);
+
+/* The error that stopped it. */
+extern void evs_rebuild_fail(const char *name, const char *message);
+
+/* Forget a rebuild, with all that it has built or kept. */
+extern void evs_rebuild_forget(const char *name);
+
+/* Do the arguments of a request make sense?  22023 when they do not. */
+extern void evs_rebuild_check(const EvsRebuild *wanted);
+
+/* Make a request the row, or go on with what is under way.  Checks rights. */
+extern void evs_rebuild_register(EvsRebuild *wanted);
+
+/*
+ * Building beside the old version (rebuild_online.c).
+ */
+
+/*
+ * Begin with it if possible.  False: it is not, and nothing was done; unless it
+ * was asked for, which is an error (55000).
+ */
+extern bool evs_online_start(EvsRebuild *rebuild, EvsProjection *projection, int64 total);
+
+/* One transaction of it. */
+extern EvsOutcome evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild);
+
+/* One transaction of whatever there is to do (rebuild.c). */
+extern EvsOutcome evs_rebuild_advance(EvsProcedure *procedure);
+
+#endif							/* EVS_REBUILDS_H */

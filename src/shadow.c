@@ -1,0 +1,425 @@
+/*
+ * shadow.c - the tables in which the next version of a read model is built.
+ *
+ * They have the names of the projection's tables and stand in a schema of their
+ * own.  The handler finds them because that schema is the first in its
+ * search_path.  A handler that does not look there (it names the schema, sets a
+ * path of its own, was bound to the tables when it was created) would work on
+ * the old version.  What it locks betrays it, whatever it does: nothing in the
+ * transactions that build the shadow has a reason to lock the old tables.
+ *
+ * The shadow is made by its owner-to-be, since defaults, constraints and
+ * indexes are code of his.
+ */
+#include "evsource.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "barrier.h"
+#include "identity.h"
+#include "query.h"
+#include "shadow.h"
+#include "swap.h"
+
+#define SCHEMA_PREFIX	"evsource_shadow_"
+
+static EvsQuery find_obstacle = {
+	"select evsource._shadow_obstacle($1)",
+	1, {REGCLASSARRAYOID}, SPI_OK_SELECT
+};
+
+static EvsQuery list_statements = {
+	"select s from evsource._shadow_statements($1, $2) s",
+	2, {REGCLASSARRAYOID, TEXTOID}, SPI_OK_SELECT
+};
+
+/* Who may use a table is not its shape. */
+static EvsQuery hash_statements = {
+	"select pg_catalog.md5(pg_catalog.string_agg(s, ';')) from evsource._shadow_statements($1, '') s"
+	" where s not like 'grant %'",
+	1, {REGCLASSARRAYOID}, SPI_OK_SELECT
+};
+
+/* ---- names ---- */
+
+/* A table by its stored name, not locked: InvalidOid when it is gone. */
+static Oid
+find_table(const char *name)
+{
+	List	   *names = stringToQualifiedNameList(name, NULL);
+
+	return RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
+}
+
+static Oid
+find_shadow(const char *table, const char *schema)
+{
+	List	   *names = stringToQualifiedNameList(table, NULL);
+	Oid			namespace = get_namespace_oid(schema, true);
+
+	return OidIsValid(namespace) ? get_relname_relid(strVal(llast(names)), namespace) : InvalidOid;
+}
+
+static ArrayType *
+table_array(List *tables)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * list_length(tables));
+	int			count = 0;
+	ListCell   *cell;
+
+	foreach(cell, tables)
+	{
+		Oid			table = find_table(lfirst(cell));
+
+		if (!OidIsValid(table))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("table %s does not exist", (char *) lfirst(cell)),
+					 errhint("Tell the projection what its tables are: evsource.alter_projection().")));
+		elements[count++] = ObjectIdGetDatum(table);
+	}
+	return construct_array(elements, count, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT);
+}
+
+/* The only value of a query, or NULL. */
+static char *
+query_text(EvsQuery *query, Datum *values)
+{
+	EvsQueryResult result;
+	MemoryContext spi_context;
+	char	   *text;
+
+	evs_query_begin(query, values, NULL, InvalidSnapshot, &result);
+	spi_context = MemoryContextSwitchTo(result.context);
+	text = SPI_getvalue(result.rows[0], result.tupdesc, 1);
+	MemoryContextSwitchTo(spi_context);
+	evs_query_end(&result);
+	return text;
+}
+
+/* As long as possible the projection's name can be read in it. */
+static char *
+schema_name(const char *projection)
+{
+	if (strlen(SCHEMA_PREFIX) + strlen(projection) < NAMEDATALEN)
+		return psprintf(SCHEMA_PREFIX "%s", projection);
+	return psprintf(SCHEMA_PREFIX "%016llx",
+					(unsigned long long) DatumGetUInt64(hash_any_extended((const unsigned char *) projection,
+																		  strlen(projection), 0)));
+}
+
+/* ---- before ---- */
+
+/* Does the handler's search_path lead to the tables? */
+static const char *
+find_hidden_table(const EvsProjection *projection)
+{
+	EvsIdentity identity;
+	const char *hidden = NULL;
+	ListCell   *cell;
+
+	evs_identity_enter(&identity, projection->owner, projection->search_path);
+	foreach(cell, projection->tables)
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell), NULL);
+
+		if (RelnameGetRelid(strVal(llast(names))) != find_table(lfirst(cell)))
+			hidden = lfirst(cell);
+	}
+	evs_identity_leave(&identity);
+	return hidden;
+}
+
+const char *
+evs_shadow_obstacle(EvsProjection *projection)
+{
+	Datum		values[] = {PointerGetDatum(table_array(projection->tables))};
+	const char *reason;
+
+	if (projection->on_reset != NULL)
+		return psprintf("its function %s empties what evsource does not know", projection->on_reset);
+	reason = query_text(&find_obstacle, values);
+	if (reason != NULL)
+		return reason;
+	reason = find_hidden_table(projection);
+	if (reason != NULL)
+		return psprintf("its search_path does not lead to table %s, so it must name the schema", reason);
+	return NULL;
+}
+
+char *
+evs_shadow_shape(List *tables)
+{
+	Datum		values[] = {PointerGetDatum(table_array(tables))};
+
+	return query_text(&hash_statements, values);
+}
+
+/* ---- making it ---- */
+
+static void
+execute(const char *statement)
+{
+	int			result;
+
+	SPI_connect();
+	result = SPI_execute(statement, false, 0);
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "%s: %s", SPI_result_code_string(result), statement);
+	SPI_finish();
+}
+
+/* The same as the owner of evsource's tables. */
+static void
+execute_as_evsource(const char *statement)
+{
+	EvsIdentity identity;
+
+	evs_identity_enter(&identity, GetUserNameFromId(evs_query_owner(), false), "pg_catalog, pg_temp");
+	execute(statement);
+	evs_identity_leave(&identity);
+}
+
+static List *
+get_statements(List *tables, const char *schema)
+{
+	Datum		values[] = {PointerGetDatum(table_array(tables)), CStringGetTextDatum(schema)};
+	EvsQueryResult result;
+	List	   *statements = NIL;
+
+	evs_query_begin(&list_statements, values, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		statements = lappend(statements, SPI_getvalue(result.rows[row], result.tupdesc, 1));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+	return statements;
+}
+
+static Oid
+table_owner(Oid table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", table);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* The tables and sequences in a schema. */
+static List *
+relations_in(Oid namespace)
+{
+	Relation	pg_class = table_open(RelationRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *relations = NIL;
+
+	ScanKeyInit(&key, Anum_pg_class_relnamespace, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(namespace));
+	scan = systable_beginscan(pg_class, InvalidOid, false, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_class form = (Form_pg_class) GETSTRUCT(tuple);
+
+		if (form->relkind == RELKIND_RELATION || form->relkind == RELKIND_SEQUENCE)
+			relations = lappend_oid(relations, form->oid);
+	}
+	systable_endscan(scan);
+	table_close(pg_class, AccessShareLock);
+	return relations;
+}
+
+static void
+join_extension(Oid class, Oid object)
+{
+	ObjectAddress address;
+	ObjectAddress extension;
+
+	ObjectAddressSet(address, class, object);
+	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("evsource", false));
+	recordDependencyOn(&address, &extension, DEPENDENCY_EXTENSION);
+}
+
+static void
+leave_extension(Oid class, Oid object)
+{
+	(void) deleteDependencyRecordsForClass(class, object, ExtensionRelationId,
+										   DEPENDENCY_EXTENSION);
+}
+
+char *
+evs_shadow_create(EvsProjection *projection)
+{
+	char	   *schema = schema_name(projection->name);
+	const char *quoted = quote_identifier(schema);
+	const char *owner = quote_identifier(GetUserNameFromId(table_owner(find_table(linitial(projection->tables))),
+														   false));
+	List	   *statements;
+	EvsIdentity identity;
+	ListCell   *cell;
+	Oid			namespace;
+
+	evs_shadow_drop(schema);	/* one of ours that a restore has left */
+	statements = get_statements(projection->tables, schema);
+
+	execute_as_evsource(psprintf("create schema %s", quoted));
+	execute_as_evsource(psprintf("comment on schema %s is %s", quoted,
+								 quote_literal_cstr(psprintf("evsource: a version of the read model of projection \"%s\"",
+															 projection->name))));
+	execute_as_evsource(psprintf("grant usage, create on schema %s to %s", quoted, owner));
+	execute_as_evsource(psprintf("grant usage on schema %s to public", quoted));
+
+	evs_identity_enter(&identity, GetUserNameFromId(table_owner(find_table(linitial(projection->tables))), false),
+					   "pg_catalog, pg_temp");
+	foreach(cell, statements)
+		execute(lfirst(cell));
+	evs_identity_leave(&identity);
+
+	execute_as_evsource(psprintf("revoke create on schema %s from %s", quoted, owner));
+	CommandCounterIncrement();
+
+	namespace = get_namespace_oid(schema, false);
+	join_extension(NamespaceRelationId, namespace);
+	foreach(cell, relations_in(namespace))
+		join_extension(RelationRelationId, lfirst_oid(cell));
+	CommandCounterIncrement();
+	return schema;
+}
+
+void
+evs_shadow_drop(const char *schema)
+{
+	Oid			namespace = get_namespace_oid(schema, true);
+	ObjectAddress address;
+	ListCell   *cell;
+
+	if (!OidIsValid(namespace) ||
+		getExtensionOfObject(NamespaceRelationId, namespace) != get_extension_oid("evsource", true))
+		return;
+
+	foreach(cell, relations_in(namespace))
+		leave_extension(RelationRelationId, lfirst_oid(cell));
+	leave_extension(NamespaceRelationId, namespace);
+	CommandCounterIncrement();
+
+	ObjectAddressSet(address, NamespaceRelationId, namespace);
+	performDeletion(&address, DROP_CASCADE,
+					PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	CommandCounterIncrement();
+}
+
+bool
+evs_shadow_exists(List *tables, const char *schema)
+{
+	ListCell   *cell;
+
+	foreach(cell, tables)
+		if (!OidIsValid(find_table(lfirst(cell))) ||
+			!OidIsValid(find_shadow(lfirst(cell), schema)))
+			return false;
+	return true;
+}
+
+/* ---- using it ---- */
+
+EvsProjection *
+evs_shadow_redirect(const EvsProjection *projection, const char *schema)
+{
+	EvsProjection *redirected = palloc(sizeof(EvsProjection));
+
+	*redirected = *projection;
+	redirected->runtime = NULL;
+	redirected->search_path = psprintf("%s, %s", quote_identifier(schema),
+									   projection->search_path);
+	return redirected;
+}
+
+void
+evs_shadow_watch(EvsShadowWatch *watch, List *tables)
+{
+	ListCell   *cell;
+
+	watch->names = tables;
+	watch->tables = NIL;
+	watch->touched = NULL;
+	foreach(cell, tables)
+		watch->tables = lappend_oid(watch->tables, find_table(lfirst(cell)));
+}
+
+static bool
+is_locked(Oid table)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	for (LOCKMODE mode = AccessShareLock; mode <= MaxLockMode; mode++)
+		if (LockHeldByMe(&tag, mode, false))
+			return true;
+	return false;
+}
+
+bool
+evs_shadow_touched(EvsShadowWatch *watch)
+{
+	ListCell   *name;
+	ListCell   *table;
+
+	forboth(name, watch->names, table, watch->tables)
+		if (watch->touched == NULL && is_locked(lfirst_oid(table)))
+			watch->touched = lfirst(name);
+	return watch->touched != NULL;
+}
+
+bool
+evs_shadow_lock(List *tables, const char *schema, int timeout)
+{
+	List	   *relations = NIL;
+	ListCell   *cell;
+
+	foreach(cell, tables)
+		relations = lappend_oid(relations, find_table(lfirst(cell)));
+	foreach(cell, tables)
+		relations = lappend_oid(relations, find_shadow(lfirst(cell), schema));
+	return evs_locks_within(relations, AccessExclusiveLock, timeout);
+}
+
+void
+evs_shadow_swap(List *tables, const char *schema)
+{
+	ListCell   *cell;
+
+	foreach(cell, tables)
+		evs_swap_tables(find_table(lfirst(cell)), find_shadow(lfirst(cell), schema));
+}

@@ -1,0 +1,62 @@
+/*
+ * shadow.h - the tables in which the next version of a read model is built.
+ */
+#ifndef EVS_SHADOW_H
+#define EVS_SHADOW_H
+
+#include "evsource.h"
+#include "projection.h"
+
+/*
+ * Why the projection's tables cannot have a shadow, as a sentence without its
+ * end; NULL when they can.
+ */
+extern const char *evs_shadow_obstacle(EvsProjection *projection);
+
+/*
+ * Make it: tables of the same shape in a schema of their own, whose name is
+ * returned.  They are members of the extension, so no dump has them, and DROP
+ * EXTENSION drops them.
+ */
+extern char *evs_shadow_create(EvsProjection *projection);
+
+/* Drop it with all that is in it.  A schema that is not evsource's stays. */
+extern void evs_shadow_drop(const char *schema);
+
+/* What the tables would be made of: equal as long as nobody changes the tables. */
+extern char *evs_shadow_shape(List *tables);
+
+/* Is all of it there? */
+extern bool evs_shadow_exists(List *tables, const char *schema);
+
+/*
+ * The projection, with the shadow first in its search_path.  The handler's
+ * tables are then those of the shadow, unless it names them with their schema.
+ */
+extern EvsProjection *evs_shadow_redirect(const EvsProjection *projection, const char *schema);
+
+/*
+ * Who reads or writes a table has locked it.  Look whether this transaction has
+ * locked one of these, in whatever mode, and note the first; looking needs no
+ * catalog, so that it is possible after an error.
+ */
+typedef struct EvsShadowWatch
+{
+	List	   *names;			/* of the tables */
+	List	   *tables;			/* their OIDs, in the same order */
+	const char *touched;		/* NULL: none was locked when we looked */
+} EvsShadowWatch;
+
+extern void evs_shadow_watch(EvsShadowWatch *watch, List *tables);
+extern bool evs_shadow_touched(EvsShadowWatch *watch);
+
+/*
+ * Lock the tables and those of the shadow, against readers, too, within the
+ * timeout (ms, 0: none).  False: it was not possible and nothing is held.
+ */
+extern bool evs_shadow_lock(List *tables, const char *schema, int timeout);
+
+/* Exchange what is in them.  The caller has locked them. */
+extern void evs_shadow_swap(List *tables, const char *schema);
+
+#endif							/* EVS_SHADOW_H */

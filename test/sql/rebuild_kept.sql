@@ -1,0 +1,198 @@
+-- rebuild_kept: the old version is kept on request, and is a way back; a handler
+-- can tell history from news; a rebuild that was interrupted goes on.
+
+-- A log of its own: positions and counts are those of this file.
+\set home :DBNAME
+set client_min_messages = warning;
+drop database if exists evsource_rebuild_kept;
+create database evsource_rebuild_kept;
+\c evsource_rebuild_kept
+create extension evsource;
+create table factor (n integer);
+insert into factor values (1);
+create table sums (stream text primary key, total bigint not null);
+create table parents (stream text primary key);
+create table children (stream text references parents on delete cascade, event bigint primary key);
+create table mails (position bigint, replaying boolean);
+create table obstacle (position bigint);
+create function apply(e evsource.event) returns void language plpgsql as $$
+begin
+    if exists (select from obstacle o where o.position = (e).position) then
+        raise exception 'stopped at position %', (e).position;
+    end if;
+    if not evsource.replaying() then
+        insert into mails values ((e).position, evsource.replaying());
+    end if;
+    insert into sums as s select (e).stream, n from factor
+    on conflict (stream) do update set total = s.total + excluded.total;
+    insert into parents values ((e).stream) on conflict do nothing;
+    insert into children values ((e).stream, (e).position);
+end
+$$;
+create view model as select (select sum(total) from sums) as total, (select count(*) from parents) as parents,
+    (select count(*) from children) as children, (select count(*) from mails) as mails;
+select count(*) from generate_series(1, 200) i, lateral evsource.append('a-' || i % 10, 'Happened');
+
+-- What was in the log before a projection was created is history; outside of
+-- handlers nothing is.
+select evsource.create_projection('sums', 'apply', tables => '{sums,parents,children}');
+select evsource.replaying();
+select version from evsource.append('a-1', 'Happened');
+table model;
+
+-- So is what is applied again, online or in place.
+call evsource.rebuild_projection('sums', online => true);
+table model;
+call evsource.rebuild_projection('sums', online => false);
+table model;
+begin;
+call evsource.rebuild_projection('sums');
+table model;
+commit;
+select evsource.reset_projection('sums');
+select version from evsource.append('a-1', 'Happened');
+call evsource.activate_projection('sums');
+table model;
+select evsource.pause_projection('sums');
+select version from evsource.append('a-1', 'Happened');
+select evsource.resume_projection('sums');
+table model;
+
+-- Paused, too: what was appended since the pause is news.
+select evsource.pause_projection('sums');
+select version from evsource.append('a-1', 'Happened');
+call evsource.rebuild_projection('sums', online => true);
+table model;
+select state, event_count from evsource.projection_status;
+
+-- Async: what it has applied is history, the rest is not.
+select evsource.alter_projection('sums', mode => 'async');
+select version from evsource.append('a-1', 'Happened');
+call evsource.rebuild_projection('sums', online => true);
+table model;
+select state, lag, event_count from evsource.projection_status;
+select version from evsource.append('a-1', 'Happened');
+select evsource.run_projection();
+table model;
+select count(*), count(distinct position), bool_or(replaying) from mails;
+
+-- Kept: the old version is there, and comes back with what was appended since.
+select evsource.alter_projection('sums', mode => 'inline');
+update factor set n = 10;
+call evsource.rebuild_projection('sums', keep_old => true);
+table model;
+select state, online, position, event_count, shadow from evsource.rebuilds;
+select sum(total) from evsource_shadow_sums.sums;
+select count(*) from evsource.progress;
+drop table evsource_shadow_sums.sums;
+drop schema evsource_shadow_sums cascade;
+select version from evsource.append('a-1', 'Happened');
+update factor set n = 1;
+select evsource.revert_rebuild('sums');
+table model;
+select state, event_count from evsource.projection_status;
+select version from evsource.append('a-1', 'Happened');
+
+-- And forth: what it replaced was kept in turn.
+select evsource.revert_rebuild('sums');
+table model;
+select evsource.accept_rebuild('sums');
+select count(*) from evsource.rebuilds;
+select count(*) from pg_namespace where nspname like 'evsource_shadow%';
+delete from parents where stream = 'a-1';
+select count(*) from children where stream = 'a-1';
+
+-- The next rebuild drops what is kept.
+call evsource.rebuild_projection('sums', keep_old => true);
+call evsource.rebuild_projection('sums');
+table model;
+select count(*) from evsource.rebuilds;
+
+-- Async, the next run brings the old version up to date.
+select evsource.alter_projection('sums', mode => 'async');
+call evsource.rebuild_projection('sums', keep_old => true);
+select version from evsource.append('a-1', 'Happened');
+select evsource.run_projection();
+select evsource.revert_rebuild('sums');
+select lag, event_count from evsource.projection_status;
+select evsource.run_projection();
+table model;
+select lag, event_count from evsource.projection_status;
+
+-- When the tables have changed there is no way back.
+alter table sums add column more integer;
+select evsource.revert_rebuild('sums');
+select evsource.accept_rebuild('sums');
+select evsource.alter_projection('sums', mode => 'inline');
+
+-- An error on the way: the old version lives, the next call goes on.
+insert into obstacle values (150);
+call evsource.rebuild_projection('sums');
+select version from evsource.append('a-2', 'Happened');
+table model;
+select projection, state, online, events_done, events_total, percent, events_per_second is not null as rate from evsource.progress;
+truncate obstacle;
+insert into obstacle values (50);
+call evsource.rebuild_projection('sums');
+table model;
+truncate obstacle;
+
+-- Changed meanwhile, the tables or the projection, it begins anew.
+insert into obstacle values (150);
+call evsource.rebuild_projection('sums');
+truncate obstacle;
+alter table sums add column later integer default 3;
+call evsource.rebuild_projection('sums');
+select count(*), min(later) from sums;
+insert into obstacle values (150);
+call evsource.rebuild_projection('sums');
+truncate obstacle;
+select evsource.alter_projection('sums', types => '{Happened}');
+call evsource.rebuild_projection('sums');
+table model;
+select state, stale from evsource.projection_status;
+
+-- Cancelled, nothing is left of it; in place, a read model that is half built.
+insert into obstacle values (150);
+call evsource.rebuild_projection('sums');
+select evsource.cancel_rebuild('sums');
+select evsource.cancel_rebuild('sums');
+table model;
+select count(*) from pg_namespace where nspname like 'evsource_shadow%';
+insert into obstacle values (1500);
+select count(*) from generate_series(1, 1400) i, lateral evsource.append('b-' || i, 'Other');
+select evsource.alter_projection('sums', defaults => '{types}');
+truncate obstacle;
+insert into obstacle values (1300);
+call evsource.rebuild_projection('sums', online => false);
+set client_min_messages = notice;
+select evsource.cancel_rebuild('sums');
+set client_min_messages = warning;
+select state from evsource.projection_status;
+truncate obstacle;
+call evsource.rebuild_projection('sums');
+table model;
+select state, stale, event_count from evsource.projection_status;
+
+-- What was requested waits for the daemon, or for whoever comes first.
+select evsource.request_rebuild('sums', keep_old => true);
+select projection, state, online, events_done from evsource.progress;
+call evsource.rebuild_projection('sums');
+select count(*) from evsource.progress;
+select evsource.request_rebuild('sums');
+select evsource.cancel_rebuild('sums');
+select evsource.request_rebuild('sums');
+select evsource.drop_projection('sums');
+select count(*) from evsource.rebuilds;
+
+-- Dropping evsource drops what it has built.
+select evsource.create_projection('sums', 'apply', tables => '{sums,parents,children}', start => 'now');
+select version from evsource.append('c-1', 'Happened');
+call evsource.rebuild_projection('sums', keep_old => true);
+set evsource.allow_drop = on;
+drop extension evsource cascade;
+select count(*) from pg_namespace where nspname like 'evsource_shadow%';
+select count(*) from sums;
+
+\c :home
+drop database evsource_rebuild_kept;
