@@ -218,7 +218,7 @@ report(const EvsApply *apply, const EvsEvent *event, int attempt, const ErrorDat
 			(errcode(error->sqlerrcode),
 			 errmsg("projection \"%s\" failed at position %lld", apply->projection->name,
 					(long long) event->position),
-			 errdetail("Attempt %d of %d: %s", attempt, evs_async_attempts,
+			 errdetail("Attempt %d of %d: %s", attempt, Max(attempt, evs_async_attempts),
 					   error->message ? error->message : ""),
 			 hint ? errhint(hint, apply->projection->name) : 0));
 }
