@@ -87,6 +87,7 @@ OBJS = \
 	src/rebuild_request.o \
 	src/shadow.o \
 	src/swap.o \
+	src/truncate.o \
 	src/publish.o \
 	src/guard.o
 
@@ -109,6 +110,7 @@ SQL_PARTS = \
 	sql/verify.sql \
 	sql/rebuild.sql \
 	sql/monitor.sql \
+	sql/truncate.sql \
 	sql/publish.sql \
 	sql/guard.sql \
 	sql/privileges.sql

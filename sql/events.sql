@@ -87,6 +87,17 @@ insert into evsource.store
     from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
     where d.datname = pg_catalog.current_database();
 
+-- Streams whose begin was truncated: with which event they begin now.
+create table evsource.truncations (
+    stream            text collate "C" primary key,
+    version           bigint not null,
+    first_recorded_at timestamptz not null,
+    truncated_at      timestamptz not null
+);
+comment on table evsource.truncations is 'Streams whose begin was truncated.';
+comment on column evsource.truncations.version is 'Version of the first event that is left.';
+comment on column evsource.truncations.first_recorded_at is 'When the stream''s first event was recorded.';
+
 -- The safe position as published for those that cannot compute it: a standby,
 -- a logical subscriber.
 create table evsource.published (
@@ -97,6 +108,7 @@ comment on table evsource.published is 'One row at most: a position that was saf
 
 select pg_catalog.pg_extension_config_dump('evsource.position_seq', '');
 select pg_catalog.pg_extension_config_dump('evsource.events', '');
+select pg_catalog.pg_extension_config_dump('evsource.truncations', '');
 select pg_catalog.pg_extension_config_dump('evsource.store', '');
 select pg_catalog.pg_extension_config_dump('evsource.published', '');
 

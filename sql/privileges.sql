@@ -13,7 +13,7 @@ create function evsource._access(out level text, out privilege text, out kind te
 values
     ('reader', 'usage', 'schema', array['evsource']),
     ('reader', 'select', 'table', array[
-        'events', 'streams', 'published', 'event_types', 'events_raw',
+        'events', 'streams', 'truncations', 'published', 'event_types', 'events_raw',
         'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress',
         'partitions', 'projection_failures', 'dead_letters',
         'states', 'snapshots', 'snapshot_parts', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),

@@ -68,7 +68,8 @@ create function evsource.event_id(event evsource.events) returns uuid
 comment on function evsource.event_id(evsource.events) is
 'The id of a row of evsource.events: the one its client gave, or the one that the server made.';
 
--- A stream is there when its first event is; the rest is in its last. Both ends
+-- A stream is there when its first event is, which is its version 1 unless it was
+-- truncated; the rest is in its last. Both ends
 -- are one step away in the index on (stream, version). A function and not the
 -- view alone: it is inlined, and what it reads is then read with the rights and
 -- the policies of the user who asks, on all versions of PostgreSQL. It returns a
@@ -85,7 +86,17 @@ create function evsource._streams() returns setof evsource._stream
     language sql stable parallel safe rows 10000
     as $$
 select f.stream, evsource.category(f.stream), l.version, l.position, f.recorded_at, l.recorded_at
-from evsource.events f
+from (
+        select e.stream, e.recorded_at
+        from evsource.events e
+        where e.version operator(pg_catalog.=) 1
+        union all
+        select t.stream, t.first_recorded_at
+        from evsource.truncations t
+        where exists (
+            select from evsource.events e
+            where e.stream operator(pg_catalog.=) t.stream and e.version operator(pg_catalog.=) t.version)
+    ) f
     cross join lateral (
         select e.version, e.position, e.recorded_at
         from evsource.events e
@@ -93,7 +104,6 @@ from evsource.events f
         order by e.version desc
         limit 1
     ) l
-where f.version operator(pg_catalog.=) 1
 $$;
 comment on function evsource._streams() is 'What evsource.streams shows, by the rights of its reader.';
 
@@ -101,7 +111,7 @@ create view evsource.streams as
     select s.stream, s.category, s.version, s.last_position, s.first_recorded_at, s.last_recorded_at
     from evsource._streams() s;
 comment on view evsource.streams is
-'Every stream with its last version. To select from it needs SELECT on evsource.events, too.';
+'Every stream with its last version. To select from it needs SELECT on evsource.events and evsource.truncations, too.';
 comment on column evsource.streams.stream is 'Name of the stream.';
 comment on column evsource.streams.category is 'The part of the name before the first "-", or the whole name.';
 comment on column evsource.streams.version is 'Version of the stream''s last event.';

@@ -56,6 +56,8 @@
 
 /* toast_compress_datum takes the method, and values tell theirs, since 14. */
 #if PG_VERSION_NUM < 140000
+#include "access/toast_internals.h"
+
 #define InvalidCompressionMethod '\0'
 #define toast_compress_datum(value, method) toast_compress_datum(value)
 #define TOAST_PGLZ_COMPRESSION_ID 0

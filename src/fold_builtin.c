@@ -186,7 +186,7 @@ find_at_path(Jsonb *data, text **path, int npath, JsonbValue *found)
 static Numeric
 add_from(Numeric sum, Jsonb *data, text **path, int npath)
 {
-	JsonbValue	value;
+	JsonbValue	value = {.type = jbvNull};
 
 	if (!find_at_path(data, path, npath, &value))
 		return sum;

@@ -473,13 +473,23 @@ evsource_intake_end(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(NULL);
 }
 
-/* UPDATE, DELETE and TRUNCATE of events: VE003. */
+static bool deletes_allowed = false;
+
+void
+evs_intake_allow_deletes(bool allowed)
+{
+	deletes_allowed = allowed;
+}
+
+/* UPDATE, DELETE and TRUNCATE of events: VE003, but for what truncates a stream. */
 Datum
 evsource_immutable(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
 	check_called_as_trigger(fcinfo);
+	if (deletes_allowed && TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+		PG_RETURN_POINTER(NULL);
 	ereport(ERROR,
 			(errcode(ERRCODE_EVS_EVENTS_ARE_IMMUTABLE),
 			 errmsg("events are immutable"),
@@ -499,6 +509,7 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine,
 		return;
 	while (current != NULL && current->nest_level >= GetCurrentTransactionNestLevel())
 		forget_statement();
+	deletes_allowed = false;
 	expected_intake = NULL;
 }
 
@@ -506,6 +517,7 @@ static void
 transaction_ends(XactEvent event, void *arg)
 {
 	current = NULL;
+	deletes_allowed = false;
 	expected_intake = NULL;
 }
 

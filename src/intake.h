@@ -31,6 +31,9 @@ extern void evs_intake_pass_restored(void);
  */
 extern bool evs_intake_defer(const EvsBatch *batch);
 
+/* From here on (until the (sub)transaction fails) a DELETE of events passes, or not. */
+extern void evs_intake_allow_deletes(bool allowed);
+
 /* Call just before the INSERT: its triggers fill the intake. */
 extern void evs_intake_expect(EvsIntake *intake, EvsBatch *batch);
 

@@ -76,7 +76,7 @@ revoke select on evsource.streams from regress_read_view;
 set role regress_read_view;
 select count(*) from evsource.streams;
 reset role;
-grant select on evsource.streams to regress_read_view;
+grant select on evsource.streams, evsource.truncations to regress_read_view;
 set role regress_read_view;
 select count(*) from evsource.streams;
 reset role;
@@ -92,7 +92,7 @@ reset role;
 -- Row security: policies decide what is shown
 --
 
-grant select on evsource.events, evsource.streams to regress_read_tenant, regress_read_keeper;
+grant select on evsource.events, evsource.streams, evsource.truncations to regress_read_tenant, regress_read_keeper;
 alter table evsource.events enable row level security;
 create policy tenant on evsource.events for select to regress_read_tenant
     using (data ->> 'tenant' = current_setting('shop.tenant', true));

@@ -1,0 +1,7 @@
+-- truncate.sql: let the begin of a stream go.
+
+create function evsource.truncate_stream(stream text, before_version bigint, force boolean default false) returns bigint
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_truncate_stream';
+comment on function evsource.truncate_stream(text, bigint, boolean) is
+'Remove the events of a stream before this version, for the owner of evsource; states keep what they have come to. Returns how many events there were, and appends StreamTruncated to the stream evsource-lifecycle. Errors: 55000 when a fold over the stream has no snapshot at or after the version, or a projection has not applied the events (neither with force); 42704, 22023, 22004, 42501.';

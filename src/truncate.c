@@ -1,0 +1,336 @@
+/*
+ * truncate.c - truncate_stream: let the begin of a stream go, and keep what it
+ * has come to.
+ *
+ * What the events did to states is kept: each fold keyed by stream gets a base,
+ * its state just before the first event that is left, and begins with that from
+ * now on (snapshot_history.c, state_load.c).  What they did to read models is
+ * there already, or the stream is not truncated.  The count of events that a
+ * projection has applied is written down before they go.  The last event of a
+ * stream stays, and with it the stream's version.
+ *
+ * Locks, in the order of all changes: the names of the projections concerned,
+ * the barrier (so that no append is open), the stream.  All of it commits
+ * together with the event that tells of it.
+ */
+#include "evsource.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "barrier.h"
+#include "catalog.h"
+#include "event.h"
+#include "intake.h"
+#include "query.h"
+#include "registry.h"
+#include "replay.h"
+#include "snapshot_history.h"
+#include "snapshots.h"
+#include "state_load.h"
+#include "states.h"
+#include "streams.h"
+
+PG_FUNCTION_INFO_V1(evsource_truncate_stream);
+
+typedef struct Truncation
+{
+	text	   *stream;
+	char	   *name;			/* the stream as C string */
+	int64		before;			/* version of the first event to stay */
+	bool		force;
+	int64		position;		/* of the last event to go */
+} Truncation;
+
+/* ---- arguments and rights ---- */
+
+static void
+check_rights(void)
+{
+	if (!has_privs_of_role(GetUserId(), evs_query_owner()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to truncate a stream"),
+				 errdetail("Only the owner of evsource, role \"%s\", may remove events.",
+						   GetUserNameFromId(evs_query_owner(), false))));
+}
+
+static void
+read_arguments(FunctionCallInfo fcinfo, Truncation *truncation)
+{
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", PG_ARGISNULL(0) ? "stream" : "before_version")));
+	truncation->stream = PG_GETARG_TEXT_PP(0);
+	truncation->name = text_to_cstring(truncation->stream);
+	truncation->before = PG_GETARG_INT64(1);
+	truncation->force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	truncation->position = 0;
+
+	if (truncation->before < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("before_version must be positive"),
+				 errdetail("It is " INT64_FORMAT ".", truncation->before)));
+}
+
+static void
+check_version(const Truncation *truncation, int64 last)
+{
+	if (last == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("stream \"%s\" does not exist", truncation->name)));
+	if (truncation->before > last)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream \"%s\" has no version " INT64_FORMAT,
+						truncation->name, truncation->before),
+				 errdetail("Its last version is " INT64_FORMAT ".", last),
+				 errhint("The last event of a stream stays: before_version is " INT64_FORMAT " at the most.",
+						 last)));
+}
+
+/* ---- the projections over the stream ---- */
+
+static bool
+is_over(const EvsProjection *projection, const Truncation *truncation)
+{
+	const EvsFilter *filter = &projection->filter;
+	int			length = evs_category_length(truncation->name, strlen(truncation->name));
+
+	for (int i = 0; i < filter->ncategories; i++)
+	{
+		if (VARSIZE_ANY_EXHDR(filter->categories[i]) == length &&
+			memcmp(VARDATA_ANY(filter->categories[i]), truncation->name, length) == 0)
+			return true;
+	}
+	return filter->ncategories == 0;
+}
+
+/* The projections that the stream's events may concern, each locked. */
+static List *
+projections_over(const Truncation *truncation)
+{
+	static EvsQuery query = {
+		"select projection from evsource.projections order by 1", 0, {0}, SPI_OK_SELECT
+	};
+	EvsQueryResult result;
+	List	   *names = NIL;
+	List	   *over = NIL;
+	ListCell   *cell;
+
+	evs_query_begin(&query, NULL, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		char	   *name = SPI_getvalue(result.rows[row], result.tupdesc, 1);
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		names = lappend(names, pstrdup(name));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+
+	foreach(cell, names)
+	{
+		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
+
+		if (projection == NULL || !is_over(projection, truncation))
+			continue;
+		evs_registry_lock(lfirst(cell));
+		projection = evs_projection_load(lfirst(cell), true);
+		if (projection != NULL && is_over(projection, truncation))
+			over = lappend(over, projection);
+	}
+	return over;
+}
+
+static bool
+is_live(const EvsProjection *projection)
+{
+	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
+}
+
+/* What a projection has not applied by now it never would. */
+static void
+check_applied(const EvsProjection *projection, const Truncation *truncation)
+{
+	EvsCheckpoint checkpoint;
+
+	if (is_live(projection) || truncation->force)
+		return;
+	evs_checkpoint_read(projection->name, &checkpoint);
+	if (checkpoint.position >= truncation->position)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot truncate stream \"%s\": projection \"%s\" has not applied its events",
+					truncation->name, projection->name),
+			 errdetail("Its state is \"%s\", and it has applied the log up to position " INT64_FORMAT " of " INT64_FORMAT ".",
+					   evs_state_name(projection->state), checkpoint.position,
+					   truncation->position),
+			 errhint("Let it catch up first, or use force => true to let the events go without it.")));
+}
+
+/* A state that takes long to compute, or that nobody can compute, is a reason to stop. */
+static void
+check_snapshot(EvsStateCall *call, const Truncation *truncation, const EvsState *state)
+{
+	EvsProjection *projection = call->projection;
+	EvsSnapshot row;
+
+	if (truncation->force)
+		return;
+	if (evs_snapshot_read(projection->name, truncation->stream, call->snapshot, &row) &&
+		row.event_count >= state->event_count &&
+		evs_snapshot_accept(projection, truncation->stream, &row))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot truncate stream \"%s\": projection \"%s\" has no snapshot of it at or after version " INT64_FORMAT,
+					truncation->name, projection->name, truncation->before),
+			 errhint("Save one: evsource.save_snapshot('%s', '%s'); or use force => true.",
+					 projection->name, truncation->name)));
+}
+
+/* Keep the state that the events have come to. */
+static void
+keep_state(EvsProjection *projection, const Truncation *truncation)
+{
+	EvsStateAt	at = {.version = truncation->before - 1};
+	EvsStateCall call;
+	EvsState	state = {0};
+
+	(void) evs_snapshot_lock(projection->name, truncation->stream, EVS_SNAPSHOT_LOCK_KEY);
+	evs_state_begin(&call, projection, 0);
+	evs_state_load_stream(call.folder, truncation->stream, &at, call.snapshot, &state);
+	evs_state_finish(call.folder, &state);
+	if (state.event_count > 0)
+	{
+		check_snapshot(&call, truncation, &state);
+		evs_history_set_base(projection, truncation->stream, &state, truncation->before - 1);
+	}
+	evs_state_end(&call);
+}
+
+/* ---- the events ---- */
+
+static EvsQuery find_last = {
+	"select position from evsource.events where stream = $1 and version < $2"
+	" order by version desc limit 1",
+	2, {TEXTOID, INT8OID}, SPI_OK_SELECT
+};
+
+static EvsQuery note = {
+	"insert into evsource.truncations (stream, version, first_recorded_at, truncated_at)"
+	" select e.stream, $2, e.recorded_at, clock_timestamp()"
+	" from evsource.events e where e.stream = $1 order by e.version limit 1"
+	" on conflict (stream) do update"
+	"  set version = excluded.version, truncated_at = excluded.truncated_at",
+	2, {TEXTOID, INT8OID}, SPI_OK_INSERT
+};
+
+static EvsQuery delete_events = {
+	"delete from evsource.events where stream = $1 and version < $2",
+	2, {TEXTOID, INT8OID}, SPI_OK_DELETE
+};
+
+static EvsQuery tell = {
+	"select from evsource.append('evsource-lifecycle', 'StreamTruncated',"
+	" pg_catalog.jsonb_build_object('stream', $1::text, 'before_version', $2::bigint,"
+	"  'events', $3::bigint, 'forced', $4::boolean))",
+	4, {TEXTOID, INT8OID, INT8OID, BOOLOID}, SPI_OK_SELECT
+};
+
+/* The position of the last event to go; 0 if there is none. */
+static int64
+last_position(Datum *values)
+{
+	EvsQueryResult result;
+	int64		position = 0;
+	bool		isnull;
+
+	evs_query_begin(&find_last, values, NULL, InvalidSnapshot, &result);
+	if (result.count > 0)
+		position = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull));
+	evs_query_end(&result);
+	return position;
+}
+
+static int64
+remove_events(Datum *values)
+{
+	uint64		removed;
+
+	(void) evs_query_run(&note, values, NULL);
+	evs_intake_allow_deletes(true);
+	removed = evs_query_run(&delete_events, values, NULL);
+	evs_intake_allow_deletes(false);
+	return removed;
+}
+
+/*
+ * evsource.truncate_stream(stream text, before_version bigint, force boolean)
+ * returns bigint: removes the stream's events before this version, and returns
+ * how many there were.
+ *
+ * Errors: 22004 for a null, 22023 for a version that is not the stream's, 42704
+ * for an unknown stream, 42501, 25000 under REPEATABLE READ; 55000 when a fold
+ * has no snapshot, or a projection has not applied the events: neither with
+ * force.
+ */
+Datum
+evsource_truncate_stream(PG_FUNCTION_ARGS)
+{
+	Truncation	truncation;
+	Relation	events;
+	List	   *projections;
+	ListCell   *cell;
+	int64		removed;
+	Datum		values[4];
+
+	PreventCommandIfReadOnly("evsource.truncate_stream()");
+	read_arguments(fcinfo, &truncation);
+	check_rights();
+	evs_require_read_committed("truncate a stream");
+
+	projections = projections_over(&truncation);
+	evs_barrier();
+	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	check_version(&truncation, evs_stream_lock(events, truncation.stream, 0));
+	table_close(events, NoLock);
+
+	values[0] = PointerGetDatum(truncation.stream);
+	values[1] = Int64GetDatum(truncation.before);
+	truncation.position = last_position(values);
+	if (truncation.position == 0)
+		PG_RETURN_INT64(0);
+
+	foreach(cell, projections)
+	{
+		EvsProjection *projection = lfirst(cell);
+
+		check_applied(projection, &truncation);
+		if (projection->kind == EVS_KIND_FOLD && projection->key_kind == EVS_KEY_STREAM)
+			keep_state(projection, &truncation);
+		if (is_live(projection))
+			evs_replay_settle(projection);
+	}
+
+	removed = remove_events(values);
+	ereport(DEBUG1,
+			(errmsg_internal("truncated stream \"%s\" before version " INT64_FORMAT ": " INT64_FORMAT " events",
+							 truncation.name, truncation.before, removed)));
+	values[2] = Int64GetDatum(removed);
+	values[3] = BoolGetDatum(truncation.force);
+	evs_query_run(&tell, values, NULL);
+	PG_RETURN_INT64(removed);
+}
