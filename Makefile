@@ -50,6 +50,8 @@ OBJS = \
 	src/state_load.o \
 	src/state_keys.o \
 	src/states.o \
+	src/decider.o \
+	src/command.o \
 	src/snapshots.o \
 	src/snapshot_parts.o \
 	src/snapshot_history.o \
@@ -102,6 +104,7 @@ SQL_PARTS = \
 	sql/snapshots.sql \
 	sql/async.sql \
 	sql/append.sql \
+	sql/commands.sql \
 	sql/read.sql \
 	sql/dispatch.sql \
 	sql/fold.sql \

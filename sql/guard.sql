@@ -2,9 +2,9 @@
 
 create function evsource._guard_log() returns event_trigger
     language c as 'MODULE_PATHNAME', 'evsource_guard_log';
-comment on function evsource._guard_log() is 'Internal: loads the library, which refuses to drop a log that holds events, and functions in use.';
+comment on function evsource._guard_log() is 'Internal: loads the library, which refuses to drop a log that holds events.';
 
 create event trigger evsource_guard_log on ddl_command_start
-    when tag in ('DROP EXTENSION', 'DROP FUNCTION', 'DROP OWNED', 'DROP ROUTINE', 'DROP SCHEMA')
+    when tag in ('DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA')
     execute function evsource._guard_log();
-comment on event trigger evsource_guard_log is 'Refuses to drop evsource while its log holds events, and functions that event types name, unless evsource.allow_drop is on.';
+comment on event trigger evsource_guard_log is 'Refuses to drop evsource while its log holds events, unless evsource.allow_drop is on.';

@@ -13,7 +13,7 @@ create function evsource._access(out level text, out privilege text, out kind te
 values
     ('reader', 'usage', 'schema', array['evsource']),
     ('reader', 'select', 'table', array[
-        'events', 'streams', 'truncations', 'published', 'event_types', 'events_raw',
+        'events', 'streams', 'truncations', 'published', 'event_types', 'events_raw', 'deciders', 'commands',
         'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress',
         'partitions', 'projection_failures', 'dead_letters',
         'states', 'snapshots', 'snapshot_parts', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
@@ -22,12 +22,12 @@ values
         'stream_version', 'safe_position', 'event_id',
         '_event_id', '_streams', '_events_raw', '_partition',   -- event_id and views call these as their user
         'event_count', 'replaying', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
-        'load_snapshot', 'has_snapshot',
+        'load_snapshot', 'has_snapshot', 'new_event',
         'fold_merge', 'fold_count', 'fold_sum']),   -- the owner of a projection must be able to call its handler
     ('writer', 'insert', 'table', array['events']),
-    ('writer', 'execute', 'routine', array['append', 'append_batch', 'append_json', 'set_metadata']),
+    ('writer', 'execute', 'routine', array['append', 'append_batch', 'append_json', 'set_metadata', 'execute_command']),
     ('admin', 'execute', 'routine', array[
-        'define_event_type', 'drop_event_type',
+        'define_event_type', 'drop_event_type', 'create_decider', 'drop_decider', 'forget_commands',
         'create_projection', 'alter_projection', 'drop_projection',
         'pause_projection', 'resume_projection', 'run_projection', 'retry_dead_letters', 'activate_projection',
         'reset_projection', 'rebuild_projection', 'request_rebuild', 'cancel_rebuild',

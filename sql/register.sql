@@ -121,23 +121,30 @@ create function evsource._guard_drops() returns event_trigger
 declare
     used record;
 begin
-    select d.object_type, d.object_identity, p.projection into used
+    select d.object_type, d.object_identity, u.what, u.name into used
         from pg_catalog.pg_event_trigger_dropped_objects() d
-        join evsource.projections p
-            on (d.object_type = 'function'
-                and d.object_identity in (p.handler, p.key, p.on_reset, p.is_compatible, p.migrate_state))
-            or (d.object_type = 'table' and d.object_identity = any (p.tables))
-        order by p.projection, d.object_identity
+        join (
+            select 'projection', p.projection, array[p.handler, p.key, p.on_reset, p.is_compatible, p.migrate_state], p.tables
+            from evsource.projections p
+            union all
+            select 'event_type', t.type, array[t.validator, t.upcaster], null from evsource.event_types t
+            union all
+            select 'decider', c.decider, array[c.handler], null from evsource.deciders c
+        ) u (what, name, functions, tables)
+            on (d.object_type = 'function' and d.object_identity = any (u.functions))
+            or (d.object_type = 'table' and d.object_identity = any (u.tables))
+        order by u.what desc, u.name, d.object_identity
         limit 1;
     if found then
-        raise exception 'cannot drop % %: projection "%" uses it',
-            used.object_type, used.object_identity, used.projection
+        raise exception 'cannot drop % %: % "%" uses it',
+            used.object_type, used.object_identity, pg_catalog.replace(used.what, '_', ' '), used.name
             using errcode = 'dependent_objects_still_exist',
-                  hint = pg_catalog.format('Drop the projection first: evsource.drop_projection(%L).', used.projection);
+                  hint = pg_catalog.format('Drop the %s first: evsource.drop_%s(%L).',
+                                           pg_catalog.replace(used.what, '_', ' '), used.what, used.name);
     end if;
 end
 $$;
 comment on function evsource._guard_drops() is
-'Refuses to drop a function or table that a projection uses.';
+'Refuses to drop a function or table that a projection, an event type or a decider uses.';
 create event trigger evsource_guard_drops on sql_drop
     execute function evsource._guard_drops();

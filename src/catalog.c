@@ -88,6 +88,12 @@ evs_catalog(void)
 	fresh.published = find_relation(fresh.schema, "published");
 	fresh.event_type = get_rel_type_id(find_relation(fresh.schema, "event"));
 	fresh.event_array_type = get_array_type(fresh.event_type);
+	fresh.deciders = find_relation(fresh.schema, "deciders");
+	fresh.commands = find_relation(fresh.schema, "commands");
+	fresh.commands_pkey = find_relation(fresh.schema, "commands_pkey");
+	fresh.new_event_type = get_rel_type_id(find_relation(fresh.schema, "new_event"));
+	fresh.new_event_array_type = get_array_type(fresh.new_event_type);
+	fresh.command_result = get_rel_type_id(find_relation(fresh.schema, "command_result"));
 	fresh.append_result = get_rel_type_id(find_relation(fresh.schema, "append_result"));
 	fresh.append_batch_result = get_rel_type_id(find_relation(fresh.schema, "append_batch_result"));
 	fresh.intake_begin = find_trigger_function(fresh.schema, "_intake_begin");
@@ -142,6 +148,8 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.events_id || relid == catalog.position_seq ||
 		relid == catalog.timeline_seq ||
 		relid == catalog.projections || relid == catalog.event_types ||
+		relid == catalog.deciders || relid == catalog.commands ||
+		relid == catalog.commands_pkey ||
 		relid == catalog.snapshots || relid == catalog.snapshots_pkey ||
 		relid == catalog.snapshot_parts ||
 		relid == catalog.snapshot_parts_pkey || relid == catalog.store ||

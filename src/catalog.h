@@ -29,6 +29,12 @@ typedef struct EvsCatalog
 	Oid			published;		/* safe position for standbys */
 	Oid			event_type;		/* composite type evsource.event */
 	Oid			event_array_type;	/* evsource.event[] */
+	Oid			deciders;		/* registered deciders */
+	Oid			commands;		/* executed commands that events do not tell */
+	Oid			commands_pkey;	/* (command_id) */
+	Oid			new_event_type; /* evsource.new_event */
+	Oid			new_event_array_type;	/* evsource.new_event[] */
+	Oid			command_result; /* what execute_command returns */
 	Oid			append_result;	/* what append returns */
 	Oid			append_batch_result;	/* what append_batch and append_json return */
 	Oid			intake_begin;	/* functions of the triggers on events */

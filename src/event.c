@@ -56,33 +56,6 @@ read_origin(Oid store_oid)
 	origin_of = store_oid;
 }
 
-/* A stored byte order, so that ids outlive a move to another architecture. */
-static void
-put_big_endian(unsigned char *to, uint64 value, int bytes)
-{
-	for (int i = bytes - 1; i >= 0; i--, value >>= 8)
-		to[i] = (unsigned char) value;
-}
-
-static uint64
-get_big_endian(const unsigned char *from, int bytes)
-{
-	uint64		value = 0;
-
-	for (int i = 0; i < bytes; i++)
-		value = (value << 8) | from[i];
-	return value;
-}
-
-/* The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit moves half of the others. */
-static uint64
-mix(uint64 x)
-{
-	x = (x ^ (x >> 30)) * UINT64CONST(0xbf58476d1ce4e5b9);
-	x = (x ^ (x >> 27)) * UINT64CONST(0x94d049bb133111eb);
-	return x ^ (x >> 31);
-}
-
 static void
 compute_id(int64 position, TimestampTz recorded_at, pg_uuid_t *id)
 {
@@ -93,13 +66,13 @@ compute_id(int64 position, TimestampTz recorded_at, pg_uuid_t *id)
 	if (origin_of != catalog->store)
 		read_origin(catalog->store);
 
-	hash = mix(get_big_endian((unsigned char *) &origin[0], 8) ^ (uint64) position);
-	hash = mix(get_big_endian((unsigned char *) &origin[1], 8) ^ (uint64) recorded_at ^ hash);
+	hash = evs_mix(evs_get_big_endian((unsigned char *) &origin[0], 8) ^ (uint64) position);
+	hash = evs_mix(evs_get_big_endian((unsigned char *) &origin[1], 8) ^ (uint64) recorded_at ^ hash);
 
-	put_big_endian(id->data, (uint64) milliseconds, 6);
-	put_big_endian(id->data + 6, 0x7000 | (hash & 0x0FFF), 2);
-	put_big_endian(id->data + 8, 0x8000 | ((hash >> 12) & 0x3FFF), 2);
-	put_big_endian(id->data + 10, (uint64) position, 6);
+	evs_put_big_endian(id->data, (uint64) milliseconds, 6);
+	evs_put_big_endian(id->data + 6, 0x7000 | (hash & 0x0FFF), 2);
+	evs_put_big_endian(id->data + 8, 0x8000 | ((hash >> 12) & 0x3FFF), 2);
+	evs_put_big_endian(id->data + 10, (uint64) position, 6);
 }
 
 void
@@ -116,7 +89,7 @@ evs_event_id_position(const pg_uuid_t *id)
 {
 	if ((id->data[6] & 0xF0) != 0x70 || (id->data[8] & 0xC0) != 0x80)
 		return 0;
-	return (int64) get_big_endian(id->data + 10, 6);
+	return (int64) evs_get_big_endian(id->data + 10, 6);
 }
 
 int

@@ -38,6 +38,37 @@
 #define EVS_EVENT_RECORDED_AT	9
 #define EVS_EVENT_NATTS			9
 
+/* ---- what ids are made of ---- */
+
+/* A stored byte order, so that ids outlive a move to another architecture. */
+static inline void
+evs_put_big_endian(unsigned char *to, uint64 value, int bytes)
+{
+	for (int i = bytes - 1; i >= 0; i--, value >>= 8)
+		to[i] = (unsigned char) value;
+}
+
+static inline uint64
+evs_get_big_endian(const unsigned char *from, int bytes)
+{
+	uint64		value = 0;
+
+	for (int i = 0; i < bytes; i++)
+		value = (value << 8) | from[i];
+	return value;
+}
+
+/* The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit moves half of the others. */
+static inline uint64
+evs_mix(uint64 x)
+{
+	x = (x ^ (x >> 30)) * UINT64CONST(0xbf58476d1ce4e5b9);
+	x = (x ^ (x >> 27)) * UINT64CONST(0x94d049bb133111eb);
+	return x ^ (x >> 31);
+}
+
+/* ---- */
+
 extern void evs_event_init(void);
 
 /* Fill an event from a slot of evsource.events; varlenas are detoasted. */

@@ -14,9 +14,6 @@
  * no hook.  The event trigger evsource_guard_log (guard.sql) calls a function here
  * when a command starts that may drop the extension: the call loads the library.
  *
- * A function that an event type names is guarded in the same way: without it
- * events could not be stored, or not be read.
- *
  * Only the table that belongs to the extension is guarded: after ALTER
  * EXTENSION evsource DROP TABLE its owner may do with it what he likes.
  */
@@ -26,16 +23,12 @@
 #include "access/tableam.h"
 #include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_proc.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -109,79 +102,6 @@ refuse_to_drop_events(Oid relid)
 			 errhint("Save them with pg_dump if they are worth it; then SET evsource.allow_drop = on, and drop again.")));
 }
 
-/* A table whose rows name functions, and what a row is about. */
-typedef struct FunctionUser
-{
-	const char *table;
-	const char *noun;
-	AttrNumber	name;			/* the row's */
-	AttrNumber	functions[2];	/* columns with signatures; 0: none */
-} FunctionUser;
-
-static const FunctionUser function_users[] = {
-	{"event_types", "event type", 1, {4, 5}},
-};
-
-/* The row, if there is one, that names this function. */
-static char *
-find_user(const FunctionUser *user, Oid schema, const char *signature)
-{
-	Oid			relid = get_relname_relid(user->table, schema);
-	Relation	relation;
-	Snapshot	snapshot;
-	TableScanDesc scan;
-	TupleTableSlot *slot;
-	char	   *found = NULL;
-	bool		isnull;
-
-	if (!OidIsValid(relid))
-		return NULL;
-	relation = table_open(relid, AccessShareLock);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = table_beginscan(relation, snapshot, 0, NULL);
-	slot = table_slot_create(relation, NULL);
-	while (found == NULL && table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		for (int i = 0; i < lengthof(user->functions); i++)
-		{
-			Datum		value = user->functions[i] == 0 ? (Datum) 0 :
-				slot_getattr(slot, user->functions[i], &isnull);
-
-			if (user->functions[i] != 0 && !isnull &&
-				strcmp(TextDatumGetCString(value), signature) == 0)
-				found = TextDatumGetCString(slot_getattr(slot, user->name, &isnull));
-		}
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(relation, NoLock);
-	return found;
-}
-
-static void
-refuse_to_drop_function(Oid function)
-{
-	Oid			schema = get_namespace_oid("evsource", true);
-	char	   *signature;
-
-	if (!OidIsValid(schema))
-		return;
-	signature = format_procedure_qualified(function);
-	for (int i = 0; i < lengthof(function_users); i++)
-	{
-		const FunctionUser *user = &function_users[i];
-		char	   *name = find_user(user, schema, signature);
-
-		if (name != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					 errmsg("cannot drop function %s because evsource calls it", signature),
-					 errdetail("It is a function of %s \"%s\".", user->noun, name),
-					 errhint("Drop the %s first; or SET evsource.allow_drop = on.", user->noun)));
-	}
-}
-
 /* Called before any object is dropped, among other occasions. */
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int subobject, void *arg)
@@ -192,8 +112,6 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subobject, voi
 	if (access == OAT_DROP && class == RelationRelationId && subobject == 0 &&
 		!evs_allow_drop && !IsBinaryUpgrade && is_the_log(object))
 		refuse_to_drop_events(object);
-	if (access == OAT_DROP && class == ProcedureRelationId && !evs_allow_drop && !IsBinaryUpgrade)
-		refuse_to_drop_function(object);
 }
 
 /*

@@ -29,6 +29,7 @@
 /* Types that have no fixed OID; no real type has these. */
 #define EVENT			((Oid) 1)
 #define EVENT_ARRAY		((Oid) 2)
+#define NEW_EVENT_ARRAY	((Oid) 3)
 
 #define MAX_PARAMETERS	3
 
@@ -73,6 +74,10 @@ static const Signature validator_signatures[] = {
 static const Signature upcaster_signatures[] = {
 	{1, {JSONBOID}, JSONBOID, 0},
 	{1, {EVENT}, JSONBOID, 0},
+};
+
+static const Signature decider_signatures[] = {
+	{2, {JSONBOID, JSONBOID}, NEW_EVENT_ARRAY, 0},
 };
 
 /* What a function is wanted for. */
@@ -122,6 +127,11 @@ static const Use other_uses[] = {
 		"An upcaster is f(data jsonb) or f(event evsource.event) that returns jsonb.",
 		upcaster_signatures, lengthof(upcaster_signatures)
 	},
+	[EVS_USE_DECIDER] = {
+		"handler", "a decider",
+		"It is f(state jsonb, command jsonb) returns evsource.new_event[].",
+		decider_signatures, lengthof(decider_signatures)
+	},
 };
 
 static Oid
@@ -131,6 +141,8 @@ real_type(Oid type)
 		return evs_catalog()->event_type;
 	if (type == EVENT_ARRAY)
 		return evs_catalog()->event_array_type;
+	if (type == NEW_EVENT_ARRAY)
+		return evs_catalog()->new_event_array_type;
 	return type;
 }
 
@@ -158,7 +170,7 @@ match_signature(Oid function, const Use *use)
 
 		fits = proc->prokind == PROKIND_FUNCTION && !proc->proretset &&
 			proc->pronargs == signature->nargs &&
-			proc->prorettype == signature->result;
+			proc->prorettype == real_type(signature->result);
 		for (int arg = 0; fits && arg < signature->nargs; arg++)
 			fits = proc->proargtypes.values[arg] == real_type(signature->args[arg]);
 		if (fits)

@@ -16,7 +16,8 @@ typedef enum EvsFunctionUse
 	EVS_USE_COMPATIBLE,			/* f(integer, integer) returns boolean */
 	EVS_USE_MIGRATE,			/* f(jsonb, integer) returns jsonb */
 	EVS_USE_VALIDATOR,			/* f(jsonb) returns boolean or text */
-	EVS_USE_UPCASTER			/* f(jsonb) or f(evsource.event) returns jsonb */
+	EVS_USE_UPCASTER,			/* f(jsonb) or f(evsource.event) returns jsonb */
+	EVS_USE_DECIDER				/* f(jsonb, jsonb) returns evsource.new_event[] */
 } EvsFunctionUse;
 
 /*

@@ -12,6 +12,7 @@ int			evs_async_batch_events = 100000;
 int			evs_async_batch_time = 500;
 int			evs_async_retry_delay = 200;
 int			evs_max_dead_letters = 1000;
+int			evs_max_command_retries = 3;
 int			evs_max_dispatch_depth = 16;
 int			evs_max_partitions = 16;
 char	   *evs_metadata = NULL;
@@ -21,7 +22,7 @@ evs_settings_init(void)
 {
 	DefineCustomBoolVariable("evsource.allow_drop",
 							 "Allows DROP EXTENSION evsource while the log holds events.",
-							 "Allows to drop functions that event types name, too.",
+							 NULL,
 							 &evs_allow_drop,
 							 false,
 							 PGC_SUSET, 0,
@@ -64,6 +65,14 @@ evs_settings_init(void)
 							"So many say that the handler is broken, and not the events: the projection stops.",
 							&evs_max_dead_letters,
 							1000, 0, INT_MAX,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.max_command_retries",
+							"How often execute_command decides anew when its stream has moved on.",
+							NULL,
+							&evs_max_command_retries,
+							3, 0, 1000,
 							PGC_USERSET, 0,
 							NULL, NULL, NULL);
 

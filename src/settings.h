@@ -10,6 +10,7 @@ extern int	evs_async_batch_events;
 extern int	evs_async_batch_time;
 extern int	evs_async_retry_delay;
 extern int	evs_max_dead_letters;
+extern int	evs_max_command_retries;
 extern int	evs_max_dispatch_depth;
 extern int	evs_max_partitions;
 extern char *evs_metadata;

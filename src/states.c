@@ -241,14 +241,10 @@ copy_state(EvsState *state)
 	state->state = copy;
 }
 
-/* The current state of a key, for a function whose first arguments are these. */
-static EvsProjection *
-current_state(FunctionCallInfo fcinfo, EvsState *state)
+/* The state of a key now, by way of the cache if it is a stream. */
+static void
+state_now(EvsProjection *projection, uint64 generation, text *key, EvsState *state)
 {
-	char	   *name = projection_argument(fcinfo);
-	uint64		generation = evs_state_cache_generation();
-	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
-	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	EvsCachedState *entry = NULL;
 	EvsState	loaded;
 	EvsStateCall call;
@@ -263,6 +259,25 @@ current_state(FunctionCallInfo fcinfo, EvsState *state)
 	if (entry != NULL)
 		evs_state_cache_put(entry, &loaded);
 	evs_state_end(&call);
+}
+
+void
+evs_state_now(EvsProjection *projection, uint64 generation, text *stream, EvsState *state)
+{
+	Assert(projection->key_kind == EVS_KEY_STREAM);
+	state_now(projection, generation, stream, state);
+}
+
+/* The current state of a key, for a function whose first arguments are these. */
+static EvsProjection *
+current_state(FunctionCallInfo fcinfo, EvsState *state)
+{
+	char	   *name = projection_argument(fcinfo);
+	uint64		generation = evs_state_cache_generation();
+	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
+	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+
+	state_now(projection, generation, key, state);
 	return projection;
 }
 

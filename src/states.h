@@ -52,6 +52,13 @@ extern void evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint6
 extern void evs_state_end(EvsStateCall *call);
 
 /*
+ * The state of a stream now, by way of the cache, in CurrentMemoryContext.  The
+ * generation is that of before the projection was loaded.
+ */
+extern void evs_state_now(EvsProjection *projection, uint64 generation, text *stream,
+						  EvsState *state);
+
+/*
  * The state of a key now, apart from the cache, its jsonb in the folder.  For a
  * key that has no events, event_count is 0.
  */

@@ -1,0 +1,100 @@
+-- commands.sql: deciders, and the commands that they decide. See src/command.c,
+-- src/decider.c.
+
+-- What a decider returns an array of. The server gives an id and a time to an
+-- event that has none.
+create type evsource.new_event as (
+    type        text,
+    data        jsonb,
+    metadata    jsonb,
+    id          uuid,
+    occurred_at timestamptz
+);
+comment on type evsource.new_event is 'An event that a decider wants to be appended: see evsource.new_event().';
+
+-- Without a search_path of its own, so that it is inlined: it names nothing that
+-- could be found elsewhere.
+create function evsource.new_event(
+    type        text,
+    data        jsonb       default '{}',
+    metadata    jsonb       default null,
+    id          uuid        default null,
+    occurred_at timestamptz default null)
+    returns evsource.new_event
+    language sql immutable parallel safe
+    as 'select row($1, $2, $3, $4, $5)::evsource.new_event';
+comment on function evsource.new_event(text, jsonb, jsonb, uuid, timestamptz) is
+'An event for a decider to return; all but its type may be left out.';
+
+create type evsource.command_result as (
+    state      jsonb,
+    version    bigint,
+    "position" bigint,
+    events     evsource.event[],
+    stored     boolean
+);
+comment on type evsource.command_result is
+'What evsource.execute_command returns: the state after the command, the version that the stream had then, the position of its last event, its events; stored is false when nothing was stored now.';
+
+create table evsource.deciders (
+    decider     text collate "C" primary key,
+    projection  text collate "C" not null,
+    handler     text        not null,   -- qualified signature
+    owner       text        not null,   -- role name
+    search_path text        not null,   -- what the handler runs with
+    created_at  timestamptz not null default pg_catalog.now()
+);
+comment on table evsource.deciders is 'Functions that decide commands, each with the fold projection whose states they decide on. Roles and functions are stored by name: they survive dump, restore and pg_upgrade.';
+
+-- A command whose events carry ids derived from its own is remembered by them.
+-- Here is one that had no events, or whose decider gave them ids.
+create table evsource.commands (
+    command_id  uuid        not null,
+    stream      text        not null collate "C",
+    version     bigint      not null,
+    event_count integer     not null,
+    executed_at timestamptz not null default pg_catalog.now(),
+    constraint commands_pkey primary key (command_id)
+);
+comment on table evsource.commands is 'Commands that were executed and are not told by the ids of their events.';
+comment on column evsource.commands.version is 'The version of the stream after the command.';
+comment on column evsource.commands.event_count is 'How many events it had: the last ones up to that version.';
+
+select pg_catalog.pg_extension_config_dump('evsource.deciders', '');
+select pg_catalog.pg_extension_config_dump('evsource.commands', '');
+
+create function evsource.create_decider(
+    decider    text,
+    handler    text,
+    projection text,
+    if_exists  text default 'error')
+    returns text
+    language c
+    as 'MODULE_PATHNAME', 'evsource_create_decider';
+comment on function evsource.create_decider(text, text, text, text) is
+'Registers a function f(state jsonb, command jsonb) returns evsource.new_event[] that decides on the states of a fold projection. if_exists: error, keep or alter. Returns its name.';
+
+create function evsource.drop_decider(decider text) returns void
+    language c strict
+    as 'MODULE_PATHNAME', 'evsource_drop_decider';
+comment on function evsource.drop_decider(text) is 'Forgets a decider. Error: 42704 when there is none.';
+
+create function evsource.execute_command(
+    decider    text,
+    stream     text,
+    command    jsonb,
+    command_id uuid default null)
+    returns evsource.command_result
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_execute_command';
+comment on function evsource.execute_command(text, text, jsonb, uuid) is
+'Loads the stream''s state, lets the decider decide, and appends what it returns if the stream is still what it was; if not, all of it again. With an id, a command that was executed already returns its first result. What the decider raises passes through.';
+
+create function evsource.forget_commands(before timestamptz) returns bigint
+    language sql security definer set search_path = pg_catalog, pg_temp
+    as $$
+with forgotten as (delete from evsource.commands c where c.executed_at < before returning 1)
+select count(*) from forgotten
+$$;
+comment on function evsource.forget_commands(timestamptz) is
+'Deletes from evsource.commands what was executed before a time: such a command, sent again, is a new one. Returns how many.';
