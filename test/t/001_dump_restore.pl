@@ -77,6 +77,17 @@ select evsource.append('order-1', 'Lost');
 rollback;
 
 set role app_admin;
+create function app.size(data jsonb) returns jsonb language sql immutable as $$
+    select pg_catalog.to_jsonb(pg_catalog.length(data ->> 'text'))
+$$;
+select evsource.define_event_type('Big', 2, '$ > 0', upcaster => 'app.size');
+select evsource.append('big-2', 'Big', '7');
+create function app.place(state jsonb, command jsonb) returns evsource.new_event[] language sql immutable as $$
+    select case when state = '{}' then array[evsource.new_event('Ordered')] end
+$$;
+select evsource.create_decider('placer', 'app.place', 'totals');
+select evsource.execute_command('placer', 'shop-1', '{}', '10000000-0000-4000-8000-000000000001');
+select evsource.execute_command('placer', 'shop-1', '{}', '10000000-0000-4000-8000-000000000002');
 select evsource.run_projection('later');
 select evsource.publish_safe_position();
 reset role;
@@ -85,7 +96,7 @@ reset role;
 my @tables = qw(app.orders app.types app.handled);
 my $expected = holds($node, 'shop', @tables);
 my $last_position = $node->safe_psql('shop', 'select max(position) from evsource.events');
-is($node->safe_psql('shop', 'select count(*) from evsource.events'), 325, 'the store has its events');
+is($node->safe_psql('shop', 'select count(*) from evsource.events'), 327, 'the store has its events');
 cmp_ok(() = $expected =~ /^right\|/mg, '>', 100, 'and its grants');
 like($expected, qr/^snapshot\|\(totals,order-1,4,/m, 'and snapshots');
 like($expected, qr/^checkpoint\|\(later,/m, 'and checkpoints');
@@ -133,11 +144,21 @@ sub works_ok
 	is($sql->(q{select n from app.orders where stream = 'order-1'}), 6, "$name: the event handler goes on");
 	is($sql->(q{select n from app.types where type in ('Packed', 'Placed', 'Read') order by type}),
 		"1\n20\n300", "$name: the query goes on");
-	is($sql->(q{select count(*), count(distinct position) from app.handled}), '327|327',
+	is($sql->(q{select count(*), count(distinct position) from app.handled}), '329|329',
 		"$name: each event was handled once");
 	is($sql->(q{select evsource.state('totals', 'order-1')}), '{"n": 6, "last": "Packed"}', "$name: the fold goes on");
 	is($sql->(q{select evsource.run_projection('later'), evsource.state('later')}),
-		'2|{"n": 327, "last": "Packed"}', "$name: the async projection goes on");
+		'2|{"n": 329, "last": "Packed"}', "$name: the async projection goes on");
+
+	# Event types and deciders work, and a command is known.
+	is($sql->(q{select string_agg(data::text, ' ' order by position) from evsource.read_category('big')}), '96000 7',
+		"$name: an old event is upcast");
+	my ($refused, undef, $why) = $node->psql($name, q{select evsource.append('big-1', 'Big', '0')});
+	like($why, qr/data of event type "Big" is not valid/, "$name: a new one is validated");
+	is($sql->(q{select version, stored, cardinality(events) from evsource.execute_command('placer', 'shop-1', '{}', '10000000-0000-4000-8000-000000000001')}),
+		'1|f|1', "$name: a command is not executed twice");
+	is($sql->(q{select version, stored, cardinality(events) from evsource.execute_command('placer', 'shop-1', '{}', '10000000-0000-4000-8000-000000000002')}),
+		'1|f|0', "$name: nor one without events");
 
 	# An id that the server made before the dump is still the event's.
 	is($sql->(q{
