@@ -64,6 +64,11 @@
 #define toast_get_compression_id(value) TOAST_PGLZ_COMPRESSION_ID
 #endif
 
+/* HASH_STRINGS: 14.  Before, keys were strings unless said otherwise. */
+#if PG_VERSION_NUM < 140000
+#define HASH_STRINGS 0
+#endif
+
 /* GetWALInsertionTimeLine: 15.  Before, RecoveryInProgress set the variable. */
 #if PG_VERSION_NUM < 150000
 #include "access/xlog.h"
