@@ -131,7 +131,7 @@ read_begin(EvsRead *read, FunctionCallInfo fcinfo, int64 max_count)
 	InitMaterializedSRF(fcinfo, 0);
 	read->result = ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
 	evs_event_row_init(&read->row);
-	if (evs_types_any())
+	if (evs_types_any_now())
 	{
 		read->types = evs_type_run();
 		read->event_context = AllocSetContextCreate(CurrentMemoryContext, "evsource read event",

@@ -84,7 +84,7 @@ scan_create(Snapshot snapshot)
 	 */
 	scan->events = table_open(evs_catalog()->events, AccessShareLock);
 	scan->snapshot = RegisterSnapshot(snapshot);
-	if (evs_types_any())
+	if (evs_types_any_now())
 	{
 		MemoryContext caller = MemoryContextSwitchTo(context);
 

@@ -201,6 +201,14 @@ evs_types_any(void)
 	return known.count > 0;
 }
 
+bool
+evs_types_any_now(void)
+{
+	/* a lock that the transaction has already would not make it listen */
+	AcceptInvalidationMessages();
+	return evs_types_any();
+}
+
 static EvsTypeVersion *
 copy_version(const EvsTypeVersion *from)
 {

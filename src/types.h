@@ -34,11 +34,14 @@ typedef struct EvsEventType
 
 extern void evs_types_init(void);
 
-/*
- * Is any type defined?  Ask after events has been locked, in whatever mode: from
- * there on what others have committed is known.
- */
+/* Is any type defined?  Who appends asks after events has been locked. */
 extern bool evs_types_any(void);
+
+/*
+ * The same for who reads: nothing keeps others from defining types meanwhile, so
+ * it hears first what they have committed.
+ */
+extern bool evs_types_any_now(void);
 
 /* The type, copied into CurrentMemoryContext, or NULL when it is not defined. */
 extern EvsEventType *evs_types_find(const text *type);
