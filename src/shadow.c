@@ -32,6 +32,7 @@
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -261,6 +262,10 @@ relations_in(Oid namespace)
 	return relations;
 }
 
+/*
+ * Make it a member of the extension, with the grants that it has: a dump would
+ * have those that came later.
+ */
 static void
 join_extension(Oid class, Oid object)
 {
@@ -270,6 +275,7 @@ join_extension(Oid class, Oid object)
 	ObjectAddressSet(address, class, object);
 	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("evsource", false));
 	recordDependencyOn(&address, &extension, DEPENDENCY_EXTENSION);
+	recordExtObjInitPriv(object, class);
 }
 
 static void
