@@ -79,6 +79,12 @@ static EvsQuery select_names = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
+static EvsQuery select_counted_before = {
+	"select projection from evsource.projections p join evsource.checkpoints c using (projection)"
+	" where p.mode = 'inline' and p.state = 'active' and c.position < $1 order by 1",
+	1, {INT8OID}, SPI_OK_SELECT
+};
+
 static EvsQuery insert_checkpoint = {
 	"insert into evsource.checkpoints (projection, position, event_count) values ($1, $2, 0)",
 	2, {TEXTOID, INT8OID}, SPI_OK_INSERT
@@ -433,16 +439,14 @@ evs_registry_delete(const char *name)
 	change_row(&delete_checkpoint, &arguments);
 }
 
-List *
-evs_registry_names(EvsMode mode)
+/* The names that a query returns. */
+static List *
+select_list(EvsQuery *query, Arguments *arguments)
 {
-	Arguments	arguments = {0};
 	EvsQueryResult result;
 	List	   *names = NIL;
 
-	add_text(&arguments, mode_names[mode]);
-	evs_query_begin(&select_names, arguments.values, arguments.nulls, InvalidSnapshot,
-					&result);
+	evs_query_begin(query, arguments->values, arguments->nulls, InvalidSnapshot, &result);
 	for (uint64 row = 0; row < result.count; row++)
 	{
 		char	   *name = SPI_getvalue(result.rows[row], result.tupdesc, 1);
@@ -454,6 +458,24 @@ evs_registry_names(EvsMode mode)
 	evs_query_end(&result);
 
 	return names;
+}
+
+List *
+evs_registry_names(EvsMode mode)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, mode_names[mode]);
+	return select_list(&select_names, &arguments);
+}
+
+List *
+evs_registry_counted_before(int64 position)
+{
+	Arguments	arguments = {0};
+
+	add_bigint(&arguments, position);
+	return select_list(&select_counted_before, &arguments);
 }
 
 /*

@@ -48,6 +48,9 @@ extern void evs_registry_delete(const char *name);
 /* The names of all projections of a mode, in order. */
 extern List *evs_registry_names(EvsMode mode);
 
+/* Those of the active inline ones whose count is of a position before this one. */
+extern List *evs_registry_counted_before(int64 position);
+
 /*
  * How far a projection is.  Of one that is divided (unit.h), how far all of it
  * is; writing puts all partitions there.

@@ -29,6 +29,9 @@
 #include "scan.h"
 #include "settings.h"
 
+/* So many positions ago was an inline projection's count written down. */
+#define MANY_UNCOUNTED		10000
+
 /* So little is left that it can be applied behind the barrier. */
 #define FEW_EVENTS			1000
 
@@ -208,4 +211,34 @@ evs_replay_settle(EvsProjection *projection)
 												 checkpoint.position, last);
 	checkpoint.position = Max(checkpoint.position, last);
 	evs_checkpoint_write(projection->name, &checkpoint);
+}
+
+void
+evs_replay_note_counts(void)
+{
+	int64		safe = evs_horizon_safe_position();
+	ListCell   *cell;
+
+	foreach(cell, evs_registry_counted_before(safe - MANY_UNCOUNTED))
+	{
+		char	   *name = lfirst(cell);
+		EvsCheckpoint checkpoint;
+		EvsProjection *projection;
+
+		if (!evs_registry_try_lock(name))
+			continue;
+
+		/* it may have been changed while we did not hold it */
+		projection = evs_projection_load(name, true);
+		if (projection == NULL || projection->mode != EVS_MODE_INLINE ||
+			projection->state != EVS_STATE_ACTIVE)
+			continue;
+		evs_checkpoint_read(name, &checkpoint);
+		if (safe <= checkpoint.position)
+			continue;
+		checkpoint.event_count += evs_registry_count(&projection->filter,
+													 checkpoint.position, safe);
+		checkpoint.position = safe;
+		evs_checkpoint_write(name, &checkpoint);
+	}
 }

@@ -35,4 +35,12 @@ extern void evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoi
  */
 extern void evs_replay_settle(EvsProjection *projection);
 
+/*
+ * Write down what the active inline projections have applied by now, where that
+ * has not been done for long: who asks for the count then counts from there.
+ * Below the safe position it cannot change any more.  Leaves out those that
+ * somebody else works on.
+ */
+extern void evs_replay_note_counts(void);
+
 #endif							/* EVS_REPLAY_H */

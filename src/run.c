@@ -22,6 +22,7 @@
 #include "definition.h"
 #include "horizon.h"
 #include "registry.h"
+#include "replay.h"
 #include "run.h"
 
 PG_FUNCTION_INFO_V1(evsource_run_projection);
@@ -168,6 +169,8 @@ evsource_run_projection(PG_FUNCTION_ARGS)
 			continue;
 		applied += run(projection, max_batches, include_own);
 	}
+	if (all)
+		evs_replay_note_counts();
 
 	PG_RETURN_INT64(applied);
 }
