@@ -58,6 +58,7 @@ OBJS = \
 	src/snapshot_check.o \
 	src/snapshot_reject.o \
 	src/snapshot_admin.o \
+	src/table_snapshots.o \
 	src/registry.o \
 	src/resolve.o \
 	src/check_query.o \
@@ -102,6 +103,7 @@ SQL_PARTS = \
 	sql/event_types.sql \
 	sql/projections.sql \
 	sql/snapshots.sql \
+	sql/table_snapshots.sql \
 	sql/async.sql \
 	sql/append.sql \
 	sql/commands.sql \

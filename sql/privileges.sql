@@ -16,7 +16,7 @@ values
         'events', 'streams', 'truncations', 'published', 'event_types', 'events_raw', 'deciders', 'commands',
         'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress',
         'partitions', 'projection_failures', 'dead_letters',
-        'states', 'snapshots', 'snapshot_parts', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
+        'states', 'snapshots', 'snapshot_parts', 'table_snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
     ('reader', 'execute', 'routine', array[
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',

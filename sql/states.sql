@@ -126,17 +126,19 @@ comment on view evsource.snapshot_stats is 'The snapshots of each fold projectio
 
 create view evsource.snapshot_status as
     select p.projection, p.state_version,
-        coalesce(s.snapshots, 0) as snapshots,
-        coalesce(s.outdated, 0) as outdated,
+        s.snapshots, s.outdated,
         r.reason as rejection, r.key as rejected_key, r.rejected_at
     from evsource.projections p
         left join lateral (
             select pg_catalog.count(*) as snapshots,
                 pg_catalog.count(*) filter (where c.state_version operator(pg_catalog.<>) p.state_version) as outdated
-            from evsource.snapshots c
+            from (
+                select c.projection, c.state_version from evsource.snapshots c
+                union all
+                select t.projection, t.state_version from evsource.table_snapshots t) c
             where c.projection operator(pg_catalog.=) p.projection
         ) s on true
         left join evsource.snapshot_rejections r on r.projection operator(pg_catalog.=) p.projection
-    where p.kind operator(pg_catalog.=) 'fold';
+    where p.kind operator(pg_catalog.=) 'fold' or p.tables is not null;
 comment on view evsource.snapshot_status is
 'Can the snapshots of a projection be used? outdated counts those of another state version; a row for each reason for which any was rejected since they were last cleared.';

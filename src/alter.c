@@ -24,6 +24,7 @@
 #include "replay.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
+#include "table_snapshots.h"
 #include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_alter_projection);
@@ -255,6 +256,7 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 		evs_barrier();
 	evs_rebuild_forget(name);
 	(void) evs_snapshots_clear(name, true);
+	(void) evs_table_snapshots_clear(name);
 	evs_troubles_clear(name);
 	evs_units_delete(name);
 	evs_registry_delete(name);

@@ -22,4 +22,7 @@ extern void evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurr
 extern void evs_reset_check(const EvsProjection *projection);
 extern void evs_reset_read_model(EvsProjection *projection);
 
+/* Only empty it: snapshots stay. */
+extern void evs_reset_tables(EvsProjection *projection);
+
 #endif							/* EVS_ALTER_H */

@@ -33,7 +33,9 @@
 #include "rebuilds.h"
 #include "registry.h"
 #include "replay.h"
+#include "rebuild.h"
 #include "snapshots.h"
+#include "table_snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_rebuild_projection);
 
@@ -141,13 +143,18 @@ step_in_place(EvsProcedure *procedure)
  * The state of a fold per stream is its snapshot and the events after it: once
  * every snapshot can be used there is nothing to replay.  Another fold has its
  * states in the snapshots, as of the checkpoint: brought up to the definition
- * they go on from there, unless another definition made them.
+ * they go on from there, unless another definition made them.  Tables that were
+ * saved are what they were at that position, and go on from there.
  */
 static bool
-can_use_snapshots(const EvsProjection *projection)
+can_use_snapshots(EvsProjection *projection)
 {
+	EvsTableSnapshot saved;
+
 	if (projection->kind == EVS_KIND_FOLD &&
 		(projection->key_kind == EVS_KEY_STREAM || evs_registry_snapshots_fit(projection)))
+		return true;
+	if (projection->kind != EVS_KIND_FOLD && evs_table_snapshot_find(projection, &saved))
 		return true;
 
 	ereport(NOTICE,
@@ -162,7 +169,7 @@ restore_snapshots(EvsProcedure *procedure, EvsProjection *projection)
 {
 	procedure->restored = true;
 	procedure->from_snapshots = can_use_snapshots(projection);
-	if (procedure->from_snapshots)
+	if (procedure->from_snapshots && projection->kind == EVS_KIND_FOLD)
 		(void) evs_snapshots_restore(projection);
 }
 
@@ -183,9 +190,37 @@ finish_streams(EvsProjection *projection, int64 upto)
 	evs_checkpoint_finish(projection->name);
 }
 
+/* Put the tables back to what was saved; what came after is replayed. */
+static EvsOutcome
+load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
+{
+	EvsTableSnapshot saved;
+	int64		total = count_events(projection);
+
+	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
+		!evs_procedure_barrier(procedure))
+		return EVS_WAIT;
+	if (!evs_table_snapshot_find(projection, &saved))
+		return start_in_place(procedure, rebuild, projection, total);
+
+	note_history(projection);
+	evs_table_snapshot_load(projection, &saved);
+	projection->state = EVS_STATE_REBUILDING;
+	projection->stale = false;
+	evs_registry_update(projection);
+	evs_checkpoint_write(projection->name, &saved.checkpoint);
+	evs_checkpoint_start(projection->name, total);
+	begin_building(rebuild);
+	procedure->attempts = 0;
+	return EVS_MORE;
+}
+
 static EvsOutcome
 finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
 {
+	if (projection->kind != EVS_KIND_FOLD)
+		return load_tables(procedure, rebuild, projection);
 	if (projection->key_kind != EVS_KEY_STREAM)
 	{
 		projection->state = EVS_STATE_REBUILDING;
@@ -220,6 +255,7 @@ start(EvsProcedure *procedure, EvsRebuild *rebuild)
 	}
 	if (procedure->from_snapshots)
 		return finish_from_snapshots(procedure, rebuild, projection);
+	(void) evs_table_snapshots_clear(rebuild->name);
 	if (!in_place && evs_online_start(rebuild, projection, total))
 		return EVS_MORE;
 	return start_in_place(procedure, rebuild, projection, total);
@@ -293,6 +329,14 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	evs_replay(projection, &checkpoint, evs_horizon_safe_position(), 0);
 	evs_checkpoint_write(name, &checkpoint);
 	evs_procedure_finish_async(projection);
+}
+
+void
+evs_rebuild_from_snapshot(const char *name)
+{
+	EvsProcedure procedure = {.name = name};
+
+	rebuild_at_once(&procedure, true);
 }
 
 /* The request is made by the transaction that begins with it: or there is none. */

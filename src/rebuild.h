@@ -38,4 +38,10 @@ extern List *evs_rebuilds_requested(void);
  */
 extern EvsOutcome evs_rebuild_step(const char *name);
 
+/*
+ * Rebuild a projection from its snapshots in the caller's transaction, as
+ * rebuild_projection does inside a transaction block.
+ */
+extern void evs_rebuild_from_snapshot(const char *name);
+
 #endif							/* EVS_REBUILD_H */

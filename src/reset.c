@@ -25,6 +25,7 @@
 #include "registry.h"
 #include "resolve.h"
 #include "snapshots.h"
+#include "table_snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_reset_projection);
 
@@ -87,7 +88,7 @@ call_on_reset(const EvsProjection *projection)
 }
 
 void
-evs_reset_read_model(EvsProjection *projection)
+evs_reset_tables(EvsProjection *projection)
 {
 	ErrorContextCallback callback;
 	EvsIdentity identity;
@@ -107,10 +108,16 @@ evs_reset_read_model(EvsProjection *projection)
 		call_on_reset(projection);
 	}
 	evs_identity_leave(&identity);
-
-	(void) evs_snapshots_clear(projection->name, false);
-	evs_troubles_clear(projection->name);
 	error_context_stack = callback.previous;
+	evs_troubles_clear(projection->name);
+}
+
+void
+evs_reset_read_model(EvsProjection *projection)
+{
+	evs_reset_tables(projection);
+	(void) evs_snapshots_clear(projection->name, false);
+	(void) evs_table_snapshots_clear(projection->name);
 }
 
 /*

@@ -20,11 +20,13 @@
 #include "barrier.h"
 #include "catalog.h"
 #include "query.h"
+#include "rebuild.h"
 #include "registry.h"
 #include "run.h"
 #include "snapshots.h"
 #include "state_keys.h"
 #include "state_load.h"
+#include "table_snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_save_snapshot);
 PG_FUNCTION_INFO_V1(evsource_load_snapshot);
@@ -156,6 +158,15 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 	return saved;
 }
 
+/* Is it a projection that has no states but tables?  42704 when unknown. */
+static bool
+owns_tables(const char *name)
+{
+	const EvsProjection *projection = evs_projection_load(name, false);
+
+	return projection->kind != EVS_KIND_FOLD && projection->tables != NIL;
+}
+
 /*
  * evsource.save_snapshot(projection text, key text) returns bigint: how many
  * snapshots were written.  What is saved already as it is, is not written.
@@ -184,6 +195,16 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(saved);
 	}
 
+	if (owns_tables(name))
+	{
+		if (!PG_ARGISNULL(1))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("projection \"%s\" has tables and no keys", name),
+					 errhint("Leave the key out.")));
+		evs_require_read_committed("save the tables of a projection");
+		PG_RETURN_INT64(evs_table_snapshot_save(evs_registry_open(name)) ? 1 : 0);
+	}
 	projection = evs_state_projection(name, EVS_STATE_MANAGE);
 	if (PG_ARGISNULL(1))
 		PG_RETURN_INT64(save_keys(projection, 1, &keys));
@@ -218,6 +239,15 @@ evsource_restore_projection(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("evsource.restore_projection()");
 	evs_require_read_committed("restore a projection");
+	if (owns_tables(name))
+	{
+		EvsTableSnapshot saved;
+
+		projection = evs_registry_open(name);
+		keys = evs_table_snapshot_find(projection, &saved) ? saved.rows : 0;
+		evs_rebuild_from_snapshot(name);
+		PG_RETURN_INT64(keys);
+	}
 	(void) evs_state_projection(name, EVS_STATE_MANAGE);
 
 	/* as it is once nobody else works on it */
@@ -318,11 +348,20 @@ evsource_clear_snapshots(PG_FUNCTION_ARGS)
 		{
 			projection = lfirst(cell);
 			if (can_be_cleared(projection))
+			{
+				evs_snapshot_forget_rejections(projection->name);
 				cleared += evs_snapshots_clear(projection->name, false);
+			}
 		}
 		PG_RETURN_INT64(cleared);
 	}
 
+	if (owns_tables(name))
+	{
+		(void) evs_registry_open(name);
+		evs_snapshot_forget_rejections(name);
+		PG_RETURN_INT64(evs_table_snapshots_clear(name));
+	}
 	projection = evs_state_projection(name, EVS_STATE_MANAGE);
 	if (!can_be_cleared(projection))
 		ereport(ERROR,
@@ -330,5 +369,6 @@ evsource_clear_snapshots(PG_FUNCTION_ARGS)
 				 errmsg("snapshots of projection \"%s\" are its states", name),
 				 errdetail("A fold that is not keyed by stream keeps its states in evsource.snapshots and nowhere else."),
 				 errhint("To compute them anew: CALL evsource.rebuild_projection().")));
+	evs_snapshot_forget_rejections(name);
 	PG_RETURN_INT64(evs_snapshots_clear(name, false));
 }

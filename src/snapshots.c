@@ -457,6 +457,7 @@ evs_snapshots_clear(const char *projection, bool bases)
 	(void) evs_snapshot_lock(projection, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	(void) evs_history_clear(projection, bases);
 	evs_parts_clear(projection);
-	evs_snapshot_forget_rejections(projection);
+	if (bases)
+		evs_snapshot_forget_rejections(projection);
 	return evs_query_run(&clear, values, NULL);
 }

@@ -112,7 +112,7 @@ select evsource.load_snapshot('lazy', null);
 select evsource.restore_projection(null);
 \echo :LAST_ERROR_SQLSTATE
 create table t (n bigint);
-select evsource.create_projection('table', query => 'insert into t select position from new_events', categories => '{t}', tables => '{t}');
+select evsource.create_projection('table', query => 'insert into t select position from new_events', categories => '{t}');
 select evsource.save_snapshot('table');
 \echo :LAST_ERROR_SQLSTATE
 begin read only;
