@@ -91,6 +91,8 @@ OBJS = \
 	src/shadow.o \
 	src/swap.o \
 	src/truncate.o \
+	src/wait.o \
+	src/blockers.o \
 	src/publish.o \
 	src/guard.o
 
@@ -116,6 +118,8 @@ SQL_PARTS = \
 	sql/rebuild.sql \
 	sql/monitor.sql \
 	sql/truncate.sql \
+	sql/wait.sql \
+	sql/blockers.sql \
 	sql/publish.sql \
 	sql/guard.sql \
 	sql/privileges.sql

@@ -14,13 +14,14 @@ values
     ('reader', 'usage', 'schema', array['evsource']),
     ('reader', 'select', 'table', array[
         'events', 'streams', 'truncations', 'published', 'event_types', 'events_raw', 'deciders', 'commands',
-        'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress',
+        'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress', 'blockers', 'stats',
         'partitions', 'projection_failures', 'dead_letters',
         'states', 'snapshots', 'snapshot_parts', 'table_snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
     ('reader', 'execute', 'routine', array[
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',
         '_event_id', '_streams', '_events_raw', '_partition',   -- event_id and views call these as their user
+        'wait_for', '_holders',         -- which blockers and stats call as their user
         'event_count', 'replaying', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
         'load_snapshot', 'has_snapshot', 'new_event',
         'fold_merge', 'fold_count', 'fold_sum']),   -- the owner of a projection must be able to call its handler

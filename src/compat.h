@@ -252,6 +252,18 @@ InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 	pstmt, queryString, context, params, queryEnv, dest, qc
 #endif
 
+/* Do two entries of the lock table belong to one transaction?  Its id moved in 17. */
+static inline bool
+evs_same_lock_holder(const LockInstanceData *a, const LockInstanceData *b)
+{
+#if PG_VERSION_NUM >= 170000
+	return a->vxid.procNumber == b->vxid.procNumber &&
+		a->vxid.localTransactionId == b->vxid.localTransactionId;
+#else
+	return a->backend == b->backend && a->lxid == b->lxid;
+#endif
+}
+
 /* Named DSM segments, which need no preloading: 17. */
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"

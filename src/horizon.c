@@ -193,6 +193,76 @@ lowest_lock(int64 lowest)
 	return lowest;
 }
 
+int64
+evs_horizon_own_bound(void)
+{
+	return published_bound;
+}
+
+/*
+ * Who holds this lock?  A prepared transaction has no process; it holds the lock
+ * on its own id, too.
+ */
+static void
+add_lock_holder(EvsHolder *holder, const LockData *locks, const LockInstanceData *bound)
+{
+	const LOCKTAG *tag = &bound->locktag;
+
+	holder->bound = (int64) (((uint64) tag->locktag_field2 << 32) | tag->locktag_field3);
+	holder->pid = bound->pid;
+	holder->xid = InvalidTransactionId;
+	if (bound->pid != 0)
+		return;
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		const LockInstanceData *other = &locks->locks[i];
+
+		if (other->locktag.locktag_type == LOCKTAG_TRANSACTION && other->pid == 0 &&
+			other->holdMask != 0 && evs_same_lock_holder(other, bound))
+			holder->xid = other->locktag.locktag_field1;
+	}
+}
+
+EvsHolder *
+evs_horizon_holders(int *count)
+{
+	EvsShared  *shared = evs_shmem();
+	LockData   *locks = NULL;
+	EvsHolder  *holders;
+
+	/* a bound moves from slot to tag: in this order none is missed, one may be seen twice */
+	*count = 0;
+	holders = palloc(sizeof(EvsHolder) * ((shared ? shared->nslots : 0) + 1));
+	for (int i = 0; shared != NULL && i < shared->nslots; i++)
+	{
+		int64		bound = (int64) pg_atomic_read_u64(&shared->slots[i].bound);
+
+		pg_read_barrier();
+		if (bound == 0 || shared->slots[i].database != MyDatabaseId)
+			continue;
+		holders[*count].bound = bound;
+		holders[*count].pid = GetPGProcByNumber(i)->pid;
+		holders[(*count)++].xid = InvalidTransactionId;
+	}
+	pg_memory_barrier();
+	if (shared != NULL && max_prepared_xacts == 0)
+		return holders;
+
+	locks = GetLockStatusData();
+	holders = repalloc(holders, sizeof(EvsHolder) * (*count + locks->nelements + 1));
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		const LOCKTAG *tag = &locks->locks[i].locktag;
+
+		if (tag->locktag_type == LOCKTAG_ADVISORY &&
+			tag->locktag_field4 == BOUND_LOCK_CLASS &&
+			tag->locktag_field1 == MyDatabaseId)
+			add_lock_holder(&holders[(*count)++], locks, &locks->locks[i]);
+	}
+	return holders;
+}
+
 /* A standby has no slots and no tags: the primary publishes in a table. */
 static int64
 published_safe_position(void)

@@ -27,4 +27,21 @@ extern int64 evs_horizon_last_position(void);
  */
 extern int64 evs_horizon_safe_position(void);
 
+/*
+ * The lower bound that this transaction has published: no projection goes past
+ * the positions below it before it ends.  0: it has appended nothing.
+ */
+extern int64 evs_horizon_own_bound(void);
+
+/* An open transaction that has appended, or a prepared one. */
+typedef struct EvsHolder
+{
+	int64		bound;			/* its lower bound */
+	int			pid;			/* 0: it is prepared */
+	TransactionId xid;			/* of a prepared one; else invalid */
+} EvsHolder;
+
+/* All of them in this database, in CurrentMemoryContext and no order. */
+extern EvsHolder *evs_horizon_holders(int *count);
+
 #endif							/* EVS_HORIZON_H */

@@ -1,0 +1,62 @@
+-- blockers.sql: who holds the log back, and what the log holds. See src/blockers.c.
+
+create function evsource._holders(out bound bigint, out pid integer, out xid xid)
+    returns setof record
+    language c volatile parallel unsafe rows 10
+    as 'MODULE_PATHNAME', 'evsource_holders';
+comment on function evsource._holders() is 'Internal: the open and prepared transactions that have appended, see evsource.blockers.';
+
+-- The functions of this view look with the rights of who asks: of other roles'
+-- sessions, pg_stat_activity tells only members of pg_read_all_stats.
+create view evsource.blockers as
+    select h.pid, p.gid, coalesce(a.usename, p.owner) as username, a.application_name, a.state, a.query,
+           clock_timestamp() - coalesce(a.xact_start, p.prepared) as transaction_age,
+           h.bound as first_position,
+           (select count(*) from evsource.events e where e.position >= h.bound) as events_withheld
+    from evsource._holders() h
+    left join pg_catalog.pg_stat_activity a on a.pid operator(pg_catalog.=) h.pid
+    left join pg_catalog.pg_prepared_xacts p on p.transaction operator(pg_catalog.=) h.xid
+    order by h.bound;
+comment on view evsource.blockers is
+'The open and prepared transactions that have appended; the first row holds the safe position back. events_withheld counts the committed events that no reader of the log gets before this transaction ends.';
+
+-- Counting a large log takes its time. Above some size the counts are what the
+-- planner would say: rows a page at the last VACUUM or ANALYZE, times the pages
+-- of now.
+create view evsource.stats as
+    select case when s.estimated then s.events_density * s.pages
+                else (select count(*) from evsource.events) end::bigint as events,
+           case when s.estimated then s.streams_density * s.first_pages
+                else (select count(*) from evsource.events e where e.version = 1) end::bigint as streams,
+           s.estimated,
+           pg_total_relation_size('evsource.events'::regclass) as bytes,
+           (select count(*) / greatest(extract(epoch from case
+                        when count(*) = 10000 then clock_timestamp() - min(r.recorded_at)
+                        else interval '10 s' end)::double precision, 0.001)
+            from (select t.recorded_at
+                  from (select e.recorded_at from evsource.events e order by e.position desc limit 10000) t
+                  where t.recorded_at > clock_timestamp() - interval '10 s') r) as events_per_second,
+           l.last_position, l.safe_position, h.in_flight, h.held_by
+    from (
+        select c.relpages > 0 and c.reltuples > 0 and f.relpages > 0
+                   and pg_relation_size(c.oid) > 64 * 1024 * 1024 as estimated,
+               c.reltuples / nullif(c.relpages, 0) as events_density,
+               pg_relation_size(c.oid) / current_setting('block_size')::integer as pages,
+               f.reltuples / nullif(f.relpages, 0) as streams_density,
+               pg_relation_size(f.oid) / current_setting('block_size')::integer as first_pages
+        from pg_class c, pg_class f
+        where c.oid = 'evsource.events'::regclass and f.oid = 'evsource.events_first_idx'::regclass
+    ) s
+    cross join lateral (
+        select count(*) as in_flight,
+               (array_agg(coalesce('pid ' || h.pid, 'prepared transaction ' || p.gid) order by h.bound))[1] as held_by
+        from evsource._holders() h
+        left join pg_prepared_xacts p on p.transaction = h.xid
+    ) h
+    cross join lateral (
+        select q.last_value - case when q.is_called then 0 else 1 end as last_position,
+               evsource.safe_position() as safe_position
+        from evsource.position_seq q
+    ) l;
+comment on view evsource.stats is
+'One row: how much the log holds, how fast it grows, and how far it can be read. The rate is of the last 10 seconds, or of the last 10000 events.';
