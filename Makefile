@@ -94,6 +94,13 @@ OBJS = \
 	src/wait.o \
 	src/blockers.o \
 	src/publish.o \
+	src/crew.o \
+	src/jobs.o \
+	src/daemon.o \
+	src/launcher.o \
+	src/coordinator.o \
+	src/worker.o \
+	src/daemon_admin.o \
 	src/guard.o
 
 # The install script is these parts, in this order: a part may use what an
@@ -121,6 +128,7 @@ SQL_PARTS = \
 	sql/wait.sql \
 	sql/blockers.sql \
 	sql/publish.sql \
+	sql/daemon.sql \
 	sql/guard.sql \
 	sql/privileges.sql
 
@@ -194,6 +202,10 @@ doctest:
 ifeq ($(origin REGRESS),file)
 installcheck: doctest
 endif
+
+# They apply async projections themselves: on a server that has the library
+# preloaded the daemon would be faster.
+installcheck: export PGOPTIONS += -c evsource.daemon=off
 
 # Take the last run's output as the new truth. Read the diffs first.
 .PHONY: accept

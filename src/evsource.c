@@ -10,12 +10,14 @@
 #include "fmgr.h"
 
 #include "catalog.h"
+#include "daemon.h"
 #include "dispatch.h"
 #include "event.h"
 #include "guard.h"
 #include "horizon.h"
 #include "inserter.h"
 #include "intake.h"
+#include "jobs.h"
 #include "projection.h"
 #include "run.h"
 #include "settings.h"
@@ -49,4 +51,6 @@ _PG_init(void)
 	evs_guard_init();
 	evs_standin_init();
 	evs_utility_init();
+	evs_jobs_init();
+	evs_launcher_init();
 }

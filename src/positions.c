@@ -69,10 +69,10 @@ lock_row(Locked *locked, Oid sequence, LOCKMODE lockmode, int buffer_lockmode)
 }
 
 static void
-unlock_row(Locked *locked)
+unlock_row(Locked *locked, LOCKMODE lockmode)
 {
 	UnlockReleaseBuffer(locked->buffer);
-	relation_close(locked->sequence, NoLock);
+	relation_close(locked->sequence, lockmode);
 }
 
 static int64
@@ -89,7 +89,8 @@ evs_positions_last(void)
 
 	lock_row(&locked, evs_catalog()->position_seq, AccessShareLock, BUFFER_LOCK_SHARE);
 	last = last_drawn(&locked);
-	unlock_row(&locked);
+	/* a background worker may sleep in this transaction, and must not lock it */
+	unlock_row(&locked, AccessShareLock);
 	return last;
 }
 
@@ -158,7 +159,7 @@ draw(int64 count, void (*announce) (int64 first))
 	data->log_cnt = ahead;
 	END_CRIT_SECTION();
 
-	unlock_row(&locked);
+	unlock_row(&locked, NoLock);
 	return first;
 }
 
@@ -170,7 +171,7 @@ last_timeline(void)
 
 	lock_row(&locked, evs_catalog()->timeline_seq, AccessShareLock, BUFFER_LOCK_SHARE);
 	timeline = last_drawn(&locked);
-	unlock_row(&locked);
+	unlock_row(&locked, NoLock);
 	return timeline;
 }
 
@@ -192,7 +193,7 @@ set_timeline(int64 timeline)
 		log_row(&locked);
 	END_CRIT_SECTION();
 
-	unlock_row(&locked);
+	unlock_row(&locked, NoLock);
 }
 
 /* The gap comes first: who finds the timeline set may rely on it. */

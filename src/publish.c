@@ -19,6 +19,7 @@
 
 #include "catalog.h"
 #include "horizon.h"
+#include "publish.h"
 #include "query.h"
 
 PG_FUNCTION_INFO_V1(evsource_publish_safe_position);
@@ -34,6 +35,20 @@ static EvsQuery first_row = {
 	1, {INT8OID}, SPI_OK_INSERT
 };
 
+int64
+evs_publish_safe_position(void)
+{
+	int64		position;
+	Datum		values[1];
+
+	LockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
+	position = evs_horizon_safe_position();
+	values[0] = Int64GetDatum(position);
+	if (evs_query_run(&replace_row, values, NULL) == 0)
+		evs_query_run(&first_row, values, NULL);
+	return position;
+}
+
 /*
  * evsource.publish_safe_position() returns bigint
  *
@@ -44,14 +59,7 @@ static EvsQuery first_row = {
 Datum
 evsource_publish_safe_position(PG_FUNCTION_ARGS)
 {
-	Datum		position[1];
-
 	PreventCommandIfReadOnly("evsource.publish_safe_position()");
 	PreventCommandIfParallelMode("evsource.publish_safe_position()");
-
-	LockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
-	position[0] = Int64GetDatum(evs_horizon_safe_position());
-	if (evs_query_run(&replace_row, position, NULL) == 0)
-		evs_query_run(&first_row, position, NULL);
-	PG_RETURN_DATUM(position[0]);
+	PG_RETURN_INT64(evs_publish_safe_position());
 }

@@ -3,6 +3,7 @@
  */
 #include "evsource.h"
 
+#include "daemon.h"
 #include "settings.h"
 #include "state_cache.h"
 
@@ -60,6 +61,14 @@ evs_settings_init(void)
 							PGC_USERSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
+	DefineCustomBoolVariable("evsource.daemon",
+							 "Lets background processes apply async projections.",
+							 "Set it for a database to keep them out of it. In a session: whether its changes of projections start them.",
+							 &evs_daemon_enabled,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
 	DefineCustomIntVariable("evsource.max_dead_letters",
 							"How many events a projection may park because of an error.",
 							"So many say that the handler is broken, and not the events: the projection stops.",
@@ -92,6 +101,14 @@ evs_settings_init(void)
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("evsource.max_workers",
+							"How many workers may apply async projections of one database at a time.",
+							"Each takes one of max_worker_processes; so does the coordinator of the database.",
+							&evs_max_workers,
+							4, 1, EVS_MAX_WORKERS,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
 	DefineCustomStringVariable("evsource.metadata",
 							   "Metadata merged under that of every append, as the text of a JSON object.",
 							   "Empty means none. See also evsource.set_metadata().",
@@ -99,6 +116,14 @@ evs_settings_init(void)
 							   "",
 							   PGC_USERSET, 0,
 							   NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.publish_interval",
+							"How often the safe position is published for standbys while it changes.",
+							"0: the daemon does not publish it.",
+							&evs_publish_interval,
+							1000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.state_cache_size",
 							"Memory of each session for states of fold projections.",

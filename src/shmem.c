@@ -10,6 +10,7 @@
 #include "postmaster/autovacuum.h"
 #include "replication/walsender.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
@@ -20,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 2
+#define EVS_SHMEM_LAYOUT 3
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -46,6 +47,9 @@ initialize(void *memory)
 	fresh->nslots = MaxBackends;
 	pg_atomic_init_u32(&fresh->waiting_events, 0);
 	pg_atomic_init_u32(&fresh->waiting_projections, 0);
+	pg_atomic_init_u32(&fresh->launcher, 0);
+	for (int i = 0; i < EVS_REQUESTS; i++)
+		pg_atomic_init_u32(&fresh->requests[i], InvalidOid);
 	for (int i = 0; i < fresh->nslots; i++)
 	{
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);
@@ -102,6 +106,55 @@ evs_shmem_init(void)
 #endif
 	previous_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup;
+}
+
+/*
+ * A request is a word that goes from "none" to the database and back.  Asking
+ * twice is asking once.
+ */
+void
+evs_shmem_request(Oid database)
+{
+	uint32		launcher;
+
+	if (!preloaded || shared == NULL)
+		return;
+	for (int i = 0; i < EVS_REQUESTS; i++)
+	{
+		uint32		expected = InvalidOid;
+		bool		last = i == EVS_REQUESTS - 1;
+
+		if (last)
+			pg_atomic_write_u32(&shared->requests[i], EVS_ALL_DATABASES);
+		else if (!pg_atomic_compare_exchange_u32(&shared->requests[i], &expected, database) &&
+				 expected != database)
+			continue;
+		break;
+	}
+	pg_memory_barrier();
+	launcher = pg_atomic_read_u32(&shared->launcher);
+	if (launcher != 0)
+		SetLatch(&GetPGProcByNumber(launcher - 1)->procLatch);
+}
+
+void
+evs_shmem_launcher_starts(void)
+{
+	pg_atomic_write_u32(&shared->launcher, EvsMyProcNumber() + 1);
+	pg_memory_barrier();
+}
+
+Oid
+evs_shmem_take_request(void)
+{
+	for (int i = 0; i < EVS_REQUESTS; i++)
+	{
+		Oid			database = pg_atomic_exchange_u32(&shared->requests[i], InvalidOid);
+
+		if (OidIsValid(database))
+			return database;
+	}
+	return InvalidOid;
 }
 
 bool

@@ -24,13 +24,19 @@ typedef struct EvsWaiter
 	uint32		channel;		/* for what; valid while database is not 0 */
 } EvsWaiter;
 
+/* So many databases can ask for the launcher at once; more: it looks at all. */
+#define EVS_REQUESTS	64
+#define EVS_ALL_DATABASES	((Oid) 1)	/* no database has this number */
+
 typedef struct EvsShared
 {
 	uint32		layout;			/* EVS_SHMEM_LAYOUT of whoever made it */
 	int			nslots;			/* one for each regular backend */
 	pg_atomic_uint32 waiting_events;	/* how many wait for events ... */
 	pg_atomic_uint32 waiting_projections;	/* ... or for a projection */
-	char		pad[48];
+	pg_atomic_uint32 launcher;	/* its number among the processes, + 1; 0: none */
+	pg_atomic_uint32 requests[EVS_REQUESTS];	/* databases that it shall look at */
+	char		pad[44];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
 	/* EvsWaiter waiters[nslots] follow */
 } EvsShared;
@@ -45,6 +51,16 @@ extern void evs_shmem_init(void);
 
 /* Does every session of this server load the library at its start? */
 extern bool evs_shmem_is_preloaded(void);
+
+/*
+ * Have the launcher look at a database, or at all.  Nothing happens if there is
+ * none: only a preloaded library has it.  Never fails.
+ */
+extern void evs_shmem_request(Oid database);
+
+/* Launcher: I am there; a database that I am asked to look at, or none. */
+extern void evs_shmem_launcher_starts(void);
+extern Oid	evs_shmem_take_request(void);
 
 /*
  * The shared slots, or NULL when this server has none: the library is not

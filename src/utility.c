@@ -4,12 +4,28 @@
  * COMMIT PREPARED and ROLLBACK PREPARED end a transaction in a session that had
  * no part in it: no transaction callback tells what it did, so whoever waits is
  * woken.
+ *
+ * DROP DATABASE, and what else needs a database without sessions, would wait for
+ * the daemon's processes and give up.  So they are asked to leave.  First the
+ * database is locked as the command locks it, which keeps new ones out until the
+ * command is over; nobody is asked by a command that the user may not run.
+ *
+ * CREATE DATABASE may make one that has the extension already: the launcher is
+ * to look at it.
  */
 #include "evsource.h"
 
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 
+#include "crew.h"
 #include "utility.h"
 #include "wakeup.h"
 
@@ -30,11 +46,70 @@ ends_prepared_transaction(Node *statement)
 	}
 }
 
+static char *
+option_value(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst(cell);
+
+		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/* Which database a command needs for itself, and how it locks it; NULL: none. */
+static char *
+needs_database(Node *statement, LOCKMODE *lockmode)
+{
+	*lockmode = AccessExclusiveLock;
+	switch (nodeTag(statement))
+	{
+		case T_DropdbStmt:
+			return ((DropdbStmt *) statement)->dbname;
+		case T_RenameStmt:
+			if (((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+				return ((RenameStmt *) statement)->subname;
+			break;
+		case T_AlterDatabaseStmt:
+			if (option_value(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)
+				return ((AlterDatabaseStmt *) statement)->dbname;
+			break;
+		case T_CreatedbStmt:
+			*lockmode = ShareLock;
+			return option_value(((CreatedbStmt *) statement)->options, "template");
+		default:
+			break;
+	}
+	return NULL;
+}
+
+/* Ask the daemon out of a database that the command needs for itself. */
+static void
+clear_database(Node *statement)
+{
+	LOCKMODE	lockmode;
+	char	   *name = needs_database(statement, &lockmode);
+	Oid			database = name == NULL ? InvalidOid : get_database_oid(name, true);
+
+	if (!OidIsValid(database) || database == MyDatabaseId ||
+		!evs_crew_is_in(database) ||
+		!object_ownercheck(DatabaseRelationId, database, GetUserId()))
+		return;
+	LockSharedObject(DatabaseRelationId, database, 0, lockmode);
+	evs_crew_clear_database(database);
+}
+
 static void
 process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 {
 	Node	   *statement = pstmt->utilityStmt;
 	bool		ends_prepared = ends_prepared_transaction(statement);
+
+	clear_database(statement);
 
 	if (previous_hook)
 		previous_hook(EVS_PROCESS_UTILITY_ARGUMENTS);
@@ -43,6 +118,11 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 
 	if (ends_prepared)
 		evs_wakeup_prepared_ended();
+	if (IsA(statement, CreatedbStmt))
+	{
+		CommandCounterIncrement();
+		evs_wakeup_database_created(get_database_oid(((CreatedbStmt *) statement)->dbname, true));
+	}
 }
 
 void

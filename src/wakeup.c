@@ -32,6 +32,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "daemon.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -51,6 +52,7 @@
 /* what the transaction that is ending has done */
 static bool appended = false;
 static bool changed = false;
+static Oid	created_database = InvalidOid;
 static uint32 moved[MAX_MOVED];
 static int	nmoved = 0;
 
@@ -200,6 +202,12 @@ evs_wakeup_changed(void)
 	changed = true;
 }
 
+void
+evs_wakeup_database_created(Oid database)
+{
+	created_database = database;
+}
+
 /* What it did is not known here. */
 void
 evs_wakeup_prepared_ended(void)
@@ -221,6 +229,7 @@ transaction_ends(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			/* nothing has moved, or not yet; but a bound may be withdrawn */
 			changed = false;
+			created_database = InvalidOid;
 			nmoved = 0;
 			break;
 		default:
@@ -235,6 +244,11 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 		return;
 	if (appended || changed || nmoved > 0)
 		wake();
+	if (changed && evs_daemon_enabled)
+		evs_shmem_request(MyDatabaseId);
+	if (OidIsValid(created_database) && evs_daemon_enabled)
+		evs_shmem_request(created_database);
+	created_database = InvalidOid;
 	appended = false;
 	changed = false;
 	nmoved = 0;

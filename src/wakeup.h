@@ -27,6 +27,9 @@ extern void evs_wakeup_projection(const char *projection);
 /* This transaction changes what projections there are: wake all who wait. */
 extern void evs_wakeup_changed(void);
 
+/* This transaction creates a database: the launcher is to look at it. */
+extern void evs_wakeup_database_created(Oid database);
+
 /* A prepared transaction was committed or rolled back, just now. */
 extern void evs_wakeup_prepared_ended(void);
 

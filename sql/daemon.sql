@@ -1,0 +1,48 @@
+-- daemon.sql: the background processes that apply async projections. See src/daemon.h.
+
+create function evsource.start_daemon() returns boolean
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_start_daemon';
+comment on function evsource.start_daemon() is
+'Start the daemon for this database; false when it runs already. With shared_preload_libraries it starts by itself.';
+
+create function evsource.stop_daemon() returns boolean
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_stop_daemon';
+comment on function evsource.stop_daemon() is
+'Stop the daemon for this database and wait until it has gone; false when it does not run.';
+
+create function evsource._daemon_workers(
+    out role text,              -- 'coordinator' | 'worker'
+    out pid integer,
+    out state text,             -- 'idle' | 'waiting for adopt' | 'applying' | 'rebuilding'
+    out projection text,        -- what a worker has claimed
+    out partition integer,
+    out since timestamptz,
+    out heartbeat timestamptz)
+    returns setof record
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_daemon_workers';
+comment on function evsource._daemon_workers() is 'Internal: the processes that work for this database, see evsource.daemon_status.';
+
+create view evsource.daemon_status as
+    select w.role, w.pid, w.state, w.projection, w.partition, w.since, w.heartbeat
+    from evsource._daemon_workers() w;
+comment on view evsource.daemon_status is
+'The daemon''s processes for this database: what each does, and when it last said that it lives.';
+
+-- In a copy of a database the row still says where the original is.
+create function evsource.adopt() returns boolean
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    update evsource.store s
+        set system_identifier = c.system_identifier, database = d.oid
+        from pg_control_system() c, pg_database d
+        where d.datname = current_database()
+            and (s.system_identifier, s.database) is distinct from (c.system_identifier, d.oid);
+    return found;
+end
+$$;
+comment on function evsource.adopt() is
+'Let the daemon work in this database although it is a copy of the one that its events were written in; false when it is none.';

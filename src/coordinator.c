@@ -1,0 +1,344 @@
+/*
+ * coordinator.c - keep as many workers for a database as there is work.
+ *
+ * It leaves when there is nothing to do for it: the extension is not there, no
+ * projection is async, or the daemon is turned off for the database.  Sessions
+ * that change that ask the launcher for another one.  In a copy of a database
+ * (the store says that it was last written elsewhere) it waits for
+ * evsource.adopt().
+ *
+ * It also publishes the safe position for standbys, while it changes.
+ */
+#include "evsource.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/walsender.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/procarray.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "daemon.h"
+#include "horizon.h"
+#include "identity.h"
+#include "jobs.h"
+#include "publish.h"
+
+/* ms until a worker that died is started again: at least, at most */
+#define FIRST_DELAY			100
+#define LAST_DELAY			60000
+
+/* one that lived so long (ms) did not die of what it found at its start */
+#define LONG_LIFE			10000
+
+/* how long workers may take to leave by themselves (ms) */
+#define TIME_TO_LEAVE		200
+
+/* how long we sleep at most (ms): those who watch us want to know that we live */
+#define HEARTBEAT			30000
+
+/* A worker that we have started. */
+typedef struct Worker
+{
+	BackgroundWorkerHandle *handle; /* NULL: there is none */
+	TimestampTz started_at;
+	TimestampTz start_at;		/* the next one: not before that */
+	long		delay;			/* ms, of the last restart */
+} Worker;
+
+static EvsPost post;
+static EvsCrew *crew;
+static EvsTeam *team;
+static EvsJobs jobs;
+static char *database_name;
+static Worker workers[EVS_MAX_WORKERS];
+static int64 published = 0;
+static TimestampTz publish_at = 0;
+
+static void
+coordinator_exits(int code, Datum arg)
+{
+	team->coordinator = 0;
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+		evs_crew_wake(team->members[i].pid);
+}
+
+/* Have all workers gone? */
+static bool
+is_alone(void)
+{
+	pid_t		pid;
+
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (workers[i].handle != NULL &&
+			GetBackgroundWorkerPid(workers[i].handle, &pid) != BGWH_STOPPED)
+			return false;
+	}
+	return true;
+}
+
+/* End all workers, and ourselves.  Those that are in a transaction are not waited for. */
+static void
+leave(EvsVerdict verdict)
+{
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		team->members[i].dismissed = true;
+		evs_crew_wake(team->members[i].pid);
+	}
+	for (int waited = 0; waited < TIME_TO_LEAVE && !is_alone(); waited += 10)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (workers[i].handle != NULL)
+			TerminateBackgroundWorker(workers[i].handle);
+	}
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (workers[i].handle != NULL)
+			(void) WaitForBackgroundWorkerShutdown(workers[i].handle);
+	}
+	team->verdict = verdict;
+	proc_exit(0);
+}
+
+/*
+ * What there is to do.
+ */
+
+/* Is this another database than the one that the store was last written in? */
+static bool
+is_a_copy(void)
+{
+	Relation	store = table_open(evs_catalog()->store, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(store, NULL);
+	bool		copy = false;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		copy = (uint64) DatumGetInt64(slot_getattr(slot, 2, &isnull)) != GetSystemIdentifier() ||
+			DatumGetObjectId(slot_getattr(slot, 3, &isnull)) != MyDatabaseId;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(store, AccessShareLock);
+	return copy;
+}
+
+static void
+look_for_copy(void)
+{
+	bool		copy = is_a_copy();
+
+	if (copy && !team->waits_for_adoption)
+		ereport(LOG,
+				(errmsg("evsource waits for evsource.adopt() in database \"%s\"",
+						database_name),
+				 errdetail("The database is a copy of the one that its events were written in."),
+				 errhint("Call evsource.adopt() if this database is to apply async projections.")));
+	team->waits_for_adoption = copy;
+}
+
+/* Read the list of jobs if it is not what it was; leave if we are not needed. */
+static void
+look(void)
+{
+	EvsVerdict	verdict = EVS_VERDICT_NONE;
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = evs_catalog_exists();
+	if (evs_crew_in_the_way())
+		verdict = EVS_VERDICT_AWAY;
+	else if (team->stop)
+		verdict = EVS_VERDICT_STOPPED;
+	else if (!exists || !evs_daemon_enabled)
+		verdict = EVS_VERDICT_NOT_NEEDED;
+	else if (evs_jobs_have_changed())
+	{
+		evs_jobs_read(&jobs);
+		look_for_copy();
+		if (jobs.count == 0 && !team->stay)
+			verdict = EVS_VERDICT_NOT_NEEDED;
+	}
+	CommitTransactionCommand();
+
+	if (verdict == EVS_VERDICT_NONE && BackendPidGetProc(crew->launcher) == NULL)
+		verdict = EVS_VERDICT_AWAY;
+	if (verdict != EVS_VERDICT_NONE)
+		leave(verdict);
+}
+
+/*
+ * Workers.
+ */
+
+static void
+start_worker(int number)
+{
+	Worker	   *worker = &workers[number];
+	EvsPost		its_post = post;
+	BackgroundWorker description;
+
+	its_post.member = number;
+	evs_daemon_describe(&description, "evsource worker", "evs_worker_main", &its_post);
+	description.bgw_notify_pid = MyProcPid;
+	worker->started_at = GetCurrentTimestamp();
+	team->members[number].dismissed = false;
+	if (RegisterDynamicBackgroundWorker(&description, &worker->handle))
+		return;
+
+	worker->handle = NULL;
+	worker->delay = LAST_DELAY;
+	worker->start_at = TimestampTzPlusMilliseconds(worker->started_at, LAST_DELAY);
+	ereport(LOG,
+			(errmsg("evsource could not start worker %d of %d for database \"%s\"",
+					number + 1, team->size, database_name),
+			 errhint("Raise max_worker_processes, or lower evsource.max_workers.")));
+}
+
+/* It has gone: by itself, or because it died. */
+static void
+bury_worker(int number)
+{
+	Worker	   *worker = &workers[number];
+	TimestampTz now = GetCurrentTimestamp();
+
+	pfree(worker->handle);
+	worker->handle = NULL;
+	if (TimestampDifferenceExceeds(worker->started_at, now, LONG_LIFE))
+		worker->delay = FIRST_DELAY;
+	else
+		worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), LAST_DELAY);
+	if (!team->members[number].dismissed)
+		worker->start_at = TimestampTzPlusMilliseconds(now, worker->delay);
+}
+
+/* Start those that are missing, end those that are too many; ms to sleep. */
+static long
+look_after_workers(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			size = team->waits_for_adoption ? 0 : Min(jobs.count, evs_max_workers);
+	long		timeout = HEARTBEAT;
+
+	if (team->size != size)
+	{
+		/* who does what depends on how many there are */
+		team->size = size;
+		evs_crew_wake_team(team);
+	}
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		Worker	   *worker = &workers[i];
+		pid_t		pid;
+
+		if (worker->handle != NULL &&
+			GetBackgroundWorkerPid(worker->handle, &pid) == BGWH_STOPPED)
+			bury_worker(i);
+		if (i >= size && worker->handle != NULL && !team->members[i].dismissed)
+		{
+			team->members[i].dismissed = true;
+			evs_crew_wake(team->members[i].pid);
+		}
+		if (i < size && worker->handle == NULL)
+		{
+			if (worker->start_at <= now)
+				start_worker(i);
+			else
+				timeout = Min(timeout, Max(TimestampDifferenceMilliseconds(now, worker->start_at), 10));
+		}
+	}
+	return timeout;
+}
+
+/*
+ * The safe position.
+ */
+
+/* Publish it if it has risen, but not too often; returns whether to watch it. */
+static bool
+publish(long *timeout)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (evs_publish_interval == 0 || max_wal_senders == 0)
+		return false;
+	if (now < publish_at)
+	{
+		*timeout = Min(*timeout, Max(TimestampDifferenceMilliseconds(now, publish_at), 10));
+		return false;
+	}
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (evs_horizon_safe_position() > published)
+	{
+		published = evs_publish_safe_position();
+		publish_at = TimestampTzPlusMilliseconds(now, evs_publish_interval);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return true;
+}
+
+/* Asked when whatever changes from now on wakes us. */
+static bool
+nothing_to_do(void *watch_log)
+{
+	if (evs_jobs_have_changed() || team->stop || !evs_catalog_exists())
+		return false;
+	return !*(bool *) watch_log || evs_horizon_safe_position() <= published;
+}
+
+void
+evs_coordinator_main(Datum argument)
+{
+	post = evs_daemon_begin(true);
+	crew = evs_crew_attach(post.crew);
+	if (crew == NULL)
+		proc_exit(0);
+	team = &crew->teams[post.team];
+	before_shmem_exit(coordinator_exits, (Datum) 0);
+	StartTransactionCommand();
+	database_name = MemoryContextStrdup(TopMemoryContext, get_database_name(MyDatabaseId));
+	CommitTransactionCommand();
+	if (!evs_crew_claim_database())
+		leave(EVS_VERDICT_AWAY);
+	team->coordinator = MyProcPid;
+
+	for (;;)
+	{
+		long		timeout;
+		bool		watch_log;
+
+		evs_daemon_reload();
+		team->heartbeat = GetCurrentTimestamp();
+		look();
+		timeout = look_after_workers();
+		watch_log = publish(&timeout);
+		evs_daemon_sleep(watch_log, nothing_to_do, &watch_log, timeout);
+	}
+}

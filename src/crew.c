@@ -1,0 +1,232 @@
+/*
+ * crew.c - who works on a database in the background, and how to find them.
+ *
+ * The launcher makes a segment of dynamic shared memory with a team for each
+ * database that it looks after; coordinators and workers are told the segment
+ * when they are started.  Everybody else finds it by the lock table: for each of
+ * its teams the launcher holds a lock tag of our own that carries the database,
+ * the segment and the team's number.  So it works the same whether the library
+ * is preloaded or not.  Nobody ever waits for these locks.
+ *
+ * A coordinator holds another such tag, so that a database has one of them even
+ * when two launchers have been started for it.
+ *
+ * Whoever needs a database without sessions (DROP DATABASE and others) locks it
+ * first.  Our processes ask whether somebody does so before they go to sleep and
+ * whenever they wake up, and leave; the command's session wakes them (utility.c)
+ * or, if it has not loaded the library, they wake up once a second.
+ */
+#include "evsource.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/procarray.h"
+#include "utils/timestamp.h"
+
+#include "crew.h"
+
+#define CREW_LAYOUT			1
+#define CREW_LOCK_CLASS		0xEA
+
+/* how long a team may take to leave by itself (ms); then it is told to */
+#define TIME_TO_LEAVE		1000
+
+static void
+team_locktag(LOCKTAG *tag, const EvsPost *post)
+{
+	SET_LOCKTAG_ADVISORY(*tag, post->database, post->crew, post->team, CREW_LOCK_CLASS);
+}
+
+EvsCrew *
+evs_crew_create(int nteams, dsm_handle *handle)
+{
+	Size		size = add_size(offsetof(EvsCrew, teams), mul_size(nteams, sizeof(EvsTeam)));
+	dsm_segment *segment = dsm_create(size, 0);
+	EvsCrew    *crew = dsm_segment_address(segment);
+
+	dsm_pin_mapping(segment);
+	memset(crew, 0, size);
+	crew->layout = CREW_LAYOUT;
+	crew->launcher = MyProcPid;
+	crew->nteams = nteams;
+	for (int i = 0; i < nteams; i++)
+		SpinLockInit(&crew->teams[i].mutex);
+	*handle = dsm_segment_handle(segment);
+	return crew;
+}
+
+void
+evs_crew_announce(const EvsPost *post)
+{
+	LOCKTAG		tag;
+
+	team_locktag(&tag, post);
+	(void) LockAcquire(&tag, ExclusiveLock, true, true);
+}
+
+void
+evs_crew_withdraw(const EvsPost *post)
+{
+	LOCKTAG		tag;
+
+	team_locktag(&tag, post);
+	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+static EvsCrew *
+attach(dsm_handle handle, dsm_segment **segment)
+{
+	EvsCrew    *crew;
+
+	*segment = dsm_attach(handle);
+	if (*segment == NULL)
+		return NULL;
+	crew = dsm_segment_address(*segment);
+	if (crew->layout == CREW_LAYOUT)
+		return crew;
+	dsm_detach(*segment);
+	return NULL;
+}
+
+EvsCrew *
+evs_crew_attach(dsm_handle handle)
+{
+	dsm_segment *segment;
+	EvsCrew    *crew = attach(handle, &segment);
+
+	if (crew != NULL)
+		dsm_pin_mapping(segment);
+	return crew;
+}
+
+EvsTeam *
+evs_crew_find(Oid database, dsm_segment **segment)
+{
+	LockData   *locks = GetLockStatusData();
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LOCKTAG    *tag = &locks->locks[i].locktag;
+		EvsCrew    *crew;
+
+		if (tag->locktag_type != LOCKTAG_ADVISORY ||
+			tag->locktag_field4 != CREW_LOCK_CLASS ||
+			tag->locktag_field1 != database || tag->locktag_field2 == 0)
+			continue;
+		crew = attach(tag->locktag_field2, segment);
+		if (crew == NULL)
+			continue;
+		if (tag->locktag_field3 < crew->nteams &&
+			crew->teams[tag->locktag_field3].database == database)
+			return &crew->teams[tag->locktag_field3];
+		dsm_detach(*segment);
+	}
+	return NULL;
+}
+
+bool
+evs_crew_claim_database(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, CREW_LOCK_CLASS);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+bool
+evs_crew_in_the_way(void)
+{
+	LOCKTAG		tag;
+
+	/* the lock that a session takes while it connects */
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
+	if (LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, RowExclusiveLock, false);
+	return false;
+}
+
+void
+evs_crew_wake(pid_t pid)
+{
+	PGPROC	   *proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+
+	if (proc != NULL)
+		SetLatch(&proc->procLatch);
+}
+
+void
+evs_crew_wake_team(EvsTeam *team)
+{
+	evs_crew_wake(team->coordinator);
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+		evs_crew_wake(team->members[i].pid);
+}
+
+/* Does one of the team's processes still use the database? */
+static bool
+is_there(EvsTeam *team)
+{
+	pid_t		pid = team->coordinator;
+
+	for (int i = 0; i <= EVS_MAX_WORKERS; i++)
+	{
+		PGPROC	   *proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+
+		if (proc != NULL && proc->databaseId == team->database)
+			return true;
+		if (i < EVS_MAX_WORKERS)
+			pid = team->members[i].pid;
+	}
+	return false;
+}
+
+static void
+terminate(EvsTeam *team)
+{
+	if (team->coordinator != 0)
+		(void) kill(team->coordinator, SIGTERM);
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (team->members[i].pid != 0)
+			(void) kill(team->members[i].pid, SIGTERM);
+	}
+}
+
+bool
+evs_crew_is_in(Oid database)
+{
+	dsm_segment *segment;
+
+	if (evs_crew_find(database, &segment) == NULL)
+		return false;
+	dsm_detach(segment);
+	return true;
+}
+
+void
+evs_crew_clear_database(Oid database)
+{
+	dsm_segment *segment;
+	EvsTeam    *team = evs_crew_find(database, &segment);
+
+	if (team == NULL)
+		return;
+	evs_crew_wake_team(team);
+	for (int waited = 0; waited < TIME_TO_LEAVE && is_there(team); waited += 10)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	/* the command waits until they have gone */
+	if (is_there(team))
+		terminate(team);
+	dsm_detach(segment);
+}

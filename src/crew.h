@@ -1,0 +1,115 @@
+/*
+ * crew.h - who works on a database in the background: a launcher, its teams (a
+ * coordinator and workers for one database), and what they tell each other.
+ */
+#ifndef EVS_CREW_H
+#define EVS_CREW_H
+
+#include "evsource.h"
+
+#include "datatype/timestamp.h"
+#include "storage/dsm.h"
+#include "storage/spin.h"
+
+/* The most that evsource.max_workers can be. */
+#define EVS_MAX_WORKERS			64
+
+/* A projection's name with its end. */
+#define EVS_CREW_NAME_SIZE		64
+
+typedef enum EvsJobKind
+{
+	EVS_JOB_NONE,
+	EVS_JOB_APPLY,				/* a partition of an async projection */
+	EVS_JOB_REBUILD				/* a rebuild that was requested */
+} EvsJobKind;
+
+/* Why a coordinator has left. */
+typedef enum EvsVerdict
+{
+	EVS_VERDICT_NONE,			/* it has not, or it died */
+	EVS_VERDICT_AWAY,			/* somebody needs the database without us: try later */
+	EVS_VERDICT_NOT_NEEDED,		/* nothing to do here until something changes */
+	EVS_VERDICT_STOPPED			/* asked to, by stop_daemon */
+} EvsVerdict;
+
+/* One worker; the team's mutex guards all but what only it writes. */
+typedef struct EvsMember
+{
+	pid_t		pid;			/* 0: there is none */
+	bool		dismissed;		/* it shall leave */
+	EvsJobKind	job;			/* what it has claimed */
+	int			partition;
+	char		projection[EVS_CREW_NAME_SIZE];
+	TimestampTz since;			/* when it claimed that */
+	TimestampTz heartbeat;		/* when it last said that it lives */
+	bool		asleep;			/* nothing to do */
+} EvsMember;
+
+/* One database. */
+typedef struct EvsTeam
+{
+	slock_t		mutex;
+	Oid			database;		/* invalid: free */
+	pid_t		launcher;		/* that looks after it */
+	bool		stop;			/* stop_daemon was called */
+	bool		stay;			/* started by hand: stay when there is nothing to do */
+	bool		waits_for_adoption;
+	EvsVerdict	verdict;
+	pid_t		coordinator;	/* 0: there is none */
+	TimestampTz heartbeat;
+	int			size;			/* how many workers there should be */
+	EvsMember	members[EVS_MAX_WORKERS];
+} EvsTeam;
+
+typedef struct EvsCrew
+{
+	uint32		layout;
+	pid_t		launcher;
+	int			nteams;
+	EvsTeam		teams[FLEXIBLE_ARRAY_MEMBER];
+} EvsCrew;
+
+/* What a background worker of ours gets in bgw_extra. */
+typedef struct EvsPost
+{
+	Oid			database;
+	dsm_handle	crew;
+	int			team;
+	int			member;
+} EvsPost;
+
+/* Launcher: make the memory of a crew; it lives as long as somebody has it. */
+extern EvsCrew *evs_crew_create(int nteams, dsm_handle *handle);
+
+/* Launcher: let others find a team by its database, and no longer. */
+extern void evs_crew_announce(const EvsPost *post);
+extern void evs_crew_withdraw(const EvsPost *post);
+
+/* Coordinator, worker: the crew that we belong to; NULL when it is gone. */
+extern EvsCrew *evs_crew_attach(dsm_handle handle);
+
+/* Anybody: the team of a database, or NULL.  Detach from the segment when done. */
+extern EvsTeam *evs_crew_find(Oid database, dsm_segment **segment);
+
+/* Coordinator: is there no other for this database?  Held until we exit. */
+extern bool evs_crew_claim_database(void);
+
+/* Does somebody want to drop, rename, move or copy our database?  In a transaction. */
+extern bool evs_crew_in_the_way(void);
+
+/* Set the latch of a process, if it lives. */
+extern void evs_crew_wake(pid_t pid);
+extern void evs_crew_wake_team(EvsTeam *team);
+
+/* Has this database a team? */
+extern bool evs_crew_is_in(Oid database);
+
+/*
+ * Make a database free of our processes for a command that needs that.  The
+ * caller holds the lock that the command takes: those who have left do not come
+ * back before it is released.
+ */
+extern void evs_crew_clear_database(Oid database);
+
+#endif							/* EVS_CREW_H */

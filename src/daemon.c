@@ -1,0 +1,123 @@
+/*
+ * daemon.c - what the background processes have in common: how they are
+ * described, how they begin, how they sleep.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+
+#include "daemon.h"
+#include "shmem.h"
+#include "wakeup.h"
+
+/* ms between two looks whether somebody who cannot say so needs the database */
+#define UNKNOWN_TIMEOUT		1000
+
+bool		evs_daemon_enabled = true;
+int			evs_max_workers = 4;
+int			evs_publish_interval = 1000;
+
+StaticAssertDecl(sizeof(EvsPost) <= BGW_EXTRALEN, "EvsPost must fit into bgw_extra");
+
+void
+evs_daemon_describe(BackgroundWorker *worker, const char *type, const char *function,
+					const EvsPost *post)
+{
+	memset(worker, 0, sizeof(BackgroundWorker));
+	snprintf(worker->bgw_type, BGW_MAXLEN, "%s", type);
+	if (OidIsValid(post->database))
+		snprintf(worker->bgw_name, BGW_MAXLEN, "%s for database %u", type, post->database);
+	else
+		snprintf(worker->bgw_name, BGW_MAXLEN, "%s", type);
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+
+	/* not on a standby: the postmaster waits for the promotion */
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	snprintf(worker->bgw_library_name, sizeof(worker->bgw_library_name), "evsource");
+	snprintf(worker->bgw_function_name, BGW_MAXLEN, "%s", function);
+	memcpy(worker->bgw_extra, post, sizeof(EvsPost));
+}
+
+/* What a database or a role was given by ALTER ... SET is not for us. */
+static void
+pin_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"search_path", "pg_catalog, pg_temp"},
+		{"session_replication_role", "origin"},
+		{"statement_timeout", "0"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+EvsPost
+evs_daemon_begin(bool with_database)
+{
+	EvsPost		post;
+
+	memcpy(&post, MyBgworkerEntry->bgw_extra, sizeof(EvsPost));
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	/* as the bootstrap superuser; handlers run as their projection's owner */
+	BackgroundWorkerInitializeConnectionByOid(with_database ? post.database : InvalidOid,
+											  InvalidOid, 0);
+	pin_settings();
+	pgstat_report_appname(MyBgworkerEntry->bgw_type);
+	return post;
+}
+
+void
+evs_daemon_reload(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+}
+
+void
+evs_daemon_sleep(bool events, bool (*nothing_to_do) (void *argument), void *argument,
+				 long timeout)
+{
+	static uint32 wait_event = 0;
+	bool		sleep;
+
+	if (wait_event == 0)
+		wait_event = evs_wakeup_wait_event("EvsourceIdle");
+
+	/* DROP DATABASE may come from a session that does not know of us */
+	if (!evs_shmem_is_preloaded())
+		timeout = Min(timeout, UNKNOWN_TIMEOUT);
+
+	StartTransactionCommand();
+	if (events)
+		evs_wakeup_register_events();
+	else
+		evs_wakeup_register_projection("");	/* no projection has this name */
+	sleep = nothing_to_do(argument);
+	if (!evs_wakeup_needs_transaction())
+		CommitTransactionCommand();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	if (sleep)
+		evs_wakeup_sleep(timeout, wait_event);
+	evs_wakeup_unregister();
+	if (evs_wakeup_needs_transaction())
+		CommitTransactionCommand();
+}

@@ -1,0 +1,62 @@
+/*
+ * daemon.h - the background processes that apply async projections.
+ *
+ *	launcher.c		one for the server (preloaded), or for a database that
+ *					start_daemon() was called in: keeps a coordinator for each
+ *	coordinator.c	one for a database: keeps as many workers as there is work
+ *	worker.c		applies projections
+ *	jobs.c			what a worker has to choose from
+ *	crew.c			what they know of each other
+ *	daemon.c		what they have in common
+ */
+#ifndef EVS_DAEMON_H
+#define EVS_DAEMON_H
+
+#include "evsource.h"
+
+#include "postmaster/bgworker.h"
+
+#include "crew.h"
+
+/* The settings. */
+extern bool evs_daemon_enabled;
+extern int	evs_max_workers;
+extern int	evs_publish_interval;
+
+/* Preloaded: have the launcher started with the server. */
+extern void evs_launcher_init(void);
+
+/* Start a launcher for one database; false if there is no room for it. */
+extern bool evs_launcher_start(Oid database);
+
+/*
+ * Fill in what all our background workers have in common.  The name is for
+ * people, the type for pg_stat_activity, the function is one of this library.
+ */
+extern void evs_daemon_describe(BackgroundWorker *worker, const char *type,
+								const char *function, const EvsPost *post);
+
+/*
+ * How each of them begins: signals, the database (invalid: none), settings that
+ * the work depends on.  Returns what it was told.
+ */
+extern EvsPost evs_daemon_begin(bool with_database);
+
+/* Reload the configuration if that was asked for. */
+extern void evs_daemon_reload(void);
+
+/*
+ * Sleep until something happens, with nothing held.  "Nothing to do" is asked in
+ * a transaction, when whatever happens afterwards wakes us: see wakeup.h.  With
+ * "events", appends wake us; without, changes of projections alone do.  Others
+ * can set our latch at any time.  The timeout is in milliseconds.
+ */
+extern void evs_daemon_sleep(bool events, bool (*nothing_to_do) (void *argument),
+							 void *argument, long timeout);
+
+/* The functions that background workers start in. */
+extern PGDLLEXPORT void evs_launcher_main(Datum argument);
+extern PGDLLEXPORT void evs_coordinator_main(Datum argument);
+extern PGDLLEXPORT void evs_worker_main(Datum argument);
+
+#endif							/* EVS_DAEMON_H */

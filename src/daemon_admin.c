@@ -1,0 +1,220 @@
+/*
+ * daemon_admin.c - start and stop the daemon for this database, and show it.
+ */
+#include "evsource.h"
+
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "daemon.h"
+#include "shmem.h"
+
+PG_FUNCTION_INFO_V1(evsource_start_daemon);
+PG_FUNCTION_INFO_V1(evsource_stop_daemon);
+PG_FUNCTION_INFO_V1(evsource_daemon_workers);
+
+/* ms that we wait for a coordinator to come */
+#define TIME_TO_START		10000
+
+/* ms between two looks */
+#define LOOK_EVERY			10
+
+static void
+pause_between_looks(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 LOOK_EVERY, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Does somebody look after this database, and is a coordinator there? */
+static bool
+find_team(bool *has_coordinator)
+{
+	dsm_segment *segment;
+	EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
+
+	if (team == NULL)
+		return false;
+	*has_coordinator = team->coordinator != 0;
+	dsm_detach(segment);
+	return true;
+}
+
+/*
+ * evsource.start_daemon() returns boolean
+ *
+ * Starts the daemon for this database; false when it runs already.  Not undone by
+ * a rollback.
+ *
+ * Errors: 55000 on a standby, and where evsource.daemon is off; 53400 when
+ * max_worker_processes leaves no room.
+ */
+Datum
+evsource_start_daemon(PG_FUNCTION_ARGS)
+{
+	bool		has_coordinator = false;
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot start evsource's daemon on a standby"),
+				 errdetail("Read models come to a standby from its primary."),
+				 errhint("Start it on the primary. With shared_preload_libraries = 'evsource' it starts by itself after a promotion.")));
+	if (!evs_daemon_enabled)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("evsource's daemon is turned off"),
+				 errdetail("evsource.daemon is off in this session, and for the daemon if it is so for the database."),
+				 errhint("Set evsource.daemon to on for the database and the session.")));
+
+	if (find_team(&has_coordinator) && has_coordinator)
+		PG_RETURN_BOOL(false);
+
+	if (evs_shmem_is_preloaded())
+		evs_shmem_request(MyDatabaseId);
+	else if (!evs_launcher_start(MyDatabaseId))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start evsource's daemon"),
+				 errdetail("All %d background worker processes of the server are in use.",
+						   max_worker_processes),
+				 errhint("Raise max_worker_processes.")));
+
+	/* who has called this may rely on it */
+	for (int waited = 0; waited < TIME_TO_START && !has_coordinator; waited += LOOK_EVERY)
+	{
+		pause_between_looks();
+		(void) find_team(&has_coordinator);
+	}
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * evsource.stop_daemon() returns boolean
+ *
+ * Stops the daemon for this database and waits until it has gone; false when it
+ * does not run.  What it is doing is rolled back.  Not undone by a rollback.
+ */
+Datum
+evsource_stop_daemon(PG_FUNCTION_ARGS)
+{
+	bool		stopped = false;
+
+	for (;;)
+	{
+		dsm_segment *segment;
+		EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
+
+		if (team == NULL)
+			PG_RETURN_BOOL(stopped);
+		team->stop = true;
+		pg_memory_barrier();
+		if (!stopped)
+		{
+			evs_crew_wake(team->coordinator);
+			evs_crew_wake(team->launcher);
+		}
+		dsm_detach(segment);
+		stopped = true;
+		pause_between_looks();
+	}
+}
+
+/*
+ * Showing it.
+ */
+enum
+{
+	COLUMN_ROLE,
+	COLUMN_PID,
+	COLUMN_STATE,
+	COLUMN_PROJECTION,
+	COLUMN_PARTITION,
+	COLUMN_SINCE,
+	COLUMN_HEARTBEAT,
+	COLUMNS
+};
+
+static void
+put_row(ReturnSetInfo *result, Datum *values, bool *nulls)
+{
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+static void
+put_coordinator(ReturnSetInfo *result, const EvsTeam *team)
+{
+	Datum		values[COLUMNS] = {0};
+	bool		nulls[COLUMNS] = {0};
+
+	if (team->coordinator == 0)
+		return;
+	values[COLUMN_ROLE] = CStringGetTextDatum("coordinator");
+	values[COLUMN_PID] = Int32GetDatum(team->coordinator);
+	values[COLUMN_STATE] = CStringGetTextDatum(team->waits_for_adoption ?
+											   "waiting for adopt" : "idle");
+	nulls[COLUMN_PROJECTION] = nulls[COLUMN_PARTITION] = nulls[COLUMN_SINCE] = true;
+	values[COLUMN_HEARTBEAT] = TimestampTzGetDatum(team->heartbeat);
+	put_row(result, values, nulls);
+}
+
+static void
+put_worker(ReturnSetInfo *result, EvsTeam *team, int number)
+{
+	EvsMember	member;
+	Datum		values[COLUMNS] = {0};
+	bool		nulls[COLUMNS] = {0};
+
+	SpinLockAcquire(&team->mutex);
+	member = team->members[number];
+	SpinLockRelease(&team->mutex);
+	if (member.pid == 0)
+		return;
+
+	values[COLUMN_ROLE] = CStringGetTextDatum("worker");
+	values[COLUMN_PID] = Int32GetDatum(member.pid);
+	values[COLUMN_STATE] = CStringGetTextDatum(member.job == EVS_JOB_APPLY ? "applying" :
+											   member.job == EVS_JOB_REBUILD ? "rebuilding" :
+											   "idle");
+	nulls[COLUMN_PROJECTION] = nulls[COLUMN_PARTITION] = nulls[COLUMN_SINCE] =
+		member.job == EVS_JOB_NONE;
+	if (member.job != EVS_JOB_NONE)
+	{
+		values[COLUMN_PROJECTION] = CStringGetTextDatum(member.projection);
+		values[COLUMN_PARTITION] = Int32GetDatum(member.partition);
+		values[COLUMN_SINCE] = TimestampTzGetDatum(member.since);
+	}
+	values[COLUMN_HEARTBEAT] = TimestampTzGetDatum(member.heartbeat);
+	put_row(result, values, nulls);
+}
+
+/*
+ * evsource._daemon_workers() returns setof (role, pid, state, projection,
+ * partition, since, heartbeat)
+ *
+ * The processes that work for this database, as they say themselves.
+ */
+Datum
+evsource_daemon_workers(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	dsm_segment *segment;
+	EvsTeam    *team;
+
+	InitMaterializedSRF(fcinfo, 0);
+	team = evs_crew_find(MyDatabaseId, &segment);
+	if (team == NULL)
+		return (Datum) 0;
+	put_coordinator(result, team);
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+		put_worker(result, team, i);
+	dsm_detach(segment);
+	return (Datum) 0;
+}

@@ -1,0 +1,366 @@
+/*
+ * launcher.c - keep a coordinator for each database that needs one.
+ *
+ * Preloaded, there is one launcher for the server. It is in no database, so it
+ * is in nobody's way, and it cannot see which databases have the extension: a
+ * coordinator looks, and leaves if there is nothing to do.  So each database is
+ * looked at when the server starts, and again whenever a transaction in it
+ * changes something about projections (wakeup.c) or it is created.
+ *
+ * Without preloading, evsource.start_daemon() starts a launcher for its database.
+ * It ends when the database is gone or the coordinator is not needed any more.
+ *
+ * A coordinator that dies, or that leaves to let somebody drop or copy the
+ * database, is started again after a while; that becomes longer for one that
+ * dies soon.  The launcher itself is started again by the postmaster.
+ */
+#include "evsource.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "daemon.h"
+#include "shmem.h"
+#include "wakeup.h"
+
+/* seconds until the postmaster starts a launcher again that died */
+#define LAUNCHER_RESTART	5
+
+/* ms until a coordinator is started again: at least, at most */
+#define FIRST_DELAY			500
+#define LAST_DELAY			60000
+
+/* one that lived so long (ms) did not die of what it found at its start */
+#define LONG_LIFE			10000
+
+/* A database that needs a coordinator, as far as we know. */
+typedef struct Charge
+{
+	EvsPost		post;			/* team -1: it has none yet */
+	BackgroundWorkerHandle *handle; /* of its coordinator; NULL: it has none now */
+	bool		again;			/* look again when it says it is not needed */
+	TimestampTz started_at;
+	TimestampTz start_at;		/* not before that */
+	long		delay;			/* ms, of the last restart */
+} Charge;
+
+static EvsCrew *crew;
+static dsm_handle crew_handle;
+static Oid	only_database;
+static List *charges = NIL;
+
+static Charge *
+find_charge(Oid database)
+{
+	ListCell   *cell;
+
+	foreach(cell, charges)
+	{
+		Charge	   *charge = lfirst(cell);
+
+		if (charge->post.database == database)
+			return charge;
+	}
+	return NULL;
+}
+
+/* Have a look at a database. */
+static void
+take_charge(Oid database)
+{
+	Charge	   *charge = find_charge(database);
+	MemoryContext old;
+
+	if (charge != NULL)
+	{
+		charge->again = true;
+		return;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	charge = palloc0(sizeof(Charge));
+	charge->post.database = database;
+	charge->post.crew = crew_handle;
+	charge->post.team = -1;
+	charges = lappend(charges, charge);
+	MemoryContextSwitchTo(old);
+}
+
+/* The databases that sessions can connect to, or just this one if it exists. */
+static List *
+find_databases(Oid only)
+{
+	List	   *databases = NIL;
+	MemoryContext context = CurrentMemoryContext;
+	Relation	relation;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (database->datallowconn && (!OidIsValid(only) || database->oid == only))
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			databases = lappend_oid(databases, database->oid);
+			MemoryContextSwitchTo(old);
+		}
+	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return databases;
+}
+
+/* Give it a team, which others can find from now on; false if all are taken. */
+static bool
+give_team(Charge *charge)
+{
+	for (int number = 0; number < crew->nteams; number++)
+	{
+		EvsTeam    *team = &crew->teams[number];
+
+		if (OidIsValid(team->database))
+			continue;
+		team->database = charge->post.database;
+		team->launcher = MyProcPid;
+		team->stop = false;
+		team->stay = OidIsValid(only_database);
+		charge->post.team = number;
+		evs_crew_announce(&charge->post);
+		return true;
+	}
+	return false;
+}
+
+static void
+take_team(Charge *charge)
+{
+	if (charge->post.team < 0)
+		return;
+	evs_crew_withdraw(&charge->post);
+	crew->teams[charge->post.team].database = InvalidOid;
+}
+
+static void
+start(Charge *charge)
+{
+	BackgroundWorker worker;
+	MemoryContext old;
+	bool		started;
+
+	charge->started_at = GetCurrentTimestamp();
+	charge->start_at = TimestampTzPlusMilliseconds(charge->started_at, LAST_DELAY);
+	if (charge->post.team < 0 && !give_team(charge))
+		return;
+
+	charge->again = false;
+	crew->teams[charge->post.team].verdict = EVS_VERDICT_NONE;
+	evs_daemon_describe(&worker, "evsource coordinator", "evs_coordinator_main",
+						&charge->post);
+	worker.bgw_notify_pid = MyProcPid;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	started = RegisterDynamicBackgroundWorker(&worker, &charge->handle);
+	MemoryContextSwitchTo(old);
+	if (started)
+		return;
+
+	charge->handle = NULL;
+	ereport(LOG,
+			(errmsg("evsource could not start a coordinator for database %u",
+					charge->post.database),
+			 errhint("Raise max_worker_processes.")));
+}
+
+/* Its coordinator has gone: is that all?  If not, say when to try again. */
+static bool
+bury(Charge *charge)
+{
+	EvsVerdict	verdict = crew->teams[charge->post.team].verdict;
+	TimestampTz now = GetCurrentTimestamp();
+
+	pfree(charge->handle);
+	charge->handle = NULL;
+	if (verdict == EVS_VERDICT_STOPPED ||
+		(verdict == EVS_VERDICT_NOT_NEEDED && !charge->again))
+		return true;
+
+	if (verdict == EVS_VERDICT_NOT_NEEDED)
+		charge->delay = 0;
+	else if (verdict == EVS_VERDICT_AWAY ||
+			 TimestampDifferenceExceeds(charge->started_at, now, LONG_LIFE))
+		charge->delay = FIRST_DELAY;
+	else
+		charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), LAST_DELAY);
+	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
+	return false;
+}
+
+/* Do what is to be done for one of them; returns whether that was all. */
+static bool
+look_after(Charge *charge)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	pid_t		pid;
+
+	if (charge->handle != NULL)
+	{
+		if (GetBackgroundWorkerPid(charge->handle, &pid) != BGWH_STOPPED)
+			return false;
+		if (bury(charge))
+			return true;
+	}
+	if (charge->post.team >= 0 && crew->teams[charge->post.team].stop)
+		return true;
+	if (charge->start_at > now)
+		return false;
+	if (find_databases(charge->post.database) == NIL)
+		return true;
+	start(charge);
+	return false;
+}
+
+/* Look after all of them; returns how many ms to sleep, -1 for ever. */
+static long
+look_after_charges(void)
+{
+	long		timeout = -1;
+	List	   *all = charges;
+	ListCell   *cell;
+	MemoryContext old;
+
+	charges = NIL;
+	foreach(cell, all)
+	{
+		Charge	   *charge = lfirst(cell);
+
+		if (look_after(charge))
+		{
+			take_team(charge);
+			pfree(charge);
+			continue;
+		}
+		if (charge->handle == NULL)
+		{
+			long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+															   charge->start_at);
+
+			timeout = timeout < 0 ? Max(left, 10) : Min(timeout, Max(left, 10));
+		}
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		charges = lappend(charges, charge);
+		MemoryContextSwitchTo(old);
+	}
+	list_free(all);
+	return timeout;
+}
+
+static void
+take_requests(void)
+{
+	List	   *databases;
+	ListCell   *cell;
+
+	if (OidIsValid(only_database))
+		return;
+	for (;;)
+	{
+		Oid			database = evs_shmem_take_request();
+
+		if (!OidIsValid(database))
+			break;
+		if (database != EVS_ALL_DATABASES)
+		{
+			take_charge(database);
+			continue;
+		}
+		databases = find_databases(InvalidOid);
+		foreach(cell, databases)
+			take_charge(lfirst_oid(cell));
+	}
+}
+
+void
+evs_launcher_main(Datum argument)
+{
+	EvsPost		post = evs_daemon_begin(false);
+	uint32		wait_event = evs_wakeup_wait_event("EvsourceLauncher");
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "evsource launcher step",
+												  ALLOCSET_SMALL_SIZES);
+
+	only_database = post.database;
+	crew = evs_crew_create(OidIsValid(only_database) ? 1 : max_worker_processes,
+						   &crew_handle);
+	if (OidIsValid(only_database))
+		take_charge(only_database);
+	else
+	{
+		evs_shmem_launcher_starts();
+		evs_shmem_request(EVS_ALL_DATABASES);
+	}
+
+	for (;;)
+	{
+		long		timeout;
+
+		MemoryContextReset(context);
+		MemoryContextSwitchTo(context);
+		evs_daemon_reload();
+		take_requests();
+		timeout = look_after_charges();
+		if (OidIsValid(only_database) && charges == NIL)
+			proc_exit(0);
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
+						 timeout, wait_event);
+		ResetLatch(MyLatch);
+	}
+}
+
+static void
+describe(BackgroundWorker *worker, Oid database)
+{
+	EvsPost		post = {.database = database};
+
+	evs_daemon_describe(worker, "evsource launcher", "evs_launcher_main", &post);
+	worker->bgw_restart_time = LAUNCHER_RESTART;
+}
+
+void
+evs_launcher_init(void)
+{
+	BackgroundWorker worker;
+
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+	describe(&worker, InvalidOid);
+	RegisterBackgroundWorker(&worker);
+}
+
+bool
+evs_launcher_start(Oid database)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	describe(&worker, database);
+	return RegisterDynamicBackgroundWorker(&worker, &handle);
+}

@@ -1,0 +1,337 @@
+/*
+ * worker.c - apply projections in the background.
+ *
+ * The jobs of a database are the same list for all of its workers, and each job
+ * is at home with one of them: the job's number modulo how many workers there
+ * are.  As long as there are as many workers as jobs, each has its own, and
+ * sleeps until an append wakes it.  A worker with several takes them in turns:
+ * none goes on for longer than a slice while another one has something to do.
+ *
+ * A worker that is held up by one of its jobs does not hold up the others: who
+ * has nothing to do at home takes over a job whose own worker is busy.  What a
+ * worker has claimed is written in the team's memory; that two never apply one
+ * projection at a time does not depend on that, the lock on the projection's
+ * name sees to it.
+ *
+ * Between two transactions nothing is held.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "async.h"
+#include "catalog.h"
+#include "daemon.h"
+#include "horizon.h"
+#include "jobs.h"
+
+/* how long a job may go on while others wait (ms) */
+#define SLICE				1000
+
+/* a worker that is at one job for so long (ms) is too busy for its others */
+#define BUSY				20
+
+/* how long we sleep at most (ms): those who watch us want to know that we live */
+#define HEARTBEAT			30000
+
+/* with more jobs than this a worker waits for more events before it goes round */
+#define MANY_JOBS			4
+
+/* what rounds through many jobs may last before a rest as long as they were (ms) */
+#define LONGEST_REST		100
+
+static EvsPost post;
+static EvsCrew *crew;
+static EvsTeam *team;
+static EvsMember *me;
+static EvsJobs jobs;
+static MemoryContext step_context;
+
+static void
+worker_exits(int code, Datum arg)
+{
+	SpinLockAcquire(&team->mutex);
+	me->pid = 0;
+	me->job = EVS_JOB_NONE;
+	SpinLockRelease(&team->mutex);
+	/* somebody may have left to us what it could have done */
+	evs_crew_wake_team(team);
+}
+
+/*
+ * Claims.
+ */
+
+static bool
+is_claimed_by(const EvsMember *member, const EvsJob *job)
+{
+	return member->pid != 0 && member->job == job->kind &&
+		member->partition == job->partition &&
+		strcmp(member->projection, job->projection) == 0;
+}
+
+/*
+ * Claim a job unless somebody else has it.  Not one that is at home with
+ * another worker, unless that one is busy; then say that it may be so later.
+ */
+static bool
+claim(int number, TimestampTz now, bool *later)
+{
+	EvsJob	   *job = &jobs.jobs[number];
+	EvsMember  *home = &team->members[number % Max(team->size, 1)];
+	bool		free = true;
+
+	SpinLockAcquire(&team->mutex);
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (&team->members[i] != me && is_claimed_by(&team->members[i], job))
+			free = false;
+	}
+	if (free && home != me && home->pid != 0)
+	{
+		/* is it at another job, and since when? */
+		free = home->job != EVS_JOB_NONE &&
+			TimestampDifferenceExceeds(home->since, now, BUSY);
+		if (!free && home->job != EVS_JOB_NONE)
+			*later = true;
+	}
+	if (free && !is_claimed_by(me, job))
+	{
+		me->job = job->kind;
+		me->partition = job->partition;
+		strlcpy(me->projection, job->projection, sizeof(me->projection));
+		me->since = now;
+	}
+	SpinLockRelease(&team->mutex);
+	return free;
+}
+
+/* Done, or enough for now.  Whose job it is may be asleep by now. */
+static void
+release_claim(int number)
+{
+	EvsMember  *home = &team->members[number % Max(team->size, 1)];
+
+	SpinLockAcquire(&team->mutex);
+	me->job = EVS_JOB_NONE;
+	SpinLockRelease(&team->mutex);
+	if (home != me && !jobs.jobs[number].idle)
+		evs_crew_wake(home->pid);
+}
+
+/*
+ * Work.
+ */
+
+/* One transaction of it; returns whether to go on at once. */
+static bool
+step(EvsJob *job)
+{
+	switch (job->kind)
+	{
+		case EVS_JOB_NONE:
+			return false;
+		case EVS_JOB_APPLY:
+			switch (evs_async_step(job->projection, job->partition, &job->pacing))
+			{
+				case EVS_ASYNC_MORE:
+					return true;
+				case EVS_ASYNC_RETRY:
+					job->retry_at = job->pacing.retry_at;
+					return false;
+				case EVS_ASYNC_IDLE:
+					job->idle = true;
+					return false;
+				case EVS_ASYNC_STOPPED:
+					job->retry_at = DT_NOEND;
+					return false;
+			}
+			break;
+		case EVS_JOB_REBUILD:
+			break;
+	}
+	return false;
+}
+
+/* Should we leave, or look at the list again, before we go on? */
+static bool
+is_interrupted(void)
+{
+	return me->dismissed || team->coordinator == 0 || evs_jobs_have_changed();
+}
+
+/* Go on with a job that we have claimed, as long as it may. */
+static void
+work_on(EvsJob *job)
+{
+	TimestampTz started = GetCurrentTimestamp();
+	bool		more = true;
+
+	job->retry_at = 0;
+	job->idle = false;
+	while (more && !is_interrupted())
+	{
+		TimestampTz now;
+
+		evs_daemon_reload();
+		pgstat_report_activity(STATE_RUNNING, job->projection);
+		more = step(job);
+		MemoryContextSwitchTo(step_context);
+		MemoryContextReset(step_context);
+		now = GetCurrentTimestamp();
+		me->heartbeat = now;
+		if (jobs.count > 1 && TimestampDifferenceExceeds(started, now, SLICE))
+			break;
+	}
+}
+
+/* Is there something to do for a job, as far as we know? */
+static bool
+is_due(const EvsJob *job, TimestampTz now)
+{
+	return !job->idle && job->retry_at <= now;
+}
+
+/*
+ * Take each job once: first those at home, then others'.  Returns whether any of
+ * them was due; if not, how long to sleep.
+ */
+static bool
+go_round(long *timeout)
+{
+	static int	turn = 0;
+	bool		was_due = false;
+	bool		later = false;
+
+	for (int at_home = 1; at_home >= 0; at_home--)
+	{
+		for (int i = 0; i < jobs.count && !is_interrupted(); i++)
+		{
+			int			number = (turn + i) % jobs.count;
+			EvsJob	   *job = &jobs.jobs[number];
+			TimestampTz now = GetCurrentTimestamp();
+
+			if ((number % Max(team->size, 1) == post.member) != at_home || !is_due(job, now))
+				continue;
+			if (!claim(number, now, &later))
+				continue;
+			was_due = true;
+			work_on(job);
+			release_claim(number);
+		}
+	}
+	turn = jobs.count > 0 ? (turn + 1) % jobs.count : 0;
+
+	*timeout = later ? BUSY : HEARTBEAT;
+	for (int i = 0; i < jobs.count; i++)
+	{
+		EvsJob	   *job = &jobs.jobs[i];
+
+		if (!job->idle && job->retry_at != 0 && job->retry_at != DT_NOEND)
+			*timeout = Min(*timeout, Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+																		 job->retry_at), 1));
+	}
+	return was_due;
+}
+
+/*
+ * The list.
+ */
+
+/* Who was idle has something to do when the log has grown. */
+static bool
+wake_jobs(void)
+{
+	int64		safe = evs_horizon_safe_position();
+	bool		any = false;
+
+	for (int i = 0; i < jobs.count; i++)
+	{
+		if (jobs.jobs[i].idle && jobs.jobs[i].pacing.position < safe)
+		{
+			jobs.jobs[i].idle = false;
+			any = true;
+		}
+	}
+	return any;
+}
+
+/* See what there is to do; false: leave, the database is needed without us. */
+static bool
+look(void)
+{
+	bool		stay;
+
+	StartTransactionCommand();
+	stay = evs_catalog_exists() && !evs_crew_in_the_way();
+	if (stay && evs_jobs_have_changed())
+		evs_jobs_read(&jobs);
+	if (stay)
+		(void) wake_jobs();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(step_context);
+	return stay;
+}
+
+/* Asked when whatever changes from now on wakes us. */
+static bool
+nothing_to_do(void *argument)
+{
+	return !is_interrupted() && evs_catalog_exists() && !wake_jobs();
+}
+
+/* With many jobs at home each append would be a round: let some more come. */
+static void
+rest_after(TimestampTz started)
+{
+	long		took;
+
+	if (jobs.count <= MANY_JOBS * Max(team->size, 1))
+		return;
+	took = Min(TimestampDifferenceMilliseconds(started, GetCurrentTimestamp()), LONGEST_REST);
+	(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Max(took, 1),
+					 PG_WAIT_EXTENSION);
+}
+
+void
+evs_worker_main(Datum argument)
+{
+	post = evs_daemon_begin(true);
+	crew = evs_crew_attach(post.crew);
+	if (crew == NULL)
+		proc_exit(0);
+	team = &crew->teams[post.team];
+	me = &team->members[post.member];
+	before_shmem_exit(worker_exits, (Datum) 0);
+	step_context = AllocSetContextCreate(TopMemoryContext, "evsource worker step",
+										 ALLOCSET_DEFAULT_SIZES);
+	SpinLockAcquire(&team->mutex);
+	me->pid = MyProcPid;
+	me->job = EVS_JOB_NONE;
+	SpinLockRelease(&team->mutex);
+
+	for (;;)
+	{
+		TimestampTz started = GetCurrentTimestamp();
+		long		timeout;
+
+		evs_daemon_reload();
+		me->heartbeat = started;
+		if (me->dismissed || team->coordinator == 0 || !look())
+			proc_exit(0);
+		if (go_round(&timeout))
+			continue;
+		rest_after(started);
+		MemoryContextReset(step_context);
+		pgstat_report_stat(false);
+		me->asleep = true;
+		evs_daemon_sleep(true, nothing_to_do, NULL, timeout);
+		me->asleep = false;
+	}
+}
