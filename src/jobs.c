@@ -1,28 +1,28 @@
 /*
  * jobs.c - what there is to do for a team.
  *
- * The list is read again when a table that it comes from has changed, which a
- * trigger tells every session (see evsource._changed), or has been dropped.
+ * The list is read again when evs_wakeup_changed() was called for it, which tells
+ * every session that evsource.projections has changed, or when that was dropped.
  */
 #include "evsource.h"
 
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "jobs.h"
+#include "rebuild.h"
 
 static bool have_changed = true;
 
 /* the tables that the list depends on, as they were when it was read */
-static Oid	tables[3];
+static Oid	tables[2];
 
 static void
 relation_changed(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == tables[0] || relid == tables[1] || relid == tables[2])
+	if (relid == InvalidOid || relid == tables[0] || relid == tables[1])
 		have_changed = true;
 }
 
@@ -67,28 +67,31 @@ evs_jobs_read(EvsJobs *jobs)
 {
 	EvsJobs		before = *jobs;
 	List	   *units;
+	List	   *rebuilds;
 	ListCell   *cell;
 
 	/* what changes from here on is for the next time */
 	have_changed = false;
 	tables[0] = evs_catalog()->projections;
 	tables[1] = evs_catalog()->store;
-	tables[2] = get_relname_relid("rebuilds", evs_catalog()->schema);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	units = evs_async_units();
+	rebuilds = evs_rebuilds_requested();
 	PopActiveSnapshot();
 
 	jobs->context = AllocSetContextCreate(TopMemoryContext, "evsource jobs",
 										  ALLOCSET_SMALL_SIZES);
 	jobs->count = 0;
 	jobs->jobs = MemoryContextAlloc(jobs->context,
-									sizeof(EvsJob) * Max(1, list_length(units)));
+									sizeof(EvsJob) * Max(1, list_length(units) + list_length(rebuilds)));
 	foreach(cell, units)
 	{
 		EvsAsyncUnit *unit = lfirst(cell);
 
 		add(jobs, &before, EVS_JOB_APPLY, unit->projection, unit->partition);
 	}
+	foreach(cell, rebuilds)
+		add(jobs, &before, EVS_JOB_REBUILD, lfirst(cell), 0);
 	if (before.context != NULL)
 		MemoryContextDelete(before.context);
 }

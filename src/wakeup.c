@@ -24,11 +24,14 @@
 
 #include "access/twophase.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "common/hashfn.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
@@ -198,6 +201,12 @@ evs_wakeup_projection(const char *projection)
 void
 evs_wakeup_changed(void)
 {
+	Oid			schema = get_namespace_oid("evsource", true);
+	Oid			projections = OidIsValid(schema) ? get_relname_relid("projections", schema) : InvalidOid;
+
+	/* those who are not waiting now read it by themselves */
+	if (OidIsValid(projections))
+		CacheInvalidateRelcacheByRelid(projections);
 	(void) evs_shmem();
 	changed = true;
 }

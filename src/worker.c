@@ -30,12 +30,16 @@
 #include "daemon.h"
 #include "horizon.h"
 #include "jobs.h"
+#include "rebuild.h"
 
 /* how long a job may go on while others wait (ms) */
 #define SLICE				1000
 
 /* a worker that is at one job for so long (ms) is too busy for its others */
 #define BUSY				20
+
+/* ms until a rebuild that has to wait is tried again */
+#define REBUILD_DELAY		1000
 
 /* how long we sleep at most (ms): those who watch us want to know that we live */
 #define HEARTBEAT			30000
@@ -154,6 +158,18 @@ step(EvsJob *job)
 			}
 			break;
 		case EVS_JOB_REBUILD:
+			switch (evs_rebuild_step(job->projection))
+			{
+				case EVS_MORE:
+					return true;
+				case EVS_WAIT:
+					job->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+																REBUILD_DELAY);
+					return false;
+				case EVS_DONE:
+					job->retry_at = DT_NOEND;
+					return false;
+			}
 			break;
 	}
 	return false;

@@ -82,6 +82,10 @@ select ($model <> $log)::int;
 	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ '^evsource' and (backend_xmin is not null or backend_xid is not null)}), 0, "$mode: it holds no snapshot");
 	is($sql->(q{select count(*) from pg_locks l join pg_stat_activity a using (pid) where backend_type ~ '^evsource' and locktype not in ('advisory', 'virtualxid')}), 0, "$mode: and no lock but its own");
 
+	# A rebuild that was requested is done by a worker.
+	$sql->(q{update counts set n = n + 1000; select evsource.request_rebuild('counts')});
+	$applied->('a rebuild that was requested is done');
+
 	# A slow projection does not hold up others, also when there are more of them than workers.
 	$sql->(q{
 select evsource.create_projection('slow', 'public.sleepy', mode => 'async', types => '{Counted,Slow}');
