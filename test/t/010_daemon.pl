@@ -40,7 +40,7 @@ create table slow (position bigint);
 create function sleepy(e evsource.event) returns void language plpgsql as
 	$$ begin perform pg_sleep(coalesce((e.data ->> 'sleep')::float, 0)); insert into public.slow values (e.position); end $$;
 select evsource.append('a-1', 'Counted');
-select evsource.create_projection('counts', mode => 'async', types => '{Counted}', query =>
+select evsource.create_projection('counts', mode => 'async', types => '{Counted}', tables => '{counts}', query =>
 	'insert into public.counts select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = counts.n + excluded.n');
 });
 	is($sql->('select evsource.start_daemon()'), 't', "$mode: the daemon is started") unless $preload;
