@@ -10,6 +10,7 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION)
 OBJS = \
 	src/evsource.o \
 	src/settings.o \
+	src/relations.o \
 	src/catalog.o \
 	src/shmem.o \
 	src/positions.o \

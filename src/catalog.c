@@ -18,6 +18,7 @@
 #include "utils/typcache.h"
 
 #include "catalog.h"
+#include "relations.h"
 
 static EvsCatalog catalog;
 static bool catalog_valid = false;
@@ -166,6 +167,6 @@ namespace_changed(Datum arg, int cacheid, uint32 hashvalue)
 void
 evs_catalog_init(void)
 {
-	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	evs_relations_watch(relation_changed);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, namespace_changed, (Datum) 0);
 }

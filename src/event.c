@@ -21,6 +21,7 @@
 
 #include "catalog.h"
 #include "event.h"
+#include "relations.h"
 
 /* milliseconds from the epoch of Unix to that of PostgreSQL */
 #define EPOCH_SHIFT_MS	(INT64CONST(1000) * SECS_PER_DAY * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE))
@@ -257,5 +258,5 @@ relation_changed(Datum arg, Oid relid)
 void
 evs_event_init(void)
 {
-	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	evs_relations_watch(relation_changed);
 }

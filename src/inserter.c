@@ -28,6 +28,7 @@
 
 #include "event.h"
 #include "inserter.h"
+#include "relations.h"
 
 struct EvsInserter
 {
@@ -377,6 +378,6 @@ function_changed(Datum arg, int cacheid, uint32 hashvalue)
 void
 evs_inserter_init(void)
 {
-	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	evs_relations_watch(relation_changed);
 	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
 }

@@ -13,6 +13,7 @@
 #include "catalog.h"
 #include "jobs.h"
 #include "rebuild.h"
+#include "relations.h"
 
 static bool have_changed = true;
 
@@ -29,7 +30,7 @@ relation_changed(Datum arg, Oid relid)
 void
 evs_jobs_init(void)
 {
-	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	evs_relations_watch(relation_changed);
 }
 
 bool

@@ -34,6 +34,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "relations.h"
 
 /* One reading of the list. */
 typedef struct ProjectionList
@@ -422,7 +423,7 @@ subxact_callback(SubXactEvent event, SubTransactionId subid,
 void
 evs_projection_init(void)
 {
-	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
+	evs_relations_watch(relcache_callback);
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
 }

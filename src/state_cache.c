@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 
 #include "catalog.h"
+#include "relations.h"
 
 int			evs_state_cache_size;
 
@@ -394,7 +395,7 @@ subxact_callback(SubXactEvent event, SubTransactionId subid,
 void
 evs_state_cache_init(void)
 {
-	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
+	evs_relations_watch(relcache_callback);
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
 }

@@ -27,6 +27,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "relations.h"
 
 /* What is known. */
 static struct
@@ -351,7 +352,7 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine,
 void
 evs_types_init(void)
 {
-	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	evs_relations_watch(relation_changed);
 	RegisterXactCallback(transaction_ends, NULL);
 	RegisterSubXactCallback(subtransaction_ends, NULL);
 }

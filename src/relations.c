@@ -1,0 +1,30 @@
+/*
+ * relations.c - hear of relations that change.
+ *
+ * PostgreSQL has room for ten callbacks a session, its own included; a walsender
+ * that decodes for pgoutput has taken half of them when it loads us.  So all our
+ * rooms share one.
+ */
+#include "relations.h"
+
+#define MAX_WATCHERS 24
+
+static RelcacheCallbackFunction watchers[MAX_WATCHERS];
+static int	count = 0;
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	for (int i = 0; i < count; i++)
+		watchers[i] (arg, relid);
+}
+
+void
+evs_relations_watch(RelcacheCallbackFunction callback)
+{
+	if (count == MAX_WATCHERS)
+		elog(ERROR, "too many rooms watch relations");
+	if (count == 0)
+		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	watchers[count++] = callback;
+}

@@ -1,0 +1,17 @@
+/*
+ * relations.h - hear of relations that change.
+ */
+#ifndef EVS_RELATIONS_H
+#define EVS_RELATIONS_H
+
+#include "evsource.h"
+
+#include "utils/inval.h"
+
+/*
+ * Instead of CacheRegisterRelcacheCallback(): call the function, with 0, for
+ * every relation that changes, and with InvalidOid when any may have.
+ */
+extern void evs_relations_watch(RelcacheCallbackFunction callback);
+
+#endif							/* EVS_RELATIONS_H */
