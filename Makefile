@@ -30,6 +30,7 @@ OBJS = \
 	src/metadata.o \
 	src/append.o \
 	src/append_json.o \
+	src/append_many.o \
 	src/duplicate.o \
 	src/store.o \
 	src/inserter.o \

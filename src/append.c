@@ -74,12 +74,15 @@ name_event(void *arg)
 	errcontext("event %d of the batch", *(int *) arg);
 }
 
-/*
- * See that the data is what its types say.  Under the lock on the log, from
- * which on no type can be defined.
- */
-static void
-validate(EvsBatch *batch)
+void
+evs_append_check(Relation events, const EvsBatch *batch)
+{
+	check_insert_privilege(events, batch);
+	evs_type_check_append();
+}
+
+void
+evs_append_validate(EvsBatch *batch)
 {
 	EvsTypeRun *run = evs_types_any() ? evs_type_run() : NULL;
 	MemoryContext context;
@@ -122,6 +125,18 @@ upcast(EvsBatch *batch)
 }
 
 void
+evs_append_dispatch(EvsBatch *batch)
+{
+	/* what is called next, in this very statement, sees the events */
+	CommandCounterIncrement();
+	if (!evs_intake_defer(batch))
+	{
+		upcast(batch);
+		evs_dispatch_inline(batch);
+	}
+}
+
+void
 evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *appended)
 {
 	Relation	events;
@@ -135,8 +150,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 
 	memset(appended, 0, sizeof(EvsAppended));
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
-	check_insert_privilege(events, batch);
-	evs_type_check_append();
+	evs_append_check(events, batch);
 
 	direct = evs_store_is_direct(events);
 	if (direct && batch->count > 0 && expected_version > 0 &&
@@ -159,16 +173,10 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 
 	if (direct)
 	{
-		validate(batch);
+		evs_append_validate(batch);
 		evs_store_batch(events, batch, version, expected_version);
 		table_close(events, NoLock);
-		/* what is called next, in this very statement, sees the events */
-		CommandCounterIncrement();
-		if (!evs_intake_defer(batch))
-		{
-			upcast(batch);
-			evs_dispatch_inline(batch);
-		}
+		evs_append_dispatch(batch);
 	}
 	else
 	{

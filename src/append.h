@@ -6,6 +6,7 @@
 
 #include "evsource.h"
 #include "streams.h"
+#include "utils/relcache.h"
 
 typedef struct EvsAppended
 {
@@ -22,6 +23,21 @@ typedef struct EvsAppended
  */
 extern void evs_append(text *stream, EvsBatch *batch, int64 expected_version,
 					   EvsAppended *appended);
+
+/*
+ * Append events of any number of streams, each in its order, whatever versions
+ * their streams have (append_many.c).  They are new: their ids are the server's.
+ */
+extern void evs_append_many(EvsBatch *batch);
+
+/*
+ * The steps that both share, under the lock on the log: 42501 unless the current
+ * user may append, 55000 while a validator runs; that the data is what its type
+ * says; and, when the events are stored, to hand them to the projections.
+ */
+extern void evs_append_check(Relation events, const EvsBatch *batch);
+extern void evs_append_validate(EvsBatch *batch);
+extern void evs_append_dispatch(EvsBatch *batch);
 
 /* Check expected_version as an argument; 22023 for a negative other than -4. */
 extern int64 evs_expected_version(FunctionCallInfo fcinfo, int argument);

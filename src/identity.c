@@ -30,6 +30,12 @@ evs_identity_enter(EvsIdentity *identity, const char *owner, const char *search_
 				 errdetail("Functions that evsource was given run as that role."),
 				 errhint("Create the role again, or give the projection another owner, or define the event type again.")));
 
+	evs_identity_enter_role(identity, role, search_path);
+}
+
+void
+evs_identity_enter_role(EvsIdentity *identity, Oid role, const char *search_path)
+{
 	GetUserIdAndSecContext(&identity->saved_user, &identity->saved_security_context);
 	SetUserIdAndSecContext(role,
 						   identity->saved_security_context |

@@ -16,6 +16,8 @@ typedef struct EvsIdentity
 
 extern void evs_identity_enter(EvsIdentity *identity, const char *owner,
 							   const char *search_path);
+extern void evs_identity_enter_role(EvsIdentity *identity, Oid role,
+									const char *search_path);
 extern void evs_identity_leave(EvsIdentity *identity);
 
 #endif							/* EVS_IDENTITY_H */

@@ -157,6 +157,14 @@ evs_store_rethrow(MemoryContext context)
 	rethrow(context, NULL, NULL, EVS_EXPECTED_ANY);
 }
 
+/* Remember where the event is, unless one of its stream comes right behind it. */
+static void
+remember_last(const EvsBatch *batch, int i, ItemPointer tid)
+{
+	if (i == batch->count - 1 || batch->events[i + 1].stream != batch->events[i].stream)
+		evs_stream_remember(&batch->events[i], tid);
+}
+
 /*
  * Store events in the table and its indexes.  The pages of the table are filled
  * one after the other: a ring of buffers, as COPY has one, would gain nothing.
@@ -179,13 +187,14 @@ insert_events(EvsInserter *inserter, Relation events, const EvsBatch *batch)
 		else
 			table_multi_insert(events, rows, count, command, 0, NULL);
 		evs_inserter_index(inserter, next);
-		if (done + count == batch->count)
-			evs_stream_remember(&next[count - 1], &rows[count - 1]->tts_tid);
+		for (int i = 0; i < count; i++)
+			remember_last(batch, done + i, &rows[i]->tts_tid);
 	}
 }
 
-void
-evs_store_batch(Relation events, EvsBatch *batch, int64 version, int64 expected_version)
+/* Draw the positions of a batch whose events have their versions, and store it. */
+static void
+store_numbered(Relation events, EvsBatch *batch, text *stream, int64 expected_version)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
@@ -196,7 +205,6 @@ evs_store_batch(Relation events, EvsBatch *batch, int64 version, int64 expected_
 	position = evs_horizon_draw(batch->count);
 	for (int i = 0; i < batch->count; i++)
 	{
-		batch->events[i].version = version + i + 1;
 		batch->events[i].recorded_at = now;
 		batch->events[i].position = position + i;
 	}
@@ -210,9 +218,23 @@ evs_store_batch(Relation events, EvsBatch *batch, int64 version, int64 expected_
 	PG_CATCH();
 	{
 		evs_inserter_abandon(inserter);
-		rethrow(context, events, batch->events[0].stream, expected_version);
+		rethrow(context, events, stream, expected_version);
 	}
 	PG_END_TRY();
+}
+
+void
+evs_store_batch(Relation events, EvsBatch *batch, int64 version, int64 expected_version)
+{
+	for (int i = 0; i < batch->count; i++)
+		batch->events[i].version = version + i + 1;
+	store_numbered(events, batch, batch->events[0].stream, expected_version);
+}
+
+void
+evs_store_numbered(Relation events, EvsBatch *batch)
+{
+	store_numbered(events, batch, NULL, EVS_EXPECTED_ANY);
 }
 
 /* The event in the first row that the key finds, copied; NULL if none. */

@@ -27,6 +27,9 @@ extern bool evs_store_has_versions(const EvsBatch *batch);
 extern void evs_store_batch(Relation events, EvsBatch *batch, int64 version,
 							int64 expected_version);
 
+/* The same for events of several locked streams, which have their versions. */
+extern void evs_store_numbered(Relation events, EvsBatch *batch);
+
 /*
  * In a PG_CATCH block: rethrow the error, in the terms of the log (VE002, 40001)
  * if it is what a unique index said in its own.

@@ -54,9 +54,10 @@
 static int	locks_kept = 0;
 static LocalTransactionId locks_kept_in = InvalidLocalTransactionId;
 
-/* the one lock beyond these, held until the next one is taken */
-static LOCKTAG passing_lock;
-static LocalTransactionId passing_lock_in = InvalidLocalTransactionId;
+/* the locks beyond these, held until the next ones are taken */
+static LOCKTAG passing_locks[EVS_STREAMS_AT_ONCE];
+static int	passing_count = 0;
+static LocalTransactionId passing_in = InvalidLocalTransactionId;
 
 /* Where events were stored by this session; streams share a place by their hash. */
 typedef struct Remembered
@@ -70,8 +71,8 @@ typedef struct Remembered
 
 static Remembered remembered[REMEMBERED];
 
-static uint64
-stream_hash(const text *stream)
+uint64
+evs_stream_hash(const text *stream)
 {
 	return hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
 							   VARSIZE_ANY_EXHDR(stream), 0);
@@ -101,11 +102,24 @@ keep_lock(const LOCKTAG *tag)
 	return true;
 }
 
+/* Let go of the locks that were taken in passing: their rows are in the table. */
+static void
+release_passing_locks(void)
+{
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	for (; passing_count > 0 && passing_in == EvsMyLocalTransactionId(); passing_count--)
+		LockRelease(&passing_locks[passing_count - 1], ExclusiveLock, false);
+	CurrentResourceOwner = old_owner;
+	passing_count = 0;
+	passing_in = EvsMyLocalTransactionId();
+}
+
 /*
- * Take the lock in place of the one that was taken so before: the row for which
- * that one was taken is in the table.  The top transaction owns it, so that a
- * savepoint's end does not matter.  Returns false if another has it and "wait"
- * is false.
+ * Take the lock until release_passing_locks().  The top transaction owns it, so
+ * that a savepoint's end does not matter.  Returns false if another has it and
+ * "wait" is false.
  */
 static bool
 lock_in_passing(const LOCKTAG *tag, bool wait)
@@ -113,16 +127,11 @@ lock_in_passing(const LOCKTAG *tag, bool wait)
 	ResourceOwner old_owner = CurrentResourceOwner;
 	bool		locked;
 
+	Assert(passing_count < EVS_STREAMS_AT_ONCE);
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	if (passing_lock_in == EvsMyLocalTransactionId())
-		LockRelease(&passing_lock, ExclusiveLock, false);
-	passing_lock_in = InvalidLocalTransactionId;
 	locked = LockAcquire(tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 	if (locked)
-	{
-		passing_lock = *tag;
-		passing_lock_in = EvsMyLocalTransactionId();
-	}
+		passing_locks[passing_count++] = *tag;
 	CurrentResourceOwner = old_owner;
 	return locked;
 }
@@ -213,24 +222,21 @@ last_event(Relation events, text *stream, int64 at_least, bool serializable)
 }
 
 /*
- * Lock the stream and return its last version.  May raise 40001 under
- * REPEATABLE READ and above, and 40P01 when transactions lock streams in
- * opposite orders.
+ * Lock the stream and return its last version.  With "kept" its lock is kept
+ * already; otherwise it is taken in passing.  May raise 40001 under REPEATABLE
+ * READ and above, and 40P01 when transactions lock streams in opposite orders.
  */
-int64
-evs_stream_lock(Relation events, text *stream, int64 at_least)
+static int64
+lock_and_read(Relation events, text *stream, int64 at_least, const LOCKTAG *tag, bool kept)
 {
-	LOCKTAG		tag;
-
-	stream_locktag(&tag, stream_hash(stream));
-	if (!keep_lock(&tag) && !lock_in_passing(&tag, false))
+	if (!kept && !lock_in_passing(tag, false))
 	{
 		/* behind our own event we need no lock: who has it waits for us */
 		LastEvent	last = last_event(events, stream, at_least, false);
 
 		if (last.ours)
 			return last.version;
-		(void) lock_in_passing(&tag, true);
+		(void) lock_in_passing(tag, true);
 	}
 
 	for (;;)
@@ -244,10 +250,55 @@ evs_stream_lock(Relation events, text *stream, int64 at_least)
 	}
 }
 
+int64
+evs_stream_lock(Relation events, text *stream, int64 at_least)
+{
+	LOCKTAG		tag;
+	bool		kept;
+
+	stream_locktag(&tag, evs_stream_hash(stream));
+	kept = keep_lock(&tag);
+	if (!kept)
+		release_passing_locks();
+	return lock_and_read(events, stream, at_least, &tag, kept);
+}
+
+/* Where this session stored an event of the stream, the stream goes on. */
+static int64
+remembered_version(uint64 hash)
+{
+	const Remembered *place = &remembered[hash % REMEMBERED];
+
+	return place->hash == hash ? place->version : 0;
+}
+
+void
+evs_stream_lock_many(Relation events, text *const *streams, int64 *versions, int count)
+{
+	bool		released = false;
+
+	Assert(count <= EVS_STREAMS_AT_ONCE);
+	for (int i = 0; i < count; i++)
+	{
+		uint64		hash = evs_stream_hash(streams[i]);
+		LOCKTAG		tag;
+		bool		kept;
+
+		stream_locktag(&tag, hash);
+		kept = keep_lock(&tag);
+		if (!kept && !released)
+		{
+			release_passing_locks();
+			released = true;
+		}
+		versions[i] = lock_and_read(events, streams[i], remembered_version(hash), &tag, kept);
+	}
+}
+
 void
 evs_stream_remember(const EvsEvent *event, ItemPointer tid)
 {
-	uint64		hash = stream_hash(event->stream);
+	uint64		hash = evs_stream_hash(event->stream);
 	Remembered *place = &remembered[hash % REMEMBERED];
 
 	place->hash = hash;
@@ -294,7 +345,7 @@ event_is_at(Relation events, ItemPointer tid, text *stream, int64 version)
 bool
 evs_stream_lock_behind(Relation events, text *stream, int64 version)
 {
-	uint64		hash = stream_hash(stream);
+	uint64		hash = evs_stream_hash(stream);
 	Remembered *place = &remembered[hash % REMEMBERED];
 	LOCKTAG		tag;
 

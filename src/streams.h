@@ -21,8 +21,21 @@
  */
 extern int64 evs_stream_lock(Relation events, text *stream, int64 at_least);
 
+/* The most streams that evs_stream_lock_many() takes. */
+#define EVS_STREAMS_AT_ONCE	64
+
 /*
- * The same at less cost, for who is going to store the next version: lock the
+ * The same for several streams, of different names and in the order of their
+ * hashes, so that sessions take them in one order.  Their events have to be in
+ * the table before a stream is locked again.
+ */
+extern void evs_stream_lock_many(Relation events, text *const *streams,
+								 int64 *versions, int count);
+
+extern uint64 evs_stream_hash(const text *stream);
+
+/*
+ * evs_stream_lock() at less cost, for who is going to store the next version: lock the
  * stream and return true if it certainly has the version.  It may have later
  * ones, and then storing the next is a unique violation.  False: do it as above.
  */
