@@ -103,6 +103,15 @@ OBJS = \
 	src/coordinator.o \
 	src/worker.o \
 	src/daemon_admin.o \
+	src/capture.o \
+	src/capture_definition.o \
+	src/capture_plan.o \
+	src/capture_json.o \
+	src/capture_row.o \
+	src/capture_pending.o \
+	src/capture_table.o \
+	src/capture_backfill.o \
+	src/capture_guard.o \
 	src/guard.o
 
 # The install script is these parts, in this order: a part may use what an
@@ -131,6 +140,7 @@ SQL_PARTS = \
 	sql/blockers.sql \
 	sql/publish.sql \
 	sql/daemon.sql \
+	sql/capture.sql \
 	sql/guard.sql \
 	sql/privileges.sql
 

@@ -17,13 +17,15 @@ values
         'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress', 'blockers', 'stats',
         'daemon_status',
         'partitions', 'projection_failures', 'dead_letters',
-        'states', 'snapshots', 'snapshot_parts', 'table_snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status']),
+        'states', 'snapshots', 'snapshot_parts', 'table_snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status',
+        'captured_tables']),
     ('reader', 'execute', 'routine', array[
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',
         '_event_id', '_streams', '_events_raw', '_partition',   -- event_id and views call these as their user
         'wait_for', '_holders',         -- which blockers and stats call as their user
         '_daemon_workers',              -- and daemon_status
+        '_trigger_arguments',           -- which captured_tables does
         'event_count', 'replaying', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
         'load_snapshot', 'has_snapshot', 'new_event',
         'fold_merge', 'fold_count', 'fold_sum']),   -- the owner of a projection must be able to call its handler
@@ -38,6 +40,7 @@ values
         'verify_projection', 'try_projection',
         'save_snapshot', 'clear_snapshots',
         'start_daemon', 'stop_daemon', 'adopt',
+        'capture', 'capture_table', 'release_table',
         'publish_safe_position', 'grant_access', 'revoke_access'])
 $$;
 comment on function evsource._access() is 'Internal: what each level of grant_access adds to the one before it.';

@@ -196,6 +196,11 @@ InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 }
 #endif
 
+/* Infinite numerics: 14. */
+#if PG_VERSION_NUM < 140000
+#define numeric_is_inf(number) ((void) (number), false)
+#endif
+
 /* MarkGUCPrefixReserved: 15. */
 #if PG_VERSION_NUM < 150000
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)

@@ -9,6 +9,7 @@
 
 #include "fmgr.h"
 
+#include "capture.h"
 #include "catalog.h"
 #include "daemon.h"
 #include "dispatch.h"
@@ -48,6 +49,8 @@ _PG_init(void)
 	evs_dispatch_init();
 	evs_run_init();
 	evs_state_cache_init();
+	evs_capture_plan_init();
+	evs_capture_pending_init();
 	evs_guard_init();
 	evs_standin_init();
 	evs_utility_init();

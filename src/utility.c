@@ -12,6 +12,9 @@
  *
  * CREATE DATABASE may make one that has the extension already: the launcher is
  * to look at it.
+ *
+ * COPY FROM fires triggers without the executor: what they capture is appended
+ * when it is through.
  */
 #include "evsource.h"
 
@@ -25,6 +28,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 
+#include "capture.h"
 #include "crew.h"
 #include "utility.h"
 #include "wakeup.h"
@@ -103,6 +107,38 @@ clear_database(Node *statement)
 	evs_crew_clear_database(database);
 }
 
+static bool
+is_copy_from(Node *statement)
+{
+	return IsA(statement, CopyStmt) && ((CopyStmt *) statement)->is_from;
+}
+
+static void
+run(EVS_PROCESS_UTILITY_PARAMETERS)
+{
+	if (previous_hook)
+		previous_hook(EVS_PROCESS_UTILITY_ARGUMENTS);
+	else
+		standard_ProcessUtility(EVS_PROCESS_UTILITY_ARGUMENTS);
+}
+
+static void
+run_copy(EVS_PROCESS_UTILITY_PARAMETERS)
+{
+	evs_capture_statement_begins();
+	PG_TRY();
+	{
+		run(EVS_PROCESS_UTILITY_ARGUMENTS);
+	}
+	PG_CATCH();
+	{
+		evs_capture_statement_fails();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	evs_capture_statement_ends();
+}
+
 static void
 process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 {
@@ -111,10 +147,10 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 
 	clear_database(statement);
 
-	if (previous_hook)
-		previous_hook(EVS_PROCESS_UTILITY_ARGUMENTS);
+	if (is_copy_from(statement))
+		run_copy(EVS_PROCESS_UTILITY_ARGUMENTS);
 	else
-		standard_ProcessUtility(EVS_PROCESS_UTILITY_ARGUMENTS);
+		run(EVS_PROCESS_UTILITY_ARGUMENTS);
 
 	if (ends_prepared)
 		evs_wakeup_prepared_ended();

@@ -1,0 +1,65 @@
+-- capture.sql: changes of tables become events. See src/capture.c.
+
+create function evsource.capture() returns trigger
+    language c as 'MODULE_PATHNAME', 'evsource_capture';
+comment on function evsource.capture() is
+'Trigger function: appends what happens to the rows of a table. Arguments: the category and the key columns, then --exclude and columns, and --as and a role, if wanted. evsource.capture_table creates its triggers.';
+
+create function evsource.capture_table(
+    table_name text,
+    category text default null,
+    key_columns text[] default null,
+    exclude_columns text[] default null,
+    backfill boolean default false,
+    if_exists text default 'error')
+    returns bigint
+    language c as 'MODULE_PATHNAME', 'evsource_capture_table';
+comment on function evsource.capture_table(text, text, text[], text[], boolean, text) is
+'From now on append an event for each row of the table that is inserted, updated or deleted. category: the table''s name if null; key_columns: the primary key if null. With backfill, an event for each row that is there; returns how many. if_exists: error, keep or alter. Errors: 42P01, 42809, 42501, 42710, 42704, 42703, 22023.';
+
+create function evsource.release_table(table_name text) returns void
+    language c as 'MODULE_PATHNAME', 'evsource_release_table';
+comment on function evsource.release_table(text) is
+'No longer capture a table. For its owner, and for who captured it. Errors: 42P01, 42704 when it is not captured, 42501.';
+
+create function evsource._trigger_arguments(trigger oid) returns text[]
+    language c stable strict as 'MODULE_PATHNAME', 'evsource_trigger_arguments';
+comment on function evsource._trigger_arguments(oid) is 'Internal: the arguments of a trigger.';
+
+-- The tables themselves: their partitions have the trigger, too.
+create view evsource.captured_tables as
+    select n.nspname || '.' || c.relname as table_name,
+        a.category, a.key_columns, a.exclude_columns,
+        coalesce(a.registrant, pg_catalog.pg_get_userbyid(c.relowner)::text) as captured_by,
+        t.tgenabled <> 'D' as enabled
+    from pg_catalog.pg_trigger t
+        join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        join pg_catalog.pg_namespace pn on pn.oid = p.pronamespace
+        join pg_catalog.pg_class c on c.oid = t.tgrelid
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        cross join lateral (
+            select (pg_catalog.array_agg(w.word order by w.place))[1] as category,
+                pg_catalog.array_agg(w.word order by w.place) filter (
+                    where w.place > 1 and w.place < coalesce(e.at, r.at, w.place + 1)) as key_columns,
+                coalesce(pg_catalog.array_agg(w.word order by w.place) filter (
+                    where w.place > e.at and w.place < coalesce(r.at, w.place + 1)), '{}') as exclude_columns,
+                pg_catalog.max(w.word) filter (where w.place > r.at) as registrant
+            from (select evsource._trigger_arguments(t.oid) as words offset 0) s
+                cross join lateral (select pg_catalog.array_position(s.words, '--exclude') as at) e
+                cross join lateral (select pg_catalog.array_position(s.words, '--as') as at) r
+                cross join lateral pg_catalog.unnest(s.words) with ordinality w (word, place)
+            group by e.at, r.at) a
+    where pn.nspname = 'evsource' and p.proname = 'capture'
+        and t.tgtype & 1 = 1        -- for each row
+        and not c.relispartition;
+comment on view evsource.captured_tables is 'The tables whose changes are captured, and how.';
+
+-- Who creates such a trigger by hand must be able to act as the role that it names.
+create function evsource._guard_captures() returns event_trigger
+    language c as 'MODULE_PATHNAME', 'evsource_guard_captures';
+comment on function evsource._guard_captures() is 'Internal: refuses captures with rights that their creator does not have.';
+create event trigger evsource_guard_captures on ddl_command_end
+    when tag in ('CREATE TRIGGER')
+    execute function evsource._guard_captures();
+comment on event trigger evsource_guard_captures is 'Refuses captures with rights that their creator does not have.';
+

@@ -1,0 +1,121 @@
+/*
+ * capture.h - the rows of a captured table as events.
+ */
+#ifndef EVS_CAPTURE_H
+#define EVS_CAPTURE_H
+
+#include "evsource.h"
+
+#include "capture_json.h"
+#include "commands/trigger.h"
+#include "executor/tuptable.h"
+#include "nodes/pg_list.h"
+#include "utils/relcache.h"
+
+/* What the arguments of a trigger say (capture_definition.c). */
+typedef struct EvsCaptureDefinition
+{
+	const char *category;
+	List	   *key;			/* names of columns, at least one */
+	List	   *exclude;		/* names of columns */
+	const char *registrant;		/* the role that appends; NULL: the table's owner */
+} EvsCaptureDefinition;
+
+/* Words among the arguments, which are no names of columns. */
+#define EVS_CAPTURE_EXCLUDE	"--exclude"
+#define EVS_CAPTURE_AS		"--as"
+
+/* Errors: 22023 when they are not what evsource.capture takes. */
+extern void evs_capture_parse(char *const *arguments, int count,
+							  EvsCaptureDefinition *definition);
+
+/* 22023 unless it can be the category of captured rows. */
+extern void evs_capture_check_category(const char *category);
+
+/* How one column of a captured table is written. */
+typedef struct EvsCaptureColumn
+{
+	AttrNumber	number;
+	const char *name;
+	int			name_length;
+	EvsJsonForm *form;
+	int16		typlen;
+	bool		typbyval;
+} EvsCaptureColumn;
+
+/* How a table's rows become events, prepared (capture_plan.c). */
+typedef struct EvsCapturePlan
+{
+	MemoryContext context;
+	Oid			relid;
+	bool		is_heap;		/* its rows know their commands */
+	const char *category;
+	const char *registrant;		/* NULL: the table's owner */
+	text	   *inserted;		/* types of events */
+	text	   *updated;
+	text	   *deleted;
+	text	   *truncated;
+	int			nkeys;
+	int		   *keys;			/* indexes of columns */
+	int			ncolumns;
+	EvsCaptureColumn *columns;	/* those that are captured, and the key */
+} EvsCapturePlan;
+
+/*
+ * The plan of a trigger that fires, kept for the session.  Valid until the end of
+ * the transaction.  Errors: 22023, and 42703 when a column of the key is gone.
+ */
+extern EvsCapturePlan *evs_capture_plan(const TriggerData *trigger);
+
+/* A plan of the caller's own, in a new context under CurrentMemoryContext. */
+extern EvsCapturePlan *evs_capture_make_plan(Relation table,
+											 const EvsCaptureDefinition *definition);
+
+/* The role that appends what is captured of the table; 42704 when it is gone. */
+extern Oid	evs_capture_role(const EvsCapturePlan *plan, Relation table);
+
+extern void evs_capture_plan_init(void);
+
+/*
+ * Rows as events (capture_row.c): stream, type and data, in CurrentMemoryContext
+ * or in the slots.  An update gives no event, one, or, when the key changed, two:
+ * the row leaves one stream and comes to another.
+ */
+extern void evs_capture_inserted(EvsCapturePlan *plan, TupleTableSlot *row, EvsEvent *event);
+extern void evs_capture_deleted(EvsCapturePlan *plan, TupleTableSlot *row, EvsEvent *event);
+extern int	evs_capture_updated(EvsCapturePlan *plan, TupleTableSlot *old_row,
+								TupleTableSlot *new_row, EvsEvent *events);
+extern void evs_capture_truncated(EvsCapturePlan *plan, Relation table, EvsEvent *event);
+
+/* The steps of one command: what leaves a stream does so before others come. */
+typedef enum EvsCapturePhase
+{
+	EVS_CAPTURE_LEAVES,
+	EVS_CAPTURE_STAYS,
+	EVS_CAPTURE_COMES
+} EvsCapturePhase;
+
+/*
+ * Append the event, copied, when the statement that is under way ends, in the
+ * order of commands and phases (capture_pending.c).
+ */
+extern void evs_capture_add(Oid role, CommandId command, EvsCapturePhase phase,
+							const EvsEvent *event);
+
+/* Call when the changes of one row have been added. */
+extern void evs_capture_added(void);
+
+/*
+ * Around the triggers of a statement that the executor does not fire: between
+ * the first call and one of the others, changes are collected.
+ */
+extern void evs_capture_statement_begins(void);
+extern void evs_capture_statement_ends(void);
+extern void evs_capture_statement_fails(void);
+
+extern void evs_capture_pending_init(void);
+
+/* Write an event for each row of a table that is locked (capture_backfill.c). */
+extern int64 evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition);
+
+#endif							/* EVS_CAPTURE_H */

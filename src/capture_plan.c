@@ -1,0 +1,227 @@
+/*
+ * capture_plan.c - how a table's rows become events, prepared once a session.
+ *
+ * A plan is kept for each trigger that has fired; a partition has a trigger of
+ * its own.  What changes the table or its triggers makes a new plan.  An old one
+ * may be in use further up (an output function of the user's may run statements
+ * of its own): it lives on until the end of the transaction.
+ */
+#include "capture.h"
+
+#include "access/tableam.h"
+#include "catalog/pg_attribute.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "relations.h"
+
+/* attgenerated of a column that is not stored: PostgreSQL 18 */
+#define GENERATED_VIRTUAL 'v'
+
+typedef struct Kept
+{
+	Oid			trigger;		/* hash key */
+	Oid			relid;
+	bool		valid;
+	EvsCapturePlan *plan;
+} Kept;
+
+static HTAB *kept_plans = NULL;
+
+/*
+ * The beginning of the types' names: "order_line" gives "OrderLine".  Letters
+ * beyond ASCII stay as they are: their capitals would depend on the locale.
+ */
+static char *
+type_prefix(const char *category)
+{
+	StringInfoData name;
+	bool		begins = true;
+
+	initStringInfo(&name);
+	for (const char *c = category; *c != '\0'; c++)
+	{
+		bool		is_letter = IS_HIGHBIT_SET(*c) || isalnum((unsigned char) *c);
+
+		if (is_letter)
+			appendStringInfoChar(&name, begins && !IS_HIGHBIT_SET(*c) ?
+								 pg_ascii_toupper((unsigned char) *c) : *c);
+		begins = !is_letter;
+	}
+	return name.len > 0 ? name.data : pstrdup(category);
+}
+
+static bool
+contains(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	return false;
+}
+
+/* The columns that are captured: what is there, and stored, and not excluded. */
+static void
+take_columns(EvsCapturePlan *plan, TupleDesc desc, List *exclude)
+{
+	plan->columns = palloc0(Max(desc->natts, 1) * sizeof(EvsCaptureColumn));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		EvsCaptureColumn *column = &plan->columns[plan->ncolumns];
+
+		if (attribute->attisdropped || attribute->attgenerated == GENERATED_VIRTUAL ||
+			contains(exclude, NameStr(attribute->attname)))
+			continue;
+		column->number = attribute->attnum;
+		column->name = pstrdup(NameStr(attribute->attname));
+		column->name_length = strlen(column->name);
+		column->form = evs_json_form(attribute->atttypid);
+		column->typlen = attribute->attlen;
+		column->typbyval = attribute->attbyval;
+		plan->ncolumns++;
+	}
+}
+
+static void
+take_key(EvsCapturePlan *plan, Relation table, List *key)
+{
+	ListCell   *cell;
+
+	plan->keys = palloc(list_length(key) * sizeof(int));
+	foreach(cell, key)
+	{
+		const char *name = lfirst(cell);
+		int			found = 0;
+
+		while (found < plan->ncolumns && strcmp(plan->columns[found].name, name) != 0)
+			found++;
+		if (found == plan->ncolumns)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("key column \"%s\" of captured table \"%s\" does not exist or is not captured",
+							name, RelationGetRelationName(table)),
+					 errhint("Capture the table anew with evsource.capture_table(..., if_exists => 'alter') after a change of its key.")));
+		if (!evs_json_is_scalar(plan->columns[found].form))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("column \"%s\" of table \"%s\" cannot be part of a key",
+							name, RelationGetRelationName(table)),
+					 errdetail("The name of a stream is made of the key: arrays, JSON and composite types have too many forms for it."),
+					 errhint("Name columns whose values are short texts or numbers.")));
+		plan->keys[plan->nkeys++] = found;
+	}
+}
+
+EvsCapturePlan *
+evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource capture plan",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	EvsCapturePlan *plan = palloc0(sizeof(EvsCapturePlan));
+	char	   *prefix = type_prefix(definition->category);
+
+	plan->context = context;
+	plan->relid = RelationGetRelid(table);
+	plan->is_heap = table->rd_tableam == GetHeapamTableAmRoutine();
+	plan->category = pstrdup(definition->category);
+	if (definition->registrant != NULL)
+		plan->registrant = pstrdup(definition->registrant);
+	plan->inserted = cstring_to_text(psprintf("%sInserted", prefix));
+	plan->updated = cstring_to_text(psprintf("%sUpdated", prefix));
+	plan->deleted = cstring_to_text(psprintf("%sDeleted", prefix));
+	plan->truncated = cstring_to_text(psprintf("%sTruncated", prefix));
+	take_columns(plan, RelationGetDescr(table), definition->exclude);
+	take_key(plan, table, definition->key);
+	MemoryContextSwitchTo(old);
+	return plan;
+}
+
+EvsCapturePlan *
+evs_capture_plan(const TriggerData *trigger)
+{
+	Oid			oid = trigger->tg_trigger->tgoid;
+	EvsCaptureDefinition definition;
+	EvsCapturePlan *plan;
+	Kept	   *kept;
+	bool		found;
+
+	if (kept_plans == NULL)
+	{
+		HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Kept)};
+
+		kept_plans = hash_create("evsource capture plans", 64, &control, HASH_ELEM | HASH_BLOBS);
+	}
+	kept = hash_search(kept_plans, &oid, HASH_FIND, NULL);
+	if (kept != NULL && kept->valid)
+		return kept->plan;
+
+	/* before the new one is made: the table may change again meanwhile */
+	kept = hash_search(kept_plans, &oid, HASH_ENTER, &found);
+	if (found && kept->plan != NULL)
+		MemoryContextSetParent(kept->plan->context, TopTransactionContext);
+	kept->relid = RelationGetRelid(trigger->tg_relation);
+	kept->plan = NULL;
+	kept->valid = true;
+
+	PG_TRY();
+	{
+		evs_capture_parse(trigger->tg_trigger->tgargs, trigger->tg_trigger->tgnargs, &definition);
+		plan = evs_capture_make_plan(trigger->tg_relation, &definition);
+	}
+	PG_CATCH();
+	{
+		kept->valid = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	MemoryContextSetParent(plan->context, CacheMemoryContext);
+	kept->plan = plan;
+	return plan;
+}
+
+Oid
+evs_capture_role(const EvsCapturePlan *plan, Relation table)
+{
+	Oid			role;
+
+	if (plan->registrant == NULL)
+		return table->rd_rel->relowner;
+	role = get_role_oid(plan->registrant, true);
+	if (!OidIsValid(role))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\" does not exist", plan->registrant),
+				 errdetail("The changes of table \"%s\" are captured with its rights.",
+						   RelationGetRelationName(table)),
+				 errhint("Capture the table as another role: evsource.capture_table(..., if_exists => 'alter').")));
+	return role;
+}
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	Kept	   *kept;
+
+	if (kept_plans == NULL)
+		return;
+	hash_seq_init(&status, kept_plans);
+	while ((kept = hash_seq_search(&status)) != NULL)
+		if (relid == InvalidOid || relid == kept->relid)
+			kept->valid = false;
+}
+
+void
+evs_capture_plan_init(void)
+{
+	evs_relations_watch(relation_changed);
+}

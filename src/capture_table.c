@@ -1,0 +1,435 @@
+/*
+ * capture_table.c - create and drop the triggers that capture a table.
+ *
+ * A capture is its triggers and nothing else:
+ *
+ *	evsource_capture			after each row: captures it
+ *	evsource_capture_truncate	after TRUNCATE: captures that
+ *	evsource_capture_begin		before a statement: loads the library
+ *
+ * They are created as the caller, who needs the right to do so (TRIGGER on the
+ * table), and name the caller as the one who appends.  Creating them takes
+ * ShareRowExclusiveLock, which writers wait for until the transaction ends: so a
+ * backfill in the same transaction finds every row that the triggers do not see.
+ */
+#include "capture.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "identity.h"
+#include "query.h"
+
+PG_FUNCTION_INFO_V1(evsource_capture_table);
+PG_FUNCTION_INFO_V1(evsource_release_table);
+PG_FUNCTION_INFO_V1(evsource_trigger_arguments);
+
+static const char *const triggers[][3] = {
+	{"evsource_capture", "after insert or update or delete", "row"},
+	{"evsource_capture_truncate", "after truncate", "statement"},
+	{"evsource_capture_begin", "before insert or update or delete", "statement"},
+};
+
+/* Called with the table that a name means, before it is locked. */
+static void
+check_may_capture(const RangeVar *name, Oid relid, Oid old_relid, void *arg)
+{
+	AclResult	result;
+
+	if (!OidIsValid(relid))
+		return;
+	result = pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER);
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, get_relkind_objtype(get_rel_relkind(relid)), name->relname);
+}
+
+static text *
+required_text(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return PG_GETARG_TEXT_PP(argument);
+}
+
+static Relation
+open_table(FunctionCallInfo fcinfo, LOCKMODE lock, RangeVarGetRelidCallback check)
+{
+	char	   *name = text_to_cstring(required_text(fcinfo, 0, "table_name"));
+	RangeVar   *range = makeRangeVarFromNameList(stringToQualifiedNameList(name, NULL));
+
+	return relation_open(RangeVarGetRelidExtended(range, lock, 0, check, NULL), NoLock);
+}
+
+static void
+check_kind(Relation table)
+{
+	if (table->rd_rel->relkind != RELKIND_RELATION &&
+		table->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table", RelationGetRelationName(table)),
+				 errhint("Rows of tables can be captured, partitioned or not.")));
+	if (RelationGetNamespace(table) == evs_catalog()->schema || IsSystemRelation(table))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("table \"%s\" cannot be captured", RelationGetRelationName(table)),
+				 errdetail("It belongs to evsource or to PostgreSQL itself.")));
+}
+
+/* The names in an array argument; NIL when it is NULL. */
+static List *
+names_of(FunctionCallInfo fcinfo, int argument, const char *what)
+{
+	List	   *names = NIL;
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+
+	if (PG_ARGISNULL(argument))
+		return NIL;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("array \"%s\" must not contain nulls", what)));
+		names = lappend(names, TextDatumGetCString(values[i]));
+	}
+	return names;
+}
+
+/* Each name is that of a column, once. */
+static void
+check_columns(Relation table, List *names)
+{
+	for (int i = 0; i < list_length(names); i++)
+	{
+		const char *name = list_nth(names, i);
+
+		if (get_attnum(RelationGetRelid(table), name) <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\" does not exist",
+							name, RelationGetRelationName(table))));
+		if (strncmp(name, "--", 2) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("column \"%s\" cannot be named here", name),
+					 errdetail("Words that begin with \"--\" have a meaning of their own among a trigger's arguments."),
+					 errhint("Rename the column.")));
+		for (int other = 0; other < i; other++)
+			if (strcmp(list_nth(names, other), name) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("column \"%s\" is named twice", name)));
+	}
+}
+
+/* The columns of the primary key, in its order. */
+static List *
+primary_key(Relation table)
+{
+	List	   *indexes = RelationGetIndexList(table);
+	List	   *names = NIL;
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(cell)));
+		Form_pg_index index;
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(cell));
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		for (int i = 0; index->indisprimary && i < index->indnkeyatts; i++)
+			names = lappend(names, get_attname(RelationGetRelid(table), index->indkey.values[i], false));
+		ReleaseSysCache(tuple);
+	}
+	if (names == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(table)),
+				 errdetail("A row is captured into the stream that its key names."),
+				 errhint("Name the key: evsource.capture_table(..., key_columns => array['...']).")));
+	return names;
+}
+
+/* A trigger of the table that captures its rows; NULL if there is none. */
+static Trigger *
+capture_trigger(Relation table)
+{
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &table->trigdesc->triggers[i];
+
+		if (trigger->tgfoid == evs_catalog()->capture && TRIGGER_FOR_ROW(trigger->tgtype))
+			return trigger;
+	}
+	return NULL;
+}
+
+static void
+run_command(const char *command)
+{
+	int			code;
+
+	SPI_connect();
+	code = SPI_execute(command, false, 0);
+	if (code != SPI_OK_UTILITY)
+		elog(ERROR, "SPI_execute: %s: %s", SPI_result_code_string(code), command);
+	SPI_finish();
+}
+
+static char *
+qualified_name(Relation table)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(table)),
+									  RelationGetRelationName(table));
+}
+
+static void
+append_argument(StringInfo arguments, const char *argument)
+{
+	appendStringInfo(arguments, "%s%s", arguments->len > 0 ? ", " : "",
+					 quote_literal_cstr(argument));
+}
+
+static void
+create_triggers(Relation table, const EvsCaptureDefinition *definition)
+{
+	StringInfoData arguments;
+	ListCell   *cell;
+
+	initStringInfo(&arguments);
+	append_argument(&arguments, definition->category);
+	foreach(cell, definition->key)
+		append_argument(&arguments, lfirst(cell));
+	if (definition->exclude != NIL)
+		append_argument(&arguments, EVS_CAPTURE_EXCLUDE);
+	foreach(cell, definition->exclude)
+		append_argument(&arguments, lfirst(cell));
+	append_argument(&arguments, EVS_CAPTURE_AS);
+	append_argument(&arguments, definition->registrant);
+
+	for (int i = 0; i < lengthof(triggers); i++)
+		run_command(psprintf("create trigger %s %s on %s for each %s execute function evsource.capture(%s)",
+							 triggers[i][0], triggers[i][1], qualified_name(table),
+							 triggers[i][2], arguments.data));
+}
+
+/*
+ * A partition gets its trigger from the table, but PostgreSQL asks who adds the
+ * partition for the right to execute the function.  To have it gives no access:
+ * see capture_guard.c.
+ */
+static void
+let_owner_add_partitions(Relation table)
+{
+	Oid			owner = table->rd_rel->relowner;
+	EvsIdentity identity;
+
+	if (table->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		object_aclcheck(ProcedureRelationId, evs_catalog()->capture, owner, ACL_EXECUTE) == ACLCHECK_OK)
+		return;
+	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
+	run_command(psprintf("grant execute on function evsource.capture() to %s",
+						 quote_identifier(GetUserNameFromId(owner, false))));
+	evs_identity_leave(&identity);
+}
+
+/*
+ * Who registered the capture may drop it, and the table's owner; PostgreSQL
+ * itself asks for the latter.
+ */
+static void
+drop_triggers(Relation table, const Trigger *capture)
+{
+	EvsCaptureDefinition definition;
+	EvsIdentity identity;
+	Oid			registrant = InvalidOid;
+
+	evs_capture_parse(capture->tgargs, capture->tgnargs, &definition);
+	if (definition.registrant != NULL)
+		registrant = get_role_oid(definition.registrant, true);
+	if (!object_ownercheck(RelationRelationId, RelationGetRelid(table), GetUserId()) &&
+		!(OidIsValid(registrant) && has_privs_of_role(GetUserId(), registrant)))
+		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(table->rd_rel->relkind),
+					   RelationGetRelationName(table));
+
+	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
+	run_command(psprintf("drop trigger %s on %s", quote_identifier(capture->tgname),
+						 qualified_name(table)));
+	for (int i = 1; i < lengthof(triggers); i++)
+		run_command(psprintf("drop trigger if exists %s on %s", triggers[i][0],
+							 qualified_name(table)));
+	evs_identity_leave(&identity);
+}
+
+/* What to do when the table is captured already: true to replace that. */
+static bool
+must_replace(FunctionCallInfo fcinfo, int argument)
+{
+	char	   *choice = text_to_cstring(required_text(fcinfo, argument, "if_exists"));
+
+	if (strcmp(choice, "alter") == 0)
+		return true;
+	if (strcmp(choice, "error") != 0 && strcmp(choice, "keep") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value \"%s\" of if_exists", choice),
+				 errhint("Use 'error', 'keep' or 'alter'.")));
+	return false;
+}
+
+static void
+refuse_captured(Relation table, const Trigger *trigger)
+{
+	EvsCaptureDefinition definition;
+
+	evs_capture_parse(trigger->tgargs, trigger->tgnargs, &definition);
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("table \"%s\" is captured already", RelationGetRelationName(table)),
+			 errdetail("Trigger \"%s\" captures it into category \"%s\".",
+					   trigger->tgname, definition.category),
+			 errhint("Use if_exists => 'alter' to capture it otherwise, or 'keep' to leave it as it is.")));
+}
+
+/*
+ * evsource.capture_table(table_name text, category text, key_columns text[],
+ *		exclude_columns text[], backfill boolean, if_exists text) returns bigint:
+ * how many rows the backfill wrote.
+ *
+ * Errors: 42P01 and 42809 when it is no table, 42501 without the right to create
+ * triggers on it, 42710 when it is captured, 42704 without a primary key, 42703
+ * and 22023 for columns and categories that do not fit.
+ */
+Datum
+evsource_capture_table(PG_FUNCTION_ARGS)
+{
+	Relation	table = open_table(fcinfo, ShareRowExclusiveLock, check_may_capture);
+	EvsCaptureDefinition definition = {0};
+	Trigger    *captured;
+	bool		replace = must_replace(fcinfo, 5);
+	bool		backfill = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	int64		count = 0;
+
+	check_kind(table);
+	definition.category = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(table)) :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	evs_capture_check_category(definition.category);
+	definition.key = names_of(fcinfo, 2, "key_columns");
+	if (definition.key == NIL)
+		definition.key = primary_key(table);
+	definition.exclude = names_of(fcinfo, 3, "exclude_columns");
+	check_columns(table, list_concat_copy(definition.key, definition.exclude));
+	definition.registrant = GetUserNameFromId(GetUserId(), false);
+	/* refuses what a trigger would refuse when it fires */
+	(void) evs_capture_make_plan(table, &definition);
+
+	captured = capture_trigger(table);
+	if (captured != NULL)
+	{
+		if (strcmp(text_to_cstring(PG_GETARG_TEXT_PP(5)), "keep") == 0)
+		{
+			relation_close(table, NoLock);
+			PG_RETURN_INT64(0);
+		}
+		if (!replace)
+			refuse_captured(table, captured);
+		drop_triggers(table, captured);
+	}
+
+	create_triggers(table, &definition);
+	let_owner_add_partitions(table);
+	if (backfill)
+		count = evs_capture_backfill(table, &definition);
+	relation_close(table, NoLock);
+	PG_RETURN_INT64(count);
+}
+
+/*
+ * evsource.release_table(table_name text) returns void: no longer capture it.
+ *
+ * Errors: 42P01 when there is no such table, 42704 when it is not captured, 42501
+ * unless the caller owns the table or captured it.
+ */
+Datum
+evsource_release_table(PG_FUNCTION_ARGS)
+{
+	Relation	table = open_table(fcinfo, AccessShareLock, NULL);
+	Trigger    *captured = capture_trigger(table);
+
+	if (captured == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not captured", RelationGetRelationName(table)),
+				 errhint("The view evsource.captured_tables shows which tables are.")));
+	drop_triggers(table, captured);
+	relation_close(table, NoLock);
+	PG_RETURN_VOID();
+}
+
+/*
+ * evsource._trigger_arguments(trigger oid) returns text[]: in the form that
+ * evsource.capture gets them.  NULL when there is no such trigger.
+ */
+Datum
+evsource_trigger_arguments(PG_FUNCTION_ARGS)
+{
+	Relation	triggers_catalog = table_open(TriggerRelationId, AccessShareLock);
+	ArrayBuildState *result = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(PG_GETARG_OID(0)));
+	scan = systable_beginscan(triggers_catalog, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		int			count = ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs;
+		bool		isnull;
+		Datum		datum = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+										 RelationGetDescr(triggers_catalog), &isnull);
+		char	   *argument = isnull ? NULL : VARDATA_ANY(DatumGetByteaPP(datum));
+
+		/* they stand one behind the other, each with its end */
+		for (int i = 0; argument != NULL && i < count; i++, argument += strlen(argument) + 1)
+			result = accumArrayResult(result, CStringGetTextDatum(argument), false,
+									  TEXTOID, CurrentMemoryContext);
+	}
+	systable_endscan(scan);
+	table_close(triggers_catalog, AccessShareLock);
+	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
+}
