@@ -62,6 +62,24 @@ sub as_owner
 	return $session;
 }
 
+# Wait until so many events are built, and those on the disk: the commits of a
+# rebuild are asynchronous, and a crash may take some back. A commit that is not
+# flushes them all. poll_query_until would look too late: the rebuild goes on.
+sub wait_for_events
+{
+	my ($query, $count) = @_;
+	for (1 .. 2000)
+	{
+		if ($node->safe_psql('postgres', $query) > $count)
+		{
+			$node->safe_psql('postgres', q{select pg_logical_emit_message(true, 'flush', '')});
+			return;
+		}
+		sleep 0.01;
+	}
+	die "the rebuild did not get to $count events";
+}
+
 # Begin a rebuild, and wait until some batches are committed.
 sub begin_rebuild
 {
@@ -69,11 +87,7 @@ sub begin_rebuild
 	my $session = as_owner('rebuild');
 	my $before = $node->safe_psql('postgres', $built);
 	$session->send("call evsource.rebuild_projection('sums'$arguments);");
-	for (1 .. 2000)
-	{
-		last if $node->safe_psql('postgres', $built) > $before + 2000;
-		sleep 0.01;
-	}
+	wait_for_events($built, $before + 2000);
 	return $session;
 }
 
@@ -123,11 +137,7 @@ is($node->safe_psql('postgres', $wrong), 0, 'and the old version is as it was');
 # In place, too, a crash takes back read model and checkpoint together.
 $session = as_owner('in place');
 $session->send(q{call evsource.rebuild_projection('sums', online => false);});
-for (1 .. 2000)
-{
-	last if $node->safe_psql('postgres', q{select coalesce(max(events_done), 0) from evsource.progress}) > 2000;
-	sleep 0.01;
-}
+wait_for_events(q{select coalesce(max(events_done), 0) from evsource.progress}, 2000);
 $node->stop('immediate');
 $session->abandon;
 $node->start;
