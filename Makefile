@@ -78,6 +78,7 @@ OBJS = \
 	src/retry.o \
 	src/unit.o \
 	src/apply.o \
+	src/own_transaction.o \
 	src/async.o \
 	src/procedure.o \
 	src/activate.o \

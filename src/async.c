@@ -16,7 +16,6 @@
 #include "evsource.h"
 
 #include "access/xact.h"
-#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -26,6 +25,7 @@
 #include "apply.h"
 #include "async.h"
 #include "horizon.h"
+#include "own_transaction.h"
 #include "registry.h"
 #include "settings.h"
 #include "state_cache.h"
@@ -210,25 +210,6 @@ apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
 	return EVS_ASYNC_STOPPED;
 }
 
-static void
-begin(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	XactIsoLevel = XACT_READ_COMMITTED;
-	XactReadOnly = false;
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-commit(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
 /*
  * The transaction failed as a whole: say so where people look.  Counts unless it
  * was nobody's fault; false when that was the last attempt.
@@ -277,9 +258,9 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 
 	PG_TRY();
 	{
-		begin();
+		evs_own_transaction_begin();
 		goes_on = put_on_record(name, partition, error, &pacing->retry_at);
-		commit();
+		evs_own_transaction_commit();
 	}
 	PG_CATCH();
 	{
@@ -307,9 +288,9 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 	pacing->applied = 0;
 	PG_TRY();
 	{
-		begin();
+		evs_own_transaction_begin();
 		outcome = apply_next(name, partition, pacing);
-		commit();
+		evs_own_transaction_commit();
 		pacing->troubles = 0;
 	}
 	PG_CATCH();

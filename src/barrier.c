@@ -16,9 +16,8 @@
 #include "access/xact.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 
+#include "attempt.h"
 #include "barrier.h"
 #include "catalog.h"
 
@@ -44,6 +43,28 @@ evs_barrier_within(int timeout)
 							timeout);
 }
 
+/* What is to be locked, and how long that may take. */
+typedef struct Wanted
+{
+	List	   *relations;
+	LOCKMODE	mode;
+	int			timeout;
+} Wanted;
+
+static void
+lock_in_time(void *arg)
+{
+	Wanted	   *wanted = arg;
+	int			nest_level = NewGUCNestLevel();
+	char		value[16];
+
+	snprintf(value, sizeof(value), "%d", wanted->timeout);
+	(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	lock_all(wanted->relations, wanted->mode);
+	AtEOXact_GUC(true, nest_level);
+}
+
 /*
  * A timeout is an error, so the attempt is a subtransaction: its lock passes on
  * to the transaction when it succeeds.  Being the victim of a deadlock is worth
@@ -52,9 +73,8 @@ evs_barrier_within(int timeout)
 bool
 evs_locks_within(List *relations, LOCKMODE mode, int timeout)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	Wanted		wanted = {relations, mode, timeout};
+	ErrorData  *error;
 
 	if (timeout <= 0)
 	{
@@ -62,33 +82,7 @@ evs_locks_within(List *relations, LOCKMODE mode, int timeout)
 		return true;
 	}
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-
-	PG_TRY();
-	{
-		int			nest_level = NewGUCNestLevel();
-		char		value[16];
-
-		snprintf(value, sizeof(value), "%d", timeout);
-		(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		lock_all(relations, mode);
-		AtEOXact_GUC(true, nest_level);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
+	error = evs_attempt(lock_in_time, &wanted);
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&

@@ -22,26 +22,11 @@
 #include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
 #include "catalog.h"
+#include "relations.h"
 
 PG_FUNCTION_INFO_V1(evsource_guard_captures);
-
-/* The owner of the table on which the trigger has just been created. */
-static Oid
-table_owner(const RangeVar *name)
-{
-	Oid			relid = RangeVarGetRelid(name, NoLock, false);
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
 
 static void
 check_trigger(const CreateTrigStmt *statement)
@@ -60,7 +45,7 @@ check_trigger(const CreateTrigStmt *statement)
 	if (superuser())
 		return;
 	role = definition.registrant != NULL ? get_role_oid(definition.registrant, false) :
-		table_owner(statement->relation);
+		evs_relation_owner(RangeVarGetRelid(statement->relation, NoLock, false));
 	if (!has_privs_of_role(GetUserId(), role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -12,26 +12,16 @@
  */
 #include "query.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "catalog.h"
+#include "relations.h"
 
 Oid
 evs_query_owner(void)
 {
-	Oid			relid = evs_catalog()->projections;
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
+	return evs_relation_owner(evs_catalog()->projections);
 }
 
 /* Plan the statement if it has no plan yet.  SPI is connected. */
@@ -94,4 +84,22 @@ evs_query_run(EvsQuery *query, Datum *values, const char *nulls)
 	evs_query_begin(query, values, nulls, InvalidSnapshot, &result);
 	evs_query_end(&result);
 	return result.count;
+}
+
+List *
+evs_query_texts(EvsQuery *query, Datum *values, const char *nulls)
+{
+	EvsQueryResult result;
+	List	   *texts = NIL;
+
+	evs_query_begin(query, values, nulls, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		texts = lappend(texts, SPI_getvalue(result.rows[row], result.tupdesc, 1));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+	return texts;
 }

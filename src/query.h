@@ -17,6 +17,7 @@
 #include "evsource.h"
 
 #include "executor/spi.h"
+#include "nodes/pg_list.h"
 #include "utils/snapshot.h"
 
 #include "identity.h"
@@ -51,6 +52,9 @@ typedef struct EvsQueryResult
 extern void evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
 							Snapshot snapshot, EvsQueryResult *result);
 extern void evs_query_end(EvsQueryResult *result);
+
+/* The same for a statement that returns texts: a list of them, as C strings. */
+extern List *evs_query_texts(EvsQuery *query, Datum *values, const char *nulls);
 
 /* The same for a statement that returns no rows; returns how many it changed. */
 extern uint64 evs_query_run(EvsQuery *query, Datum *values, const char *nulls);

@@ -8,7 +8,6 @@
 
 #include "access/xact.h"
 #include "fmgr.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -17,6 +16,7 @@
 #include "dispatch.h"
 #include "failure.h"
 #include "horizon.h"
+#include "own_transaction.h"
 #include "procedure.h"
 #include "rebuild.h"
 #include "rebuilds.h"
@@ -227,25 +227,6 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 
 /* ---- a worker ---- */
 
-static void
-begin(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	XactIsoLevel = XACT_READ_COMMITTED;
-	XactReadOnly = false;
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-commit(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
 /* Nobody's fault: the next attempt may succeed. */
 static bool
 is_passing(int sqlerrcode)
@@ -293,9 +274,9 @@ fail(const char *name, MemoryContext context)
 	if (is_passing(error->sqlerrcode))
 		return EVS_WAIT;
 
-	begin();
+	evs_own_transaction_begin();
 	evs_rebuild_fail(name, error->message);
-	commit();
+	evs_own_transaction_commit();
 	return EVS_DONE;
 }
 
@@ -308,10 +289,10 @@ evs_rebuild_step(const char *name)
 
 	PG_TRY();
 	{
-		begin();
+		evs_own_transaction_begin();
 		MemoryContextSwitchTo(procedure->context);
 		outcome = evs_rebuild_advance(procedure);
-		commit();
+		evs_own_transaction_commit();
 	}
 	PG_CATCH();
 	{

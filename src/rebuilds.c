@@ -212,19 +212,7 @@ evs_rebuild_read(const char *name, EvsRebuild *rebuild)
 List *
 evs_rebuilds_requested(void)
 {
-	EvsQueryResult result;
-	List	   *names = NIL;
-
-	evs_query_begin(&select_requested, NULL, NULL, InvalidSnapshot, &result);
-	for (uint64 row = 0; row < result.count; row++)
-	{
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-
-		names = lappend(names, SPI_getvalue(result.rows[row], result.tupdesc, 1));
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
-	return names;
+	return evs_query_texts(&select_requested, NULL, NULL);
 }
 
 /* ---- writing ---- */

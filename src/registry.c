@@ -439,34 +439,13 @@ evs_registry_delete(const char *name)
 	change_row(&delete_checkpoint, &arguments);
 }
 
-/* The names that a query returns. */
-static List *
-select_list(EvsQuery *query, Arguments *arguments)
-{
-	EvsQueryResult result;
-	List	   *names = NIL;
-
-	evs_query_begin(query, arguments->values, arguments->nulls, InvalidSnapshot, &result);
-	for (uint64 row = 0; row < result.count; row++)
-	{
-		char	   *name = SPI_getvalue(result.rows[row], result.tupdesc, 1);
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-
-		names = lappend(names, pstrdup(name));
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
-
-	return names;
-}
-
 List *
 evs_registry_names(EvsMode mode)
 {
 	Arguments	arguments = {0};
 
 	add_text(&arguments, mode_names[mode]);
-	return select_list(&select_names, &arguments);
+	return evs_query_texts(&select_names, arguments.values, arguments.nulls);
 }
 
 List *
@@ -475,7 +454,7 @@ evs_registry_counted_before(int64 position)
 	Arguments	arguments = {0};
 
 	add_bigint(&arguments, position);
-	return select_list(&select_counted_before, &arguments);
+	return evs_query_texts(&select_counted_before, arguments.values, arguments.nulls);
 }
 
 /*

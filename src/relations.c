@@ -1,11 +1,15 @@
 /*
- * relations.c - hear of relations that change.
+ * relations.c - who owns a relation; hear of relations that change.
  *
  * PostgreSQL has room for ten callbacks a session, its own included; a walsender
  * that decodes for pgoutput has taken half of them when it loads us.  So all our
  * rooms share one.
  */
 #include "relations.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "utils/syscache.h"
 
 #define MAX_WATCHERS 24
 
@@ -27,4 +31,17 @@ evs_relations_watch(RelcacheCallbackFunction callback)
 	if (count == 0)
 		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	watchers[count++] = callback;
+}
+
+Oid
+evs_relation_owner(Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relation);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
 }

@@ -1,5 +1,5 @@
 /*
- * relations.h - hear of relations that change.
+ * relations.h - who owns a relation; hear of relations that change.
  */
 #ifndef EVS_RELATIONS_H
 #define EVS_RELATIONS_H
@@ -13,5 +13,8 @@
  * every relation that changes, and with InvalidOid when any may have.
  */
 extern void evs_relations_watch(RelcacheCallbackFunction callback);
+
+/* The owner of a relation that is there. */
+extern Oid	evs_relation_owner(Oid relation);
 
 #endif							/* EVS_RELATIONS_H */

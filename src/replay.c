@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "apply.h"
 #include "barrier.h"
 #include "dispatch.h"
 #include "event.h"
@@ -40,27 +41,6 @@
  * round to round unless appenders are faster than the handler.
  */
 #define MAX_ROUNDS			10
-
-/*
- * How many events one batch may have.  A statement or a fold writes each row
- * once a batch: the more events, the fewer writes.  A handler called per event
- * updates its rows over and over, which long transactions are bad at.
- */
-static int
-batch_limit(EvsKind kind)
-{
-	switch (kind)
-	{
-		case EVS_KIND_EVENT:
-			return 1000;
-		case EVS_KIND_BATCH:
-			return 10000;
-		case EVS_KIND_QUERY:
-		case EVS_KIND_FOLD:
-			break;
-	}
-	return 1000000;
-}
 
 /*
  * One batch of at most so many events.  History ends with a batch: a handler
@@ -125,7 +105,7 @@ evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 		 batches++)
 	{
 		applied += replay_batch(projection, checkpoint, upto,
-								batch_limit(projection->kind));
+								evs_apply_limit(projection));
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
 	}

@@ -43,6 +43,7 @@
 #include "barrier.h"
 #include "identity.h"
 #include "query.h"
+#include "relations.h"
 #include "shadow.h"
 #include "swap.h"
 
@@ -110,16 +111,7 @@ table_array(List *tables)
 static char *
 query_text(EvsQuery *query, Datum *values)
 {
-	EvsQueryResult result;
-	MemoryContext spi_context;
-	char	   *text;
-
-	evs_query_begin(query, values, NULL, InvalidSnapshot, &result);
-	spi_context = MemoryContextSwitchTo(result.context);
-	text = SPI_getvalue(result.rows[0], result.tupdesc, 1);
-	MemoryContextSwitchTo(spi_context);
-	evs_query_end(&result);
-	return text;
+	return linitial(evs_query_texts(query, values, NULL));
 }
 
 /* As long as possible the projection's name can be read in it. */
@@ -209,32 +201,8 @@ static List *
 get_statements(List *tables, const char *schema)
 {
 	Datum		values[] = {PointerGetDatum(table_array(tables)), CStringGetTextDatum(schema)};
-	EvsQueryResult result;
-	List	   *statements = NIL;
 
-	evs_query_begin(&list_statements, values, NULL, InvalidSnapshot, &result);
-	for (uint64 row = 0; row < result.count; row++)
-	{
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-
-		statements = lappend(statements, SPI_getvalue(result.rows[row], result.tupdesc, 1));
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
-	return statements;
-}
-
-static Oid
-table_owner(Oid table)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", table);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
+	return evs_query_texts(&list_statements, values, NULL);
 }
 
 /* The tables and sequences in a schema. */
@@ -290,7 +258,7 @@ evs_shadow_create(EvsProjection *projection)
 {
 	char	   *schema = schema_name(projection->name);
 	const char *quoted = quote_identifier(schema);
-	const char *owner = quote_identifier(GetUserNameFromId(table_owner(find_table(linitial(projection->tables))),
+	const char *owner = quote_identifier(GetUserNameFromId(evs_relation_owner(find_table(linitial(projection->tables))),
 														   false));
 	List	   *statements;
 	EvsIdentity identity;
@@ -307,7 +275,7 @@ evs_shadow_create(EvsProjection *projection)
 	execute_as_evsource(psprintf("grant usage, create on schema %s to %s", quoted, owner));
 	execute_as_evsource(psprintf("grant usage on schema %s to public", quoted));
 
-	evs_identity_enter(&identity, GetUserNameFromId(table_owner(find_table(linitial(projection->tables))), false),
+	evs_identity_enter(&identity, GetUserNameFromId(evs_relation_owner(find_table(linitial(projection->tables))), false),
 					   "pg_catalog, pg_temp");
 	foreach(cell, statements)
 		execute(lfirst(cell));

@@ -58,21 +58,9 @@ manageable_folds(void)
 		"select projection from evsource.projections where kind = 'fold' order by 1",
 		0, {0}, SPI_OK_SELECT
 	};
-	EvsQueryResult result;
-	List	   *names = NIL;
+	List	   *names = evs_query_texts(&query, NULL, NULL);
 	List	   *folds = NIL;
 	ListCell   *cell;
-
-	evs_query_begin(&query, NULL, NULL, InvalidSnapshot, &result);
-	for (uint64 row = 0; row < result.count; row++)
-	{
-		char	   *name = SPI_getvalue(result.rows[row], result.tupdesc, 1);
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-
-		names = lappend(names, pstrdup(name));
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
 
 	foreach(cell, names)
 	{

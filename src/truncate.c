@@ -123,21 +123,9 @@ projections_over(const Truncation *truncation)
 	static EvsQuery query = {
 		"select projection from evsource.projections order by 1", 0, {0}, SPI_OK_SELECT
 	};
-	EvsQueryResult result;
-	List	   *names = NIL;
+	List	   *names = evs_query_texts(&query, NULL, NULL);
 	List	   *over = NIL;
 	ListCell   *cell;
-
-	evs_query_begin(&query, NULL, NULL, InvalidSnapshot, &result);
-	for (uint64 row = 0; row < result.count; row++)
-	{
-		char	   *name = SPI_getvalue(result.rows[row], result.tupdesc, 1);
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-
-		names = lappend(names, pstrdup(name));
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
 
 	foreach(cell, names)
 	{
