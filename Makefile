@@ -60,10 +60,12 @@ OBJS = \
 	src/snapshot_check.o \
 	src/snapshot_reject.o \
 	src/snapshot_admin.o \
+	src/table_rows.o \
 	src/table_snapshots.o \
 	src/registry.o \
 	src/resolve.o \
 	src/check_query.o \
+	src/parameters.o \
 	src/definition.o \
 	src/barrier.o \
 	src/notify.o \

@@ -1,14 +1,8 @@
 /*
  * table_snapshots.c - the tables of a projection, saved as they are at a position.
  *
- * The rows are read and written as the projection's owner, and kept as the owner
- * of evsource: each as an array of its columns' texts, a thousand in a row of
- * evsource.table_snapshot_rows.  Text is what every type can be made of again,
- * on another machine and another major version, too.
- *
- * While rows come back the tables' own triggers are disabled: what they did when
- * the rows were first written is saved as well, or not the projection's.  Foreign
- * keys are checked: tables that others refer to come first.
+ * Which snapshots there are, and which of them can be used; their rows are
+ * table_rows.c's.
  *
  * Locks: the projection's name, then the barrier if it is inline, then the
  * tables.  While the tables of an inline projection are saved appends wait.
@@ -17,13 +11,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "lib/stringinfo.h"
-#include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/snapmgr.h"
 
 #include "alter.h"
 #include "folder.h"
@@ -31,66 +19,7 @@
 #include "query.h"
 #include "replay.h"
 #include "snapshots.h"
-
-/* rows that are kept, and written, together */
-#define ROWS_PER_PART	1000
-
-/* the number under which the tables' sequences are kept, in place of a table's */
-#define SEQUENCES		0
-
-/* A table, as statements on its rows name it. */
-typedef struct Table
-{
-	char	   *name;			/* qualified */
-	char	   *shape;			/* columns and types */
-	char	   *columns;		/* a, b */
-	char	   *texts;			/* a::text, b::text */
-	char	   *values;			/* v[1]::integer, v[2]::text */
-} Table;
-
-static EvsQuery describe = {
-	"select coalesce(string_agg(format('%I %s', a.attname, a.type), ', ' order by a.n), ''),"
-	" string_agg(quote_ident(a.attname), ', ' order by a.n),"
-	" string_agg(format('t.%I::text', a.attname), ', ' order by a.n),"
-	" string_agg(format('v[%s]::%s', a.n, a.type), ', ' order by a.n)"
-	" from (select attname, format_type(atttypid, atttypmod) as type,"
-	"   row_number() over (order by attnum) as n"
-	"  from pg_attribute where attrelid = $1::text::regclass and attnum > 0"
-	"   and not attisdropped and attgenerated = '') a",
-	1, {TEXTOID}, SPI_OK_SELECT
-};
-
-/*
- * The numbers of the tables, those that others refer to first; and how many
- * foreign keys lead away from each, one after the other.  Whoever gets as far as
- * there are tables goes in circles.
- */
-static EvsQuery order_tables = {
-	"with recursive tabs as ("
-	"  select t.name::regclass as id, t.n::integer from unnest($1) with ordinality t (name, n)"
-	" ), keys as ("
-	"  select distinct c.conrelid as child, c.confrelid as parent from pg_constraint c"
-	"  where c.contype = 'f' and c.conrelid in (select id from tabs)"
-	"   and c.confrelid in (select id from tabs)"
-	" ), ways (child, parent, steps) as ("
-	"  select child, parent, 1 from keys"
-	"  union"
-	"  select w.child, k.parent, w.steps + 1 from ways w join keys k on k.child = w.parent"
-	"  where w.steps < (select count(*) from tabs))"
-	" select t.n, coalesce(max(w.steps), 0) from tabs t left join ways w on w.child = t.id"
-	" group by t.n order by 2, 1",
-	1, {TEXTARRAYOID}, SPI_OK_SELECT
-};
-
-/* the triggers of a table that fire: how to stop them, and to go on as before */
-static EvsQuery list_triggers = {
-	"select format('alter table %s disable trigger %I', $1, t.tgname),"
-	" format('alter table %s enable %s trigger %I', $1,"
-	"  case t.tgenabled when 'R' then 'replica' when 'A' then 'always' else '' end, t.tgname)"
-	" from pg_trigger t where t.tgrelid = $1::regclass and not t.tgisinternal"
-	"  and t.tgenabled <> 'D' order by t.tgname",
-	1, {TEXTOID}, SPI_OK_SELECT
-};
+#include "table_rows.h"
 
 static EvsQuery parked = {
 	"select from evsource.parked_keys where projection = $1 limit 1",
@@ -104,22 +33,10 @@ static EvsQuery insert_snapshot = {
 	7, {TEXTOID, INT8OID, INT8OID, INT4OID, INT8OID, TEXTOID, INT8OID}, SPI_OK_INSERT
 };
 
-static EvsQuery insert_rows = {
-	"insert into evsource.table_snapshot_rows (projection, position, tab, part, rows)"
-	" values ($1, $2, $3, $4, $5)",
-	5, {TEXTOID, INT8OID, INT4OID, INT4OID, TEXTARRAYOID}, SPI_OK_INSERT
-};
-
 static EvsQuery select_snapshots = {
 	"select position, event_count, state_version, definition, shape, rows"
 	" from evsource.table_snapshots where projection = $1 order by position desc",
 	1, {TEXTOID}, SPI_OK_SELECT
-};
-
-static EvsQuery select_rows = {
-	"select rows from evsource.table_snapshot_rows"
-	" where projection = $1 and position = $2 and tab = $3 and part = $4",
-	4, {TEXTOID, INT8OID, INT4OID, INT4OID}, SPI_OK_SELECT
 };
 
 /* all but the newest $2 */
@@ -142,119 +59,6 @@ static EvsQuery delete_snapshots = {
 	"delete from evsource.table_snapshots where projection = $1",
 	1, {TEXTOID}, SPI_OK_DELETE
 };
-
-/* ---- the tables ---- */
-
-static Datum
-table_names(const EvsProjection *projection)
-{
-	int			count = list_length(projection->tables);
-	Datum	   *names = palloc(sizeof(Datum) * count);
-	int			i = 0;
-	ListCell   *cell;
-
-	foreach(cell, projection->tables)
-		names[i++] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
-static char *
-copy_column(const EvsQueryResult *result, int column)
-{
-	char	   *value = SPI_getvalue(result->rows[0], result->tupdesc, column);
-
-	return value ? MemoryContextStrdup(result->context, value) : NULL;
-}
-
-/* The projection's tables as they are now, each as a Table. */
-static List *
-describe_tables(const EvsProjection *projection)
-{
-	List	   *tables = NIL;
-	ListCell   *cell;
-
-	foreach(cell, projection->tables)
-	{
-		Table	   *table = palloc(sizeof(Table));
-		Datum		values[] = {CStringGetTextDatum(lfirst(cell))};
-		EvsQueryResult result;
-
-		evs_query_begin(&describe, values, NULL, InvalidSnapshot, &result);
-		table->name = lfirst(cell);
-		table->shape = copy_column(&result, 1);
-		table->columns = copy_column(&result, 2);
-		table->texts = copy_column(&result, 3);
-		table->values = copy_column(&result, 4);
-		evs_query_end(&result);
-		tables = lappend(tables, table);
-	}
-	return tables;
-}
-
-static char *
-shape_of(List *tables)
-{
-	StringInfoData shape;
-	ListCell   *cell;
-
-	initStringInfo(&shape);
-	foreach(cell, tables)
-	{
-		Table	   *table = lfirst(cell);
-
-		appendStringInfo(&shape, "%s%s (%s)", shape.len > 0 ? ", " : "", table->name,
-						 table->shape);
-	}
-	return shape.data;
-}
-
-/* The numbers of the tables, in the order in which they are to be filled. */
-static List *
-load_order(const EvsProjection *projection)
-{
-	Datum		values[] = {table_names(projection)};
-	EvsQueryResult result;
-	List	   *order = NIL;
-	bool		circle = false;
-
-	evs_query_begin(&order_tables, values, NULL, InvalidSnapshot, &result);
-	for (uint64 i = 0; i < result.count; i++)
-	{
-		bool		isnull;
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-
-		order = lappend_int(order, DatumGetInt32(SPI_getbinval(result.rows[i], result.tupdesc, 1, &isnull)));
-		MemoryContextSwitchTo(spi_context);
-		if (DatumGetInt32(SPI_getbinval(result.rows[i], result.tupdesc, 2, &isnull)) >= result.count)
-			circle = true;
-	}
-	evs_query_end(&result);
-	if (circle)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("Foreign keys of theirs refer to each other in a circle, so that there is no order to fill them in.")));
-	return order;
-}
-
-/* Texts of values are read back whatever the session's settings are. */
-static void
-set_locally(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
-static int
-begin_texts(void)
-{
-	int			nest_level = NewGUCNestLevel();
-
-	set_locally("datestyle", "ISO, YMD");
-	set_locally("intervalstyle", "postgres");
-	set_locally("extra_float_digits", "3");
-	set_locally("bytea_output", "hex");
-	return nest_level;
-}
 
 /* ---- saving ---- */
 
@@ -288,103 +92,7 @@ check_savable(const EvsProjection *projection)
 				 errdetail("It has parked events that are not in them."),
 				 errhint("See evsource.dead_letters.")));
 
-	(void) load_order(projection);
-}
-
-/* What a statement says of the rows of a table; returns how many there are. */
-static int64
-save_rows(const EvsProjection *projection, int64 position, int number, const char *select)
-{
-	Portal		portal;
-	int64		rows = 0;
-	Datum		values[5];
-
-	values[0] = CStringGetTextDatum(projection->name);
-	values[1] = Int64GetDatum(position);
-	values[2] = Int32GetDatum(number);
-
-	SPI_connect();
-	portal = SPI_cursor_open_with_args(NULL, select, 0, NULL, NULL, NULL, true, 0);
-	for (int part = 1;; part++)
-	{
-		uint64		count;
-		SPITupleTable *tuples;
-		Datum	   *texts;
-		bool		isnull;
-
-		SPI_cursor_fetch(portal, true, ROWS_PER_PART);
-		count = SPI_processed;
-		tuples = SPI_tuptable;
-		if (count == 0)
-			break;
-		texts = palloc(sizeof(Datum) * count);
-		for (uint64 i = 0; i < count; i++)
-			texts[i] = SPI_getbinval(tuples->vals[i], tuples->tupdesc, 1, &isnull);
-		values[3] = Int32GetDatum(part);
-		values[4] = PointerGetDatum(construct_array(texts, count, TEXTOID, -1, false, TYPALIGN_INT));
-		(void) evs_query_run(&insert_rows, values, NULL);
-		pfree(DatumGetPointer(values[4]));
-		pfree(texts);
-		SPI_freetuptable(tuples);
-		rows += count;
-	}
-	SPI_cursor_close(portal);
-	SPI_finish();
-	return rows;
-}
-
-/*
- * The sequences of the tables' columns that have given out a value, each with
- * the last one.
- */
-static char *
-sequences_query(const EvsProjection *projection)
-{
-	StringInfoData query;
-	ListCell   *cell;
-
-	initStringInfo(&query);
-	appendStringInfoString(&query,
-						   "with s as materialized (select s.seqrelid as oid"
-						   " from pg_catalog.pg_sequence s join pg_catalog.pg_depend d on d.objid = s.seqrelid"
-						   "  and d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.deptype in ('a', 'i')"
-						   " where d.refobjid in (");
-	foreach(cell, projection->tables)
-		appendStringInfo(&query, "%s%s::pg_catalog.regclass",
-						 cell == list_head(projection->tables) ? "" : ", ",
-						 quote_literal_cstr(lfirst(cell)));
-	appendStringInfoString(&query,
-						   ")) select (array[s.oid::pg_catalog.regclass::pg_catalog.text,"
-						   "  pg_catalog.pg_sequence_last_value(s.oid)::pg_catalog.text])::pg_catalog.text"
-						   " from s where pg_catalog.pg_sequence_last_value(s.oid) is not null");
-	return query.data;
-}
-
-static int64
-save_tables(const EvsProjection *projection, int64 position, List *tables)
-{
-	EvsIdentity identity;
-	int64		rows = 0;
-	int			number = 0;
-	int			nest_level;
-	ListCell   *cell;
-
-	evs_identity_enter(&identity, projection->owner, projection->search_path);
-	nest_level = begin_texts();
-	PushActiveSnapshot(GetLatestSnapshot());
-	foreach(cell, tables)
-	{
-		Table	   *table = lfirst(cell);
-
-		rows += save_rows(projection, position, ++number,
-						  psprintf("select (array[%s]::pg_catalog.text[])::pg_catalog.text from %s t",
-								   table->texts ? table->texts : "", table->name));
-	}
-	(void) save_rows(projection, position, SEQUENCES, sequences_query(projection));
-	PopActiveSnapshot();
-	AtEOXact_GUC(true, nest_level);
-	evs_identity_leave(&identity);
-	return rows;
+	(void) evs_table_rows_order(projection);
 }
 
 bool
@@ -406,7 +114,7 @@ evs_table_snapshot_save(EvsProjection *projection)
 		newest.state_version == projection->state_version)
 		return false;
 
-	tables = describe_tables(projection);
+	tables = evs_table_rows_describe(projection);
 	values[0] = CStringGetTextDatum(projection->name);
 	older[0] = values[0];
 	older[1] = Int32GetDatum(projection->policy.keep_snapshots - 1);
@@ -418,8 +126,8 @@ evs_table_snapshot_save(EvsProjection *projection)
 	values[2] = Int64GetDatum(checkpoint.event_count);
 	values[3] = Int32GetDatum(projection->state_version);
 	values[4] = Int64GetDatum(evs_snapshot_definition(projection));
-	values[5] = CStringGetTextDatum(shape_of(tables));
-	values[6] = Int64GetDatum(save_tables(projection, checkpoint.position, tables));
+	values[5] = CStringGetTextDatum(evs_table_rows_shape(tables));
+	values[6] = Int64GetDatum(evs_table_rows_save(projection, checkpoint.position, tables));
 	(void) evs_query_run(&insert_snapshot, values, NULL);
 	return true;
 }
@@ -485,7 +193,7 @@ evs_table_snapshot_find(EvsProjection *projection, EvsTableSnapshot *found)
 	if (all == NIL)
 		return false;
 
-	shape = shape_of(describe_tables(projection));
+	shape = evs_table_rows_shape(evs_table_rows_describe(projection));
 	evs_identity_enter(&identity, projection->owner, projection->search_path);
 	foreach(cell, all)
 	{
@@ -498,127 +206,14 @@ evs_table_snapshot_find(EvsProjection *projection, EvsTableSnapshot *found)
 	return usable;
 }
 
-/* One part of a table's rows; false if there is no such part. */
-static bool
-load_part(const EvsProjection *projection, int64 position, int number, int part,
-		  const char *insert)
-{
-	Datum		values[] = {
-		CStringGetTextDatum(projection->name), Int64GetDatum(position),
-		Int32GetDatum(number), Int32GetDatum(part)
-	};
-	Oid			types[] = {TEXTARRAYOID};
-	EvsQueryResult result;
-	Datum		rows[1];
-	bool		isnull;
-	int			code;
-
-	evs_query_begin(&select_rows, values, NULL, InvalidSnapshot, &result);
-	if (result.count == 0)
-	{
-		evs_query_end(&result);
-		return false;
-	}
-	{
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-
-		rows[0] = PointerGetDatum(DatumGetArrayTypePCopy(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull)));
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
-
-	SPI_connect();
-	code = SPI_execute_with_args(insert, 1, types, rows, NULL, false, 0);
-	if (code < 0)
-		elog(ERROR, "%s: %s", SPI_result_code_string(code), insert);
-	SPI_finish();
-	pfree(DatumGetPointer(rows[0]));
-	return true;
-}
-
-static void
-execute(List *statements)
-{
-	ListCell   *cell;
-
-	SPI_connect();
-	foreach(cell, statements)
-	{
-		int			code = SPI_execute(lfirst(cell), false, 0);
-
-		if (code < 0)
-			elog(ERROR, "%s: %s", SPI_result_code_string(code), (char *) lfirst(cell));
-	}
-	SPI_finish();
-}
-
-/* Fill a table that is empty. */
-static void
-load_table(const EvsProjection *projection, int64 position, int number, const Table *table)
-{
-	Datum		values[] = {CStringGetTextDatum(table->name)};
-	EvsQueryResult result;
-	List	   *disable = NIL;
-	List	   *enable = NIL;
-	StringInfoData insert;
-
-	if (table->columns == NULL)
-		return;
-	evs_query_begin(&list_triggers, values, NULL, InvalidSnapshot, &result);
-	for (uint64 i = 0; i < result.count; i++)
-	{
-		char	   *statements[2];
-		MemoryContext spi_context;
-
-		for (int column = 0; column < 2; column++)
-			statements[column] = SPI_getvalue(result.rows[i], result.tupdesc, column + 1);
-		spi_context = MemoryContextSwitchTo(result.context);
-		disable = lappend(disable, pstrdup(statements[0]));
-		enable = lappend(enable, pstrdup(statements[1]));
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
-
-	initStringInfo(&insert);
-	appendStringInfo(&insert,
-					 "insert into %s (%s) overriding system value"
-					 " select %s from pg_catalog.unnest($1) r (r), lateral (select r.r::pg_catalog.text[]) x (v)",
-					 table->name, table->columns, table->values);
-	execute(disable);
-	for (int part = 1; load_part(projection, position, number, part, insert.data); part++)
-		CHECK_FOR_INTERRUPTS();
-
-	/* deferred checks of the rows must be over before the table is altered */
-	if (enable != NIL)
-		enable = lcons("set constraints all immediate", enable);
-	execute(enable);
-}
-
 void
 evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved)
 {
-	List	   *tables = describe_tables(projection);
-	EvsIdentity identity;
-	int			nest_level;
-	ListCell   *cell;
-
 	ereport(DEBUG1,
 			(errmsg("restoring the tables of projection \"%s\" as of position " INT64_FORMAT,
 					projection->name, saved->checkpoint.position)));
 	evs_reset_tables(projection);
-	evs_identity_enter(&identity, projection->owner, projection->search_path);
-	nest_level = begin_texts();
-	foreach(cell, load_order(projection))
-	{
-		int			number = lfirst_int(cell);
-
-		load_table(projection, saved->checkpoint.position, number, list_nth(tables, number - 1));
-	}
-	(void) load_part(projection, saved->checkpoint.position, SEQUENCES, 1,
-					 "select pg_catalog.setval((v)[1]::pg_catalog.regclass, (v)[2]::pg_catalog.int8)"
-					 " from (select r.r::pg_catalog.text[] as v from pg_catalog.unnest($1) r (r)) x");
-	AtEOXact_GUC(true, nest_level);
-	evs_identity_leave(&identity);
+	evs_table_rows_load(projection, saved->checkpoint.position);
 	CommandCounterIncrement();
 }
 
