@@ -39,6 +39,16 @@ find_relation(Oid schema, const char *name)
 	return relid;
 }
 
+void
+evs_catalog_no_column(const char *table, const char *column)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("column \"%s\" of relation \"evsource.%s\" does not exist", column, table),
+			 errdetail("The library evsource is newer than its objects in this database."),
+			 errhint("Update them with ALTER EXTENSION evsource UPDATE.")));
+}
+
 /* A trigger function takes no arguments, so name and schema identify it. */
 static Oid
 find_trigger_function(Oid schema, const char *name)

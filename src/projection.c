@@ -83,7 +83,7 @@ row_value(const ProjectionRow *row, const char *column, bool *isnull)
 	int			attnum = SPI_fnumber(row->tupdesc, column);
 
 	if (attnum <= 0)
-		elog(ERROR, "evsource.projections has no column \"%s\"", column);
+		evs_catalog_no_column("projections", column);
 	*isnull = row->nulls[attnum - 1];
 	return row->values[attnum - 1];
 }

@@ -50,7 +50,7 @@ column(HeapTuple tuple, TupleDesc tupdesc, const char *name, bool *isnull)
 	int			number = SPI_fnumber(tupdesc, name);
 
 	if (number <= 0)
-		elog(ERROR, "evsource.event_types has no column \"%s\"", name);
+		evs_catalog_no_column("event_types", name);
 	return heap_getattr(tuple, number, tupdesc, isnull);
 }
 
