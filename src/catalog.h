@@ -48,7 +48,7 @@ extern const EvsCatalog *evs_catalog(void);
 extern bool evs_catalog_exists(void);
 
 /* A table of ours is older than the library: 42703. */
-extern void evs_catalog_no_column(const char *table, const char *column) pg_attribute_noreturn();
+extern void evs_catalog_no_column(const char *table, const char *column);
 
 /* tuple descriptor of evsource.event: copied, without reference counts */
 extern TupleDesc evs_event_tupdesc(void);
