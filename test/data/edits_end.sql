@@ -9,9 +9,12 @@ select expect('a fresh session loads each in less than 10 ms', count(*), 0::bigi
 from (select from looks where :whole and version % 10000 = 0 group by version having min(fresh) >= 10) slow;
 select expect('what was loaded a moment ago loads in less than 1 ms', count(*), 0::bigint)
 from (select from looks where :whole group by version having min(again) >= 1) slow;
--- (What is live is counted as it is loaded; it is saved in a third of that.)
+-- (What is live is counted as it is loaded; it is saved in a third of that. The
+-- first 20,000 events make less than the pages and maps of the tables themselves,
+-- and depend on when a vacuum comes: there the bound is what 200 snapshots would
+-- take if their space were not used again.)
 select expect('the snapshots take no more than 20 times their states', count(*), 0::bigint)
-from looks where stored > 20 * live;
+from looks where stored > greatest(20 * live, case when :whole then 0 else 512 * 1024 end);
 \set part true
 \o
 select version, round(min(fresh)::numeric, 2) as fresh, round(min(again)::numeric, 2) as again, version - min(snapshot) as tail,
