@@ -195,6 +195,14 @@ look(void)
  * Workers.
  */
 
+/* Not at once, and less and less often. */
+static void
+try_later(Worker *worker, TimestampTz now)
+{
+	worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), LAST_DELAY);
+	worker->start_at = TimestampTzPlusMilliseconds(now, worker->delay);
+}
+
 static void
 start_worker(int number)
 {
@@ -210,9 +218,9 @@ start_worker(int number)
 	if (RegisterDynamicBackgroundWorker(&description, &worker->handle))
 		return;
 
+	/* often there is room soon: when a server starts, many look what there is to do */
 	worker->handle = NULL;
-	worker->delay = LAST_DELAY;
-	worker->start_at = TimestampTzPlusMilliseconds(worker->started_at, LAST_DELAY);
+	try_later(worker, worker->started_at);
 	ereport(LOG,
 			(errmsg("evsource could not start worker %d of %d for database \"%s\"",
 					number + 1, team->size, database_name),
@@ -229,11 +237,9 @@ bury_worker(int number)
 	pfree(worker->handle);
 	worker->handle = NULL;
 	if (TimestampDifferenceExceeds(worker->started_at, now, LONG_LIFE))
-		worker->delay = FIRST_DELAY;
-	else
-		worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), LAST_DELAY);
+		worker->delay = 0;
 	if (!team->members[number].dismissed)
-		worker->start_at = TimestampTzPlusMilliseconds(now, worker->delay);
+		try_later(worker, now);
 }
 
 /* Start those that are missing, end those that are too many; ms to sleep. */
@@ -267,7 +273,7 @@ look_after_workers(void)
 		{
 			if (worker->start_at <= now)
 				start_worker(i);
-			else
+			if (worker->handle == NULL)
 				timeout = Min(timeout, Max(TimestampDifferenceMilliseconds(now, worker->start_at), 10));
 		}
 	}

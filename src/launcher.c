@@ -159,6 +159,14 @@ take_team(Charge *charge)
 	crew->teams[charge->post.team].database = InvalidOid;
 }
 
+/* Not at once, and less and less often. */
+static void
+try_later(Charge *charge, TimestampTz now)
+{
+	charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), LAST_DELAY);
+	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
+}
+
 static void
 start(Charge *charge)
 {
@@ -167,9 +175,11 @@ start(Charge *charge)
 	bool		started;
 
 	charge->started_at = GetCurrentTimestamp();
-	charge->start_at = TimestampTzPlusMilliseconds(charge->started_at, LAST_DELAY);
 	if (charge->post.team < 0 && !give_team(charge))
+	{
+		try_later(charge, charge->started_at);
 		return;
+	}
 
 	charge->again = false;
 	crew->teams[charge->post.team].verdict = EVS_VERDICT_NONE;
@@ -182,7 +192,9 @@ start(Charge *charge)
 	if (started)
 		return;
 
+	/* often there is room soon: when a server starts, many look what there is to do */
 	charge->handle = NULL;
+	try_later(charge, charge->started_at);
 	ereport(LOG,
 			(errmsg("evsource could not start a coordinator for database %u",
 					charge->post.database),
@@ -202,14 +214,12 @@ bury(Charge *charge)
 		(verdict == EVS_VERDICT_NOT_NEEDED && !charge->again))
 		return true;
 
-	if (verdict == EVS_VERDICT_NOT_NEEDED)
+	if (verdict != EVS_VERDICT_NONE ||
+		TimestampDifferenceExceeds(charge->started_at, now, LONG_LIFE))
 		charge->delay = 0;
-	else if (verdict == EVS_VERDICT_AWAY ||
-			 TimestampDifferenceExceeds(charge->started_at, now, LONG_LIFE))
-		charge->delay = FIRST_DELAY;
-	else
-		charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), LAST_DELAY);
-	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
+	try_later(charge, now);
+	if (verdict == EVS_VERDICT_NOT_NEEDED)
+		charge->start_at = now;
 	return false;
 }
 

@@ -1,0 +1,47 @@
+# The daemon when max_worker_processes has no room for all of it: what found none
+# comes as soon as there is some, not after a long wait.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+# the launcher, a coordinator in each of two databases, and one worker
+my $node = PostgreSQL::Test::Cluster->new('room');
+$node->init;
+$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = 'evsource'
+max_worker_processes = 4
+max_logical_replication_workers = 0
+});
+$node->start;
+$node->safe_psql('postgres', 'create database other');
+
+my $setup = q{
+create extension evsource;
+create table counts (n bigint);
+select evsource.create_projection('counts', mode => 'async', query => 'insert into public.counts select count(*) from new_events');
+};
+my $worker = q{select count(*) = 1 from evsource.daemon_status where role = 'worker'};
+$node->safe_psql('postgres', $setup);
+ok($node->poll_query_until('postgres', $worker), 'one database has its worker');
+
+my $log = -s $node->logfile;
+$node->safe_psql('other', $setup);
+$node->wait_for_log(qr/could not start worker 1 of 1 for database "other"/, $log);
+is($node->safe_psql('other', $worker), 'f', 'for another one there is no room');
+
+$node->safe_psql('postgres', 'select evsource.stop_daemon()');
+my $start = time;
+ok($node->poll_query_until('other', $worker), 'when the first one leaves the other gets its own');
+cmp_ok(time - $start, '<', 20, 'soon');
+
+$node->stop;
+
+done_testing();
