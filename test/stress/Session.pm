@@ -12,6 +12,9 @@ use IPC::Open3;
 
 my $end = 'evsource stress: done';
 
+# writing to one whose server is gone is not the end of us
+$SIG{PIPE} = 'IGNORE';
+
 # Session->new(database => NAME [, name => for messages])
 sub new {
 	my ($class, %self) = @_;
@@ -20,6 +23,18 @@ sub new {
 		'psql', '-X', '-q', '-A', '-t', '-F', ' ', '-v', 'VERBOSITY=sqlstate', '-d', $self->{database});
 	$self->{in}->autoflush(1);
 	return $self;
+}
+
+# The same once the server lets us in again.
+sub reconnect {
+	my ($class, %self) = @_;
+	for my $try (1 .. 600) {
+		my $self = $class->new(%self);
+		return $self if eval { $self->run('select 1') };
+		$self->abandon;
+		select undef, undef, undef, 0.1;
+	}
+	die "the server did not come back within a minute\n";
 }
 
 sub out { return $_[0]{out} }
@@ -64,7 +79,7 @@ sub must {
 	return wantarray ? @lines : $lines[0];
 }
 
-# Forget about it: its server is gone.
+# Forget about it: its server is gone, or shall see it vanish.
 sub abandon {
 	my ($self) = @_;
 	kill KILL => $self->{pid};
