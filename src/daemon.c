@@ -11,6 +11,7 @@
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 
 #include "daemon.h"
 #include "shmem.h"
@@ -111,6 +112,8 @@ evs_daemon_sleep(bool events, bool (*nothing_to_do) (void *argument), void *argu
 		evs_wakeup_register_events();
 	else
 		evs_wakeup_register_projection("");	/* no projection has this name */
+	/* what was committed before that did not wake us: hear of it now */
+	AcceptInvalidationMessages();
 	sleep = nothing_to_do(argument);
 	if (!evs_wakeup_needs_transaction())
 		CommitTransactionCommand();

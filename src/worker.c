@@ -83,6 +83,8 @@ is_claimed_by(const EvsMember *member, const EvsJob *job)
 /*
  * Claim a job unless somebody else has it.  Not one that is at home with
  * another worker, unless that one is busy; then say that it may be so later.
+ * Also if it is at home with us: who has it may not know that, and wake somebody
+ * else when he is done, if the list has changed since he took it.
  */
 static bool
 claim(int number, TimestampTz now, bool *later)
@@ -105,6 +107,8 @@ claim(int number, TimestampTz now, bool *later)
 		if (!free && home->job != EVS_JOB_NONE)
 			*later = true;
 	}
+	else if (!free && home == me)
+		*later = true;
 	if (free && !is_claimed_by(me, job))
 	{
 		me->job = job->kind;
