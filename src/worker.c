@@ -50,6 +50,14 @@
 /* what rounds through many jobs may last before a rest as long as they were (ms) */
 #define LONGEST_REST		100
 
+/*
+ * Under load: ms between rounds, and how many may come at once before that
+ * counts.  Each costs some fifty events' worth of CPU, and a wake-up that an
+ * appender pays for.
+ */
+#define ROUND_INTERVAL		2
+#define ROUND_BURST			20
+
 static EvsPost post;
 static EvsCrew *crew;
 static EvsTeam *team;
@@ -218,15 +226,21 @@ is_due(const EvsJob *job, TimestampTz now)
 	return !job->idle && job->retry_at <= now;
 }
 
-/*
- * Take each job once: first those at home, then others'.  Returns whether any of
- * them was due; if not, how long to sleep.
- */
-static bool
-go_round(long *timeout)
+/* What came of a round. */
+typedef struct Round
+{
+	bool		was_due;		/* there was something to do */
+	bool		crowded;		/* more than one event came since the last */
+	bool		behind;			/* and there is still more */
+	long		timeout;		/* nothing to do: how long to sleep (ms) */
+} Round;
+
+/* Take each job once: first those at home, then others'. */
+static Round
+go_round(void)
 {
 	static int	turn = 0;
-	bool		was_due = false;
+	Round		round = {0};
 	bool		later = false;
 
 	for (int at_home = 1; at_home >= 0; at_home--)
@@ -241,23 +255,26 @@ go_round(long *timeout)
 				continue;
 			if (!claim(number, now, &later))
 				continue;
-			was_due = true;
+			round.was_due = true;
 			work_on(job);
+			round.crowded |= job->pacing.applied > 1;
+			round.behind |= !job->idle;
 			release_claim(number);
 		}
 	}
 	turn = jobs.count > 0 ? (turn + 1) % jobs.count : 0;
 
-	*timeout = later ? BUSY : HEARTBEAT;
+	round.timeout = later ? BUSY : HEARTBEAT;
 	for (int i = 0; i < jobs.count; i++)
 	{
 		EvsJob	   *job = &jobs.jobs[i];
 
 		if (!job->idle && job->retry_at != 0 && job->retry_at != DT_NOEND)
-			*timeout = Min(*timeout, Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-																		 job->retry_at), 1));
+			round.timeout = Min(round.timeout,
+								Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+																	job->retry_at), 1));
 	}
-	return was_due;
+	return round;
 }
 
 /*
@@ -306,7 +323,15 @@ nothing_to_do(void *argument)
 	return !is_interrupted() && evs_catalog_exists() && !wake_jobs();
 }
 
-/* With many jobs at home each append would be a round: let some more come. */
+/* Let some more events come; nobody needs to wake us for that. */
+static void
+rest(long milliseconds)
+{
+	(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds,
+					 PG_WAIT_EXTENSION);
+}
+
+/* With many jobs at home each append would be a round. */
 static void
 rest_after(TimestampTz started)
 {
@@ -315,8 +340,25 @@ rest_after(TimestampTz started)
 	if (jobs.count <= MANY_JOBS * Max(team->size, 1))
 		return;
 	took = Min(TimestampDifferenceMilliseconds(started, GetCurrentTimestamp()), LONGEST_REST);
-	(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Max(took, 1),
-					 PG_WAIT_EXTENSION);
+	rest(Max(took, 1));
+}
+
+/*
+ * When events keep coming faster than we go round, do not take them one by one:
+ * appenders need the processor, and many cost little more than one.  "next" is
+ * when the next round is due if one came every ROUND_INTERVAL; a few may be
+ * early, so that what comes now and then is applied at once.
+ */
+static void
+rest_under_load(void)
+{
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz earliest = TimestampTzPlusMilliseconds(now, -ROUND_BURST * ROUND_INTERVAL);
+
+	next = TimestampTzPlusMilliseconds(Max(next, earliest), ROUND_INTERVAL);
+	if (next > now)
+		rest(Max(TimestampDifferenceMilliseconds(now, next), 1));
 }
 
 void
@@ -339,19 +381,24 @@ evs_worker_main(Datum argument)
 	for (;;)
 	{
 		TimestampTz started = GetCurrentTimestamp();
-		long		timeout;
+		Round		round;
 
 		evs_daemon_reload();
 		me->heartbeat = started;
 		if (me->dismissed || team->coordinator == 0 || !look())
 			proc_exit(0);
-		if (go_round(&timeout))
+		round = go_round();
+		if (round.was_due)
+		{
+			if (round.crowded && !round.behind)
+				rest_under_load();
 			continue;
+		}
 		rest_after(started);
 		MemoryContextReset(step_context);
 		pgstat_report_stat(false);
 		me->asleep = true;
-		evs_daemon_sleep(true, nothing_to_do, NULL, timeout);
+		evs_daemon_sleep(true, nothing_to_do, NULL, round.timeout);
 		me->asleep = false;
 	}
 }
