@@ -34,14 +34,15 @@ my @settings = (
 	'max_wal_size=32GB', 'checkpoint_timeout=1h', 'max_connections=150',
 	'max_parallel_workers_per_gather=0', 'track_activities=on', 'log_min_messages=error');
 
-# Starts a server of the PostgreSQL of pg_config, and makes it the current one.
+# Starts a server of the PostgreSQL of pg_config, and makes it the current one. Options:
+# pg_config, library (to preload), settings (more of them).
 sub start_server
 {
 	my (%option) = @_;
 	my $dir = "$scratch/server" . @servers;
 	local $ENV{PG_CONFIG} = $option{pg_config} // $ENV{PG_CONFIG} // 'pg_config';
 	my $library = $option{library} // 'evsource';
-	run_or_die("$top/dev/server", 'start', $dir, @settings, "shared_preload_libraries=$library");
+	run_or_die("$top/dev/server", 'start', $dir, @settings, "shared_preload_libraries=$library", @{ $option{settings} // [] });
 	push @servers, { dir => $dir, pg_config => $ENV{PG_CONFIG} };
 	@ENV{qw(PGHOST PGPORT PGUSER PGDATABASE)} = ($dir, 5432, 'postgres', 'postgres');
 	delete @ENV{qw(PGOPTIONS PGAPPNAME PSQLRC)};

@@ -1,0 +1,79 @@
+# BenchListener.pm - a client that applies a projection whenever it is notified, as
+# one would without a daemon. It speaks the protocol itself: psql cannot wait.
+package BenchListener;
+use strict;
+use warnings;
+use IO::Select;
+use IO::Socket::UNIX;
+use POSIX ();
+
+# Starts it, in a process of its own, on the database of the environment.
+sub new
+{
+	my ($class, $projection) = @_;
+	my $pid = fork // die "fork: $!\n";
+	return bless { pid => $pid }, $class if $pid;
+	eval { follow($projection); 1 } or print STDERR "bench: $@";
+	POSIX::_exit(1);
+}
+
+sub end
+{
+	my ($self) = @_;
+	kill 'KILL', $self->{pid};
+	waitpid $self->{pid}, 0;
+}
+
+sub follow
+{
+	my ($projection) = @_;
+	my $socket = IO::Socket::UNIX->new(Peer => "$ENV{PGHOST}/.s.PGSQL.$ENV{PGPORT}") or die "cannot connect: $!\n";
+	my $select = IO::Select->new($socket);
+	my $start = pack('N', 196608) . join("\0", user => $ENV{PGUSER}, database => $ENV{PGDATABASE}) . "\0\0";
+	print {$socket} pack('N', 4 + length $start) . $start;
+	$socket->flush;
+	answer($socket);
+	query($socket, 'listen events');
+	for (;;)
+	{
+		# those that came meanwhile are done with this one, or with the next
+		my $notified = query($socket, "select evsource.run_projection('$projection')");
+		next if $notified;
+		$select->can_read;
+		message($socket);
+	}
+}
+
+sub query
+{
+	my ($socket, $sql) = @_;
+	print {$socket} 'Q' . pack('N', 5 + length $sql) . "$sql\0";
+	$socket->flush;
+	return answer($socket);
+}
+
+# Reads up to the end of an answer; returns how many notifications were among it.
+sub answer
+{
+	my ($socket) = @_;
+	my $notified = 0;
+	for (;;)
+	{
+		my ($type, $body) = message($socket);
+		die "the server said: $body\n" if $type eq 'E';
+		$notified++ if $type eq 'A';
+		return $notified if $type eq 'Z';
+	}
+}
+
+sub message
+{
+	my ($socket) = @_;
+	read($socket, my $head, 5) == 5 or die "the server has gone\n";
+	my ($type, $length) = unpack 'a N', $head;
+	my $body = '';
+	read($socket, $body, $length - 4) if $length > 4;
+	return ($type, $body);
+}
+
+1;
