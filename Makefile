@@ -14,6 +14,7 @@ OBJS = \
 	src/catalog.o \
 	src/shmem.o \
 	src/positions.o \
+	src/replication.o \
 	src/horizon.o \
 	src/wakeup.o \
 	src/utility.o \
@@ -142,6 +143,7 @@ SQL_PARTS = \
 	sql/wait.sql \
 	sql/blockers.sql \
 	sql/publish.sql \
+	sql/replication.sql \
 	sql/daemon.sql \
 	sql/capture.sql \
 	sql/guard.sql \

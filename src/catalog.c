@@ -110,6 +110,7 @@ evs_catalog(void)
 	fresh.intake_begin = find_trigger_function(fresh.schema, "_intake_begin");
 	fresh.intake_row = find_trigger_function(fresh.schema, "_intake_row");
 	fresh.intake_end = find_trigger_function(fresh.schema, "_intake_end");
+	fresh.replicated_row = find_trigger_function(fresh.schema, "_replicated_row");
 	fresh.capture = find_trigger_function(fresh.schema, "capture");
 
 	catalog = fresh;

@@ -40,6 +40,7 @@ typedef struct EvsCatalog
 	Oid			intake_begin;	/* functions of the triggers on events */
 	Oid			intake_row;
 	Oid			intake_end;
+	Oid			replicated_row;
 	Oid			capture;		/* function of the triggers on captured tables */
 } EvsCatalog;
 

@@ -17,6 +17,7 @@
 #include "definition.h"
 #include "handlers.h"
 #include "registry.h"
+#include "replication.h"
 #include "resolve.h"
 #include "scan.h"
 #include "settings.h"
@@ -397,6 +398,14 @@ check_combination(const EvsProjection *projection)
 				 errmsg("an inline projection has no dead letters"),
 				 errdetail("An error in its handler aborts the append."),
 				 errhint("Use mode => 'async' or on_error => 'stop'.")));
+
+	if (projection->kind != EVS_KIND_FOLD && projection->mode == EVS_MODE_INLINE &&
+		evs_replication_is_copy())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot register an inline projection in a copy of the log"),
+				 errdetail("Nobody appends here: a subscription fills evsource.events in this database."),
+				 errhint("Use mode => 'async'.")));
 
 	check_partitions(projection);
 

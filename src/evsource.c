@@ -20,6 +20,7 @@
 #include "intake.h"
 #include "jobs.h"
 #include "projection.h"
+#include "replication.h"
 #include "run.h"
 #include "settings.h"
 #include "standin.h"
@@ -40,6 +41,7 @@ _PG_init(void)
 	evs_shmem_init();
 	evs_catalog_init();
 	evs_horizon_init();
+	evs_replication_init();
 	evs_wakeup_init();
 	evs_event_init();
 	evs_inserter_init();

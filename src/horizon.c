@@ -45,6 +45,7 @@
 #include "catalog.h"
 #include "horizon.h"
 #include "positions.h"
+#include "replication.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -263,7 +264,7 @@ evs_horizon_holders(int *count)
 	return holders;
 }
 
-/* A standby has no slots and no tags: the primary publishes in a table. */
+/* A standby, or a logical copy, has no slots and no tags: the primary publishes in a table. */
 static int64
 published_safe_position(void)
 {
@@ -294,6 +295,8 @@ evs_horizon_safe_position(void)
 	int64		last;
 	int64		lowest;
 
+	if (evs_replication_is_copy())
+		return evs_replication_is_ordered() ? published_safe_position() : 0;
 	if (RecoveryInProgress())
 		return published_safe_position();
 

@@ -21,10 +21,8 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -38,6 +36,8 @@
 #include "horizon.h"
 #include "intake.h"
 #include "metadata.h"
+#include "positions.h"
+#include "replication.h"
 #include "scan.h"
 #include "store.h"
 #include "streams.h"
@@ -102,6 +102,7 @@ evs_intake_is_our_trigger(Oid function)
 
 	return function == catalog->intake_begin ||
 		function == catalog->intake_row ||
+		function == catalog->replicated_row ||
 		function == catalog->intake_end;
 }
 
@@ -169,19 +170,6 @@ evs_intake_defer(const EvsBatch *batch)
 	return true;
 }
 
-/* Later draws must be above what was restored. */
-static void
-move_sequence_past(int64 position)
-{
-	Oid			sequence = evs_catalog()->position_seq;
-
-	/* nobody may draw between the two, or setval would go back */
-	LockRelationOid(sequence, ShareRowExclusiveLock);
-	if (evs_horizon_last_position() < position)
-		DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(position));
-	UnlockRelationOid(sequence, ShareRowExclusiveLock);
-}
-
 /* A stream's later event must not get a position below its restored ones. */
 void
 evs_intake_pass_restored(void)
@@ -189,7 +177,7 @@ evs_intake_pass_restored(void)
 	for (Statement *statement = current; statement != NULL; statement = statement->outer)
 	{
 		if (statement->restored > 0)
-			move_sequence_past(statement->restored);
+			evs_positions_pass(statement->restored);
 		statement->restored = 0;
 	}
 }
@@ -363,6 +351,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 		!nulls[EVS_EVENTS_RECORDED_AT - 1])
 	{
 		check_restored_row(&row, nulls);
+		evs_replication_refuse("restore events");
 
 		/* the sequence moves past it before it is there for others */
 		evs_horizon_publish();

@@ -15,7 +15,8 @@
  * would be drawn again, for other events.  Each such server is on a timeline of
  * its own.  evsource.timeline_seq says on which one positions were last drawn;
  * whoever finds it on another one leaves a gap first.  Two who find it at once
- * leave two.
+ * leave two.  The same is done where positions came from another server by
+ * logical replication.
  */
 #include "evsource.h"
 
@@ -32,6 +33,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "positions.h"
+#include "replication.h"
 
 /* drawn ahead in the WAL, as nextval does */
 #define LOG_AHEAD 32
@@ -39,8 +41,8 @@
 /* more than a predecessor can have drawn that we have not heard of */
 #define TIMELINE_GAP (1 << 24)
 
-/* this session has seen that the sequence is on the server's timeline */
-static bool timeline_is_known = false;
+/* this session has seen that positions are drawn here, on this timeline */
+static bool may_draw = false;
 
 /* The sequence, opened, with its only row locked in its buffer. */
 typedef struct Locked
@@ -175,25 +177,49 @@ last_timeline(void)
 	return timeline;
 }
 
-/* As setval does it, for whoever may append. */
+/*
+ * As setval does it, for whoever may append: what was drawn last is this, 0 for
+ * nothing.  Unless it is more already, if it is not to go back.
+ */
 static void
-set_timeline(int64 timeline)
+set_last(Oid sequence, int64 last, bool never_back)
 {
 	Locked		locked;
 
 	GetTopTransactionId();
-	lock_row(&locked, evs_catalog()->timeline_seq, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
-
-	START_CRIT_SECTION();
-	MarkBufferDirty(locked.buffer);
-	locked.data->is_called = true;
-	locked.data->last_value = timeline;
-	locked.data->log_cnt = 0;
-	if (RelationNeedsWAL(locked.sequence))
-		log_row(&locked);
-	END_CRIT_SECTION();
-
+	lock_row(&locked, sequence, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	if (!never_back || last_drawn(&locked) < last)
+	{
+		START_CRIT_SECTION();
+		MarkBufferDirty(locked.buffer);
+		locked.data->is_called = last > 0;
+		locked.data->last_value = Max(last, 1);
+		locked.data->log_cnt = 0;
+		if (RelationNeedsWAL(locked.sequence))
+			log_row(&locked);
+		END_CRIT_SECTION();
+	}
 	unlock_row(&locked, NoLock);
+}
+
+void
+evs_positions_pass(int64 position)
+{
+	set_last(evs_catalog()->position_seq, position, true);
+}
+
+void
+evs_positions_come_from_elsewhere(int64 position)
+{
+	evs_positions_pass(position);
+	if (last_timeline() != 0)
+		set_last(evs_catalog()->timeline_seq, 0, false);
+}
+
+void
+evs_positions_ask_again(void)
+{
+	may_draw = false;
 }
 
 /* The gap comes first: who finds the timeline set may rely on it. */
@@ -205,18 +231,21 @@ follow_timeline(void)
 	if (last_timeline() != timeline)
 	{
 		(void) draw(TIMELINE_GAP, NULL);
-		set_timeline(timeline);
+		set_last(evs_catalog()->timeline_seq, timeline, false);
 		ereport(LOG,
 				(errmsg("evsource leaves a gap in its positions"),
-				 errdetail("The log goes on on timeline %lld.", (long long) timeline)));
+				 errdetail("The log goes on here, on timeline %lld.", (long long) timeline)));
 	}
-	timeline_is_known = true;
+	may_draw = true;
 }
 
 int64
 evs_positions_draw(int count, void (*announce) (int64 first))
 {
-	if (!timeline_is_known)
+	if (!may_draw)
+	{
+		evs_replication_refuse("append");
 		follow_timeline();
+	}
 	return draw(count, announce);
 }

@@ -16,4 +16,16 @@ extern int64 evs_positions_last(void);
  */
 extern int64 evs_positions_draw(int count, void (*announce) (int64 first));
 
+/* What is drawn from now on is above this position. */
+extern void evs_positions_pass(int64 position);
+
+/*
+ * The same, for one that another server has drawn: it may have drawn more, so
+ * the next one that is drawn here leaves a gap.
+ */
+extern void evs_positions_come_from_elsewhere(int64 position);
+
+/* Before the next one is drawn, ask again whether that may be done here. */
+extern void evs_positions_ask_again(void);
+
 #endif							/* EVS_POSITIONS_H */

@@ -21,6 +21,7 @@
 #include "horizon.h"
 #include "publish.h"
 #include "query.h"
+#include "replication.h"
 
 PG_FUNCTION_INFO_V1(evsource_publish_safe_position);
 
@@ -41,6 +42,10 @@ evs_publish_safe_position(void)
 	int64		position;
 	Datum		values[1];
 
+	/* a copy is told; a row of its own would be in the way of the next one */
+	if (evs_replication_is_copy())
+		return evs_horizon_safe_position();
+
 	LockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
 	position = evs_horizon_safe_position();
 	values[0] = Int64GetDatum(position);
@@ -53,7 +58,7 @@ evs_publish_safe_position(void)
  * evsource.publish_safe_position() returns bigint
  *
  * Returns the safe position of now, and publishes it with this transaction's
- * commit.  Errors: 25006 on a standby and in a read-only transaction, 40001
+ * commit.  Errors: 25006 on a standby, a copy and in a read-only transaction, 40001
  * under REPEATABLE READ when another session has published meanwhile.
  */
 Datum
@@ -61,5 +66,6 @@ evsource_publish_safe_position(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("evsource.publish_safe_position()");
 	PreventCommandIfParallelMode("evsource.publish_safe_position()");
+	evs_replication_refuse("publish the safe position");
 	PG_RETURN_INT64(evs_publish_safe_position());
 }

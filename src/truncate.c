@@ -32,6 +32,7 @@
 #include "query.h"
 #include "registry.h"
 #include "replay.h"
+#include "replication.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "state_load.h"
@@ -286,6 +287,7 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 	Datum		values[4];
 
 	PreventCommandIfReadOnly("evsource.truncate_stream()");
+	evs_replication_refuse("truncate a stream");
 	read_arguments(fcinfo, &truncation);
 	check_rights();
 	evs_require_read_committed("truncate a stream");
