@@ -230,7 +230,7 @@ is_due(const EvsJob *job, TimestampTz now)
 typedef struct Round
 {
 	bool		was_due;		/* there was something to do */
-	bool		crowded;		/* more than one event came since the last */
+	bool		crowded;		/* the log had grown by more than one event */
 	bool		behind;			/* and there is still more */
 	long		timeout;		/* nothing to do: how long to sleep (ms) */
 } Round;
@@ -250,14 +250,16 @@ go_round(void)
 			int			number = (turn + i) % jobs.count;
 			EvsJob	   *job = &jobs.jobs[number];
 			TimestampTz now = GetCurrentTimestamp();
+			int64		position;
 
 			if ((number % Max(team->size, 1) == post.member) != at_home || !is_due(job, now))
 				continue;
 			if (!claim(number, now, &later))
 				continue;
 			round.was_due = true;
+			position = job->pacing.position;
 			work_on(job);
-			round.crowded |= job->pacing.applied > 1;
+			round.crowded |= job->pacing.position > position + 1;
 			round.behind |= !job->idle;
 			release_claim(number);
 		}
