@@ -1,5 +1,6 @@
 /*
- * async.c - one transaction of work on an async projection.
+ * async.c - one transaction of work on an async projection, or on an inline one
+ * that catches up with the log.
  *
  * The read model, the checkpoint, the count of events and the notification
  * commit together.  The commit need not reach the disk: a crash takes all of
@@ -24,9 +25,11 @@
 
 #include "apply.h"
 #include "async.h"
+#include "barrier.h"
 #include "horizon.h"
 #include "own_transaction.h"
 #include "registry.h"
+#include "replay.h"
 #include "settings.h"
 #include "state_cache.h"
 
@@ -38,6 +41,15 @@
 
 /* the events of the first batch */
 #define FIRST_BATCH		128
+
+/* So few events in a round: the rest can wait for the barrier. */
+#define FEW_EVENTS		1000
+
+/* Rounds that found more, before the barrier is taken all the same. */
+#define MAX_ROUNDS		20
+
+/* ms to wait for the barrier, and until the next attempt */
+#define BARRIER_TIMEOUT	1000
 
 /* ---- projections as this worker knows them ---- */
 
@@ -115,11 +127,21 @@ forget_projection(const char *name)
 	known_projection(name)->generation = 0;
 }
 
+/* An inline projection that appends do not reach yet: see activate.c. */
+static bool
+is_catching_up(const EvsProjection *projection)
+{
+	return projection->mode == EVS_MODE_INLINE &&
+		projection->state == EVS_STATE_CATCHING_UP;
+}
+
 static bool
 is_ours(const EvsProjection *projection, int partition)
 {
-	return projection != NULL && projection->mode == EVS_MODE_ASYNC &&
-		projection->state == EVS_STATE_ACTIVE && partition < projection->partitions;
+	if (projection == NULL || partition >= projection->partitions)
+		return false;
+	return is_catching_up(projection) ||
+		(projection->mode == EVS_MODE_ASYNC && projection->state == EVS_STATE_ACTIVE);
 }
 
 /* ---- pacing ---- */
@@ -147,6 +169,41 @@ pace(EvsAsyncPacing *pacing, EvsApplied result, TimestampTz began)
 		pacing->batch = (int) Min((int64) pacing->batch * 2, evs_async_batch_events);
 	else if (result == EVS_APPLY_END && pacing->batch > FIRST_BATCH)
 		pacing->batch = Max(FIRST_BATCH, pacing->batch / 2);
+}
+
+/* ---- inline projections that catch up ---- */
+
+/* Note what there is to do, for those who watch. */
+static void
+start_catching_up(const EvsUnit *unit, const EvsProjection *projection, int64 safe)
+{
+	int64		rest = evs_registry_count(&projection->filter, unit->checkpoint.position, safe);
+
+	evs_checkpoint_start(unit->projection, unit->checkpoint.event_count + rest);
+}
+
+/*
+ * It has reached the safe position.  When a round has found little, take the
+ * barrier, apply the last events and give the projection to the appenders; when
+ * one of them idles in its transaction let the others go on, and come back.
+ */
+static EvsAsyncOutcome
+finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
+{
+	EvsProjection active = *apply->projection;
+
+	if (apply->applied > FEW_EVENTS && ++pacing->rounds < MAX_ROUNDS)
+		return EVS_ASYNC_MORE;
+	if (!evs_barrier_within(BARRIER_TIMEOUT))
+	{
+		ereport(DEBUG1,
+				(errmsg_internal("projection \"%s\": no moment without open appends within %d ms, trying again",
+								 active.name, BARRIER_TIMEOUT)));
+		return retry_after(pacing, BARRIER_TIMEOUT);
+	}
+	evs_replay_finish(&active, &apply->unit.checkpoint);
+	pacing->started = false;
+	return EVS_ASYNC_STOPPED;
 }
 
 /* ---- a transaction ---- */
@@ -184,6 +241,16 @@ apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
 		return EVS_ASYNC_RETRY;
 	}
 
+	if (!is_catching_up(projection))
+		pacing->started = false;
+	else if (!pacing->started)
+	{
+		start_catching_up(&apply.unit, projection, safe);
+		pacing->started = true;
+		pacing->rounds = 0;
+		return EVS_ASYNC_MORE;
+	}
+
 	if (pacing->batch <= 0)
 		pacing->batch = FIRST_BATCH;
 	batch = Min(Min(pacing->batch, evs_async_batch_events), evs_apply_limit(projection));
@@ -200,7 +267,7 @@ apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
 		case EVS_APPLY_MORE:
 			return EVS_ASYNC_MORE;
 		case EVS_APPLY_END:
-			return EVS_ASYNC_IDLE;
+			return is_catching_up(projection) ? finish_catching_up(&apply, pacing) : EVS_ASYNC_IDLE;
 		case EVS_APPLY_RETRY:
 			pacing->retry_at = failure->retry_at;
 			return EVS_ASYNC_RETRY;
@@ -317,7 +384,8 @@ List *
 evs_async_units(void)
 {
 	List	   *units = NIL;
-	List	   *names = evs_registry_names(EVS_MODE_ASYNC);
+	List	   *names = list_concat(evs_registry_names(EVS_MODE_ASYNC),
+									evs_registry_names(EVS_MODE_INLINE));
 	ListCell   *cell;
 
 	foreach(cell, names)

@@ -1,5 +1,6 @@
 /*
- * async.h - one transaction of work on an async projection.
+ * async.h - one transaction of work on an async projection, or on an inline one
+ * that catches up with the log.
  *
  * A worker calls this over and over:
  *
@@ -33,7 +34,7 @@ typedef enum EvsAsyncOutcome
 	EVS_ASYNC_MORE,				/* call again at once */
 	EVS_ASYNC_RETRY,			/* call again at pacing->retry_at: it failed, or
 								 * another session works on it or changes it */
-	EVS_ASYNC_STOPPED			/* it is not an active async projection */
+	EVS_ASYNC_STOPPED			/* there is nothing (more) to do for it */
 } EvsAsyncOutcome;
 
 /* What a worker remembers about a unit from one call to the next; begin with zeros. */
@@ -45,6 +46,8 @@ typedef struct EvsAsyncPacing
 	TimestampTz retry_at;		/* of EVS_ASYNC_RETRY */
 	int64		position;		/* the log is applied up to here */
 	int64		applied;		/* events, by the last call */
+	bool		started;		/* catching up: how much there is to do is noted */
+	int			rounds;			/* and so often the end was reached, with much applied */
 } EvsAsyncPacing;
 
 /* What one worker works on: a partition of a projection, 0 if it has only one. */
@@ -55,8 +58,8 @@ typedef struct EvsAsyncUnit
 } EvsAsyncUnit;
 
 /*
- * The units of all async projections that are active, by name, in
- * CurrentMemoryContext.  Call in a transaction.
+ * The units of all async projections that are active, and of all inline ones that
+ * are catching up, in CurrentMemoryContext, in an order that is the same for all.  Call in a transaction.
  */
 extern List *evs_async_units(void);
 

@@ -1,5 +1,5 @@
 /*
- * failure.c - what async projections fail at.
+ * failure.c - what projections fail at in the background.
  *
  * A row says at which event a unit is stuck, what the error was, how often it
  * was tried and when it is tried again.  It commits with what was applied
@@ -64,7 +64,7 @@ static EvsQuery clear_failures = {
 
 static EvsQuery stop_projection = {
 	"update evsource.projections set state = 'failed'"
-	" where projection = $1 and state = 'active'",
+	" where projection = $1 and state in ('active', 'catching_up')",
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
 

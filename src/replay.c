@@ -25,6 +25,7 @@
 #include "barrier.h"
 #include "dispatch.h"
 #include "event.h"
+#include "failure.h"
 #include "horizon.h"
 #include "replay.h"
 #include "scan.h"
@@ -142,6 +143,7 @@ evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint)
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, checkpoint);
 	evs_checkpoint_finish(projection->name);
+	evs_failures_clear(projection->name);
 }
 
 void
