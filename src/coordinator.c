@@ -176,6 +176,8 @@ look(void)
 		verdict = EVS_VERDICT_STOPPED;
 	else if (!exists || !evs_daemon_enabled)
 		verdict = EVS_VERDICT_NOT_NEEDED;
+	else if (evs_daemon_is_outdated())
+		verdict = EVS_VERDICT_ANEW;
 	else if (evs_jobs_have_changed())
 	{
 		evs_jobs_read(&jobs);

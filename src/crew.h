@@ -29,6 +29,7 @@ typedef enum EvsVerdict
 {
 	EVS_VERDICT_NONE,			/* it has not, or it died */
 	EVS_VERDICT_AWAY,			/* somebody needs the database without us: try later */
+	EVS_VERDICT_ANEW,			/* the extension is not what it was: start at once */
 	EVS_VERDICT_NOT_NEEDED,		/* nothing to do here until something changes */
 	EVS_VERDICT_STOPPED			/* asked to, by stop_daemon */
 } EvsVerdict;

@@ -4,13 +4,21 @@
  */
 #include "evsource.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/rel.h"
 #include "utils/inval.h"
 
 #include "daemon.h"
@@ -81,6 +89,52 @@ evs_daemon_begin(bool with_database)
 	pin_settings();
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 	return post;
+}
+
+/* Which extension this is; false when there is none. */
+static bool
+read_extension(Oid *oid, char *version)
+{
+	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		exists = false;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("evsource"));
+	scan = systable_beginscan(extensions, ExtensionNameIndexId, true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_pg_extension_extversion,
+										 RelationGetDescr(extensions), &isnull);
+
+		*oid = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+		strlcpy(version, isnull ? "" : text_to_cstring(DatumGetTextPP(value)), NAMEDATALEN);
+		exists = true;
+	}
+	systable_endscan(scan);
+	table_close(extensions, AccessShareLock);
+	return exists;
+}
+
+bool
+evs_daemon_is_outdated(void)
+{
+	static Oid	first_oid = InvalidOid;
+	static char first_version[NAMEDATALEN];
+	Oid			oid;
+	char		version[NAMEDATALEN];
+
+	if (!read_extension(&oid, version))
+		return false;
+	if (!OidIsValid(first_oid))
+	{
+		first_oid = oid;
+		strlcpy(first_version, version, sizeof(first_version));
+	}
+	return oid != first_oid || strcmp(version, first_version) != 0;
 }
 
 void

@@ -42,6 +42,13 @@ extern void evs_daemon_describe(BackgroundWorker *worker, const char *type,
  */
 extern EvsPost evs_daemon_begin(bool with_database);
 
+/*
+ * Has the extension been updated, or made anew, since this was first asked?  Then
+ * what this process has looked up, planned and loaded may be of the old one, and
+ * it makes room for another process.  In a transaction.
+ */
+extern bool evs_daemon_is_outdated(void);
+
 /* Reload the configuration if that was asked for. */
 extern void evs_daemon_reload(void);
 

@@ -214,11 +214,16 @@ bury(Charge *charge)
 		(verdict == EVS_VERDICT_NOT_NEEDED && !charge->again))
 		return true;
 
+	/* another launcher has the new library, we may have the old one */
+	if (verdict == EVS_VERDICT_ANEW && OidIsValid(only_database) &&
+		evs_launcher_start(only_database))
+		return true;
+
 	if (verdict != EVS_VERDICT_NONE ||
 		TimestampDifferenceExceeds(charge->started_at, now, LONG_LIFE))
 		charge->delay = 0;
 	try_later(charge, now);
-	if (verdict == EVS_VERDICT_NOT_NEEDED)
+	if (verdict == EVS_VERDICT_NOT_NEEDED || verdict == EVS_VERDICT_ANEW)
 		charge->start_at = now;
 	return false;
 }

@@ -13,6 +13,9 @@
  * CREATE DATABASE may make one that has the extension already: the launcher is
  * to look at it.
  *
+ * ALTER EXTENSION ... UPDATE may change what the daemon's processes have looked
+ * up: they are woken, and make room for others (evs_daemon_is_outdated()).
+ *
  * COPY FROM fires triggers without the executor: what they capture is appended
  * when it is through.
  */
@@ -108,6 +111,13 @@ clear_database(Node *statement)
 }
 
 static bool
+updates_us(Node *statement)
+{
+	return IsA(statement, AlterExtensionStmt) &&
+		strcmp(((AlterExtensionStmt *) statement)->extname, "evsource") == 0;
+}
+
+static bool
 is_copy_from(Node *statement)
 {
 	return IsA(statement, CopyStmt) && ((CopyStmt *) statement)->is_from;
@@ -154,6 +164,8 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 
 	if (ends_prepared)
 		evs_wakeup_prepared_ended();
+	if (updates_us(statement))
+		evs_wakeup_changed();
 	if (IsA(statement, CreatedbStmt))
 	{
 		CommandCounterIncrement();

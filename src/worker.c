@@ -301,14 +301,14 @@ wake_jobs(void)
 	return any;
 }
 
-/* See what there is to do; false: leave, the database is needed without us. */
+/* See what there is to do; false: leave, we are in the way or not up to date. */
 static bool
 look(void)
 {
 	bool		stay;
 
 	StartTransactionCommand();
-	stay = evs_catalog_exists() && !evs_crew_in_the_way();
+	stay = evs_catalog_exists() && !evs_daemon_is_outdated() && !evs_crew_in_the_way();
 	if (stay && evs_jobs_have_changed())
 		evs_jobs_read(&jobs);
 	if (stay)

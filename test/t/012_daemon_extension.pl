@@ -1,0 +1,64 @@
+# The daemon follows its extension: dropped, created again, updated. No process
+# goes on with what it knows of another one.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+foreach my $preload ('evsource', '')
+{
+	my $mode = $preload ? 'preloaded' : 'not preloaded';
+	my $node = PostgreSQL::Test::Cluster->new('extension' . $preload);
+	$node->init;
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_worker_processes = 16\n");
+	$node->start;
+
+	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+	my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), "$mode: $name") };
+	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
+	my $start = sub { $sql->('select evsource.start_daemon()') unless $preload };
+	my $pids = sub { return $sql->(q{select coalesce(string_agg(pid::text, ','), '') from evsource.daemon_status}) };
+	my $others = sub { my ($old, $name) = @_; $soon->("select count(*) = 2 and bool_and(pid <> all ('{$old}')) from evsource.daemon_status", $name) };
+	my $project = q{
+select from evsource.append('a-1', 'Counted');
+select evsource.create_projection('counts', mode => 'async', tables => '{counts}', query =>
+	'insert into public.counts select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = counts.n + excluded.n');
+};
+	my $drop = 'set evsource.allow_drop = on; drop extension evsource cascade; truncate counts;';
+
+	$sql->("create extension evsource; create table counts (stream text primary key, n bigint); $project");
+	$start->();
+	$applied->('it applies');
+
+	# Dropped, and created again.
+	$sql->($drop);
+	$soon->(q{select count(*) = 0 from pg_stat_activity where backend_type in ('evsource coordinator', 'evsource worker')}, 'it leaves when the extension is dropped');
+	$sql->("create extension evsource; $project");
+	$start->();
+	$applied->('it comes back with another one');
+
+	# In one transaction.
+	my $old = $pids->();
+	$sql->("begin; $drop create extension evsource; $project commit");
+	$others->($old, 'no process goes on with an extension that was replaced');
+	$applied->('the new one is applied');
+
+	# Updated: there is no other version to update to, so the row is changed by hand.
+	$old = $pids->();
+	$sql->(q{update pg_extension set extversion = '0.0' where extname = 'evsource'});
+	$sql->(q{alter extension evsource update to '0.0'});
+	$others->($old, 'no process goes on with a version that was updated');
+	$sql->(q{select from evsource.append('a-2', 'Counted')});
+	$applied->('the new version goes on');
+	is($sql->('select evsource.start_daemon()'), 'f', "$mode: there is one daemon");
+	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ '^evsource'}), 3, "$mode: of three processes");
+	$node->stop;
+}
+
+done_testing();
