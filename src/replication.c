@@ -108,7 +108,9 @@ evs_replication_refuse(const char *action)
 
 /*
  * For each row that is stored while session_replication_role is replica: its
- * position is given.
+ * position is given.  The trigger fires for other rows too once somebody has
+ * disabled and enabled all triggers of the table, as pg_restore does: those are
+ * none of its business.
  */
 Datum
 evsource_replicated_row(PG_FUNCTION_ARGS)
@@ -122,6 +124,9 @@ evsource_replicated_row(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"_replicated_row\" is for a trigger of evsource.events only")));
+
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
+		return PointerGetDatum(trigger->tg_trigtuple);
 
 	position = heap_getattr(trigger->tg_trigtuple, EVS_EVENTS_POSITION,
 							RelationGetDescr(trigger->tg_relation), &isnull);

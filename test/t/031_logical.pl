@@ -133,6 +133,15 @@ on_copy(q{select evsource.publish_safe_position()});
 SKIP:
 {
 	skip 'wal2json is not installed', 2 unless -e $origin->config_data('--pkglibdir') . '/wal2json.so';
+
+	# Newer minor versions load those plugins only that the configuration names.
+	my $plugins = on_origin(q{select concat_ws(', ', nullif(setting, ''), 'wal2json') from pg_settings where name = 'output_plugin_libraries'});
+	if ($plugins ne '')
+	{
+		$origin->append_conf('postgresql.conf', "output_plugin_libraries = '$plugins'");
+		$origin->reload;
+		$origin->poll_query_until('postgres', q{select current_setting('output_plugin_libraries') ~ 'wal2json'});
+	}
 	on_origin(q{select from pg_create_logical_replication_slot('json', 'wal2json')});
 	on_origin(q{
 		begin; select evsource.append('w-1', 'Rolled'); rollback;
