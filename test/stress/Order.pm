@@ -62,6 +62,7 @@ sub run {
 	$session->close;
 	$server->start_daemon;
 
+	$server->wait_for_disk(0) if $every;
 	my @idle = open_idle($server);
 	my $consumers = Consumers->new(database => $server->{database}, test => $test, crashes => $every);
 	$consumers->start;
@@ -70,6 +71,7 @@ sub run {
 	my $crash = sub {
 		return 0 if time < $next_crash;
 		$server->restart;
+		$server->wait_for_disk(rand() < 0.5);
 		$_->abandon for @idle;
 		@idle = open_idle($server);
 		$next_crash = time + $every * (0.3 + rand);

@@ -48,6 +48,15 @@ sub can_crash {
 	return -w $self->{directory} && !system('command -v pg_ctl >/dev/null 2>&1');
 }
 
+# Shall the commits of sessions that begin from now on wait for the disk?
+sub wait_for_disk {
+	my ($self, $wait) = @_;
+	my $admin = $self->admin;
+	$admin->must("alter database $self->{database} set synchronous_commit = " . ($wait ? 'on' : 'off'));
+	$admin->close;
+	return;
+}
+
 # Preloaded, the daemon starts by itself.
 sub start_daemon {
 	my ($self) = @_;

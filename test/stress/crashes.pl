@@ -1,6 +1,7 @@
 # crashes.pl: the order promise, while the server is stopped at once and started
-# again every few seconds: see Order.pm. Some commits do not wait for the disk, so
-# positions are given again after a crash; who was handed out an event keeps it.
+# again every few seconds: see Order.pm. Half of the time no commit waits for the
+# disk, else some do not: so positions are given again after a crash, and who was
+# handed out an event must find it there.
 use strict;
 use warnings;
 use Order;

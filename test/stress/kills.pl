@@ -43,15 +43,17 @@ sub hit {
 		$done{terminated}++;
 		return 0;
 	}
-	if ($what < 0.25) {
+	if ($what < 0.4) {
 		my $session = $server->session;
 		$session->must("select evsource.request_rebuild('" . (ReadModels::names())[ rand ReadModels::names() ] . "')");
 		$session->close;
 		$done{rebuilds}++;
+		# hit it while it is at work
+		$next = time + rand 0.3;
 		return 0;
 	}
 	sleep rand 0.05;
-	my $worker = $what < 0.7;
+	my $worker = $what < 0.75;
 	if ($worker) { $server->kill_worker }
 	else { $server->restart }
 	$done{ $worker ? 'killed' : 'stopped' }++;
@@ -64,8 +66,9 @@ eval {
 	# the load goes on a second after the last one
 	$writers->write_while(sub { $left > 0 || time < $next }, sub {
 		return 0 if $left == 0 || time < $next;
+		$next = 0;
 		my $crashed = hit();
-		$next = time + ($left > 0 ? 0.1 + rand 2 : 1);
+		$next ||= time + ($left > 0 ? 0.1 + rand 2 : 1);
 		return $crashed;
 	});
 	1;
