@@ -76,9 +76,14 @@ select ($model <> $log)::int;
 	my @pids = split /,/, $pids->('.');
 	sleep 0.2;
 	my $ticks = sub { my $sum = 0; foreach (@pids) { my @stat = split / /, slurp_file("/proc/$_/stat") =~ s/^.*\) //sr; $sum += $stat[11] + $stat[12] } return $sum };
+	my $switches = sub { my $sum = 0; foreach (@pids) { $sum += $1 if slurp_file("/proc/$_/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m } return $sum };
 	my $before = $ticks->();
+	my $slept = $switches->();
 	sleep 1.5;
 	cmp_ok($ticks->() - $before, '<=', 1, "$mode: an idle daemon uses no CPU");
+
+	# Who may be needed by a session that does not know of it looks once a second; twice what that makes is little still.
+	cmp_ok($switches->() - $slept, '<=', 12, "$mode: and does not poll");
 	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ '^evsource' and (backend_xmin is not null or backend_xid is not null)}), 0, "$mode: it holds no snapshot");
 	is($sql->(q{select count(*) from pg_locks l join pg_stat_activity a using (pid) where backend_type ~ '^evsource' and locktype not in ('advisory', 'virtualxid')}), 0, "$mode: and no lock but its own");
 
