@@ -81,6 +81,7 @@ OBJS = \
 	src/retry.o \
 	src/unit.o \
 	src/apply.o \
+	src/apply_read.o \
 	src/own_transaction.o \
 	src/async.o \
 	src/procedure.o \

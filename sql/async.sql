@@ -80,9 +80,14 @@ create table evsource.parked_keys (
 comment on table evsource.parked_keys is 'Which keys of a projection have dead letters.';
 
 select pg_catalog.pg_extension_config_dump('evsource.partitions', '');
-select pg_catalog.pg_extension_config_dump('evsource.projection_failures', '');
-select pg_catalog.pg_extension_config_dump('evsource.dead_letters', '');
-select pg_catalog.pg_extension_config_dump('evsource.parked_keys', '');
+-- Under the name of a schema stands what a rebuild has met that is not complete,
+-- or what belongs to an old version that is kept: no dump has these tables.
+select pg_catalog.pg_extension_config_dump('evsource.projection_failures',
+    'where projection in (select p.projection from evsource.projections p)');
+select pg_catalog.pg_extension_config_dump('evsource.dead_letters',
+    'where projection in (select p.projection from evsource.projections p)');
+select pg_catalog.pg_extension_config_dump('evsource.parked_keys',
+    'where projection in (select p.projection from evsource.projections p)');
 
 create function evsource.retry_dead_letters(
     projection text,

@@ -3,7 +3,7 @@
  * its handler cannot take.
  *
  * A batch is applied in one subtransaction.  Only when that fails are the events
- * read into memory, and halved until the one that fails is found: what comes
+ * read into memory (apply_read.c), and halved until the one that fails is found: what comes
  * before it is applied, it is not, and so nothing after it.  The failure goes on
  * record in the same transaction.  The next time that event is tried alone.
  * When it has failed often enough the projection stops, or the event is parked.
@@ -27,15 +27,14 @@
 #include "utils/timestamp.h"
 
 #include "apply.h"
+#include "apply_read.h"
 #include "attempt.h"
 #include "dead_letters.h"
 #include "dispatch.h"
 #include "notify.h"
 #include "scan.h"
 #include "settings.h"
-
-/* Memory for a batch whose events are looked at one by one. */
-#define MAX_BATCH_KB	(64 * 1024)
+#include "types.h"
 
 /*
  * How many events one batch may have.  A statement or a fold writes each row
@@ -69,6 +68,30 @@ evs_apply_begin(EvsApply *apply, EvsProjection *projection, int partition)
 	apply->began_at = apply->unit.checkpoint.position;
 }
 
+void
+evs_apply_begin_rebuild(EvsApply *apply, EvsProjection *projection, const char *name,
+						const EvsCheckpoint *checkpoint)
+{
+	memset(apply, 0, sizeof(EvsApply));
+	projection->filter.partitions = 1;
+	apply->projection = projection;
+	apply->rebuilds = true;
+	apply->raise = !projection->dead_letter;
+	evs_unit_read_troubles(name, &apply->unit);
+	apply->unit.checkpoint = *checkpoint;
+	apply->began_at = checkpoint->position;
+}
+
+TimestampTz
+evs_apply_due(const EvsApply *apply)
+{
+	const EvsFailure *failure = &apply->unit.failure;
+
+	if (apply->raise || !failure->exists || failure->retry_at <= GetCurrentTimestamp())
+		return 0;
+	return failure->retry_at;
+}
+
 /* So many events are applied, and all is done up to the position. */
 static void
 advance(EvsApply *apply, int64 applied, int64 position)
@@ -87,6 +110,43 @@ got_past(const EvsUnit *unit)
 {
 	return unit->failure.exists && unit->failure.retry_at != 0 &&
 		unit->checkpoint.position >= unit->failure.position;
+}
+
+/* ---- attempts ---- */
+
+typedef struct Watched
+{
+	EvsProjection *projection;
+	void		(*work) (void *arg);
+	void	   *arg;
+} Watched;
+
+/* Whoever watches what the handler does wants to look before that is undone. */
+static void
+work_watched(void *arg)
+{
+	Watched    *watched = arg;
+
+	PG_TRY();
+	{
+		watched->work(watched->arg);
+	}
+	PG_CATCH();
+	{
+		if (watched->projection->applied != NULL)
+			watched->projection->applied(watched->projection->applied_argument);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/* NULL, or the error. */
+static ErrorData *
+attempt_watched(EvsProjection *projection, void (*work) (void *arg), void *arg)
+{
+	Watched		watched = {projection, work, arg};
+
+	return evs_attempt(work_watched, &watched);
 }
 
 /* ---- events that are applied as they come from the log ---- */
@@ -153,7 +213,7 @@ apply_what_works(EvsApply *apply, EvsEvent *events, int count, ErrorData *known,
 	}
 
 	if (known == NULL)
-		known = evs_attempt(apply_events, &work);
+		known = attempt_watched(apply->projection, apply_events, &work);
 	if (known == NULL)
 		return count;
 	if (evs_failure_is_transient(known->sqlerrcode))
@@ -178,17 +238,27 @@ check_projection(void *arg)
 	evs_dispatch_check(arg);
 }
 
+/* A key function is for events that can be read. */
+static bool
+has_place(const EvsProjection *projection, bool unread)
+{
+	return !unread || projection->key_kind != EVS_KEY_FUNCTION;
+}
+
 /*
  * Leave the event aside.  Not if it is not to blame or its place is not known:
  * then *error says why.  Nor if there are too many: then *hint does.
  */
 static bool
-park(EvsApply *apply, EvsEvent *event, int attempts, ErrorData **error, const char **hint)
+park(EvsApply *apply, EvsEvent *event, bool unread, int attempts, ErrorData **error,
+	 const char **hint)
 {
 	EvsProjection *projection = apply->projection;
 	EvsKeys		keys;
 	ErrorData  *reason;
 
+	if (!has_place(projection, unread))
+		return false;
 	reason = evs_attempt(check_projection, projection);
 	if (reason == NULL)
 		(void) evs_keys_of(projection, event, 1, &keys, &reason);
@@ -199,13 +269,13 @@ park(EvsApply *apply, EvsEvent *event, int attempts, ErrorData **error, const ch
 		*error = reason;
 		return false;
 	}
-	if (evs_dead_letters_count(projection->name) >= evs_max_dead_letters)
+	if (evs_dead_letters_count(apply->unit.projection) >= evs_max_dead_letters)
 	{
 		*hint = "It is stopped: it has as many dead letters as evsource.max_dead_letters allows. Put right what is wrong, then call evsource.resume_projection('%s').";
 		return false;
 	}
 
-	evs_dead_letter_park(projection->name, event, &keys, attempts, *error);
+	evs_dead_letter_park(apply->unit.projection, event, &keys, attempts, *error);
 	apply->unit.has_dead_letters = true;
 	return true;
 }
@@ -225,19 +295,20 @@ report(const EvsApply *apply, const EvsEvent *event, int attempt, const ErrorDat
 
 /* Everything before the event is applied.  It is not. */
 static EvsApplied
-fail_at(EvsApply *apply, EvsEvent *event, ErrorData *error)
+fail_at(EvsApply *apply, EvsEvent *event, bool unread, ErrorData *error)
 {
 	EvsProjection *projection = apply->projection;
 	EvsUnit    *unit = &apply->unit;
 	EvsFailure *failure = &unit->failure;
 	int			attempt = 1;
-	const char *hint = "It is stopped. Put right what is wrong, then call evsource.resume_projection('%s').";
+	const char *stopped = "It is stopped. Put right what is wrong, then call evsource.resume_projection('%s').";
+	const char *hint = stopped;
 
 	if (failure->exists && failure->position == event->position)
 		attempt += failure->attempts;
 
 	if (attempt >= evs_async_attempts && projection->dead_letter &&
-		park(apply, event, attempt, &error, &hint))
+		park(apply, event, unread, attempt, &error, &hint))
 	{
 		report(apply, event, attempt, error,
 			   "It is parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').");
@@ -246,6 +317,14 @@ fail_at(EvsApply *apply, EvsEvent *event, ErrorData *error)
 		failure->exists = false;
 		advance(apply, 0, event->position);
 		return EVS_APPLY_MORE;
+	}
+
+	/* a rebuild begins with that event when it is called again */
+	if (apply->rebuilds && attempt >= evs_async_attempts)
+	{
+		if (hint != stopped)
+			error->hint = "It has as many dead letters as evsource.max_dead_letters allows.";
+		ReThrowError(error);
 	}
 
 	failure->exists = true;
@@ -262,6 +341,26 @@ fail_at(EvsApply *apply, EvsEvent *event, ErrorData *error)
 	evs_failure_stop(unit->projection);
 	report(apply, event, attempt, error, hint);
 	return EVS_APPLY_FAILED;
+}
+
+/* An event that cannot be read: does it have to wait behind dead letters anyway? */
+static bool
+wait_behind(EvsApply *apply, EvsEvent *event)
+{
+	EvsProjection *projection = apply->projection;
+	EvsKeySet  *parked = evs_key_set_create();
+	EvsKeys		keys;
+	ErrorData  *error;
+
+	if (!apply->unit.has_dead_letters || !has_place(projection, true))
+		return false;
+	(void) evs_keys_of(projection, event, 1, &keys, &error);
+	evs_dead_letters_find(apply->unit.projection, &keys, 1, parked);
+	if (!evs_key_set_has_any(parked, &keys))
+		return false;
+	evs_dead_letter_park(apply->unit.projection, event, &keys, 0, NULL);
+	advance(apply, 0, event->position);
+	return true;
 }
 
 /* Take out of a batch what has to wait behind dead letters. */
@@ -294,7 +393,7 @@ sort_out(EvsApply *apply, const EvsBatch *batch, Sorted *sorted)
 	sorted->looked_at = evs_keys_of(apply->projection, batch->events, batch->count, keys,
 									&sorted->error);
 	parked = evs_key_set_create();
-	evs_dead_letters_find(apply->projection->name, keys, sorted->looked_at, parked);
+	evs_dead_letters_find(apply->unit.projection, keys, sorted->looked_at, parked);
 
 	sorted->events = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
 	sorted->parked = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
@@ -313,38 +412,23 @@ sort_out(EvsApply *apply, const EvsBatch *batch, Sorted *sorted)
 	}
 }
 
-/* The next events, those that the projection wants, copied. */
-static EvsBatch *
-read_batch(const EvsApply *apply, int64 upto, int64 max_events, bool *at_end)
-{
-	const EvsProjection *projection = apply->projection;
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EvsScan    *scan;
-	EvsBatch   *batch;
-
-	scan = evs_scan_log(Max(apply->unit.checkpoint.position, projection->start_after),
-						upto, &projection->filter, snapshot);
-	batch = evs_scan_batch(scan, Min(max_events, PG_INT32_MAX),
-						   Min(maintenance_work_mem, MAX_BATCH_KB));
-	*at_end = evs_scan_is_done(scan);
-	evs_scan_end(scan);
-	UnregisterSnapshot(snapshot);
-	return batch;
-}
-
 /* known: what the next so many events, together, failed with. */
 static EvsApplied
 apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 				int64 nknown)
 {
-	bool		at_end;
-	EvsBatch   *batch = read_batch(apply, upto, max_events, &at_end);
+	EvsReading	reading;
+	EvsBatch   *batch;
 	Sorted		sorted;
+	bool		unread = false;
 	EvsEvent   *failed = NULL;
 	ErrorData  *error = NULL;
 	int64		position;
 	int			done;
 
+	evs_apply_read(apply->projection, apply->unit.checkpoint.position, upto, max_events,
+				   &reading);
+	batch = reading.batch;
 	sort_out(apply, batch, &sorted);
 	if (sorted.count != nknown)
 		known = NULL;
@@ -356,24 +440,32 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 	{
 		failed = &batch->events[sorted.looked_at];
 		error = sorted.error;
-		if (apply->raise)
-			ReThrowError(error);
 	}
+	else if (reading.unreadable != NULL)
+	{
+		failed = reading.unreadable;
+		error = reading.error;
+		unread = true;
+	}
+	if (failed != NULL && apply->raise)
+		ReThrowError(error);
 
 	if (failed != NULL)
 		position = failed->position - 1;
-	else if (at_end)
+	else if (reading.at_end)
 		position = upto;
 	else
 		position = batch->events[batch->count - 1].position;
 
 	for (int i = 0; i < sorted.nparked && sorted.parked[i].position <= position; i++)
-		evs_dead_letter_park(apply->projection->name, &sorted.parked[i],
+		evs_dead_letter_park(apply->unit.projection, &sorted.parked[i],
 							 &sorted.parked_keys[i], 0, NULL);
 	advance(apply, done, position);
 
+	if (unread && wait_behind(apply, failed))
+		return EVS_APPLY_MORE;
 	if (failed != NULL)
-		return fail_at(apply, failed, error);
+		return fail_at(apply, failed, unread, error);
 	return position < upto ? EVS_APPLY_MORE : EVS_APPLY_END;
 }
 
@@ -395,7 +487,7 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 	if (apply->raise)
 		apply_scan(&work);
 	else
-		error = evs_attempt(apply_scan, &work);
+		error = attempt_watched(apply->projection, apply_scan, &work);
 	if (error == NULL)
 	{
 		advance(apply, work.scanned.applied,
@@ -408,6 +500,10 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 	/* a handler that takes them one by one has not seen those after it */
 	if (apply->projection->kind == EVS_KIND_EVENT && work.scanned.taken > 0)
 		max_events = work.scanned.taken;
+
+	/* it may have been the next one that could not be read */
+	if (evs_types_any_now())
+		return apply_carefully(apply, upto, Min(max_events, PG_INT32_MAX - 1) + 1, NULL, 0);
 	return apply_carefully(apply, upto, max_events, error, work.scanned.taken);
 }
 
@@ -447,10 +543,12 @@ evs_apply_end(EvsApply *apply)
 {
 	EvsUnit    *unit = &apply->unit;
 
-	if (unit->checkpoint.position > apply->began_at)
-		evs_unit_write(unit);
 	if (got_past(unit))
 		evs_failure_clear(unit->projection, unit->partition);
+	if (apply->rebuilds)
+		return;
+	if (unit->checkpoint.position > apply->began_at)
+		evs_unit_write(unit);
 	if (apply->applied > 0)
 		evs_notify(apply->projection, evs_unit_whole_position(unit));
 }

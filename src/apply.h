@@ -28,14 +28,26 @@ typedef enum EvsApplied
 typedef struct EvsApply
 {
 	EvsProjection *projection;
-	EvsUnit		unit;
+	EvsUnit		unit;			/* under its name failures are recorded */
 	bool		raise;			/* let errors through, record nothing */
+	bool		rebuilds;		/* let an error through that would stop it */
 	int64		applied;		/* events */
 	int64		began_at;		/* position */
 } EvsApply;
 
 /* Read where the unit is.  The projection's filter is set to the partition. */
 extern void evs_apply_begin(EvsApply *apply, EvsProjection *projection, int partition);
+
+/*
+ * The same for a rebuild, which takes all partitions together, from wherever it
+ * is.  A projection with dead letters records them under the name; of others
+ * every error gets out.
+ */
+extern void evs_apply_begin_rebuild(EvsApply *apply, EvsProjection *projection,
+									const char *name, const EvsCheckpoint *checkpoint);
+
+/* When its next attempt at an event is due; 0 when there is nothing to wait for. */
+extern TimestampTz evs_apply_due(const EvsApply *apply);
 
 /*
  * Apply the next events after the checkpoint, up to a position below which no
@@ -49,7 +61,10 @@ extern void evs_apply_begin(EvsApply *apply, EvsProjection *projection, int part
 extern EvsApplied evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events,
 								  TimestampTz until);
 
-/* Write down where the unit is now, and tell listeners. */
+/*
+ * Write down where the unit is now, and tell listeners.  Of a rebuild the caller
+ * does so with unit.checkpoint.
+ */
 extern void evs_apply_end(EvsApply *apply);
 
 /*

@@ -75,6 +75,16 @@ static EvsQuery clear_keys = {
 	1, {TEXTOID}, SPI_OK_DELETE
 };
 
+static EvsQuery rename_letters = {
+	"update evsource.dead_letters set projection = $2 where projection = $1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery rename_keys = {
+	"update evsource.parked_keys set projection = $2 where projection = $1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
 /* ---- sets of keys ---- */
 
 typedef struct ParkedKey
@@ -319,4 +329,13 @@ evs_dead_letters_clear(const char *projection)
 
 	(void) evs_query_run(&clear_letters, values, NULL);
 	(void) evs_query_run(&clear_keys, values, NULL);
+}
+
+void
+evs_dead_letters_rename(const char *from, const char *to)
+{
+	Datum		values[] = {CStringGetTextDatum(from), CStringGetTextDatum(to)};
+
+	(void) evs_query_run(&rename_letters, values, NULL);
+	(void) evs_query_run(&rename_keys, values, NULL);
 }

@@ -48,4 +48,7 @@ extern int64 evs_dead_letters_count(const char *projection);
 
 extern void evs_dead_letters_clear(const char *projection);
 
+/* Those of one name are another's from now on, who has none. */
+extern void evs_dead_letters_rename(const char *from, const char *to);
+
 #endif							/* EVS_DEAD_LETTERS_H */

@@ -62,6 +62,11 @@ static EvsQuery clear_failures = {
 	1, {TEXTOID}, SPI_OK_DELETE
 };
 
+static EvsQuery rename_failures = {
+	"update evsource.projection_failures set projection = $2 where projection = $1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
 static EvsQuery stop_projection = {
 	"update evsource.projections set state = 'failed'"
 	" where projection = $1 and state in ('active', 'catching_up')",
@@ -186,4 +191,24 @@ evs_troubles_clear(const char *projection)
 {
 	evs_failures_clear(projection);
 	evs_dead_letters_clear(projection);
+}
+
+static void
+rename_troubles(const char *from, const char *to)
+{
+	Datum		values[] = {CStringGetTextDatum(from), CStringGetTextDatum(to)};
+
+	(void) evs_query_run(&rename_failures, values, NULL);
+	evs_dead_letters_rename(from, to);
+}
+
+void
+evs_troubles_exchange(const char *one, const char *other)
+{
+	/* longer than any name may be */
+	char	   *aside = psprintf("%0*d", NAMEDATALEN, 0);
+
+	rename_troubles(one, aside);
+	rename_troubles(other, one);
+	rename_troubles(aside, other);
 }

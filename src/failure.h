@@ -52,7 +52,13 @@ extern void evs_failure_stop(const char *projection);
 /* Forget all that a projection failed at, and its dead letters. */
 extern void evs_troubles_clear(const char *projection);
 
-/* The same without the dead letters. */
+/*
+ * What is on record under one name is under the other from now on, and the other
+ * way round.
+ */
+extern void evs_troubles_exchange(const char *one, const char *other);
+
+/* Forget what it failed at, and keep the dead letters. */
 extern void evs_failures_clear(const char *projection);
 
 #endif							/* EVS_FAILURE_H */

@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "apply.h"
 #include "barrier.h"
 #include "definition.h"
 #include "horizon.h"
@@ -39,6 +40,10 @@
 
 /* How often to try for the barrier. */
 #define MAX_ATTEMPTS	10
+
+/* The events of the first batch, and ms that one should take. */
+#define FIRST_BATCH		100000
+#define BATCH_TIME		1000
 
 bool
 evs_procedure_is_atomic(FunctionCallInfo fcinfo)
@@ -151,14 +156,78 @@ evs_procedure_finish_async(EvsProjection *projection)
 }
 
 EvsOutcome
+evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz due)
+{
+	int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
+
+	procedure->pause = (int) Min(Max(left, 1), PG_INT32_MAX);
+	return EVS_WAIT;
+}
+
+int64
+evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
+{
+	if (procedure->batch <= 0)
+		procedure->batch = FIRST_BATCH;
+	return Min(procedure->batch, evs_apply_limit(projection));
+}
+
+/* A statement or a fold writes less the more events it gets: not too few of them. */
+void
+evs_procedure_pace(EvsProcedure *procedure, TimestampTz began)
+{
+	int64		elapsed = (GetCurrentTimestamp() - began) / 1000;
+
+	if (elapsed * 2 < BATCH_TIME)
+		procedure->batch = Min(procedure->batch * 2, PG_INT32_MAX);
+	else if (elapsed > BATCH_TIME)
+		procedure->batch = Max(procedure->batch * BATCH_TIME / elapsed, FIRST_BATCH / 10);
+}
+
+/* A batch; returns when the event that failed in it, if one did, is due again. */
+static TimestampTz
+apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *checkpoint,
+			int64 upto)
+{
+	EvsApply	apply;
+	TimestampTz began = GetCurrentTimestamp();
+	int64		batch = evs_procedure_batch(procedure, projection);
+
+	if (!projection->dead_letter)
+	{
+		(void) evs_replay_some(projection, checkpoint, upto, batch);
+		evs_procedure_pace(procedure, began);
+		return 0;
+	}
+
+	evs_apply_begin_rebuild(&apply, projection, projection->name, checkpoint);
+	if (evs_apply_due(&apply) == 0)
+	{
+		(void) evs_apply_batch(&apply, upto, batch, 0);
+		evs_apply_end(&apply);
+		*checkpoint = apply.unit.checkpoint;
+		evs_procedure_pace(procedure, began);
+	}
+	return evs_apply_due(&apply);
+}
+
+EvsOutcome
 evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
 {
 	EvsCheckpoint checkpoint;
 	int64		safe = evs_horizon_safe_position();
 	int64		applied;
+	TimestampTz due;
 
 	evs_checkpoint_read(projection->name, &checkpoint);
-	applied = evs_replay(projection, &checkpoint, safe, 1);
+	applied = -checkpoint.event_count;
+	due = apply_batch(procedure, projection, &checkpoint, safe);
+	applied += checkpoint.event_count;
+	if (due != 0)
+	{
+		evs_checkpoint_write(projection->name, &checkpoint);
+		return evs_procedure_wait_until(procedure, due);
+	}
 
 	if (checkpoint.position < safe ||
 		(applied > FEW_EVENTS && ++procedure->rounds < MAX_ROUNDS))

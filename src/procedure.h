@@ -7,6 +7,7 @@
 #include "evsource.h"
 #include "projection.h"
 
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "storage/lock.h"
 
@@ -20,6 +21,7 @@ typedef struct EvsProcedure
 	int			rounds;			/* that reached the safe position */
 	bool		background;		/* waits for nobody: says EVS_WAIT instead */
 	int			pause;			/* ms to sleep when EVS_WAIT was said */
+	int64		batch;			/* events for the next transaction; 0: not known yet */
 	struct EvsRebuild *wanted;	/* rebuild: what the call asks for, at first */
 	bool		restored;		/* rebuild: snapshots have been looked at */
 	bool		from_snapshots; /* and there are some that can be used */
@@ -79,6 +81,16 @@ extern void evs_procedure_gave_way(EvsProcedure *procedure, const char *without,
  * session has completed the work.  Errors: 55000 when it is in another state.
  */
 extern EvsProjection *evs_procedure_open(const EvsProcedure *procedure);
+
+/* Say EVS_WAIT until then. */
+extern EvsOutcome evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz due);
+
+/*
+ * How many events a transaction may apply, so that it does not last for long and
+ * others see how far the work is; and how long one has taken that applied as many.
+ */
+extern int64 evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection);
+extern void evs_procedure_pace(EvsProcedure *procedure, TimestampTz began);
 
 /*
  * One batch; or the last, behind the barrier, when a round without it has

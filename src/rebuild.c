@@ -25,6 +25,7 @@
 #include "fmgr.h"
 
 #include "alter.h"
+#include "apply.h"
 #include "barrier.h"
 #include "definition.h"
 #include "failure.h"
@@ -290,6 +291,24 @@ evs_rebuild_advance(EvsProcedure *procedure)
 	return EVS_DONE;
 }
 
+/* What failed is tried again at once: nobody can mend it meanwhile. */
+static void
+apply_all(EvsProjection *projection)
+{
+	EvsCheckpoint checkpoint;
+	EvsApply	apply;
+	EvsApplied	result;
+	int64		safe = evs_horizon_safe_position();
+
+	evs_checkpoint_read(projection->name, &checkpoint);
+	evs_apply_begin_rebuild(&apply, projection, projection->name, &checkpoint);
+	do
+		result = evs_apply_batch(&apply, safe, evs_apply_limit(projection), 0);
+	while (result == EVS_APPLY_MORE || result == EVS_APPLY_RETRY);
+	evs_apply_end(&apply);
+	evs_checkpoint_write(projection->name, &apply.unit.checkpoint);
+}
+
 /* All of it in the caller's transaction; appenders wait from here on. */
 static void
 rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
@@ -297,7 +316,6 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	const char *name = procedure->name;
 	EvsProjection *projection;
 	EvsRebuild	rebuild = {.name = name};
-	EvsCheckpoint checkpoint;
 
 	evs_require_read_committed("rebuild a projection");
 	evs_rebuild_lock(name);
@@ -325,9 +343,7 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 		evs_replay_activate(projection);
 		return;
 	}
-	evs_checkpoint_read(name, &checkpoint);
-	evs_replay(projection, &checkpoint, evs_horizon_safe_position(), 0);
-	evs_checkpoint_write(name, &checkpoint);
+	apply_all(projection);
 	evs_procedure_finish_async(projection);
 }
 

@@ -28,7 +28,9 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
+#include "apply.h"
 #include "barrier.h"
 #include "failure.h"
 #include "horizon.h"
@@ -136,18 +138,44 @@ refuse_touched(const EvsRebuild *rebuild, const char *table)
 }
 
 /*
+ * Apply events to the new version.  What it cannot take is on record under the
+ * name of its schema until the exchange: the old version has troubles of its own.
+ */
+static int64
+apply_some(EvsRebuild *rebuild, EvsProjection *redirected, int64 upto, int64 max_events)
+{
+	EvsApply	apply;
+
+	if (!redirected->dead_letter)
+		return evs_replay_some(redirected, &rebuild->checkpoint, upto, max_events);
+
+	evs_apply_begin_rebuild(&apply, redirected, rebuild->shadow, &rebuild->checkpoint);
+	if (evs_apply_due(&apply) == 0)
+	{
+		(void) evs_apply_batch(&apply, upto, max_events, 0);
+		evs_apply_end(&apply);
+		rebuild->checkpoint = apply.unit.checkpoint;
+	}
+	rebuild->due = evs_apply_due(&apply);
+	return apply.applied;
+}
+
+/*
  * One batch.  A handler that works on the old tables may well fail because of
  * what it finds there: then that is what has to be said.
  */
 static int64
-apply_batch(EvsRebuild *rebuild, EvsProjection *redirected, EvsShadowWatch *watch, int64 upto)
+apply_batch(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *redirected,
+			EvsShadowWatch *watch, int64 upto)
 {
 	MemoryContext context = CurrentMemoryContext;
+	TimestampTz began = GetCurrentTimestamp();
 	volatile int64 applied = 0;
 
 	PG_TRY();
 	{
-		applied = evs_replay(redirected, &rebuild->checkpoint, upto, 1);
+		applied = apply_some(rebuild, redirected, upto,
+							 evs_procedure_batch(procedure, redirected));
 	}
 	PG_CATCH();
 	{
@@ -161,6 +189,7 @@ apply_batch(EvsRebuild *rebuild, EvsProjection *redirected, EvsShadowWatch *watc
 
 	if (watch->touched != NULL)
 		refuse_touched(rebuild, watch->touched);
+	evs_procedure_pace(procedure, began);
 	return applied;
 }
 
@@ -211,7 +240,7 @@ make_shadow(EvsRebuild *rebuild, EvsProjection *projection, EvsShadowWatch *watc
 	rebuild->checkpoint.event_count = 0;
 
 	redirected = redirect(rebuild, projection, watch);
-	evs_replay_some(redirected, &rebuild->checkpoint, get_limit(projection), PROBE_EVENTS);
+	(void) apply_some(rebuild, redirected, get_limit(projection), PROBE_EVENTS);
 }
 
 /*
@@ -296,6 +325,7 @@ start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
 			(errmsg_internal("projection \"%s\" or its tables have changed, beginning its rebuild anew",
 							 rebuild->name)));
 	evs_shadow_drop(rebuild->shadow);
+	evs_troubles_clear(rebuild->shadow);
 	rebuild->state = EVS_REBUILD_REQUESTED;
 	rebuild->tables = NIL;
 	rebuild->shadow = rebuild->shape = NULL;
@@ -340,10 +370,11 @@ old_snapshots_gone(EvsProcedure *procedure)
 
 /*
  * The last events, which the old version has (inline) or will never get.  False:
- * a handler has appended, and what it appended was dispatched to the old version.
+ * a handler has appended, and what it appended was dispatched to the old version;
+ * or it has failed.
  */
 static bool
-apply_last(EvsRebuild *rebuild, EvsProjection *projection)
+apply_last(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
 {
 	EvsShadowWatch watch;
 	EvsProjection *redirected = redirect(rebuild, projection, &watch);
@@ -355,9 +386,9 @@ apply_last(EvsRebuild *rebuild, EvsProjection *projection)
 
 		if (rebuild->checkpoint.position >= upto)
 			return true;
-		if (evs_shadow_touched(&watch))
+		if (rebuild->due != 0 || evs_shadow_touched(&watch))
 			return false;
-		apply_batch(rebuild, redirected, &watch, upto);
+		apply_batch(procedure, rebuild, redirected, &watch, upto);
 	}
 }
 
@@ -381,7 +412,10 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 
 	evs_shadow_swap(rebuild->tables, rebuild->shadow);
 	(void) evs_snapshots_clear(projection->name, false);
-	evs_troubles_clear(projection->name);
+	/* those of the old version go where the old version goes */
+	evs_failures_clear(projection->name);
+	evs_failures_clear(rebuild->shadow);
+	evs_troubles_exchange(projection->name, rebuild->shadow);
 	projection->state = EVS_STATE_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);
@@ -436,7 +470,7 @@ finish(EvsProcedure *procedure, EvsRebuild *rebuild)
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
-	if (!apply_last(rebuild, projection))
+	if (!apply_last(procedure, rebuild, projection))
 	{
 		evs_rebuild_write(rebuild);
 		return EVS_MORE;
@@ -460,6 +494,7 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 	EvsProjection *projection = evs_projection_load(rebuild->name, false);
 	EvsProjection *redirected;
 	EvsShadowWatch watch;
+	int64		from = rebuild->checkpoint.position;
 	int64		upto;
 	int64		applied;
 
@@ -469,11 +504,13 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 
 	redirected = redirect(rebuild, projection, &watch);
 	upto = get_limit(projection);
-	applied = apply_batch(rebuild, redirected, &watch, upto);
+	applied = apply_batch(procedure, rebuild, redirected, &watch, upto);
 	if (applied > FEW_EVENTS && rebuild->checkpoint.position >= upto)
 		rebuild->rounds++;
-	if (applied > 0)
+	if (applied > 0 || rebuild->checkpoint.position > from)
 		evs_rebuild_write(rebuild);
+	if (rebuild->due != 0)
+		return evs_procedure_wait_until(procedure, rebuild->due);
 
 	if (rebuild->checkpoint.position < upto ||
 		(applied > FEW_EVENTS && rebuild->rounds < MAX_ROUNDS))

@@ -208,7 +208,8 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 				 errhint("Drop it with evsource.accept_rebuild().")));
 	evs_shadow_swap(rebuild.tables, rebuild.shadow);
 	(void) evs_snapshots_clear(rebuild.name, false);
-	evs_troubles_clear(rebuild.name);
+	evs_failures_clear(rebuild.name);
+	evs_troubles_exchange(rebuild.name, rebuild.shadow);
 
 	/* events that the other version has applied are history for this one */
 	projection->replay_until = Max(projection->replay_until, rebuild.checkpoint.position);

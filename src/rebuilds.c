@@ -15,6 +15,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "failure.h"
 #include "query.h"
 #include "rebuild.h"
 #include "rebuilds.h"
@@ -306,6 +307,9 @@ evs_rebuild_forget(const char *name)
 	if (!evs_rebuild_read(name, &rebuild))
 		return;
 	if (rebuild.shadow != NULL)
+	{
 		evs_shadow_drop(rebuild.shadow);
+		evs_troubles_clear(rebuild.shadow);
+	}
 	evs_rebuild_delete(name);
 }

@@ -35,6 +35,7 @@ typedef struct EvsRebuild
 	EvsCheckpoint checkpoint;	/* of what is in the shadow */
 	int64		total;			/* events there were to apply */
 	int			rounds;			/* that came to the end and found more */
+	TimestampTz due;			/* not in the row: wait until then, 0: do not */
 } EvsRebuild;
 
 /*

@@ -30,6 +30,7 @@
 #include "query.h"
 #include "registry.h"
 #include "scan.h"
+#include "types.h"
 #include "wakeup.h"
 
 /* So many at a time. */
@@ -76,6 +77,7 @@ typedef struct Letter
 {
 	EvsEvent	event;
 	EvsKeys		keys;
+	ErrorData  *error;			/* why the event cannot be read; then it is as stored */
 } Letter;
 
 typedef struct Retry
@@ -97,18 +99,51 @@ read_keys(Datum array, EvsKeys *keys)
 		keys->keys[i] = DatumGetTextPP(values[i]);
 }
 
-/* The event at a position; false when it is gone from the log. */
-static bool
-read_event(int64 position, EvsEvent *event, Snapshot snapshot)
+/* The event at a position. */
+typedef struct Search
 {
-	EvsScan    *scan = evs_scan_log(position - 1, position, NULL, snapshot);
-	EvsEvent	found;
-	bool		exists = evs_scan_next(scan, &found);
+	int64		position;
+	Snapshot	snapshot;
+	bool		as_stored;
+	EvsEvent   *event;
+	bool		exists;			/* it is not gone from the log */
+} Search;
 
-	if (exists)
-		evs_event_copy(event, &found);
+static void
+search_event(void *arg)
+{
+	Search	   *search = arg;
+	EvsScan    *scan = evs_scan_log(search->position - 1, search->position, NULL,
+									search->snapshot);
+	EvsEvent	found;
+
+	if (search->as_stored)
+		evs_scan_as_stored(scan);
+	search->exists = evs_scan_next(scan, &found);
+	if (search->exists)
+		evs_event_copy(search->event, &found);
 	evs_scan_end(scan);
-	return exists;
+}
+
+/* False when it is gone from the log. */
+static bool
+read_event(int64 position, Letter *letter, Snapshot snapshot)
+{
+	Search		search = {position, snapshot, false, &letter->event};
+
+	letter->error = NULL;
+	if (evs_types_any_now())
+		letter->error = evs_attempt(search_event, &search);
+	else
+		search_event(&search);
+	if (letter->error != NULL)
+	{
+		if (evs_failure_is_transient(letter->error->sqlerrcode))
+			ReThrowError(letter->error);
+		search.as_stored = true;
+		search_event(&search);
+	}
+	return search.exists;
 }
 
 /*
@@ -135,7 +170,7 @@ read_portion(const char *projection, int64 after, int *count, int64 *last, List 
 		bool		is_null;
 
 		*last = DatumGetInt64(SPI_getbinval(result.rows[row], result.tupdesc, 1, &is_null));
-		if (read_event(*last, &letter->event, snapshot))
+		if (read_event(*last, letter, snapshot))
 		{
 			read_keys(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null), &letter->keys);
 			(*count)++;
@@ -231,8 +266,17 @@ apply_letters(Retry *retry, Letter *letters, int count)
 	int			done;
 
 	CHECK_FOR_INTERRUPTS();
+	if (letters[0].error != NULL)
+	{
+		failed_again(retry, letters, letters[0].error);
+		return 1;
+	}
 	for (int i = 0; i < count; i++)
+	{
+		if (letters[i].error != NULL)
+			return apply_letters(retry, letters, i);
 		events[i] = letters[i].event;
+	}
 	error = evs_attempt(apply_events, &work);
 	if (error == NULL)
 	{

@@ -309,6 +309,12 @@ evs_scan_next(EvsScan *scan, EvsEvent *event)
 	return true;
 }
 
+void
+evs_scan_as_stored(EvsScan *scan)
+{
+	scan->types = NULL;
+}
+
 /* The bytes that a copy of the event takes, more or less. */
 static Size
 event_size(const EvsEvent *event)

@@ -42,6 +42,9 @@ extern EvsScan *evs_scan_id(const pg_uuid_t *id, Snapshot snapshot);
 extern bool evs_scan_next(EvsScan *scan, EvsEvent *event);
 extern void evs_scan_end(EvsScan *scan);
 
+/* From here on the data is what is stored. */
+extern void evs_scan_as_stored(EvsScan *scan);
+
 /* The next row as it is stored, or NULL; and the table it comes from. */
 extern TupleTableSlot *evs_scan_next_slot(EvsScan *scan);
 extern Relation evs_scan_relation(EvsScan *scan);

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 
 #include "alter.h"
+#include "apply.h"
 #include "folder.h"
 #include "identity.h"
 #include "query.h"
@@ -108,6 +109,8 @@ evs_table_snapshot_save(EvsProjection *projection)
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE)
 		evs_replay_settle(projection);
+	/* the tables are of one position */
+	evs_apply_gather(projection);
 	evs_checkpoint_read(projection->name, &checkpoint);
 	if (evs_table_snapshot_find(projection, &newest) &&
 		newest.checkpoint.position == checkpoint.position &&

@@ -38,6 +38,11 @@ static EvsQuery read_partition = {
 	2, {TEXTOID, INT4OID}, SPI_OK_SELECT
 };
 
+static EvsQuery read_troubles = {
+	"select" STUCK_COLUMNS " from (select) c" STUCK_TABLE,
+	2, {TEXTOID, INT4OID}, SPI_OK_SELECT
+};
+
 static EvsQuery write_whole = {
 	"update evsource.checkpoints"
 	" set position = $3, event_count = $4, updated_at = clock_timestamp()"
@@ -81,6 +86,21 @@ column(const EvsQueryResult *result, int number, bool *is_null)
 	return SPI_getbinval(result->rows[0], result->tupdesc, number, is_null);
 }
 
+/* The columns of STUCK_COLUMNS, from this one on. */
+static void
+read_stuck(const EvsQueryResult *result, int first, EvsUnit *unit)
+{
+	bool		is_null;
+
+	unit->failure.exists = DatumGetBool(column(result, first, &is_null));
+	unit->failure.position = DatumGetInt64(column(result, first + 1, &is_null));
+	unit->failure.attempts = DatumGetInt32(column(result, first + 2, &is_null));
+	unit->failure.retry_at = DatumGetTimestampTz(column(result, first + 3, &is_null));
+	if (is_null)
+		unit->failure.retry_at = 0;
+	unit->has_dead_letters = DatumGetBool(column(result, first + 4, &is_null));
+}
+
 void
 evs_unit_read(const EvsProjection *projection, int partition, EvsUnit *unit)
 {
@@ -99,13 +119,21 @@ evs_unit_read(const EvsProjection *projection, int partition, EvsUnit *unit)
 			 projection->name, (unsigned long long) result.count, partition);
 	unit->checkpoint.position = DatumGetInt64(column(&result, 1, &is_null));
 	unit->checkpoint.event_count = DatumGetInt64(column(&result, 2, &is_null));
-	unit->failure.exists = DatumGetBool(column(&result, 3, &is_null));
-	unit->failure.position = DatumGetInt64(column(&result, 4, &is_null));
-	unit->failure.attempts = DatumGetInt32(column(&result, 5, &is_null));
-	unit->failure.retry_at = DatumGetTimestampTz(column(&result, 6, &is_null));
-	if (is_null)
-		unit->failure.retry_at = 0;
-	unit->has_dead_letters = DatumGetBool(column(&result, 7, &is_null));
+	read_stuck(&result, 3, unit);
+	evs_query_end(&result);
+}
+
+void
+evs_unit_read_troubles(const char *name, EvsUnit *unit)
+{
+	Datum		values[] = {CStringGetTextDatum(name), Int32GetDatum(0)};
+	EvsQueryResult result;
+
+	unit->projection = name;
+	unit->partition = 0;
+	unit->partitions = 1;
+	evs_query_begin(&read_troubles, values, NULL, InvalidSnapshot, &result);
+	read_stuck(&result, 1, unit);
 	evs_query_end(&result);
 }
 

@@ -34,6 +34,12 @@ extern bool evs_unit_try_lock(const EvsProjection *projection, int partition);
 extern void evs_unit_read(const EvsProjection *projection, int partition, EvsUnit *unit);
 extern void evs_unit_write(const EvsUnit *unit);
 
+/*
+ * All of a projection as one unit, wherever it is; its failure and dead letters
+ * are those under the name.
+ */
+extern void evs_unit_read_troubles(const char *name, EvsUnit *unit);
+
 /* How far all of the projection is, now that the unit has been written. */
 extern int64 evs_unit_whole_position(const EvsUnit *unit);
 

@@ -1,0 +1,129 @@
+/*
+ * apply_read.c - read the next events of the log for a projection, whatever
+ * their upcasters do.
+ *
+ * An event is brought to the newest version of its type when it is read, and
+ * that is code of the user's, which may fail as a handler may.  Events are read
+ * in a subtransaction then; when that fails, half as many, and so on until it is
+ * known which event is the first that cannot be read.
+ */
+#include "evsource.h"
+
+#include "miscadmin.h"
+#include "utils/snapmgr.h"
+
+#include "apply_read.h"
+#include "attempt.h"
+#include "event.h"
+#include "failure.h"
+#include "scan.h"
+#include "types.h"
+
+/* Memory for the events. */
+#define MAX_BATCH_KB	(64 * 1024)
+
+typedef struct Read
+{
+	const EvsProjection *projection;
+	int64		after;
+	int64		upto;
+	int			max_events;
+	bool		as_stored;
+	EvsBatch   *batch;
+	bool		at_end;
+} Read;
+
+static void
+read_events(void *arg)
+{
+	Read	   *read = arg;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsScan    *scan;
+
+	scan = evs_scan_log(Max(read->after, read->projection->start_after), read->upto,
+						&read->projection->filter, snapshot);
+	if (read->as_stored)
+		evs_scan_as_stored(scan);
+	read->batch = evs_scan_batch(scan, read->max_events,
+								 Min(maintenance_work_mem, MAX_BATCH_KB));
+	read->at_end = evs_scan_is_done(scan);
+	evs_scan_end(scan);
+	UnregisterSnapshot(snapshot);
+}
+
+/* NULL, or why one of so many events cannot be read. */
+static ErrorData *
+try_to_read(Read *read, int max_events)
+{
+	ErrorData  *error;
+
+	CHECK_FOR_INTERRUPTS();
+	read->max_events = max_events;
+	error = evs_attempt(read_events, read);
+	if (error != NULL && evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+/* The event after these, as it is stored. */
+static EvsEvent *
+read_stored(const Read *read)
+{
+	Read		next = *read;
+
+	if (read->batch->count > 0)
+		next.after = read->batch->events[read->batch->count - 1].position;
+	next.as_stored = true;
+	next.max_events = 1;
+	read_events(&next);
+	if (next.batch->count != 1)
+		elog(ERROR, "the event after position " INT64_FORMAT " that could not be read is gone",
+			 next.after);
+	return &next.batch->events[0];
+}
+
+void
+evs_apply_read(const EvsProjection *projection, int64 after, int64 upto, int64 max_events,
+			   EvsReading *reading)
+{
+	Read		read = {projection, after, upto};
+	int			works = 0;		/* so many can be read */
+	int			fails = (int) Min(max_events, PG_INT32_MAX);	/* and so many cannot */
+	ErrorData  *error = NULL;
+
+	memset(reading, 0, sizeof(EvsReading));
+	if (evs_types_any_now())
+		error = try_to_read(&read, fails);
+	else
+	{
+		read.max_events = fails;
+		read_events(&read);
+	}
+
+	while (error != NULL && fails - works > 1)
+	{
+		int			middle = works + (fails - works) / 2;
+		ErrorData  *again = try_to_read(&read, middle);
+
+		if (again != NULL)
+		{
+			error = again;
+			fails = middle;
+		}
+		else if (read.batch->count < middle)
+			error = NULL;		/* memory is full before the one that fails */
+		else
+			works = middle;
+	}
+
+	if (error != NULL)
+	{
+		if (try_to_read(&read, works) != NULL)
+			elog(ERROR, "events that could be read cannot be read any more");
+		reading->unreadable = read_stored(&read);
+		reading->error = error;
+		read.at_end = false;
+	}
+	reading->batch = read.batch;
+	reading->at_end = read.at_end;
+}

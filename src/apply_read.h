@@ -1,0 +1,28 @@
+/*
+ * apply_read.h - read the next events of the log for a projection, whatever
+ * their upcasters do.
+ */
+#ifndef EVS_APPLY_READ_H
+#define EVS_APPLY_READ_H
+
+#include "evsource.h"
+#include "projection.h"
+
+/* What there is after a position and up to another. */
+typedef struct EvsReading
+{
+	EvsBatch   *batch;			/* copied */
+	bool		at_end;			/* there is no more, nor an event that cannot be read */
+	EvsEvent   *unreadable;		/* the next one, as it is stored; NULL: none in the way */
+	ErrorData  *error;			/* why it cannot be read */
+} EvsReading;
+
+/*
+ * The next events that the projection wants, at most so many and what fits into
+ * memory, in CurrentMemoryContext.  Ends before the first one that cannot be
+ * brought to its newest version.  Errors that are nobody's fault get out.
+ */
+extern void evs_apply_read(const EvsProjection *projection, int64 after, int64 upto,
+						   int64 max_events, EvsReading *reading);
+
+#endif							/* EVS_APPLY_READ_H */
