@@ -1,0 +1,75 @@
+#!/usr/bin/env node
+// An account in evsource, with pg. Connects as libpq does (PGHOST, ...).
+//
+//     shop.js deposit account-1 100      append, and see it in the read model
+//     shop.js withdraw account-1 30      decide on the state, and again when it has moved on
+//     shop.js listen                     print each change of the read model
+import pg from 'pg';
+
+const WRONG_VERSION = 'VE001';
+
+const SETUP = `
+  select pg_advisory_xact_lock(1);
+  create extension if not exists evsource;
+  create table if not exists balances (account text primary key, balance numeric not null);
+  select evsource.create_projection('balances', mode => 'async', if_exists => 'keep', query => $$
+      insert into balances as b
+          select stream, sum((data->>'amount')::numeric) from new_events group by stream
+      on conflict (account) do update set balance = b.balance + excluded.balance $$)`;
+
+// Returns the position of the event: a bigint, which pg gives as a string.
+async function append(db, stream, type, data, expectedVersion = null) {
+  const { rows } = await db.query(
+    'select position from evsource.append($1, $2, $3, expected_version => $4)',
+    [stream, type, data, expectedVersion]);
+  return rows[0].position;
+}
+
+function deposit(db, account, amount) {
+  return append(db, account, 'Deposited', { amount });
+}
+
+// Load, decide, append; whoever was faster is no reason to give up.
+async function withdraw(db, account, amount, attempts = 10) {
+  for (let attempt = 0; attempt < attempts; attempt++) {
+    const { rows: [{ version, balance }] } = await db.query(
+      `select coalesce(max(version), 0) as version, coalesce(sum((data->>'amount')::numeric), 0) as balance
+       from evsource.read_stream($1)`, [account]);
+    if (balance < amount) throw new RangeError(`${account} has ${balance}`);
+    try {
+      return await append(db, account, 'Withdrawn', { amount: -amount }, version);
+    } catch (error) {
+      if (error.code !== WRONG_VERSION) throw error;
+    }
+  }
+  throw new Error(`${account} has moved on ${attempts} times`);
+}
+
+// What the read model says once it has our own event.
+async function balance(db, account, position) {
+  await db.query("select evsource.wait_for('balances', $1, '10s')", [position]);
+  const { rows } = await db.query('select balance from balances where account = $1', [account]);
+  return rows[0].balance;
+}
+
+async function listen(db) {
+  db.on('notification', ({ payload }) => console.log(payload));
+  await db.query('listen evsource_projection');
+  console.log('listening');
+  await new Promise((_, reject) => db.on('error', reject));
+}
+
+const [command, account, amount] = process.argv.slice(2);
+const db = new pg.Client();
+await db.connect();
+try {
+  await db.query(SETUP); // several statements in one query are one transaction
+  if (command === 'listen') {
+    await listen(db);
+  } else {
+    const position = await { deposit, withdraw }[command](db, account, Number(amount));
+    console.log(await balance(db, account, position));
+  }
+} finally {
+  await db.end();
+}
