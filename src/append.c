@@ -136,6 +136,16 @@ evs_append_dispatch(EvsBatch *batch)
 	}
 }
 
+/*
+ * Can evs_append_validate refuse the batch?  Then the stream's version has to be
+ * known before: a wrong one is the answer, whatever is wrong with the data.
+ */
+static bool
+may_be_refused(const EvsBatch *batch)
+{
+	return evs_types_any() || evs_store_has_versions(batch);
+}
+
 void
 evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *appended)
 {
@@ -153,7 +163,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	evs_append_check(events, batch);
 
 	direct = evs_store_is_direct(events);
-	if (direct && batch->count > 0 && expected_version > 0 &&
+	if (direct && batch->count > 0 && expected_version > 0 && !may_be_refused(batch) &&
 		evs_stream_lock_behind(events, stream, expected_version))
 		version = expected_version;
 	else

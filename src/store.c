@@ -10,21 +10,26 @@
 
 #include "access/genam.h"
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -107,12 +112,34 @@ evs_store_may_tell(Relation events)
 		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
 }
 
-/* Is the error that is being handled a violation of this constraint? */
+/*
+ * Is the error that is being handled a violation of a unique index on these
+ * columns (0: no second one) of the log?  The name does not tell: REINDEX
+ * CONCURRENTLY gives the index other ones while it is at work.
+ */
 static bool
-is_unique_violation(const ErrorData *error, const char *constraint)
+is_unique_violation(const ErrorData *error, AttrNumber first, AttrNumber second)
 {
-	return error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
-		error->constraint_name != NULL && strcmp(error->constraint_name, constraint) == 0;
+	const EvsCatalog *catalog;
+	HeapTuple	tuple;
+	Form_pg_index index;
+	bool		matches;
+
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->constraint_name == NULL)
+		return false;
+	catalog = evs_catalog();
+	tuple = SearchSysCache1(INDEXRELID,
+							ObjectIdGetDatum(get_relname_relid(error->constraint_name,
+															   catalog->schema)));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	matches = index->indrelid == catalog->events &&
+		index->indnkeyatts == (second == 0 ? 1 : 2) &&
+		index->indkey.values[0] == first &&
+		(second == 0 || index->indkey.values[1] == second);
+	ReleaseSysCache(tuple);
+	return matches;
 }
 
 /*
@@ -128,7 +155,7 @@ rethrow(MemoryContext context, Relation events, text *stream, int64 expected_ver
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (is_unique_violation(error, "events_id_key"))
+	if (is_unique_violation(error, EVS_EVENTS_ID, 0))
 	{
 		FlushErrorState();
 		ereport(ERROR,
@@ -137,7 +164,7 @@ rethrow(MemoryContext context, Relation events, text *stream, int64 expected_ver
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
 				 errhint("Another transaction stored it at the same time. Run the command again to see the event that has it.")));
 	}
-	if (is_unique_violation(error, "events_stream_version_key"))
+	if (is_unique_violation(error, EVS_EVENTS_STREAM, EVS_EVENTS_VERSION))
 	{
 		FlushErrorState();
 		if (stream != NULL)
@@ -237,6 +264,37 @@ evs_store_numbered(Relation events, EvsBatch *batch)
 	store_numbered(events, batch, NULL, EVS_EXPECTED_ANY);
 }
 
+/*
+ * Put the first row that the key finds into the slot, and see that it is there to
+ * stay: another transaction that is adding it is waited for, as the index would
+ * wait if it was to be added once more.  Returns false if there is none.
+ */
+static bool
+fetch_by_key(Relation events, Relation index, ScanKey key, TupleTableSlot *slot)
+{
+	for (;;)
+	{
+		SnapshotData dirty = {0};
+		IndexScanDesc scan;
+		bool		found;
+
+		InitDirtySnapshot(dirty);
+		scan = index_beginscan(events, index, &dirty, NULL, 1, 0);
+		index_rescan(scan, key, 1, NULL, 0);
+		found = index_getnext_slot(scan, ForwardScanDirection, slot);
+		index_endscan(scan);
+		if (!found || !TransactionIdIsValid(dirty.xmin))
+			return found;
+
+		ExecClearTuple(slot);
+		if (dirty.speculativeToken != 0)
+			SpeculativeInsertionWait(dirty.xmin, dirty.speculativeToken);
+		else
+			XactLockTableWait(dirty.xmin, events, NULL, XLTW_None);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /* The event in the first row that the key finds, copied; NULL if none. */
 static EvsEvent *
 find_by_key(Relation events, Oid index_oid, RegProcedure equals, Datum value)
@@ -244,13 +302,10 @@ find_by_key(Relation events, Oid index_oid, RegProcedure equals, Datum value)
 	Relation	index = index_open(index_oid, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
 	EvsEvent   *found = NULL;
-	IndexScanDesc scan;
 	ScanKeyData key;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, equals, value);
-	scan = index_beginscan(events, index, SnapshotSelf, NULL, 1, 0);
-	index_rescan(scan, &key, 1, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	if (fetch_by_key(events, index, &key, slot))
 	{
 		EvsEvent	event;
 
@@ -258,7 +313,6 @@ find_by_key(Relation events, Oid index_oid, RegProcedure equals, Datum value)
 		found = palloc(sizeof(EvsEvent));
 		evs_event_copy(found, &event);
 	}
-	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
 	return found;

@@ -42,7 +42,10 @@ extern bool evs_store_may_tell(Relation events);
 /* Raise VE002 if the id is one that this store made for a stored event. */
 extern void evs_store_check_server_id(Relation events, const pg_uuid_t *id);
 
-/* Look up a stored event by id, the client's or the server's; NULL if none. */
+/*
+ * Look up a stored event by id, the client's or the server's; NULL if none.  Waits
+ * for a transaction that is storing it.
+ */
 extern EvsEvent *evs_store_find(Relation events, const pg_uuid_t *id);
 
 #endif							/* EVS_STORE_H */
