@@ -24,6 +24,7 @@
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -75,8 +76,18 @@ typedef struct Statement
 
 static Statement *current = NULL;
 
-/* set just before append's own INSERT, taken by its begin trigger */
+/*
+ * Set just before append's own INSERT, taken by its begin trigger.  Triggers of
+ * others may come before that, and run INSERTs, and appends, of their own: those
+ * are deeper in triggers.
+ */
 static EvsIntake *expected_intake = NULL;
+
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH));
+}
 
 static void
 check_called_as_trigger(FunctionCallInfo fcinfo)
@@ -117,7 +128,22 @@ evs_intake_expect(EvsIntake *intake, EvsBatch *batch)
 {
 	intake->batch = batch;
 	intake->count = 0;
+	intake->trigger_depth = trigger_depth();
+	intake->nest_level = GetCurrentTransactionNestLevel();
+	intake->outer = expected_intake;
 	expected_intake = intake;
+}
+
+/* Whose INSERT calls the trigger that is running: append's own, or NULL. */
+static EvsIntake *
+take_expected_intake(void)
+{
+	EvsIntake  *intake = expected_intake;
+
+	if (intake == NULL || intake->trigger_depth + 1 != trigger_depth())
+		return NULL;
+	expected_intake = intake->outer;
+	return intake;
 }
 
 /* Before the statement: nothing drawn, nothing restored. */
@@ -129,8 +155,7 @@ evsource_intake_begin(PG_FUNCTION_ARGS)
 	check_called_as_trigger(fcinfo);
 	statement = MemoryContextAllocZero(TopTransactionContext, sizeof(Statement));
 	statement->nest_level = GetCurrentTransactionNestLevel();
-	statement->intake = expected_intake;
-	expected_intake = NULL;
+	statement->intake = take_expected_intake();
 	statement->outer = current;
 	current = statement;
 	PG_RETURN_POINTER(NULL);
@@ -498,8 +523,10 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine,
 		return;
 	while (current != NULL && current->nest_level >= GetCurrentTransactionNestLevel())
 		forget_statement();
+	while (expected_intake != NULL &&
+		   expected_intake->nest_level >= GetCurrentTransactionNestLevel())
+		expected_intake = expected_intake->outer;
 	deletes_allowed = false;
-	expected_intake = NULL;
 }
 
 static void

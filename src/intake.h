@@ -14,6 +14,9 @@ typedef struct EvsIntake
 {
 	EvsBatch   *batch;
 	int			count;			/* rows seen */
+	int			trigger_depth;	/* at which the INSERT runs */
+	int			nest_level;		/* of the transaction it runs in */
+	struct EvsIntake *outer;	/* waits for its INSERT meanwhile */
 } EvsIntake;
 
 extern void evs_intake_init(void);
@@ -34,7 +37,10 @@ extern bool evs_intake_defer(const EvsBatch *batch);
 /* From here on (until the (sub)transaction fails) a DELETE of events passes, or not. */
 extern void evs_intake_allow_deletes(bool allowed);
 
-/* Call just before the INSERT: its triggers fill the intake. */
+/*
+ * Call just before the INSERT: its triggers fill the intake, which lives until
+ * then or until the (sub)transaction fails.
+ */
 extern void evs_intake_expect(EvsIntake *intake, EvsBatch *batch);
 
 #endif							/* EVS_INTAKE_H */

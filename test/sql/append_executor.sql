@@ -256,6 +256,34 @@ select version from evsource.append('exec-15', 'Two', expected_version => 1);
 drop trigger "0_before" on evsource.events;
 select pg_temp.story('exec-15'), pg_temp.story('exec-before');
 
+-- One whose name makes it the very first, that inserts, appends, and fails on the way.
+create function exec_first() returns trigger language plpgsql as $$
+begin
+    if pg_trigger_depth() = 1 then
+        insert into evsource.events (stream, type) values ('exec-17', 'Inserted');
+        perform evsource.append('exec-18', 'Appended');
+        begin
+            perform evsource.append('exec-17', 'Lost');
+            raise exception 'no';
+        exception when raise_exception then
+            null;
+        end;
+        begin
+            perform evsource.append('exec-17', '');
+        exception when invalid_parameter_value then
+            null;
+        end;
+    end if;
+    return null;
+end $$;
+create trigger "00_first" before insert on evsource.events for each statement execute function exec_first();
+select version, stored from evsource.append('exec-16', 'One', expected_version => 0);
+select first_version, version from evsource.append_batch('exec-16', '{Two,Three}', '{2,3}', expected_version => 1);
+insert into evsource.events (stream, type) values ('exec-16', 'Four');
+select version from evsource.append('exec-17', 'Own');
+drop trigger "00_first" on evsource.events;
+select pg_temp.story('exec-16'), pg_temp.story('exec-17'), pg_temp.story('exec-18');
+
 -- No stream has a gap after all this.
 select stream, count(*), max(version) from evsource.events group by stream having count(*) <> max(version);
 
