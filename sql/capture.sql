@@ -61,5 +61,6 @@ comment on function evsource._guard_captures() is 'Internal: refuses captures wi
 create event trigger evsource_guard_captures on ddl_command_end
     when tag in ('CREATE TRIGGER')
     execute function evsource._guard_captures();
+alter event trigger evsource_guard_captures enable always;
 comment on event trigger evsource_guard_captures is 'Refuses captures with rights that their creator does not have.';
 

@@ -7,4 +7,6 @@ comment on function evsource._guard_log() is 'Internal: loads the library, which
 create event trigger evsource_guard_log on ddl_command_start
     when tag in ('DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA')
     execute function evsource._guard_log();
+-- Also where session_replication_role is replica.
+alter event trigger evsource_guard_log enable always;
 comment on event trigger evsource_guard_log is 'Refuses to drop evsource while its log holds events, unless evsource.allow_drop is on.';

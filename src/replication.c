@@ -130,8 +130,13 @@ evsource_replicated_row(PG_FUNCTION_ARGS)
 
 	position = heap_getattr(trigger->tg_trigtuple, EVS_EVENTS_POSITION,
 							RelationGetDescr(trigger->tg_relation), &isnull);
-	if (!isnull)
-		replicated = Max(replicated, DatumGetInt64(position));
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot append by INSERT or COPY while session_replication_role is replica"),
+				 errdetail("The row has no position, and the trigger that gives it does not fire."),
+				 errhint("Set session_replication_role to origin, or call evsource.append.")));
+	replicated = Max(replicated, DatumGetInt64(position));
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
