@@ -14,6 +14,7 @@
 #endif
 
 #include "access/genam.h"
+#include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -258,6 +259,13 @@ InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc
 #define EVS_PROCESS_UTILITY_ARGUMENTS \
 	pstmt, queryString, context, params, queryEnv, dest, qc
+#endif
+
+/* The JSON parser takes where its context is to be, and a const text, since 17. */
+#if PG_VERSION_NUM < 170000
+#define makeJsonLexContextCstringLen(lex, json, length, encoding, need_escapes) \
+	((void) (lex), \
+	 makeJsonLexContextCstringLen(unconstify(char *, json), (int) (length), encoding, need_escapes))
 #endif
 
 /* Do two entries of the lock table belong to one transaction?  Its id moved in 17. */

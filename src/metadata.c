@@ -2,12 +2,15 @@
  * metadata.c - the metadata that a session or transaction adds to its appends.
  *
  * It lives in the setting evsource.metadata, so that SET LOCAL, savepoints and
- * poolers in transaction mode treat it as any other setting.  The text is parsed
- * once and kept for as long as it stays the same.
+ * poolers in transaction mode treat it as any other setting.  What is no JSON
+ * object is refused when it is set.  The text is parsed once and kept for as long
+ * as it stays the same.
  */
 #include "evsource.h"
 
+#include "common/jsonapi.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -25,6 +28,30 @@ static void
 name_setting(void *arg)
 {
 	errcontext("setting \"evsource.metadata\"");
+}
+
+/*
+ * Is the text a JSON object, or nothing?  Called when the setting is set, which
+ * may be while the server starts: nothing here needs a transaction or raises an
+ * error.  What only jsonb refuses, such as \u0000, is found by the append.
+ */
+bool
+evs_metadata_check_setting(char **value, void **extra, GucSource source)
+{
+	const char *text = *value;
+	JsonLexContext *lex = NULL;
+
+	if (text == NULL || text[0] == '\0')
+		return true;
+
+	lex = makeJsonLexContextCstringLen(lex, text, strlen(text), GetDatabaseEncoding(), false);
+	if (pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS &&
+		text[strspn(text, " \t\n\r")] == '{')
+		return true;
+
+	GUC_check_errdetail("It must be the text of a JSON object.");
+	GUC_check_errhint("Set it to an object, such as {\"user\": \"ann\"}, or to nothing.");
+	return false;
 }
 
 static bool
@@ -49,11 +76,7 @@ session_metadata(void)
 	fresh = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(evs_metadata)));
 	error_context_stack = callback.previous;
 	if (!JB_ROOT_IS_OBJECT(fresh))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("setting \"evsource.metadata\" must be a JSON object"),
-				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(fresh) ? "a scalar" : "an array"),
-				 errhint("Set it to the text of an object, such as {\"user\": \"ann\"}, or to nothing.")));
+		elog(ERROR, "setting evsource.metadata is not an object");
 
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	if (parsed_text)

@@ -6,11 +6,16 @@
 
 #include "evsource.h"
 
+#include "utils/guc.h"
+
 /*
  * The metadata to store for an event that came with "given" (NULL: none): the
  * session's defaults, overlaid with what was given; NULL when there is neither.
  * Raises 22023 when either is not a JSON object.
  */
 extern Jsonb *evs_metadata_for(Jsonb *given);
+
+/* The check hook of evsource.metadata: a JSON object, or nothing. */
+extern bool evs_metadata_check_setting(char **value, void **extra, GucSource source);
 
 #endif							/* EVS_METADATA_H */

@@ -4,6 +4,7 @@
 #include "evsource.h"
 
 #include "daemon.h"
+#include "metadata.h"
 #include "settings.h"
 #include "state_cache.h"
 
@@ -115,7 +116,7 @@ evs_settings_init(void)
 							   &evs_metadata,
 							   "",
 							   PGC_USERSET, 0,
-							   NULL, NULL, NULL);
+							   evs_metadata_check_setting, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.publish_interval",
 							"How often the safe position is published for standbys while it changes.",

@@ -80,11 +80,20 @@ drop table meta_seen;
 select evsource.set_metadata('[1]');
 \echo :LAST_ERROR_SQLSTATE
 select evsource.set_metadata('"ann"');
+-- The setting is refused when it is set, and keeps its value.
+set evsource.metadata = '{"by": "ann"}';
 set evsource.metadata = '[1]';
-select * from evsource.append('meta-bad', 'One');
 \echo :LAST_ERROR_SQLSTATE
-insert into evsource.events (stream, type) values ('meta-bad', 'One');
 set evsource.metadata = 'ann';
+set evsource.metadata = '{"by": "ann"';
+set evsource.metadata = '{"by": "ann"} {}';
+set evsource.metadata = ' ';
+select set_config('evsource.metadata', '7', true);
+create function meta_set() returns int language sql set evsource.metadata = 'no' as 'select 1';
+alter role current_user set evsource.metadata = 'no';
+show evsource.metadata;
+-- What is JSON but no jsonb is refused by the append.
+set evsource.metadata = '{"by": "\u0000"}';
 \set VERBOSITY sqlstate
 select * from evsource.append('meta-bad', 'One');
 \set VERBOSITY default
