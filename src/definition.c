@@ -126,6 +126,13 @@ apply_filter(EvsFilter *filter, const EvsParameters *parameters)
 					 errmsg("no stream has the category \"%s\"", category),
 					 errhint("A category is the part of a stream's name before the first \"-\".")));
 	}
+	for (int i = 0; i < filter->ntypes; i++)
+		if (VARSIZE_ANY_EXHDR(filter->types[i]) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("types must not contain an empty string"),
+					 errdetail("No event has a type without a name."),
+					 errhint("Leave types out to have all events.")));
 }
 
 static bool

@@ -8,6 +8,7 @@
 #include "evsource.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -329,10 +330,11 @@ evs_resolve_table(const char *name)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("table \"%s\" is temporary", name),
 				 errhint("A projection is applied in many sessions: give it a permanent table.")));
-	if (schema == evs_catalog()->schema)
+	if (schema == evs_catalog()->schema || table < FirstNormalObjectId)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("table \"%s\" is evsource's own", name),
+				 errmsg("table \"%s\" is %s own", name,
+						schema == evs_catalog()->schema ? "evsource's" : "PostgreSQL's"),
 				 errhint("The tables of a projection are those that a reset empties.")));
 
 	return quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));

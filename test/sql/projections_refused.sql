@@ -85,6 +85,7 @@ select evsource.create_projection('p', 'event_handler', start_after => 1000000);
 select evsource.create_projection('p', 'event_handler', categories => '{}');
 select evsource.create_projection('p', 'event_handler', types => '{}');
 select evsource.create_projection('p', 'event_handler', types => '{a,null}');
+select evsource.create_projection('p', 'event_handler', types => '{a,""}');
 select evsource.create_projection('p', 'event_handler', types => '{{a,b}}');
 select evsource.create_projection('p', 'event_handler', categories => '{account-42}');
 
@@ -105,6 +106,8 @@ select evsource.create_projection('p', 'event_handler', tables => '{nowhere}');
 select evsource.create_projection('p', 'event_handler', tables => '{model_view}');
 select evsource.create_projection('p', 'event_handler', tables => '{scratch}');
 select evsource.create_projection('p', 'event_handler', tables => '{evsource.projections}');
+select evsource.create_projection('p', 'event_handler', tables => '{pg_class}');
+select evsource.create_projection('p', 'event_handler', tables => '{information_schema.sql_features}');
 select evsource.create_projection('p', 'event_handler', tables => '{null}');
 select evsource.create_projection('p', 'event_handler', on_reset => 'event_handler');
 select evsource.create_projection('p', 'fold', is_compatible => 'fold');
