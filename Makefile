@@ -137,6 +137,7 @@ SQL_PARTS = \
 	sql/fold.sql \
 	sql/states.sql \
 	sql/register.sql \
+	sql/check.sql \
 	sql/verify.sql \
 	sql/rebuild.sql \
 	sql/monitor.sql \

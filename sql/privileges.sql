@@ -37,7 +37,7 @@ values
         'pause_projection', 'resume_projection', 'run_projection', 'retry_dead_letters', 'activate_projection',
         'reset_projection', 'rebuild_projection', 'request_rebuild', 'cancel_rebuild',
         'revert_rebuild', 'accept_rebuild', 'restore_projection',
-        'verify_projection', 'try_projection',
+        'check_log', 'verify_projection', 'try_projection',
         'save_snapshot', 'clear_snapshots',
         'start_daemon', 'stop_daemon', 'adopt',
         'capture', 'capture_table', 'release_table',
