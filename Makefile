@@ -77,6 +77,7 @@ OBJS = \
 	src/run.o \
 	src/attempt.o \
 	src/failure.o \
+	src/crash_mark.o \
 	src/dead_letters.o \
 	src/retry.o \
 	src/unit.o \

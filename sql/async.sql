@@ -79,6 +79,19 @@ create table evsource.parked_keys (
 );
 comment on table evsource.parked_keys is 'Which keys of a projection have dead letters.';
 
+-- What a worker has begun and not ended; not for a dump, nobody works there.
+create table evsource.crash_marks (
+    projection text collate "C" not null,
+    partition  integer not null,
+    position   bigint not null,          -- of the partition before
+    events     integer not null,         -- at most so many are applied
+    attempts   integer not null,         -- at one event, that have ended the server
+    careful    integer not null,         -- so many are to be applied one by one
+    begun_at   timestamptz not null default pg_catalog.clock_timestamp(),
+    primary key (projection, partition)
+);
+comment on table evsource.crash_marks is 'What the daemon''s workers are about to apply, for as long as it is not known that it does not crash the server.';
+
 select pg_catalog.pg_extension_config_dump('evsource.partitions', '');
 -- Under the name of a schema stands what a rebuild has met that is not complete,
 -- or what belongs to an old version that is kept: no dump has these tables.

@@ -16,7 +16,7 @@ values
         'events', 'streams', 'truncations', 'published', 'event_types', 'events_raw', 'deciders', 'commands',
         'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress', 'blockers', 'stats',
         'daemon_status',
-        'partitions', 'projection_failures', 'dead_letters',
+        'partitions', 'projection_failures', 'dead_letters', 'crash_marks',
         'states', 'snapshots', 'snapshot_parts', 'table_snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status',
         'captured_tables']),
     ('reader', 'execute', 'routine', array[

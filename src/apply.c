@@ -538,6 +538,33 @@ evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until
 	return result;
 }
 
+EvsApplied
+evs_apply_crashed(EvsApply *apply, int64 upto, int attempts)
+{
+	EvsReading	reading;
+	EvsEvent   *event;
+	EvsFailure *failure = &apply->unit.failure;
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+	EvsApplied	result;
+
+	evs_apply_read(apply->projection, apply->unit.checkpoint.position, upto, 1, &reading);
+	if (reading.batch->count == 0 && reading.unreadable == NULL)
+		return EVS_APPLY_END;
+	event = reading.unreadable ? reading.unreadable : reading.batch->events;
+
+	error->elevel = ERROR;
+	error->sqlerrcode = ERRCODE_CRASH_SHUTDOWN;
+	error->message = pstrdup("the server crashed while this event was applied");
+	error->detail = psprintf("It did so %d times when this event was applied alone.", attempts);
+	error->hint = pstrdup("See the server log for what ended the process.");
+	failure->exists = true;
+	failure->position = event->position;
+	failure->attempts = Max(attempts, evs_async_attempts) - 1;
+	result = fail_at(apply, event, reading.unreadable != NULL, error);
+	CommandCounterIncrement();
+	return result;
+}
+
 void
 evs_apply_end(EvsApply *apply)
 {

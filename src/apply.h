@@ -62,6 +62,11 @@ extern EvsApplied evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events,
 								  TimestampTz until);
 
 /*
+ * The next event has ended the server so often: park it, or stop the projection.
+ */
+extern EvsApplied evs_apply_crashed(EvsApply *apply, int64 upto, int attempts);
+
+/*
  * Write down where the unit is now, and tell listeners.  Of a rebuild the caller
  * does so with unit.checkpoint.
  */

@@ -26,6 +26,7 @@
 #include "apply.h"
 #include "async.h"
 #include "barrier.h"
+#include "crash_mark.h"
 #include "horizon.h"
 #include "own_transaction.h"
 #include "registry.h"
@@ -206,6 +207,98 @@ finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
 	return EVS_ASYNC_STOPPED;
 }
 
+/* ---- handlers that end the server ---- */
+
+/* So often in a row, at least, before an event is blamed for it. */
+#define FEWEST_CRASHES	3
+
+/* After so many batches the worker is trusted with the unit. */
+#define MARKS			20
+
+static int
+next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
+{
+	int			batch = pacing->batch > 0 ? pacing->batch : FIRST_BATCH;
+
+	if (pacing->careful > 0)
+		return 1;
+	return Min(Min(batch, evs_async_batch_events), evs_apply_limit(projection));
+}
+
+/* What a mark tells that nobody has taken away. */
+static void
+learn_from_crash(const char *name, EvsAsyncPacing *pacing, const EvsCrashMark *left)
+{
+	pacing->marks = 0;
+	if (left->events > 1)
+	{
+		pacing->careful = left->events;
+		pacing->crashes = 0;
+	}
+	else
+	{
+		pacing->careful = Max(left->careful, 1);
+		pacing->crashes = left->attempts + 1;
+	}
+	ereport(LOG,
+			(errmsg("the server crashed while projection \"%s\" was applied after position %lld",
+					name, (long long) left->position),
+			 errdetail("Up to %d events are applied one by one now.", pacing->careful)));
+}
+
+/*
+ * Before a batch: look for a mark that a crash has left, and leave one.  In a
+ * transaction of its own; whether there is anything to do the next one finds
+ * out.  False: it is somebody else's turn.
+ */
+static bool
+leave_mark(const char *name, int partition, EvsAsyncPacing *pacing)
+{
+	EvsProjection *projection = get_projection(name);
+	EvsUnit		unit;
+	EvsCrashMark mark;
+
+	if (!is_ours(projection, partition) || !evs_unit_try_lock(projection, partition))
+		return true;
+	projection = get_projection(name);
+	if (!is_ours(projection, partition))
+		return true;
+	evs_unit_read(projection, partition, &unit);
+	if (unit.checkpoint.position >= evs_horizon_safe_position() ||
+		(unit.failure.exists && unit.failure.retry_at > GetCurrentTimestamp()))
+		return true;
+
+	if (!pacing->marked && evs_crash_mark_read(name, partition, &mark) &&
+		mark.position == unit.checkpoint.position)
+		learn_from_crash(name, pacing, &mark);
+	if (pacing->careful > 0 && !evs_crash_turn_take())
+		return false;
+
+	mark.position = unit.checkpoint.position;
+	mark.events = next_batch(projection, pacing);
+	mark.attempts = pacing->crashes;
+	mark.careful = pacing->careful;
+	evs_crash_mark_write(name, partition, &mark);
+	pacing->marked = true;
+	return true;
+}
+
+/* The batch has come to an end. */
+static void
+remove_mark(const char *name, int partition, EvsAsyncPacing *pacing, EvsApplied result)
+{
+	if (pacing->trusted)
+		return;
+	evs_crash_mark_clear(name, partition);
+	pacing->crashes = 0;
+	if (pacing->careful > 0)
+		pacing->careful--;
+	if (result == EVS_APPLY_END)
+		pacing->careful = 0;
+	if (pacing->careful == 0 && (result == EVS_APPLY_END || ++pacing->marks >= MARKS))
+		pacing->trusted = true;
+}
+
 /* ---- a transaction ---- */
 
 static EvsAsyncOutcome
@@ -218,7 +311,6 @@ apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
 	EvsFailure *failure = &apply.unit.failure;
 	TimestampTz began = GetCurrentTimestamp();
 	int64		safe;
-	int			batch;
 
 	/* look again with the lock held */
 	if (!is_ours(projection, partition))
@@ -253,10 +345,13 @@ apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
 
 	if (pacing->batch <= 0)
 		pacing->batch = FIRST_BATCH;
-	batch = Min(Min(pacing->batch, evs_async_batch_events), evs_apply_limit(projection));
-	result = evs_apply_batch(&apply, safe, batch,
-							 TimestampTzPlusMilliseconds(began, evs_async_batch_time));
+	if (pacing->crashes >= Max(evs_async_attempts, FEWEST_CRASHES))
+		result = evs_apply_crashed(&apply, safe, pacing->crashes);
+	else
+		result = evs_apply_batch(&apply, safe, next_batch(projection, pacing),
+								 TimestampTzPlusMilliseconds(began, evs_async_batch_time));
 	evs_apply_end(&apply);
+	remove_mark(name, partition, pacing, result);
 
 	pacing->applied = apply.applied;
 	pacing->position = apply.unit.checkpoint.position;
@@ -293,6 +388,8 @@ put_on_record(const char *name, int partition, const ErrorData *error, Timestamp
 	if (!is_ours(projection, partition))
 		return true;
 
+	/* an error is no crash */
+	evs_crash_mark_clear(name, partition);
 	if (evs_failure_is_transient(error->sqlerrcode))
 	{
 		evs_failure_note(name, partition, error);
@@ -355,8 +452,17 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 	pacing->applied = 0;
 	PG_TRY();
 	{
+		bool		my_turn = true;
+
+		if (!pacing->trusted)
+		{
+			evs_own_transaction_begin();
+			my_turn = leave_mark(name, partition, pacing);
+			evs_own_transaction_commit();
+		}
 		evs_own_transaction_begin();
-		outcome = apply_next(name, partition, pacing);
+		outcome = my_turn ? apply_next(name, partition, pacing) :
+			retry_after(pacing, BUSY_DELAY);
 		evs_own_transaction_commit();
 		pacing->troubles = 0;
 	}
@@ -375,6 +481,7 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 		MemoryContextSwitchTo(context);
 		outcome = deal_with_error(name, partition, pacing, error);
 	}
+	evs_crash_turn_give_back();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	return outcome;

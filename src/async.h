@@ -48,6 +48,11 @@ typedef struct EvsAsyncPacing
 	int64		applied;		/* events, by the last call */
 	bool		started;		/* catching up: how much there is to do is noted */
 	int			rounds;			/* and so often the end was reached, with much applied */
+	bool		trusted;		/* no mark is left before a batch: see crash_mark.h */
+	bool		marked;			/* this worker has left one */
+	int			marks;			/* so many batches had one */
+	int			careful;		/* so many events are to be applied one by one */
+	int			crashes;		/* so often the next one has ended the server */
 } EvsAsyncPacing;
 
 /* What one worker works on: a partition of a projection, 0 if it has only one. */

@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "crash_mark.h"
 #include "dead_letters.h"
 #include "failure.h"
 #include "query.h"
@@ -175,6 +176,7 @@ evs_failures_clear(const char *projection)
 	Datum		values[] = {CStringGetTextDatum(projection)};
 
 	(void) evs_query_run(&clear_failures, values, NULL);
+	evs_crash_marks_clear(projection);
 }
 
 void

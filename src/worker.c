@@ -27,6 +27,7 @@
 
 #include "async.h"
 #include "catalog.h"
+#include "crash_mark.h"
 #include "daemon.h"
 #include "horizon.h"
 #include "jobs.h"
@@ -68,6 +69,7 @@ static MemoryContext step_context;
 static void
 worker_exits(int code, Datum arg)
 {
+	evs_crash_mark_at_exit();
 	SpinLockAcquire(&team->mutex);
 	me->pid = 0;
 	me->job = EVS_JOB_NONE;
