@@ -102,6 +102,11 @@ OBJS = \
 	src/wait.o \
 	src/blockers.o \
 	src/publish.o \
+	src/subscription.o \
+	src/subscribe.o \
+	src/cursor.o \
+	src/receipt.o \
+	src/fetch.o \
 	src/crew.o \
 	src/jobs.o \
 	src/daemon.o \
@@ -146,6 +151,7 @@ SQL_PARTS = \
 	sql/wait.sql \
 	sql/blockers.sql \
 	sql/publish.sql \
+	sql/subscriptions.sql \
 	sql/replication.sql \
 	sql/daemon.sql \
 	sql/capture.sql \

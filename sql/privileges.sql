@@ -18,11 +18,13 @@ values
         'daemon_status',
         'partitions', 'projection_failures', 'dead_letters', 'crash_marks',
         'states', 'snapshots', 'snapshot_parts', 'table_snapshots', 'snapshot_history', 'snapshot_rejections', 'snapshot_metadata', 'snapshot_stats', 'snapshot_status',
-        'captured_tables']),
+        'captured_tables',
+        'subscriptions', 'cursors', 'subscription_dead_letters', 'subscription_status']),
     ('reader', 'execute', 'routine', array[
         'read_stream', 'read_category', 'read_all', 'read_event',
         'stream_version', 'safe_position', 'event_id',
         '_event_id', '_streams', '_events_raw', '_partition',   -- event_id and views call these as their user
+        'fetch_events', 'ack', 'nack',  -- of a subscription that is the role's
         'wait_for', '_holders',         -- which blockers and stats call as their user
         '_daemon_workers',              -- and daemon_status
         '_trigger_arguments',           -- which captured_tables does
@@ -41,6 +43,8 @@ values
         'save_snapshot', 'clear_snapshots',
         'start_daemon', 'stop_daemon', 'adopt',
         'capture', 'capture_table', 'release_table',
+        'create_subscription', 'alter_subscription', 'drop_subscription', 'seek_subscription',
+        'retry_subscription_dead_letters',
         'publish_safe_position', 'grant_access', 'revoke_access'])
 $$;
 comment on function evsource._access() is 'Internal: what each level of grant_access adds to the one before it.';

@@ -120,6 +120,7 @@ evs_horizon_publish(void)
 
 	if (published_bound != 0)
 		return;
+	evs_wakeup_any_stream();
 	bound = evs_positions_last() + 1;
 	if (slots() != NULL)
 		publish_in_slot(bound);

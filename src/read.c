@@ -108,8 +108,8 @@ after_position_argument(FunctionCallInfo fcinfo, int argument)
  * May the user read the events?  An error (42501) says no; true says: only what
  * row security lets through.
  */
-static bool
-check_access(void)
+bool
+evs_read_check_access(void)
 {
 	Oid			events = evs_catalog()->events;
 	Oid			user = GetUserId();
@@ -125,7 +125,7 @@ static void
 read_begin(EvsRead *read, FunctionCallInfo fcinfo, int64 max_count)
 {
 	memset(read, 0, sizeof(EvsRead));
-	read->secured = check_access();
+	read->secured = evs_read_check_access();
 	read->remaining = max_count;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -257,8 +257,8 @@ evs_read_note_commit(EvsRead *read, TupleTableSlot *slot)
 }
 
 /* What was read is handed out after this: it must survive a crash. */
-static void
-flush_commits(EvsRead *read)
+void
+evs_read_flush_commits(const EvsRead *read)
 {
 	if (!XLogRecPtrIsInvalid(read->commit_lsn) && !RecoveryInProgress())
 		XLogFlush(read->commit_lsn);
@@ -392,7 +392,7 @@ evsource_stream_version(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo, 0, "stream");
 	stream = PG_GETARG_TEXT_PP(0);
 
-	if (!check_access())
+	if (!evs_read_check_access())
 		version = last_version(stream, own);
 	else
 		version = evs_read_secured_version(stream, own == NULL ? PG_INT64_MAX :
@@ -443,7 +443,7 @@ read_log(EvsRead *read, int64 after, const EvsFilter *filter)
 		evs_read_secured_log(read, after, upto, filter);
 	else
 		read_log_directly(read, after, upto, filter);
-	flush_commits(read);
+	evs_read_flush_commits(read);
 }
 
 /*

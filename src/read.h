@@ -32,6 +32,12 @@ typedef struct EvsRead
 } EvsRead;
 
 /*
+ * May the current user read the events?  42501 says no; true says: only what
+ * row security lets through.
+ */
+extern bool evs_read_check_access(void);
+
+/*
  * A stored row is an array of values and one of nulls, in the order of
  * evsource.events.  Put it to the result; ask whether it has this id.
  */
@@ -41,6 +47,9 @@ extern bool evs_read_has_id(const Datum *stored, const bool *is_null,
 
 /* Remember the commit of the transaction that stored this row. */
 extern void evs_read_note_commit(EvsRead *read, TupleTableSlot *slot);
+
+/* Flush the WAL up to these commits: what is handed out must survive a crash. */
+extern void evs_read_flush_commits(const EvsRead *read);
 
 /* Can the transaction's own snapshot (NULL: yes) see a row that a newer one sees? */
 extern bool evs_read_snapshot_sees(Snapshot own, Relation events, TupleTableSlot *slot);

@@ -22,7 +22,16 @@ typedef struct EvsWaiter
 {
 	pg_atomic_uint32 database;	/* whose; 0: it does not wait */
 	uint32		channel;		/* for what; valid while database is not 0 */
+	uint32		wants;			/* which events besides: one of EVS_WANTS_... */
+	uint32		category;		/* hash of the one whose events are wanted */
 } EvsWaiter;
+
+#define EVS_WANTS_NONE		0	/* none */
+#define EVS_WANTS_CATEGORY	1	/* those of a category */
+#define EVS_WANTS_ALL		2	/* whatever raises the safe position */
+
+/* So many groups of categories are counted apart; a power of 2. */
+#define EVS_CATEGORY_GROUPS	64
 
 /* So many databases can ask for the launcher at once; more: it looks at all. */
 #define EVS_REQUESTS	64
@@ -33,9 +42,10 @@ typedef struct EvsShared
 	uint32		layout;			/* EVS_SHMEM_LAYOUT of whoever made it */
 	int			nslots;			/* one for each regular backend */
 	pg_atomic_uint32 waiting_events;	/* how many wait for events ... */
-	pg_atomic_uint32 waiting_projections;	/* ... or for a projection */
+	pg_atomic_uint32 waiting_projections;	/* ... or for a projection, or a subscription */
 	pg_atomic_uint32 launcher;	/* its number among the processes, + 1; 0: none */
 	pg_atomic_uint32 requests[EVS_REQUESTS];	/* databases that it shall look at */
+	pg_atomic_uint32 waiting_categories[EVS_CATEGORY_GROUPS];	/* or for events of these */
 	char		pad[44];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
 	/* EvsWaiter waiters[nslots] follow */

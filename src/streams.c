@@ -45,6 +45,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "streams.h"
+#include "wakeup.h"
 
 #define STREAM_LOCK_CLASS	0xE5
 
@@ -256,6 +257,7 @@ evs_stream_lock(Relation events, text *stream, int64 at_least)
 	LOCKTAG		tag;
 	bool		kept;
 
+	evs_wakeup_stream(stream);
 	stream_locktag(&tag, evs_stream_hash(stream));
 	kept = keep_lock(&tag);
 	if (!kept)
@@ -284,6 +286,7 @@ evs_stream_lock_many(Relation events, text *const *streams, int64 *versions, int
 		LOCKTAG		tag;
 		bool		kept;
 
+		evs_wakeup_stream(streams[i]);
 		stream_locktag(&tag, hash);
 		kept = keep_lock(&tag);
 		if (!kept && !released)
@@ -351,6 +354,7 @@ evs_stream_lock_behind(Relation events, text *stream, int64 version)
 
 	if (place->hash != hash || place->version != version || IsolationUsesXactSnapshot())
 		return false;
+	evs_wakeup_stream(stream);
 	stream_locktag(&tag, hash);
 	return keep_lock(&tag) && event_is_at(events, &place->tid, stream, version);
 }

@@ -36,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "daemon.h"
+#include "event.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -59,9 +60,17 @@ static Oid	created_database = InvalidOid;
 static uint32 moved[MAX_MOVED];
 static int	nmoved = 0;
 
+/* and to which categories it has appended, by their hashes */
+#define MAX_CATEGORIES		8	/* more: any */
+static uint32 categories[MAX_CATEGORIES];
+static int	ncategories = 0;
+
 /* what we wait for */
 static bool registered = false;
 static uint32 registered_channel;
+static bool registered_category;	/* for a category's events, unless ... */
+static bool wants_all;			/* ... it has to be all of them for now */
+static uint32 wanted_category;
 
 static uint32 session_wait_event = 0;
 
@@ -72,6 +81,13 @@ projection_channel(const char *projection)
 											   strlen(projection)));
 
 	return hash == CHANNEL_EVENTS ? 1 : hash;
+}
+
+/* A name of its own among the channels: a subscription may be called as a projection. */
+static uint32
+subscription_channel(const char *subscription)
+{
+	return hash_combine(projection_channel(subscription), 6) | 1;
 }
 
 static void
@@ -95,6 +111,46 @@ has_moved(uint32 channel)
 	return false;
 }
 
+static bool
+has_appended_to(uint32 category)
+{
+	for (int i = 0; i < Min(ncategories, MAX_CATEGORIES); i++)
+	{
+		if (categories[i] == category)
+			return true;
+	}
+	return ncategories > MAX_CATEGORIES;
+}
+
+/* Has it done something that this entry is about? */
+static bool
+concerns(const EvsWaiter *waiter)
+{
+	if (changed || has_moved(waiter->channel))
+		return true;
+	if (!appended)
+		return false;
+	return waiter->wants == EVS_WANTS_ALL ||
+		(waiter->wants == EVS_WANTS_CATEGORY && has_appended_to(waiter->category));
+}
+
+/* Does anybody wait for the categories that were appended to? */
+static bool
+category_is_wanted(EvsShared *shared)
+{
+	for (int i = 0; i < EVS_CATEGORY_GROUPS && ncategories > MAX_CATEGORIES; i++)
+	{
+		if (pg_atomic_read_u32(&shared->waiting_categories[i]) > 0)
+			return true;
+	}
+	for (int i = 0; i < Min(ncategories, MAX_CATEGORIES); i++)
+	{
+		if (pg_atomic_read_u32(&shared->waiting_categories[categories[i] % EVS_CATEGORY_GROUPS]) > 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 wake_entries(EvsShared *shared)
 {
@@ -102,13 +158,10 @@ wake_entries(EvsShared *shared)
 
 	for (int i = 0; i < shared->nslots; i++)
 	{
-		uint32		channel;
-
 		if (pg_atomic_read_u32(&waiters[i].database) != MyDatabaseId)
 			continue;
 		pg_read_barrier();
-		channel = waiters[i].channel;
-		if (changed || (appended && channel == CHANNEL_EVENTS) || has_moved(channel))
+		if (concerns(&waiters[i]))
 			SetLatch(&GetPGProcByNumber(i)->procLatch);
 	}
 }
@@ -173,7 +226,8 @@ wake(void)
 	if (shared == NULL)
 		wake_by_locks();
 	else if (((appended || changed) && pg_atomic_read_u32(&shared->waiting_events) > 0) ||
-			 ((nmoved > 0 || changed) && pg_atomic_read_u32(&shared->waiting_projections) > 0))
+			 ((nmoved > 0 || changed) && pg_atomic_read_u32(&shared->waiting_projections) > 0) ||
+			 (appended && category_is_wanted(shared)))
 		wake_entries(shared);
 }
 
@@ -183,11 +237,34 @@ evs_wakeup_appended(void)
 	appended = true;
 }
 
-void
-evs_wakeup_projection(const char *projection)
+static uint32
+category_hash(const char *name, int length)
 {
-	uint32		channel = projection_channel(projection);
+	return DatumGetUInt32(hash_any((const unsigned char *) name, length));
+}
 
+void
+evs_wakeup_stream(const text *stream)
+{
+	const char *name = VARDATA_ANY(stream);
+	uint32		hash = category_hash(name, evs_category_length(name, VARSIZE_ANY_EXHDR(stream)));
+
+	if (ncategories > MAX_CATEGORIES || has_appended_to(hash))
+		return;
+	if (ncategories < MAX_CATEGORIES)
+		categories[ncategories] = hash;
+	ncategories++;
+}
+
+void
+evs_wakeup_any_stream(void)
+{
+	ncategories = MAX_CATEGORIES + 1;
+}
+
+static void
+channel_moves(uint32 channel)
+{
 	/* attach now, an error later would come too late */
 	(void) evs_shmem();
 	if (has_moved(channel))
@@ -196,6 +273,18 @@ evs_wakeup_projection(const char *projection)
 		moved[nmoved++] = channel;
 	else
 		changed = true;
+}
+
+void
+evs_wakeup_projection(const char *projection)
+{
+	channel_moves(projection_channel(projection));
+}
+
+void
+evs_wakeup_subscription(const char *subscription)
+{
+	channel_moves(subscription_channel(subscription));
 }
 
 void
@@ -261,21 +350,42 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 	appended = false;
 	changed = false;
 	nmoved = 0;
+	ncategories = 0;
 }
 
 /*
  * Waiting.
  */
 
+/* The counter of those who wait for such events, or NULL. */
+static pg_atomic_uint32 *
+events_counter(EvsShared *shared)
+{
+	if (wants_all)
+		return &shared->waiting_events;
+	if (registered_category)
+		return &shared->waiting_categories[wanted_category % EVS_CATEGORY_GROUPS];
+	return NULL;
+}
+
+static void
+count_registration(EvsShared *shared, int change)
+{
+	pg_atomic_uint32 *events = events_counter(shared);
+
+	if (events != NULL)
+		pg_atomic_fetch_add_u32(events, change);
+	if (registered_channel != CHANNEL_EVENTS)
+		pg_atomic_fetch_add_u32(&shared->waiting_projections, change);
+}
+
 static void
 withdraw_entry(void)
 {
 	EvsShared  *shared = evs_shmem();
-	EvsWaiter  *waiter = &evs_shmem_waiters(shared)[EvsMyProcNumber()];
 
-	pg_atomic_write_u32(&waiter->database, InvalidOid);
-	pg_atomic_fetch_sub_u32(registered_channel == CHANNEL_EVENTS ?
-							&shared->waiting_events : &shared->waiting_projections, 1);
+	pg_atomic_write_u32(&evs_shmem_waiters(shared)[EvsMyProcNumber()].database, InvalidOid);
+	count_registration(shared, -1);
 	registered = false;
 }
 
@@ -287,7 +397,7 @@ process_exits(int code, Datum arg)
 }
 
 static void
-publish_entry(EvsShared *shared, uint32 channel)
+publish_entry(EvsShared *shared)
 {
 	static bool cleans_up = false;
 	int			number = EvsMyProcNumber();
@@ -303,26 +413,40 @@ publish_entry(EvsShared *shared, uint32 channel)
 	}
 
 	waiter = &evs_shmem_waiters(shared)[number];
-	waiter->channel = channel;
+	waiter->channel = registered_channel;
+	waiter->category = wanted_category;
+	waiter->wants = wants_all ? EVS_WANTS_ALL :
+		registered_category ? EVS_WANTS_CATEGORY : EVS_WANTS_NONE;
 	pg_write_barrier();
 	pg_atomic_write_u32(&waiter->database, MyDatabaseId);
 	/* a full barrier: what we look at from now on is looked at after it */
-	pg_atomic_fetch_add_u32(channel == CHANNEL_EVENTS ?
-							&shared->waiting_events : &shared->waiting_projections, 1);
+	count_registration(shared, 1);
+}
+
+/* The tags of what we wait for; the first is of anything at all. */
+static int
+registered_locktags(LOCKTAG *tags)
+{
+	int			count = 0;
+
+	wait_locktag(&tags[count++], ANY_CHANNEL, 0);
+	if (registered_channel != CHANNEL_EVENTS)
+		wait_locktag(&tags[count++], 0, registered_channel);
+	if (registered_category || wants_all)
+		wait_locktag(&tags[count++], 0, CHANNEL_EVENTS);
+	return count;
 }
 
 static void
-take_locks(uint32 channel)
+take_locks(void)
 {
 	ResourceOwner old_owner = CurrentResourceOwner;
-	LOCKTAG		tag;
+	LOCKTAG		tags[3];
 
 	Assert(IsTransactionState());
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	wait_locktag(&tag, 0, channel);
-	(void) LockAcquire(&tag, ShareLock, false, false);
-	wait_locktag(&tag, ANY_CHANNEL, 0);
-	(void) LockAcquire(&tag, ShareLock, false, false);
+	for (int i = registered_locktags(tags); i > 0; i--)
+		(void) LockAcquire(&tags[i - 1], ShareLock, false, false);
 	CurrentResourceOwner = old_owner;
 }
 
@@ -330,41 +454,64 @@ static void
 release_locks(void)
 {
 	ResourceOwner old_owner = CurrentResourceOwner;
-	LOCKTAG		tag;
+	LOCKTAG		tags[3];
 
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	wait_locktag(&tag, 0, registered_channel);
-	(void) LockRelease(&tag, ShareLock, false);
-	wait_locktag(&tag, ANY_CHANNEL, 0);
-	(void) LockRelease(&tag, ShareLock, false);
+	for (int i = registered_locktags(tags); i > 0; i--)
+		(void) LockRelease(&tags[i - 1], ShareLock, false);
 	CurrentResourceOwner = old_owner;
 }
 
 static void
-register_channel(uint32 channel)
+register_channel(uint32 channel, bool all, const text *category)
 {
 	EvsShared  *shared = evs_shmem();
 
 	if (registered)
 		elog(ERROR, "this process waits for something else already");
-	if (shared != NULL)
-		publish_entry(shared, channel);
-	else
-		take_locks(channel);
 	registered_channel = channel;
+	wants_all = all;
+	registered_category = category != NULL;
+	wanted_category = category == NULL ? 0 :
+		category_hash(VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
+	if (shared != NULL)
+		publish_entry(shared);
+	else
+		take_locks();
 	registered = true;
 }
 
 void
 evs_wakeup_register_events(void)
 {
-	register_channel(CHANNEL_EVENTS);
+	register_channel(CHANNEL_EVENTS, true, NULL);
 }
 
 void
 evs_wakeup_register_projection(const char *projection)
 {
-	register_channel(projection_channel(projection));
+	register_channel(projection_channel(projection), false, NULL);
+}
+
+void
+evs_wakeup_register_subscription(const char *subscription, const text *category)
+{
+	register_channel(subscription_channel(subscription), category == NULL, category);
+}
+
+bool
+evs_wakeup_want_all(bool all)
+{
+	EvsShared  *shared = evs_shmem();
+
+	Assert(registered);
+	if (shared == NULL || !registered_category || all == wants_all)
+		return false;
+	withdraw_entry();
+	wants_all = all;
+	publish_entry(shared);
+	registered = true;
+	return true;
 }
 
 void
@@ -440,7 +587,7 @@ wait_channel(uint32 channel, EvsWakeupCondition condition, void *argument, long 
 {
 	volatile bool holds = false;
 
-	register_channel(channel);
+	register_channel(channel, channel == CHANNEL_EVENTS, NULL);
 	PG_TRY();
 	{
 		holds = wait_registered(condition, argument, timeout);

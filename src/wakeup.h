@@ -21,6 +21,15 @@
  */
 extern void evs_wakeup_appended(void);
 
+/* This transaction appends to a stream, which is locked. */
+extern void evs_wakeup_stream(const text *stream);
+
+/* Or to streams that nobody looks at. */
+extern void evs_wakeup_any_stream(void);
+
+/* This transaction lets a cursor of a subscription go, or changes it. */
+extern void evs_wakeup_subscription(const char *subscription);
+
 /* This transaction moves the checkpoint of a projection. */
 extern void evs_wakeup_projection(const char *projection);
 
@@ -56,6 +65,15 @@ extern void evs_wakeup_prepared_ended(void);
  */
 extern void evs_wakeup_register_events(void);
 extern void evs_wakeup_register_projection(const char *projection);
+
+/*
+ * For a subscription, and for events: of one category, if one is given.  Such a
+ * registration lets the process sleep while others append; but the events of
+ * its category may be committed and not yet safe to read, because of an open
+ * append to any other.  Who finds that must want all until it is over.
+ */
+extern void evs_wakeup_register_subscription(const char *subscription, const text *category);
+extern bool evs_wakeup_want_all(bool all);	/* was it otherwise? */
 extern void evs_wakeup_unregister(void);
 extern bool evs_wakeup_needs_transaction(void);
 

@@ -1,0 +1,186 @@
+-- subscriptions.sql: durable cursors for consumers outside the database. See
+-- src/subscription.h.
+
+create table evsource.subscriptions (
+    subscription text collate "C" primary key,
+    owner        text not null,
+    categories   text[] collate "C",
+    types        text[] collate "C",
+    start_after  bigint not null,
+    partitions   integer not null,
+    max_attempts integer not null,
+    generation   integer not null default 1,    -- of the newest cursors
+    definition   integer not null default 1,    -- a number for each change
+    created_at   timestamptz not null default pg_catalog.now()
+);
+comment on table evsource.subscriptions is 'Subscriptions: which events, into how many partitions, how many attempts.';
+
+-- A row a partition. Partitions of an older generation are drained up to their
+-- end before those of the next are looked at.
+create table evsource.cursors (
+    subscription  text collate "C" not null,
+    generation    integer not null,
+    partition     integer not null,          -- 0, 1, 2, ...
+    partitions    integer not null,          -- of this generation
+    definition    integer not null,
+    position      bigint not null,           -- everything up to here is done
+    until         bigint,                    -- nothing after this is its own
+    token         bigint,                    -- of the receipts; null: nothing is out
+    consumer      text,
+    lease_until   timestamptz,
+    handed_out    bigint,                    -- the last event that is out
+    seen          bigint,                    -- and how far has been looked
+    alone         boolean not null default false,   -- it is the only one
+    retry         boolean not null default false,   -- and a dead letter
+    suspect_from  bigint,                    -- events that go out alone
+    suspect_until bigint,
+    attempts      integer not null default 0,       -- that the first of them has had
+    retry_at      timestamptz,               -- nothing goes out before
+    primary key (subscription, generation, partition)
+) with (fillfactor = 50);
+comment on table evsource.cursors is 'How far each partition of a subscription is, and what is out to whom.';
+
+create table evsource.subscription_dead_letters (
+    subscription text collate "C" not null,
+    position     bigint not null,
+    stream       text collate "C" not null,
+    version      bigint not null,
+    type         text collate "C" not null,
+    attempts     integer not null,           -- 0: it waits behind another event
+    reason       text not null,
+    retry        boolean not null default false,    -- it will be handed out again
+    parked_at    timestamptz not null default pg_catalog.clock_timestamp(),
+    failed_at    timestamptz,                -- the last attempt
+    primary key (subscription, position)
+);
+create index subscription_dead_letters_stream_idx on evsource.subscription_dead_letters (subscription, stream, position);
+comment on table evsource.subscription_dead_letters is 'Events that the consumers of a subscription could not process, and later events of the same streams behind them.';
+
+select pg_catalog.pg_extension_config_dump('evsource.subscriptions', '');
+select pg_catalog.pg_extension_config_dump('evsource.cursors', '');
+select pg_catalog.pg_extension_config_dump('evsource.subscription_dead_letters', '');
+
+-- The columns of evsource.event, and what fetching adds.
+create type evsource.fetched_event as (
+    position    bigint,
+    stream      text collate "C",
+    version     bigint,
+    type        text collate "C",
+    data        jsonb,
+    metadata    jsonb,
+    id          uuid,
+    occurred_at timestamptz,
+    recorded_at timestamptz,
+    attempt     integer,
+    receipt     text
+);
+comment on type evsource.fetched_event is
+'An event that was handed out: evsource.event, how often this one has been handed out, and the receipt to ack or nack it with.';
+
+create function evsource.create_subscription(
+    subscription text,
+    categories text[] default null,
+    types text[] default null,
+    start text default 'beginning',
+    start_after bigint default null,
+    partitions integer default 1,
+    max_attempts integer default 5,
+    if_exists text default 'error',
+    owner text default null)
+    returns text
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_create_subscription';
+comment on function evsource.create_subscription(text, text[], text[], text, bigint, integer, integer, text, text) is
+'Creates a subscription to the events of some categories and types (null: all), from the beginning, from now on, or after a position. Returns its name. Errors: 42710 when there is one, 22004 and 22023 for bad arguments, 42501.';
+
+create function evsource.alter_subscription(
+    subscription text,
+    categories text[] default null,
+    types text[] default null,
+    partitions integer default null,
+    max_attempts integer default null,
+    owner text default null,
+    defaults text[] default null)
+    returns void
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_alter_subscription';
+comment on function evsource.alter_subscription(text, text[], text[], integer, integer, text, text[]) is
+'Changes what is given; defaults names what is to be unrestricted again. New partitions begin where the old ones, which are drained first, end. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ.';
+
+create function evsource.drop_subscription(subscription text) returns void
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_drop_subscription';
+comment on function evsource.drop_subscription(text) is
+'Drops a subscription with its cursors and dead letters. Errors: 42704 unknown subscription, 42501.';
+
+create function evsource.seek_subscription(
+    subscription text,
+    after_position bigint default null,
+    as_of timestamptz default null)
+    returns bigint
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_seek_subscription';
+comment on function evsource.seek_subscription(text, bigint, timestamptz) is
+'Moves a subscription: what comes after the position, or was recorded at that time or later, is handed out next. Receipts lose their validity, dead letters after the position go. Returns the position. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ.';
+
+create function evsource.fetch_events(
+    subscription text,
+    max_count integer default 100,
+    consumer text default null,
+    lease interval default '30s',
+    wait interval default '0',
+    max_bytes bigint default 16777216)
+    returns setof evsource.fetched_event
+    language c volatile parallel unsafe rows 100
+    as 'MODULE_PATHNAME', 'evsource_fetch_events';
+comment on function evsource.fetch_events(text, integer, text, interval, interval, bigint) is
+'The next events of one free partition, in order, which are the caller''s until they are acknowledged or the lease runs out; waits until there are some, if asked to. A consumer that gives a name gets back what it has not acknowledged. Errors: 42704 unknown subscription, 42501, 22004 and 22023 for bad arguments, 25000 under REPEATABLE READ.';
+
+create function evsource.ack(receipt text, required boolean default false) returns boolean
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_ack';
+comment on function evsource.ack(text, boolean) is
+'This event and all before it in its partition are done. False: the lease is lost; an error (VE005) if it is required. Errors: 22004, 22023 for what is not a receipt, 42501.';
+
+create function evsource.nack(receipt text, reason text default null, retry_after interval default '1s') returns boolean
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_nack';
+comment on function evsource.nack(text, text, interval) is
+'This event could not be processed: it is handed out again after a while, or becomes a dead letter. False: the lease is lost. Errors: 22004, 22023 for what is not a receipt, 42501.';
+
+create function evsource.retry_subscription_dead_letters(subscription text, stream text default null) returns bigint
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_retry_subscription';
+comment on function evsource.retry_subscription_dead_letters(text, text) is
+'Has the dead letters of a subscription handed out again, those of one stream or all. Returns how many. Errors: 42704 unknown subscription, 42501.';
+
+create view evsource.subscription_status as
+    select s.subscription, s.owner, s.partitions, c.position, l.lag, l.lag_seconds,
+           c.leased, c.consumers, c.draining, d.dead_letters, d.last_error, d.last_error_position, d.last_error_at
+    from evsource.subscriptions s
+    cross join lateral (
+        select min(c.position) as position,
+               count(*) filter (where c.lease_until > clock_timestamp()) as leased,
+               count(distinct c.consumer) filter (where c.lease_until > clock_timestamp()) as consumers,
+               coalesce(bool_or(c.until is not null), false) as draining
+        from evsource.cursors c where c.subscription = s.subscription) c
+    cross join lateral (
+        select count(*) as lag,
+               coalesce(extract(epoch from clock_timestamp() - min(e.recorded_at)), 0)::double precision as lag_seconds
+        from evsource.events e
+        where e.position > c.position
+            and (s.categories is null or evsource.category(e.stream) = any (s.categories))
+            and (s.types is null or e.type = any (s.types))
+            and exists (
+                select from evsource.cursors q
+                where q.subscription = s.subscription
+                    and q.partition = evsource._partition(e.stream, q.partitions)
+                    and e.position > q.position and (q.until is null or e.position <= q.until))) l
+    cross join lateral (
+        select count(*) as dead_letters,
+               (array_agg(d.reason order by d.failed_at desc) filter (where d.attempts > 0))[1] as last_error,
+               (array_agg(d.position order by d.failed_at desc) filter (where d.attempts > 0))[1] as last_error_position,
+               max(d.failed_at) as last_error_at
+        from evsource.subscription_dead_letters d where d.subscription = s.subscription) d;
+comment on view evsource.subscription_status is
+'Subscriptions: how far each is, how many events it lags behind, how many partitions are out to how many named consumers, and its dead letters.';

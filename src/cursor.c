@@ -1,0 +1,263 @@
+/*
+ * cursor.c - take a partition's cursor, and note what goes out with it.
+ *
+ * The lock is the row's: who fetches passes over a cursor that another locks.
+ * What goes out is fenced by a token, a random number a claim: whoever comes
+ * with a receipt of an earlier claim finds another token, or none.
+ *
+ * When a batch fails nobody knows which of its events is at fault.  So the events
+ * that were out become suspects: from then on each of them goes out alone, and
+ * only one that was out alone can use up its attempts.  nack() names the event:
+ * then it is the only suspect.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "query.h"
+#include "subscription.h"
+
+/* A cursor's row, locked. */
+typedef struct Row
+{
+	bool		is_free;
+	int			definition;
+	bool		is_out;
+	int64		handed_out;
+	bool		alone;
+	bool		retry;
+	char	   *consumer;
+} Row;
+
+static int64
+bigint_at(const EvsQueryResult *result, int column)
+{
+	bool		is_null;
+	Datum		datum = SPI_getbinval(result->rows[0], result->tupdesc, column, &is_null);
+
+	return is_null ? 0 : DatumGetInt64(datum);
+}
+
+static int
+integer_at(const EvsQueryResult *result, int column)
+{
+	bool		is_null;
+
+	return DatumGetInt32(SPI_getbinval(result->rows[0], result->tupdesc, column, &is_null));
+}
+
+static bool
+boolean_at(const EvsQueryResult *result, int column)
+{
+	bool		is_null;
+
+	return DatumGetBool(SPI_getbinval(result->rows[0], result->tupdesc, column, &is_null));
+}
+
+/* Lock the row; false when another has it, or it is gone. */
+static bool
+lock_row(const EvsSubscription *subscription, const EvsCursor *cursor,
+		 const char *consumer, EvsClaim *claim, Row *row)
+{
+	static EvsQuery query = {
+		"select c.definition, c.position, coalesce(c.until, 9223372036854775807), c.token is not null,"
+		" c.handed_out, c.alone, c.retry, c.suspect_from, c.suspect_until, c.attempts, c.consumer,"
+		" (c.lease_until is null or c.lease_until <= clock_timestamp() or coalesce(c.consumer = $4, false))"
+		"  and (c.retry_at is null or c.retry_at <= clock_timestamp())"
+		" from evsource.cursors c"
+		" where c.subscription = $1 and c.generation = $2 and c.partition = $3"
+		" for update skip locked",
+		4, {TEXTOID, INT4OID, INT4OID, TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription->name), Int32GetDatum(cursor->generation),
+		Int32GetDatum(cursor->partition), consumer ? CStringGetTextDatum(consumer) : (Datum) 0
+	};
+	EvsQueryResult result;
+	bool		found;
+
+	evs_query_begin(&query, values, consumer ? NULL : "   n", InvalidSnapshot, &result);
+	found = result.count == 1;
+	if (found)
+	{
+		row->definition = integer_at(&result, 1);
+		claim->position = bigint_at(&result, 2);
+		claim->end = bigint_at(&result, 3);
+		row->is_out = boolean_at(&result, 4);
+		row->handed_out = bigint_at(&result, 5);
+		row->alone = boolean_at(&result, 6);
+		row->retry = boolean_at(&result, 7);
+		claim->suspect_from = bigint_at(&result, 8);
+		claim->suspect_until = bigint_at(&result, 9);
+		claim->attempts = integer_at(&result, 10);
+		row->consumer = SPI_getvalue(result.rows[0], result.tupdesc, 11);
+		if (row->consumer != NULL)
+			row->consumer = MemoryContextStrdup(result.context, row->consumer);
+		row->is_free = boolean_at(&result, 12);
+	}
+	evs_query_end(&result);
+	return found;
+}
+
+/* What was out has come to nothing. */
+static void
+count_failure(EvsClaim *claim, const Row *row)
+{
+	const char *name = claim->subscription->name;
+	const char *reason = row->consumer == NULL ? "its lease ran out" :
+		psprintf("the lease of consumer \"%s\" ran out", row->consumer);
+
+	if (row->retry)
+	{
+		evs_subscription_retry_failed(name, row->handed_out, reason);
+		return;
+	}
+
+	if (claim->suspect_until != 0 && row->handed_out >= claim->suspect_from)
+		claim->attempts++;
+	else
+	{
+		claim->suspect_from = row->alone ? row->handed_out : claim->position + 1;
+		claim->attempts = 1;
+	}
+	claim->suspect_until = Max(claim->suspect_until, row->handed_out);
+
+	if (row->alone && claim->attempts >= claim->subscription->max_attempts)
+	{
+		evs_subscription_bury(name, row->handed_out, claim->attempts, reason);
+		if (row->handed_out < claim->suspect_until)
+		{
+			claim->suspect_from = row->handed_out + 1;
+			claim->attempts = 1;
+		}
+		else
+			claim->suspect_from = claim->suspect_until = claim->attempts = 0;
+	}
+}
+
+bool
+evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
+				 const char *consumer, EvsClaim *claim)
+{
+	Row			row;
+
+	memset(claim, 0, sizeof(EvsClaim));
+	claim->subscription = subscription;
+	claim->generation = cursor->generation;
+	claim->partition = cursor->partition;
+	if (!lock_row(subscription, cursor, consumer, claim, &row) ||
+		!row.is_free || row.definition != subscription->definition)
+		return false;
+
+	if (row.is_out)
+		count_failure(claim, &row);
+	if (!pg_strong_random(&claim->token, sizeof(claim->token)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not make a random token")));
+	return true;
+}
+
+void
+evs_cursor_hand_out(const EvsClaim *claim, const EvsHandOut *out,
+					const char *consumer, int64 lease_ms)
+{
+	static EvsQuery query = {
+		"update evsource.cursors set token = $4, consumer = $5,"
+		" lease_until = clock_timestamp() + $6 * interval '1 ms', retry_at = null,"
+		" handed_out = $7, seen = $8, alone = $9, retry = $10,"
+		" suspect_from = nullif($11, 0), suspect_until = nullif($12, 0), attempts = $13"
+		" where subscription = $1 and generation = $2 and partition = $3",
+		13, {
+			TEXTOID, INT4OID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID, INT8OID,
+			BOOLOID, BOOLOID, INT8OID, INT8OID, INT4OID
+		}, SPI_OK_UPDATE
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(claim->subscription->name), Int32GetDatum(claim->generation),
+		Int32GetDatum(claim->partition), Int64GetDatum(claim->token),
+		consumer ? CStringGetTextDatum(consumer) : (Datum) 0, Int64GetDatum(lease_ms),
+		Int64GetDatum(out->last), Int64GetDatum(out->seen), BoolGetDatum(out->alone),
+		BoolGetDatum(out->retry), Int64GetDatum(claim->suspect_from),
+		Int64GetDatum(claim->suspect_until), Int32GetDatum(claim->attempts)
+	};
+
+	if (evs_query_run(&query, values, consumer ? NULL : "    n        ") != 1)
+		elog(ERROR, "cursor of subscription \"%s\" is gone", claim->subscription->name);
+}
+
+void
+evs_cursor_advance(const EvsClaim *claim, int64 position)
+{
+	static EvsQuery move = {
+		"update evsource.cursors set position = greatest(position, $4), token = null, consumer = null,"
+		" lease_until = null, retry_at = null, handed_out = null, seen = null, alone = false, retry = false,"
+		" suspect_from = case when $6 > $4 then nullif($5, 0) end,"
+		" suspect_until = case when $6 > $4 then nullif($6, 0) end,"
+		" attempts = case when $6 > $4 then $7 else 0 end"
+		" where subscription = $1 and generation = $2 and partition = $3",
+		7, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID, INT4OID}, SPI_OK_UPDATE
+	};
+	static EvsQuery finish = {
+		"delete from evsource.cursors"
+		" where subscription = $1 and generation = $2 and partition = $3",
+		3, {TEXTOID, INT4OID, INT4OID}, SPI_OK_DELETE
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(claim->subscription->name), Int32GetDatum(claim->generation),
+		Int32GetDatum(claim->partition), Int64GetDatum(position),
+		Int64GetDatum(claim->suspect_from), Int64GetDatum(claim->suspect_until),
+		Int32GetDatum(claim->attempts)
+	};
+
+	(void) evs_query_run(position >= claim->end ? &finish : &move, values, NULL);
+}
+
+/* ---- dead letters ---- */
+
+void
+evs_subscription_bury(const char *subscription, int64 position, int attempts,
+					  const char *reason)
+{
+	static EvsQuery query = {
+		"insert into evsource.subscription_dead_letters"
+		" (subscription, position, stream, version, type, attempts, reason, failed_at)"
+		" select $1, e.position, e.stream, e.version, e.type, $3, $4, clock_timestamp()"
+		" from evsource.events e where e.position = $2"
+		" on conflict (subscription, position) do update"
+		" set attempts = excluded.attempts, reason = excluded.reason, failed_at = excluded.failed_at",
+		4, {TEXTOID, INT8OID, INT4OID, TEXTOID}, SPI_OK_INSERT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription), Int64GetDatum(position), Int32GetDatum(attempts),
+		CStringGetTextDatum(reason)
+	};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
+void
+evs_subscription_retry_failed(const char *subscription, int64 position, const char *reason)
+{
+	static EvsQuery count = {
+		"update evsource.subscription_dead_letters"
+		" set attempts = attempts + 1, reason = $3, failed_at = clock_timestamp()"
+		" where subscription = $1 and position = $2",
+		3, {TEXTOID, INT8OID, TEXTOID}, SPI_OK_UPDATE
+	};
+	static EvsQuery stop = {
+		"update evsource.subscription_dead_letters d set retry = false"
+		" where d.subscription = $1 and d.retry and d.stream ="
+		" (select f.stream from evsource.subscription_dead_letters f"
+		"  where f.subscription = $1 and f.position = $2)",
+		2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription), Int64GetDatum(position), CStringGetTextDatum(reason)
+	};
+
+	(void) evs_query_run(&count, values, NULL);
+	(void) evs_query_run(&stop, values, NULL);
+}

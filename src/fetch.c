@@ -1,0 +1,676 @@
+/*
+ * fetch.c - fetch_events(): hand out the next events of a subscription, or wait
+ * until there are some.
+ *
+ * In these steps:
+ *
+ *	1. load the subscription and its cursors, ask for the safe position, and only
+ *	   then take a snapshot: as read.c does, and for its reasons;
+ *	2. look for the first event of a partition that is free: one scan for all;
+ *	3. claim that partition's cursor, and read from where it is;
+ *	4. note in the cursor what went out.
+ *
+ * One call hands out events of one partition, so that the ack of the last one is
+ * the ack of all.  Nothing is written before there is something to hand out: who
+ * polls or waits in vain has no transaction id and leaves no WAL.
+ *
+ * Streams with a dead letter are passed over: their events become dead letters
+ * behind it.
+ *
+ * Waiting: an appender wakes those that want its events' category (wakeup.c).
+ * What it has committed may not be safe to read yet, because of another open
+ * append; who sees that lets everybody wake him until it is over.
+ */
+#include "evsource.h"
+
+#include <limits.h>
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "barrier.h"
+#include "dead_letters.h"
+#include "event.h"
+#include "horizon.h"
+#include "parameters.h"
+#include "query.h"
+#include "read.h"
+#include "replication.h"
+#include "scan.h"
+#include "subscription.h"
+#include "types.h"
+#include "unit.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(evsource_fetch_events);
+
+/* columns of evsource.fetched_event: those of evsource.event, and */
+#define FETCHED_ATTEMPT		(EVS_EVENT_NATTS + 1)
+#define FETCHED_RECEIPT		(EVS_EVENT_NATTS + 2)
+#define FETCHED_NATTS		(EVS_EVENT_NATTS + 2)
+
+/* A cursor that has nothing to do is moved when it is so far behind. */
+#define IDLE_POSITIONS		1000
+
+/* where commits do not wake us (ms) */
+#define COPY_TIMEOUT		1000
+
+/* How often somebody else may have been faster, before it is time to sleep. */
+#define MAX_LOOKS			100
+
+/* One call. */
+typedef struct Fetch
+{
+	const char *name;
+	const char *consumer;
+	int			max_count;
+	int64		max_bytes;
+	int64		lease_ms;
+	Tuplestorestate *result;
+	TupleDesc	tupdesc;
+	MemoryContext context;		/* of one look */
+	int			count;			/* events that were handed out */
+
+	/* what the last look in vain has seen */
+	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
+	bool		blocked;		/* there are events that are not safe to read yet */
+	text	   *category;		/* the only one that is wanted, or NULL */
+} Fetch;
+
+/* ---- one batch ---- */
+
+/* What goes into the result, and on what conditions. */
+typedef struct Batch
+{
+	Fetch	   *fetch;
+	EvsClaim   *claim;
+	EvsRead		read;			/* notes commits */
+	EvsTypeRun *types;
+	EvsReceipts receipts;
+	MemoryContext event_context;
+	EvsKeySet  *dead;			/* streams that have dead letters; NULL: none has */
+	int64		bytes;
+	EvsHandOut	out;
+} Batch;
+
+static void
+put_event(Batch *batch, const EvsEvent *event, int attempt)
+{
+	Datum		values[FETCHED_NATTS];
+	bool		nulls[FETCHED_NATTS];
+	pg_uuid_t	id;
+
+	evs_event_values(event, values, nulls, &id);
+	values[FETCHED_ATTEMPT - 1] = Int32GetDatum(attempt);
+	nulls[FETCHED_ATTEMPT - 1] = false;
+	values[FETCHED_RECEIPT - 1] = PointerGetDatum(evs_receipt_for(&batch->receipts, event->position));
+	nulls[FETCHED_RECEIPT - 1] = false;
+	tuplestore_putvalues(batch->fetch->result, batch->fetch->tupdesc, values, nulls);
+	batch->fetch->count++;
+	batch->out.last = event->position;
+}
+
+static int64
+size_of(const EvsEvent *event)
+{
+	return VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type) + VARSIZE_ANY(event->data) +
+		(event->metadata ? VARSIZE_ANY(event->metadata) : 0);
+}
+
+/*
+ * The streams of a subscription that have dead letters, or NULL; asked with the
+ * cursor claimed, so that none of its streams is missed.
+ */
+static EvsKeySet *
+dead_streams(const char *subscription)
+{
+	static EvsQuery query = {
+		"select distinct stream from evsource.subscription_dead_letters where subscription = $1",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(subscription)};
+	List	   *streams = evs_query_texts(&query, values, NULL);
+	EvsKeySet  *set = streams == NIL ? NULL : evs_key_set_create();
+	ListCell   *cell;
+
+	foreach(cell, streams)
+	{
+		text	   *stream = cstring_to_text(lfirst(cell));
+		EvsKeys		keys = {&stream, 1};
+
+		evs_key_set_add(set, &keys);
+	}
+	return set;
+}
+
+/* An event behind a dead letter of its stream becomes one, too. */
+static void
+park_behind(const char *subscription, const EvsEvent *event)
+{
+	static EvsQuery query = {
+		"insert into evsource.subscription_dead_letters"
+		" (subscription, position, stream, version, type, attempts, reason, retry)"
+		" select $1, $2, $3, $4, $5, 0, 'an earlier event of its stream is a dead letter',"
+		"  exists (select from evsource.subscription_dead_letters d"
+		"   where d.subscription = $1 and d.stream = $3 and d.retry)"
+		" on conflict do nothing",
+		5, {TEXTOID, INT8OID, TEXTOID, INT8OID, TEXTOID}, SPI_OK_INSERT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription), Int64GetDatum(event->position),
+		PointerGetDatum(event->stream), Int64GetDatum(event->version), PointerGetDatum(event->type)
+	};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
+static bool
+is_dead(Batch *batch, const EvsEvent *event)
+{
+	text	   *stream = event->stream;
+	EvsKeys		keys = {&stream, 1};
+
+	return batch->dead != NULL && evs_key_set_has_any(batch->dead, &keys);
+}
+
+/*
+ * Take this event?  False: the batch ends before it.  Suspects go out alone, and
+ * so does what is larger than a batch may be.
+ */
+static bool
+belongs_to_batch(const Batch *batch, const EvsEvent *event)
+{
+	const EvsClaim *claim = batch->claim;
+
+	if (batch->fetch->count == 0)
+		return true;
+	return batch->fetch->count < batch->fetch->max_count &&
+		batch->bytes + size_of(event) <= batch->fetch->max_bytes &&
+		!(claim->suspect_until != 0 && event->position >= claim->suspect_from);
+}
+
+static bool
+is_suspect(const EvsClaim *claim, int64 position)
+{
+	return claim->suspect_until != 0 && position >= claim->suspect_from &&
+		position <= claim->suspect_until;
+}
+
+/* Read from where the cursor is; nothing may be handed out, if all are dead. */
+static void
+read_batch(Batch *batch, int64 safe, Snapshot snapshot)
+{
+	EvsClaim   *claim = batch->claim;
+	EvsFilter	filter = claim->subscription->filter;
+	int64		upto = Min(safe, claim->end);
+	EvsScan    *scan;
+	TupleTableSlot *slot;
+	bool		ended = true;
+
+	filter.partitions = claim->subscription->partitions;
+	filter.partition = claim->partition;
+	batch->out.seen = claim->position;
+
+	scan = evs_scan_log(claim->position, upto, &filter, snapshot);
+	while (ended && (slot = evs_scan_next_slot(scan)) != NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
+		EvsEvent	event;
+
+		MemoryContextReset(batch->event_context);
+		evs_event_from_slot(&event, slot);
+		if (is_dead(batch, &event))
+		{
+			park_behind(claim->subscription->name, &event);
+			batch->out.seen = event.position;
+		}
+		else if (!belongs_to_batch(batch, &event))
+			ended = false;
+		else
+		{
+			bool		suspect = is_suspect(claim, event.position);
+
+			evs_read_note_commit(&batch->read, slot);
+			batch->bytes += size_of(&event);
+			if (batch->types != NULL)
+				evs_type_upcast(batch->types, &event);
+			put_event(batch, &event, suspect ? claim->attempts + 1 : 1);
+			batch->out.seen = event.position;
+			if (suspect || batch->fetch->count == batch->fetch->max_count)
+				ended = false;
+		}
+		MemoryContextSwitchTo(caller);
+	}
+	if (ended)
+		batch->out.seen = Max(batch->out.seen, upto);
+	evs_scan_end(scan);
+}
+
+/* A dead letter that is tried again. */
+static void
+read_dead_letter(Batch *batch, int64 position, int attempt, Snapshot snapshot)
+{
+	EvsScan    *scan = evs_scan_log(position - 1, position, NULL, snapshot);
+	TupleTableSlot *slot = evs_scan_next_slot(scan);
+
+	if (slot != NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
+		EvsEvent	event;
+
+		evs_event_from_slot(&event, slot);
+		evs_read_note_commit(&batch->read, slot);
+		if (batch->types != NULL)
+			evs_type_upcast(batch->types, &event);
+		put_event(batch, &event, attempt);
+		MemoryContextSwitchTo(caller);
+	}
+	evs_scan_end(scan);
+	batch->out.seen = batch->out.last;
+}
+
+static void
+batch_begin(Batch *batch, Fetch *fetch, EvsClaim *claim, bool retry)
+{
+	memset(batch, 0, sizeof(Batch));
+	batch->fetch = fetch;
+	batch->claim = claim;
+	batch->out.retry = retry;
+	batch->types = evs_types_any_now() ? evs_type_run() : NULL;
+	batch->event_context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch event",
+												 ALLOCSET_DEFAULT_SIZES);
+	if (!retry)
+		batch->dead = dead_streams(claim->subscription->name);
+	evs_receipts_begin(&batch->receipts, claim, retry);
+}
+
+static void
+batch_end(Batch *batch)
+{
+	Fetch	   *fetch = batch->fetch;
+
+	if (fetch->count == 0)
+	{
+		evs_cursor_advance(batch->claim, batch->out.seen);
+		return;
+	}
+	batch->out.alone = fetch->count == 1;
+	evs_cursor_hand_out(batch->claim, &batch->out, fetch->consumer, fetch->lease_ms);
+	evs_read_flush_commits(&batch->read);
+}
+
+/* ---- which partition ---- */
+
+static EvsCursor *
+cursor_of(const EvsSubscription *subscription, const text *stream)
+{
+	int			partition = evs_partition_of(stream, subscription->partitions);
+
+	for (int i = 0; i < subscription->ncursors; i++)
+	{
+		if (subscription->cursors[i].partition == partition)
+			return &subscription->cursors[i];
+	}
+	return NULL;
+}
+
+/*
+ * The free cursor that has the first event, or NULL.  *searched says how far no
+ * other free cursor has one.
+ */
+static EvsCursor *
+find_work(const EvsSubscription *subscription, int64 safe, Snapshot snapshot, int64 *searched)
+{
+	EvsCursor  *found = NULL;
+	int64		from = PG_INT64_MAX;
+	EvsScan    *scan;
+	TupleTableSlot *slot;
+
+	for (int i = 0; i < subscription->ncursors; i++)
+	{
+		if (subscription->cursors[i].is_free)
+			from = Min(from, subscription->cursors[i].position);
+	}
+	*searched = safe;
+	if (from >= safe)
+		return NULL;
+
+	scan = evs_scan_log(from, safe, &subscription->filter, snapshot);
+	while (found == NULL && (slot = evs_scan_next_slot(scan)) != NULL)
+	{
+		int64		position;
+		EvsCursor  *cursor;
+		text	   *stream;
+
+		slot_getsomeattrs(slot, EVS_EVENTS_STREAM);
+		position = DatumGetInt64(slot->tts_values[EVS_EVENTS_POSITION - 1]);
+		stream = DatumGetTextPP(slot->tts_values[EVS_EVENTS_STREAM - 1]);
+		cursor = cursor_of(subscription, stream);
+		if (cursor != NULL && cursor->is_free &&
+			position > cursor->position && position <= cursor->end)
+		{
+			found = cursor;
+			*searched = position - 1;
+		}
+	}
+	evs_scan_end(scan);
+	return found;
+}
+
+/*
+ * Free cursors that have nothing up to a position: those that are at their end
+ * go, and those far behind move on, lest they are searched for again and again.
+ * Returns whether any went.
+ */
+static bool
+advance_idle(const EvsSubscription *subscription, const EvsCursor *found, int64 searched,
+			 const char *consumer)
+{
+	bool		any = false;
+
+	for (int i = 0; i < subscription->ncursors; i++)
+	{
+		const EvsCursor *cursor = &subscription->cursors[i];
+		bool		ends = searched >= cursor->end;
+		EvsClaim	claim;
+
+		if (cursor == found || !cursor->is_free ||
+			(!ends && searched - cursor->position < IDLE_POSITIONS))
+			continue;
+		if (!evs_cursor_claim(subscription, cursor, consumer, &claim))
+			continue;
+		if (claim.position == cursor->position)
+			evs_cursor_advance(&claim, searched);
+		any = any || ends;
+	}
+	return any;
+}
+
+/* A dead letter that is to be tried again and whose cursor is past it and free. */
+static EvsCursor *
+find_retry(const EvsSubscription *subscription, int64 *position, int *attempts)
+{
+	static EvsQuery query = {
+		"select distinct on (d.stream) d.stream, d.position, d.attempts"
+		" from evsource.subscription_dead_letters d where d.subscription = $1 and d.retry"
+		" order by d.stream, d.position",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(subscription->name)};
+	EvsQueryResult result;
+	EvsCursor  *found = NULL;
+
+	evs_query_begin(&query, values, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count && found == NULL; row++)
+	{
+		bool		is_null;
+		Datum		stream = SPI_getbinval(result.rows[row], result.tupdesc, 1, &is_null);
+		EvsCursor  *cursor = cursor_of(subscription, DatumGetTextPP(stream));
+
+		*position = DatumGetInt64(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null));
+		*attempts = DatumGetInt32(SPI_getbinval(result.rows[row], result.tupdesc, 3, &is_null));
+		if (cursor != NULL && cursor->is_free && *position <= cursor->position)
+			found = cursor;
+	}
+	evs_query_end(&result);
+	return found;
+}
+
+static bool
+fetch_retry(Fetch *fetch, const EvsSubscription *subscription, Snapshot snapshot)
+{
+	int64		position;
+	int			attempts;
+	EvsCursor  *cursor = find_retry(subscription, &position, &attempts);
+	EvsClaim	claim;
+	Batch		batch;
+
+	if (cursor == NULL || !evs_cursor_claim(subscription, cursor, fetch->consumer, &claim))
+		return false;
+	batch_begin(&batch, fetch, &claim, true);
+	read_dead_letter(&batch, position, attempts + 1, snapshot);
+	batch.out.retry = true;
+	batch_end(&batch);
+	return fetch->count > 0;
+}
+
+/* ---- one look ---- */
+
+typedef enum Look
+{
+	LOOK_FETCHED,
+	LOOK_NOTHING,
+	LOOK_AGAIN					/* something has changed meanwhile */
+} Look;
+
+/* Are there events that are committed and not safe to read? */
+static bool
+is_blocked(const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
+{
+	EvsScan    *scan;
+	bool		blocked;
+
+	if (evs_horizon_last_position() <= safe)
+		return false;
+	scan = evs_scan_log(safe, PG_INT64_MAX, &subscription->filter, snapshot);
+	blocked = evs_scan_next_slot(scan) != NULL;
+	evs_scan_end(scan);
+	return blocked;
+}
+
+static void
+note_nothing(Fetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
+{
+	fetch->due = 0;
+	for (int i = 0; i < subscription->ncursors; i++)
+	{
+		const EvsCursor *cursor = &subscription->cursors[i];
+
+		if (!cursor->is_free && cursor->free_at != 0 &&
+			(fetch->due == 0 || cursor->free_at < fetch->due))
+			fetch->due = cursor->free_at;
+	}
+	fetch->blocked = is_blocked(subscription, safe, snapshot);
+}
+
+static Look
+look_with(Fetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
+{
+	int64		searched;
+	EvsCursor  *cursor;
+	EvsClaim	claim;
+	Batch		batch;
+
+	if (subscription->has_retries && fetch_retry(fetch, subscription, snapshot))
+		return LOOK_FETCHED;
+
+	cursor = find_work(subscription, safe, snapshot, &searched);
+	if (advance_idle(subscription, cursor, searched, fetch->consumer))
+		return LOOK_AGAIN;
+	if (cursor == NULL)
+	{
+		note_nothing(fetch, subscription, safe, snapshot);
+		return LOOK_NOTHING;
+	}
+
+	if (!evs_cursor_claim(subscription, cursor, fetch->consumer, &claim))
+		return LOOK_AGAIN;
+	batch_begin(&batch, fetch, &claim, false);
+	read_batch(&batch, safe, snapshot);
+	batch_end(&batch);
+	return fetch->count > 0 ? LOOK_FETCHED : LOOK_AGAIN;
+}
+
+/* First the safe position, then the snapshot: see the top of read.c. */
+static Look
+look_once(Fetch *fetch)
+{
+	EvsSubscription *subscription;
+	MemoryContext caller;
+	int64		safe;
+	Snapshot	snapshot;
+	Look		look;
+
+	MemoryContextReset(fetch->context);
+	caller = MemoryContextSwitchTo(fetch->context);
+	subscription = evs_subscription_load(fetch->name, fetch->consumer);
+	safe = evs_horizon_safe_position();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	look = look_with(fetch, subscription, safe, snapshot);
+	UnregisterSnapshot(snapshot);
+	MemoryContextSwitchTo(caller);
+	return look;
+}
+
+/* True: events were fetched. */
+static bool
+look(Fetch *fetch)
+{
+	for (int i = 0; i < MAX_LOOKS; i++)
+	{
+		Look		result = look_once(fetch);
+
+		CHECK_FOR_INTERRUPTS();
+		if (result != LOOK_AGAIN)
+			return result == LOOK_FETCHED;
+	}
+	return false;
+}
+
+/* ---- waiting ---- */
+
+/* Milliseconds from now until then, at least 0. */
+static long
+milliseconds_until(TimestampTz then)
+{
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), then);
+}
+
+static void
+sleep_until(const Fetch *fetch, TimestampTz until)
+{
+	static uint32 wait_event = 0;
+	long		timeout = milliseconds_until(fetch->due != 0 && fetch->due < until ?
+											 fetch->due : until);
+
+	if (wait_event == 0)
+		wait_event = evs_wakeup_wait_event("EvsourceFetch");
+	if (evs_replication_is_copy())
+		timeout = Min(timeout, COPY_TIMEOUT);
+	evs_wakeup_sleep(timeout + 1, wait_event);
+}
+
+static void
+wait_for_events(Fetch *fetch, TimestampTz until)
+{
+	while (!look(fetch) && milliseconds_until(until) > 0)
+	{
+		/* from the change on everything wakes us, so look again after it */
+		if (evs_wakeup_want_all(fetch->blocked))
+			continue;
+		sleep_until(fetch, until);
+	}
+}
+
+/* The one category that a subscription wants, or NULL. */
+static text *
+only_category(const char *name, const char *consumer)
+{
+	const EvsSubscription *subscription = evs_subscription_load(name, consumer);
+
+	return subscription->filter.ncategories == 1 ? subscription->filter.categories[0] : NULL;
+}
+
+static void
+wait_and_fetch(Fetch *fetch, int64 wait_ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait_ms);
+
+	evs_wakeup_register_subscription(fetch->name, only_category(fetch->name, fetch->consumer));
+	PG_TRY();
+	{
+		wait_for_events(fetch, until);
+	}
+	PG_CATCH();
+	{
+		evs_wakeup_unregister();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	evs_wakeup_unregister();
+}
+
+/* ---- the call ---- */
+
+static int64
+positive_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64 value)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	if (value < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be positive", name),
+				 errdetail("It is %lld.", (long long) value)));
+	return value;
+}
+
+/* Row security could hide events, which a cursor would pass over for ever. */
+static void
+check_reader(void)
+{
+	if (evs_read_check_access())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot fetch events: row-level security on evsource.events applies to role \"%s\"",
+						GetUserNameFromId(GetUserId(), false)),
+				 errdetail("A cursor would pass over the events that are hidden from it."),
+				 errhint("Fetch as a role with BYPASSRLS, and filter by categories and types.")));
+}
+
+/*
+ * evsource.fetch_events(subscription, max_count, consumer, lease, wait, max_bytes)
+ * returns setof evsource.fetched_event
+ *
+ * Errors: 42704 unknown subscription, 42501, 22004 and 22023 for bad arguments,
+ * 25000 under REPEATABLE READ, 25006 where nothing can be written.
+ */
+Datum
+evsource_fetch_events(PG_FUNCTION_ARGS)
+{
+	Fetch		fetch = {.name = evs_subscription_name(fcinfo, 0)};
+	int64		wait_ms = PG_ARGISNULL(4) ? 0 :
+		evs_interval_milliseconds(PG_GETARG_INTERVAL_P(4), "wait");
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	fetch.max_count = (int) positive_argument(fcinfo, 1, "max_count",
+											  PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1));
+	fetch.consumer = evs_argument_text(fcinfo, 2);
+	fetch.lease_ms = positive_argument(fcinfo, 3, "lease", PG_ARGISNULL(3) ? 0 :
+									   evs_interval_milliseconds(PG_GETARG_INTERVAL_P(3), "lease"));
+	fetch.max_bytes = positive_argument(fcinfo, 5, "max_bytes",
+										PG_ARGISNULL(5) ? 0 : PG_GETARG_INT64(5));
+
+	PreventCommandIfReadOnly("evsource.fetch_events()");
+	PreventCommandIfParallelMode("evsource.fetch_events()");
+	evs_require_read_committed("fetch events");
+	check_reader();
+
+	InitMaterializedSRF(fcinfo, 0);
+	fetch.result = set->setResult;
+	fetch.tupdesc = set->setDesc;
+	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch",
+										  ALLOCSET_DEFAULT_SIZES);
+	if (!look(&fetch) && wait_ms > 0)
+		wait_and_fetch(&fetch, wait_ms);
+	return (Datum) 0;
+}

@@ -1,0 +1,333 @@
+/*
+ * receipt.c - receipts: ack() and nack().
+ *
+ * A receipt names a subscription, a partition, the token of the claim and the
+ * event's position.  It is good while the cursor's row has that token: a claim
+ * by another, a nack, a seek or other partitions put an end to it.  A lease that
+ * has run out does not, as long as nobody else has come: nothing is gained by
+ * doing the work again.
+ *
+ * Each is one UPDATE of the cursor's row, in the caller's transaction.  A
+ * transaction that stores what it made of the events and acks them has done both
+ * or neither: its ack holds the row, so nobody takes the cursor meanwhile.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "parameters.h"
+#include "query.h"
+#include "subscription.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(evsource_ack);
+PG_FUNCTION_INFO_V1(evsource_nack);
+
+/* A receipt, taken apart. */
+typedef struct Receipt
+{
+	char	   *subscription;
+	int64		token;
+	int			generation;
+	int			partition;
+	bool		retry;
+	int64		position;
+} Receipt;
+
+/* ---- as text ---- */
+
+void
+evs_receipts_begin(EvsReceipts *receipts, const EvsClaim *claim, bool retry)
+{
+	receipts->prefix = psprintf("%016llx.%d.%d.%c", (unsigned long long) claim->token,
+								claim->generation, claim->partition, retry ? 'r' : 'e');
+	receipts->suffix = psprintf(".%s", claim->subscription->name);
+	receipts->prefix_length = strlen(receipts->prefix);
+	receipts->suffix_length = strlen(receipts->suffix);
+}
+
+text *
+evs_receipt_for(const EvsReceipts *receipts, int64 position)
+{
+	char		digits[MAXINT8LEN + 1];
+	int			length;
+	text	   *receipt;
+	char	   *at;
+
+	pg_lltoa(position, digits);
+	length = strlen(digits);
+	receipt = palloc(VARHDRSZ + receipts->prefix_length + length + receipts->suffix_length);
+	SET_VARSIZE(receipt, VARHDRSZ + receipts->prefix_length + length + receipts->suffix_length);
+	at = VARDATA(receipt);
+	memcpy(at, receipts->prefix, receipts->prefix_length);
+	at += receipts->prefix_length;
+	memcpy(at, digits, length);
+	memcpy(at + length, receipts->suffix, receipts->suffix_length);
+	return receipt;
+}
+
+static void
+parse_receipt(const char *given, Receipt *receipt)
+{
+	unsigned long long token;
+	long long	position;
+	char		kind;
+	int			length = 0;
+
+	if (sscanf(given, "%16llx.%d.%d.%c%lld.%n", &token, &receipt->generation,
+			   &receipt->partition, &kind, &position, &length) != 5 ||
+		length == 0 || given[length] == '\0' || (kind != 'e' && kind != 'r'))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid receipt \"%s\"", given),
+				 errhint("Pass the receipt of an event as evsource.fetch_events() returned it.")));
+	receipt->token = (int64) token;
+	receipt->position = position;
+	receipt->retry = kind == 'r';
+	receipt->subscription = pstrdup(given + length);
+}
+
+static void
+receipt_argument(FunctionCallInfo fcinfo, Receipt *receipt)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("receipt must not be null")));
+	parse_receipt(text_to_cstring(PG_GETARG_TEXT_PP(0)), receipt);
+}
+
+/*
+ * Run an UPDATE of the cursor that has this token, whose first parameters are
+ * the receipt's and which returns the subscription's owner.  False: there is
+ * none.  Other columns that it returns go to numbers.
+ */
+static bool
+update_cursor(EvsQuery *query, Receipt *receipt, int nextra, Datum *extra, int64 *number)
+{
+	Datum		values[8] = {
+		CStringGetTextDatum(receipt->subscription), Int32GetDatum(receipt->generation),
+		Int32GetDatum(receipt->partition), Int64GetDatum(receipt->token),
+		Int64GetDatum(receipt->position)
+	};
+	EvsQueryResult result;
+	char	   *owner = NULL;
+	bool		is_null;
+
+	for (int i = 0; i < nextra; i++)
+		values[5 + i] = extra[i];
+	evs_query_begin(query, values, NULL, InvalidSnapshot, &result);
+	if (result.count > 0)
+	{
+		owner = MemoryContextStrdup(result.context,
+									SPI_getvalue(result.rows[0], result.tupdesc, 1));
+		if (number != NULL)
+			*number = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 2, &is_null));
+	}
+	evs_query_end(&result);
+
+	if (owner == NULL)
+		return false;
+	evs_subscription_check_rights(receipt->subscription, owner);
+	return true;
+}
+
+#define THE_CURSOR \
+	" from evsource.subscriptions s" \
+	" where s.subscription = $1 and c.subscription = $1 and c.generation = $2" \
+	" and c.partition = $3 and c.token = $4"
+
+#define NOTHING_OUT \
+	"token = null, consumer = null, lease_until = null, handed_out = null, seen = null," \
+	" alone = false, retry = false"
+
+/* ---- ack ---- */
+
+/* Up to the last event that is out, or to one before it. */
+static bool
+ack_events(Receipt *receipt)
+{
+	static EvsQuery last = {
+		"update evsource.cursors c set position = greatest(c.seen, $5), " NOTHING_OUT ","
+		" suspect_from = case when c.suspect_until > $5 then greatest(c.suspect_from, $5 + 1) end,"
+		" suspect_until = case when c.suspect_until > $5 then c.suspect_until end,"
+		" attempts = case when c.suspect_until > $5 then 1 else 0 end"
+		THE_CURSOR " and not c.retry and $5 = c.handed_out returning s.owner",
+		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
+	};
+	static EvsQuery earlier = {
+		"update evsource.cursors c set position = greatest(c.position, $5)"
+		THE_CURSOR " and not c.retry and $5 < c.handed_out returning s.owner",
+		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
+	};
+
+	return update_cursor(&last, receipt, 0, NULL, NULL) ||
+		update_cursor(&earlier, receipt, 0, NULL, NULL);
+}
+
+static bool
+ack_dead_letter(Receipt *receipt)
+{
+	static EvsQuery cursor = {
+		"update evsource.cursors c set " NOTHING_OUT
+		THE_CURSOR " and c.retry and $5 = c.handed_out returning s.owner",
+		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
+	};
+	static EvsQuery forget = {
+		"delete from evsource.subscription_dead_letters where subscription = $1 and position = $2",
+		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
+	};
+	Datum		values[2];
+
+	if (!update_cursor(&cursor, receipt, 0, NULL, NULL))
+		return false;
+	values[0] = CStringGetTextDatum(receipt->subscription);
+	values[1] = Int64GetDatum(receipt->position);
+	(void) evs_query_run(&forget, values, NULL);
+	return true;
+}
+
+static void
+check_writable(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+}
+
+static void
+lease_is_lost(const Receipt *receipt)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_EVS_LEASE_LOST),
+			 errmsg("the lease on partition %d of subscription \"%s\" is lost",
+					receipt->partition, receipt->subscription),
+			 errdetail("The event at position %lld was handed out again, or the subscription was changed, after this receipt was made.",
+					   (long long) receipt->position),
+			 errhint("Roll back what was made of these events, and fetch again. A longer lease leaves more time.")));
+}
+
+/*
+ * evsource.ack(receipt, required) returns boolean
+ *
+ * This event and all before it in its partition are done.  False: the lease is
+ * lost, somebody else has got the events or will.
+ *
+ * Errors: 22004 for null, 22023 for what is not a receipt, 42501, VE005 when the
+ * lease is lost and that is required not to be.
+ */
+Datum
+evsource_ack(PG_FUNCTION_ARGS)
+{
+	Receipt		receipt;
+	bool		required = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	bool		done;
+
+	check_writable("evsource.ack()");
+	receipt_argument(fcinfo, &receipt);
+	done = receipt.retry ? ack_dead_letter(&receipt) : ack_events(&receipt);
+	if (!done && required)
+		lease_is_lost(&receipt);
+	if (done)
+		evs_wakeup_subscription(receipt.subscription);
+	PG_RETURN_BOOL(done);
+}
+
+/* ---- nack ---- */
+
+/*
+ * An event that is out has failed.  It becomes the first suspect, unless it was
+ * one already.  Returns how often it has failed.
+ */
+static bool
+nack_event(Receipt *receipt, int64 retry_ms, int64 *attempts)
+{
+	static EvsQuery query = {
+		"update evsource.cursors c set " NOTHING_OUT ","
+		" retry_at = clock_timestamp() + $6 * interval '1 ms',"
+		" attempts = case when c.suspect_from = $5 or c.suspect_from <= $5 and c.alone then c.attempts + 1 else 1 end,"
+		" suspect_from = $5, suspect_until = greatest(c.suspect_until, $5)"
+		THE_CURSOR " and not c.retry and $5 > c.position and $5 <= c.handed_out"
+		" returning s.owner, case when c.attempts >= s.max_attempts then c.attempts else 0 end::bigint",
+		6, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
+	};
+	Datum		extra[] = {Int64GetDatum(retry_ms)};
+
+	return update_cursor(&query, receipt, 1, extra, attempts);
+}
+
+/* It was the last attempt: what comes after it need not wait. */
+static void
+give_up(Receipt *receipt, int attempts, const char *reason)
+{
+	static EvsQuery query = {
+		"update evsource.cursors c set retry_at = null,"
+		" suspect_from = case when c.suspect_until > $4 then $4 + 1 end,"
+		" suspect_until = case when c.suspect_until > $4 then c.suspect_until end,"
+		" attempts = case when c.suspect_until > $4 then 1 else 0 end"
+		" where c.subscription = $1 and c.generation = $2 and c.partition = $3",
+		4, {TEXTOID, INT4OID, INT4OID, INT8OID}, SPI_OK_UPDATE
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(receipt->subscription), Int32GetDatum(receipt->generation),
+		Int32GetDatum(receipt->partition), Int64GetDatum(receipt->position)
+	};
+
+	evs_subscription_bury(receipt->subscription, receipt->position, attempts, reason);
+	(void) evs_query_run(&query, values, NULL);
+}
+
+static bool
+nack_dead_letter(Receipt *receipt, const char *reason)
+{
+	static EvsQuery query = {
+		"update evsource.cursors c set " NOTHING_OUT
+		THE_CURSOR " and c.retry and $5 = c.handed_out returning s.owner",
+		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
+	};
+
+	if (!update_cursor(&query, receipt, 0, NULL, NULL))
+		return false;
+	evs_subscription_retry_failed(receipt->subscription, receipt->position, reason);
+	return true;
+}
+
+/*
+ * evsource.nack(receipt, reason, retry_after) returns boolean
+ *
+ * This event could not be processed: it and what follows it in its partition are
+ * handed out again after a while, or it becomes a dead letter.  False: the lease
+ * is lost.
+ *
+ * Errors: 22004 for null, 22023 for what is not a receipt or a negative time, 42501.
+ */
+Datum
+evsource_nack(PG_FUNCTION_ARGS)
+{
+	Receipt		receipt;
+	char	   *reason = evs_argument_text(fcinfo, 1);
+	int64		retry_ms = PG_ARGISNULL(2) ? 0 :
+		evs_interval_milliseconds(PG_GETARG_INTERVAL_P(2), "retry_after");
+	int64		attempts = 0;
+	bool		done;
+
+	check_writable("evsource.nack()");
+	receipt_argument(fcinfo, &receipt);
+	if (reason == NULL)
+		reason = "no reason was given";
+	if (receipt.retry)
+		done = nack_dead_letter(&receipt, reason);
+	else
+	{
+		done = nack_event(&receipt, retry_ms, &attempts);
+		if (done && attempts > 0)
+			give_up(&receipt, (int) attempts, reason);
+	}
+	if (done)
+		evs_wakeup_subscription(receipt.subscription);
+	PG_RETURN_BOOL(done);
+}

@@ -1,0 +1,453 @@
+/*
+ * subscribe.c - create, change, move and drop subscriptions.
+ *
+ * Who changes one locks its row, then those of its cursors: so it waits for
+ * consumers that are in the middle of a transaction, and whoever claims a cursor
+ * after it finds another number of the definition there and loads it again.
+ *
+ * Other partitions begin where the old ones end.  The old cursors get an end,
+ * beyond which nothing of theirs is out; they are drained up to there, and only
+ * then the new ones are looked at.  So no event is lost, none is handed out
+ * twice, and each stream stays in order.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "barrier.h"
+#include "horizon.h"
+#include "parameters.h"
+#include "query.h"
+#include "scan.h"
+#include "subscription.h"
+#include "wakeup.h"
+
+PG_FUNCTION_INFO_V1(evsource_create_subscription);
+PG_FUNCTION_INFO_V1(evsource_alter_subscription);
+PG_FUNCTION_INFO_V1(evsource_drop_subscription);
+PG_FUNCTION_INFO_V1(evsource_seek_subscription);
+PG_FUNCTION_INFO_V1(evsource_retry_subscription);
+
+/* ---- arguments ---- */
+
+static int
+count_argument(FunctionCallInfo fcinfo, int argument, const char *name, int most)
+{
+	int			count = PG_GETARG_INT32(argument);
+
+	if (count < 1 || count > most)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between 1 and %d", name, most),
+				 errdetail("It is %d.", count)));
+	return count;
+}
+
+/* categories and types of a subscription, as they may be stored. */
+static Datum
+filter_argument(FunctionCallInfo fcinfo, int argument, bool is_types, char *null)
+{
+	ArrayType  *array;
+	EvsFilter	filter;
+
+	if (PG_ARGISNULL(argument))
+	{
+		*null = 'n';
+		return (Datum) 0;
+	}
+	*null = ' ';
+	array = PG_GETARG_ARRAYTYPE_P(argument);
+	evs_filter_from_arrays(&filter, is_types ? NULL : array, is_types ? array : NULL);
+	for (int i = 0; i < filter.ncategories; i++)
+	{
+		char	   *category = text_to_cstring(filter.categories[i]);
+
+		if (strchr(category, '-') != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("no stream has the category \"%s\"", category),
+					 errhint("A category is the part of a stream's name before the first \"-\".")));
+	}
+	return PointerGetDatum(array);
+}
+
+/* A role that the caller could become himself; NULL when none is given. */
+static char *
+owner_argument(FunctionCallInfo fcinfo, int argument)
+{
+	char	   *owner = evs_argument_text(fcinfo, argument);
+
+	if (owner != NULL && !member_can_set_role(GetUserId(), get_role_oid(owner, false)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot give a subscription to role \"%s\"", owner),
+				 errdetail("You must be able to become the new owner."),
+				 errhint("See SET ROLE.")));
+	return owner;
+}
+
+static void
+check_position(int64 position, const char *name)
+{
+	int64		last = evs_horizon_last_position();
+
+	if (position < 0 || position > last)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between 0 and the last position", name),
+				 errdetail("It is %lld; the last position is %lld.",
+						   (long long) position, (long long) last)));
+}
+
+static int64
+start_argument(FunctionCallInfo fcinfo, int start_argument, int after_argument)
+{
+	static const char *const words[] = {"beginning", "now"};
+	char	   *start = evs_argument_text(fcinfo, start_argument);
+
+	if (!PG_ARGISNULL(after_argument))
+	{
+		check_position(PG_GETARG_INT64(after_argument), "start_after");
+		return PG_GETARG_INT64(after_argument);
+	}
+	if (start == NULL || evs_parameter_word("start", start, words, lengthof(words)) == 0)
+		return 0;
+	return evs_horizon_safe_position();
+}
+
+static void
+check_writable(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+}
+
+/* ---- rows ---- */
+
+/* Lock the subscription and its cursors for a change. */
+static void
+open_for_change(const char *name)
+{
+	static EvsQuery lock = {
+		"select s.owner from evsource.subscriptions s where s.subscription = $1 for update",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	static EvsQuery lock_cursors = {
+		"select from evsource.cursors c where c.subscription = $1"
+		" order by c.generation, c.partition for update",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(name)};
+	List	   *owners = evs_query_texts(&lock, values, NULL);
+
+	if (owners == NIL)
+		evs_subscription_unknown(name);
+	evs_subscription_check_rights(name, linitial(owners));
+	(void) evs_query_run(&lock_cursors, values, NULL);
+}
+
+/* Cursors of a new generation, all at one position. */
+static void
+create_cursors(const char *name, int64 position)
+{
+	static EvsQuery query = {
+		"insert into evsource.cursors (subscription, generation, partition, partitions, definition, position)"
+		" select s.subscription, s.generation, n, s.partitions, s.definition, $2"
+		" from evsource.subscriptions s, generate_series(0, s.partitions - 1) n"
+		" where s.subscription = $1",
+		2, {TEXTOID, INT8OID}, SPI_OK_INSERT
+	};
+	Datum		values[] = {CStringGetTextDatum(name), Int64GetDatum(position)};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
+static bool
+run_by_name(EvsQuery *query, const char *name)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+
+	return evs_query_run(query, values, NULL) > 0;
+}
+
+/*
+ * evsource.create_subscription(subscription, categories, types, start,
+ * start_after, partitions, max_attempts, if_exists, owner) returns text
+ *
+ * Errors: 42710 when there is one of that name, 22004, 22023, 42501.
+ */
+Datum
+evsource_create_subscription(PG_FUNCTION_ARGS)
+{
+	static EvsQuery insert = {
+		"insert into evsource.subscriptions"
+		" (subscription, owner, categories, types, start_after, partitions, max_attempts)"
+		" values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
+		7, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID, INT4OID}, SPI_OK_INSERT
+	};
+	static const char *const reactions[] = {"error", "keep"};
+	char	   *name = evs_subscription_name(fcinfo, 0);
+	char	   *if_exists = evs_argument_text(fcinfo, 7);
+	char	   *owner = owner_argument(fcinfo, 8);
+	bool		keep = if_exists != NULL &&
+		evs_parameter_word("if_exists", if_exists, reactions, lengthof(reactions)) == 1;
+	int64		start = start_argument(fcinfo, 3, 4);
+	char		nulls[] = "       ";
+	Datum		values[7];
+
+	check_writable("evsource.create_subscription()");
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(owner ? owner : GetUserNameFromId(GetUserId(), false));
+	values[2] = filter_argument(fcinfo, 1, false, &nulls[2]);
+	values[3] = filter_argument(fcinfo, 2, true, &nulls[3]);
+	values[4] = Int64GetDatum(start);
+	values[5] = Int32GetDatum(PG_ARGISNULL(5) ? 1 :
+							  count_argument(fcinfo, 5, "partitions", EVS_MAX_SUBSCRIPTION_PARTITIONS));
+	values[6] = Int32GetDatum(PG_ARGISNULL(6) ? 5 :
+							  count_argument(fcinfo, 6, "max_attempts", PG_INT16_MAX));
+
+	if (evs_query_run(&insert, values, nulls) > 0)
+		create_cursors(name, start);
+	else if (!keep)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("subscription \"%s\" already exists", name),
+				 errhint("With if_exists => 'keep' it is left as it is; evsource.alter_subscription() changes it.")));
+	PG_RETURN_DATUM(values[0]);
+}
+
+/*
+ * The old cursors get an end where nothing of theirs is out beyond, and the new
+ * ones begin there.  Cursors that had not begun yet are replaced.
+ */
+static void
+divide_anew(const char *name)
+{
+	static EvsQuery drop_unbegun = {
+		"delete from evsource.cursors c where c.subscription = $1 and exists ("
+		" select from evsource.cursors o where o.subscription = $1 and o.generation < c.generation)",
+		1, {TEXTOID}, SPI_OK_DELETE
+	};
+	static EvsQuery end = {
+		"select (coalesce(max(c.until), max(greatest(c.position, c.handed_out, c.seen, c.suspect_until))))::text"
+		" from evsource.cursors c where c.subscription = $1",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	static EvsQuery set_end = {
+		"update evsource.cursors set until = $2 where subscription = $1",
+		2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
+	};
+	static EvsQuery next = {
+		"update evsource.subscriptions set generation = generation + 1 where subscription = $1",
+		1, {TEXTOID}, SPI_OK_UPDATE
+	};
+	Datum		values[2] = {CStringGetTextDatum(name)};
+	int64		position;
+
+	(void) run_by_name(&drop_unbegun, name);
+	position = strtoll(linitial(evs_query_texts(&end, values, NULL)), NULL, 10);
+	values[1] = Int64GetDatum(position);
+	(void) evs_query_run(&set_end, values, NULL);
+	(void) run_by_name(&next, name);
+	create_cursors(name, position);
+}
+
+/*
+ * evsource.alter_subscription(subscription, categories, types, partitions,
+ * max_attempts, owner, defaults)
+ *
+ * Errors: 42704, 42501, 22004, 22023, 25000 under REPEATABLE READ.
+ */
+Datum
+evsource_alter_subscription(PG_FUNCTION_ARGS)
+{
+	static EvsQuery update = {
+		"update evsource.subscriptions set"
+		" categories = case when 'categories' = any ($7) then null else coalesce($2, categories) end,"
+		" types = case when 'types' = any ($7) then null else coalesce($3, types) end,"
+		" partitions = coalesce($4, partitions), max_attempts = coalesce($5, max_attempts),"
+		" owner = coalesce($6, owner), definition = definition + 1"
+		" where subscription = $1",
+		7, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID, TEXTOID, TEXTARRAYOID}, SPI_OK_UPDATE
+	};
+	static EvsQuery number = {
+		"update evsource.cursors c set definition = s.definition"
+		" from evsource.subscriptions s where s.subscription = $1 and c.subscription = $1",
+		1, {TEXTOID}, SPI_OK_UPDATE
+	};
+	static EvsQuery partitions_differ = {
+		"select 'yes' from evsource.subscriptions s where s.subscription = $1 and s.partitions <>"
+		" (select c.partitions from evsource.cursors c where c.subscription = $1"
+		"  order by c.generation desc limit 1)",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	static const char *const words[] = {"categories", "types"};
+	char	   *name = evs_subscription_name(fcinfo, 0);
+	char	   *owner = owner_argument(fcinfo, 5);
+	char		nulls[] = "       ";
+	Datum		values[7];
+
+	check_writable("evsource.alter_subscription()");
+	evs_require_read_committed("alter a subscription");
+	values[0] = CStringGetTextDatum(name);
+	values[1] = filter_argument(fcinfo, 1, false, &nulls[1]);
+	values[2] = filter_argument(fcinfo, 2, true, &nulls[2]);
+	nulls[3] = PG_ARGISNULL(3) ? 'n' : ' ';
+	values[3] = PG_ARGISNULL(3) ? (Datum) 0 :
+		Int32GetDatum(count_argument(fcinfo, 3, "partitions", EVS_MAX_SUBSCRIPTION_PARTITIONS));
+	nulls[4] = PG_ARGISNULL(4) ? 'n' : ' ';
+	values[4] = PG_ARGISNULL(4) ? (Datum) 0 :
+		Int32GetDatum(count_argument(fcinfo, 4, "max_attempts", PG_INT16_MAX));
+	nulls[5] = owner == NULL ? 'n' : ' ';
+	values[5] = owner == NULL ? (Datum) 0 : CStringGetTextDatum(owner);
+	nulls[6] = PG_ARGISNULL(6) ? 'n' : ' ';
+	values[6] = (Datum) 0;
+	if (!PG_ARGISNULL(6))
+	{
+		EvsFilter	given;
+
+		values[6] = PG_GETARG_DATUM(6);
+		evs_filter_from_arrays(&given, NULL, PG_GETARG_ARRAYTYPE_P(6));
+		for (int i = 0; i < given.ntypes; i++)
+			(void) evs_parameter_word("a name in defaults", text_to_cstring(given.types[i]),
+									  words, lengthof(words));
+	}
+
+	open_for_change(name);
+	(void) evs_query_run(&update, values, nulls);
+	if (evs_query_texts(&partitions_differ, values, NULL) != NIL)
+		divide_anew(name);
+	(void) run_by_name(&number, name);
+	evs_wakeup_subscription(name);
+	PG_RETURN_VOID();
+}
+
+/*
+ * evsource.drop_subscription(subscription)
+ *
+ * Errors: 42704, 42501.
+ */
+Datum
+evsource_drop_subscription(PG_FUNCTION_ARGS)
+{
+	static EvsQuery cursors = {
+		"delete from evsource.cursors where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
+	};
+	static EvsQuery dead_letters = {
+		"delete from evsource.subscription_dead_letters where subscription = $1",
+		1, {TEXTOID}, SPI_OK_DELETE
+	};
+	static EvsQuery definition = {
+		"delete from evsource.subscriptions where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
+	};
+	char	   *name = evs_subscription_name(fcinfo, 0);
+
+	check_writable("evsource.drop_subscription()");
+	open_for_change(name);
+	(void) run_by_name(&cursors, name);
+	(void) run_by_name(&dead_letters, name);
+	(void) run_by_name(&definition, name);
+	evs_wakeup_subscription(name);
+	PG_RETURN_VOID();
+}
+
+/* Just before the first event that was recorded at that time or later. */
+static int64
+position_at(Datum as_of)
+{
+	static EvsQuery query = {
+		"select (e.position - 1)::text from evsource.events e where e.recorded_at >= $1"
+		" order by e.position limit 1",
+		1, {TIMESTAMPTZOID}, SPI_OK_SELECT
+	};
+	int64		safe = evs_horizon_safe_position();
+	List	   *positions = evs_query_texts(&query, &as_of, NULL);
+
+	return positions == NIL ? safe : Min(safe, strtoll(linitial(positions), NULL, 10));
+}
+
+/*
+ * evsource.seek_subscription(subscription, after_position, as_of) returns bigint
+ *
+ * What comes after the position is handed out next, again or at once.  What is
+ * out is forgotten, its receipts are no good any more.
+ *
+ * Errors: 42704, 42501, 22004 when neither is given, 22023.
+ */
+Datum
+evsource_seek_subscription(PG_FUNCTION_ARGS)
+{
+	static EvsQuery cursors = {
+		"delete from evsource.cursors where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
+	};
+	static EvsQuery dead_letters = {
+		"delete from evsource.subscription_dead_letters where subscription = $1 and position > $2",
+		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
+	};
+	static EvsQuery next = {
+		"update evsource.subscriptions set generation = generation + 1 where subscription = $1",
+		1, {TEXTOID}, SPI_OK_UPDATE
+	};
+	char	   *name = evs_subscription_name(fcinfo, 0);
+	int64		position;
+	Datum		values[2];
+
+	check_writable("evsource.seek_subscription()");
+	evs_require_read_committed("move a subscription");
+	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(PG_ARGISNULL(1) ? ERRCODE_NULL_VALUE_NOT_ALLOWED :
+						 ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("give after_position or as_of, and not both"),
+				 errhint("after_position => 0 begins anew.")));
+	open_for_change(name);
+	if (PG_ARGISNULL(1))
+		position = position_at(PG_GETARG_DATUM(2));
+	else
+	{
+		position = PG_GETARG_INT64(1);
+		check_position(position, "after_position");
+	}
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = Int64GetDatum(position);
+	(void) run_by_name(&cursors, name);
+	(void) evs_query_run(&dead_letters, values, NULL);
+	(void) run_by_name(&next, name);
+	create_cursors(name, position);
+	evs_wakeup_subscription(name);
+	PG_RETURN_INT64(position);
+}
+
+/*
+ * evsource.retry_subscription_dead_letters(subscription, stream) returns bigint
+ *
+ * Dead letters are handed out again, those of one stream or all.  Returns how
+ * many.  Errors: 42704, 42501.
+ */
+Datum
+evsource_retry_subscription(PG_FUNCTION_ARGS)
+{
+	static EvsQuery query = {
+		"update evsource.subscription_dead_letters set retry = true"
+		" where subscription = $1 and ($2 is null or stream = $2)",
+		2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
+	};
+	char	   *name = evs_subscription_name(fcinfo, 0);
+	Datum		values[2];
+	uint64		count;
+
+	check_writable("evsource.retry_subscription_dead_letters()");
+	open_for_change(name);
+	values[0] = CStringGetTextDatum(name);
+	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
+	count = evs_query_run(&query, values, PG_ARGISNULL(1) ? " n" : NULL);
+	evs_wakeup_subscription(name);
+	PG_RETURN_INT64((int64) count);
+}

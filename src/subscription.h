@@ -1,0 +1,125 @@
+/*
+ * subscription.h - durable cursors over the log for consumers outside.
+ *
+ * A subscription's streams are split by hash into partitions; each has a cursor,
+ * a row of evsource.cursors.  One batch of a partition is out at a time:
+ * fetch_events() claims the cursor (fetch.c, cursor.c), ack() and nack() let it
+ * go (receipt.c), and a lease that runs out does.
+ */
+#ifndef EVS_SUBSCRIPTION_H
+#define EVS_SUBSCRIPTION_H
+
+#include "evsource.h"
+
+#include "fmgr.h"
+
+#define EVS_MAX_SUBSCRIPTION_NAME	200
+#define EVS_MAX_SUBSCRIPTION_PARTITIONS	1024
+
+/* A cursor, as who looks for work sees it: it may be another's by now. */
+typedef struct EvsCursor
+{
+	int			generation;		/* of the partitions: the oldest is drained first */
+	int			partition;		/* 0, 1, ... */
+	int64		position;		/* everything up to here is done */
+	int64		end;			/* nothing after this is its own */
+	bool		is_free;		/* nobody has it, nothing is to be waited for */
+	TimestampTz free_at;		/* when that will be so at the latest; 0: no time is known */
+} EvsCursor;
+
+/* A subscription as it is now, and the cursors that there is work for. */
+typedef struct EvsSubscription
+{
+	char	   *name;
+	char	   *owner;
+	EvsFilter	filter;			/* its categories and types */
+	int			max_attempts;
+	int			definition;		/* number of the definition: claims compare it */
+	bool		has_retries;	/* dead letters that are to be tried again */
+	int			partitions;		/* of the generation that is worked on */
+	int			ncursors;		/* fewer than partitions when some are drained */
+	EvsCursor  *cursors;
+} EvsSubscription;
+
+/* ---- subscription.c ---- */
+
+/* The argument as a name: 22004 when null, 22023 when empty or too long. */
+extern char *evs_subscription_name(FunctionCallInfo fcinfo, int argument);
+
+/*
+ * The subscription and its cursors in CurrentMemoryContext, with a snapshot that
+ * is taken now.  A cursor that this consumer (NULL: nobody) has is free to it.
+ * Errors: 42704 unknown, 42501 for who has not the rights of its owner.
+ */
+extern EvsSubscription *evs_subscription_load(const char *name, const char *consumer);
+
+/* 42501 unless the current user has the rights of the owner. */
+extern void evs_subscription_check_rights(const char *name, const char *owner);
+extern void evs_subscription_unknown(const char *name) pg_attribute_noreturn();
+
+/* Milliseconds of an interval, at least 0: 22023; name is the parameter. */
+extern int64 evs_interval_milliseconds(Interval *interval, const char *name);
+
+/* ---- cursor.c ---- */
+
+/* A cursor that we have: its row is locked until the end of the transaction. */
+typedef struct EvsClaim
+{
+	const EvsSubscription *subscription;
+	int			generation;
+	int			partition;
+	int64		position;
+	int64		end;
+	int64		suspect_from;	/* events from here ... */
+	int64		suspect_until;	/* ... to here go out alone; 0: none */
+	int			attempts;		/* how often the one at suspect_from went out in vain */
+	int64		token;			/* of the receipts to come */
+} EvsClaim;
+
+/*
+ * Take the cursor if it is still free and the definition still the same; what
+ * was out before has failed and is counted.  False: look again.
+ */
+extern bool evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
+							 const char *consumer, EvsClaim *claim);
+
+/* What goes out with a claim. */
+typedef struct EvsHandOut
+{
+	int64		last;			/* the last event's position */
+	int64		seen;			/* and how far has been looked */
+	bool		alone;			/* it is one event */
+	bool		retry;			/* and a dead letter that is tried again */
+} EvsHandOut;
+
+extern void evs_cursor_hand_out(const EvsClaim *claim, const EvsHandOut *out,
+								const char *consumer, int64 lease_ms);
+
+/* There is nothing up to this position: so the cursor may go there. */
+extern void evs_cursor_advance(const EvsClaim *claim, int64 position);
+
+/* ---- receipt.c ---- */
+
+/* What stands in all receipts of a claim, before and after the position. */
+typedef struct EvsReceipts
+{
+	char	   *prefix;
+	char	   *suffix;
+	int			prefix_length;
+	int			suffix_length;
+} EvsReceipts;
+
+extern void evs_receipts_begin(EvsReceipts *receipts, const EvsClaim *claim, bool retry);
+extern text *evs_receipt_for(const EvsReceipts *receipts, int64 position);
+
+/* ---- dead letters of subscriptions ---- */
+
+/* An event at which the last attempt failed. */
+extern void evs_subscription_bury(const char *subscription, int64 position, int attempts,
+								  const char *reason);
+
+/* A dead letter failed again: it and those of its stream wait for the next retry. */
+extern void evs_subscription_retry_failed(const char *subscription, int64 position,
+										  const char *reason);
+
+#endif							/* EVS_SUBSCRIPTION_H */

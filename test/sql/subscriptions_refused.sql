@@ -1,0 +1,120 @@
+-- What is wrong is said, with the way out; and who may do what.
+
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+select evsource.create_subscription('refused', categories => '{refused}', start => 'now');
+select evsource.create_subscription('refused');
+\echo :LAST_ERROR_SQLSTATE
+-- A migration that runs again keeps it.
+select evsource.create_subscription('refused', if_exists => 'keep');
+
+select evsource.create_subscription(null);
+\echo :LAST_ERROR_SQLSTATE
+select evsource.create_subscription('');
+select evsource.create_subscription(repeat('x', 201));
+select evsource.create_subscription('wrong', categories => '{a-b}');
+select evsource.create_subscription('wrong', categories => '{}');
+select evsource.create_subscription('wrong', types => array[null]);
+select evsource.create_subscription('wrong', start => 'soon');
+select evsource.create_subscription('wrong', partitions => 0);
+select evsource.create_subscription('wrong', partitions => 1025);
+select evsource.create_subscription('wrong', max_attempts => 0);
+select evsource.create_subscription('wrong', if_exists => 'drop');
+select evsource.create_subscription('wrong', owner => 'regress_nobody');
+\set VERBOSITY terse
+select evsource.create_subscription('wrong', start_after => 1000000000);
+select evsource.seek_subscription('refused', -1);
+\set VERBOSITY default
+
+select evsource.fetch_events('unknown');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.fetch_events(null);
+select evsource.fetch_events('refused', 0);
+select evsource.fetch_events('refused', null);
+select evsource.fetch_events('refused', lease => '0');
+select evsource.fetch_events('refused', lease => '-1 s');
+select evsource.fetch_events('refused', lease => null);
+select evsource.fetch_events('refused', wait => '-1 s');
+select evsource.fetch_events('refused', max_bytes => 0);
+select count(*) from evsource.fetch_events('refused', wait => null);
+
+-- A cursor moves by what others have done, which these levels do not see.
+begin isolation level repeatable read;
+select evsource.fetch_events('refused');
+\echo :LAST_ERROR_SQLSTATE
+rollback;
+begin read only;
+select evsource.fetch_events('refused');
+\echo :LAST_ERROR_SQLSTATE
+rollback;
+
+select evsource.ack(null);
+select evsource.ack('what?');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.ack('0123456789abcdef.1.0.x1.refused');
+select evsource.ack('0123456789abcdef.1.0.e1.');
+select evsource.nack('0123456789abcdef.1.0.e1.refused', retry_after => '-1 s');
+select evsource.nack(null);
+-- Receipts that are nobody's, or of what is gone, are late.
+select evsource.ack('0123456789abcdef.1.0.e1.refused'), evsource.nack('0123456789abcdef.1.0.r1.gone');
+
+select evsource.alter_subscription('unknown');
+select evsource.drop_subscription('unknown');
+select evsource.seek_subscription('unknown', 0);
+select evsource.seek_subscription('refused');
+select evsource.seek_subscription('refused', 0, now());
+select evsource.retry_subscription_dead_letters('unknown');
+select evsource.alter_subscription('refused', defaults => '{owner}');
+select evsource.alter_subscription('refused', partitions => 0);
+
+-- Rights: a subscription is its owner's; what is read must be readable.
+create role regress_consumer;
+create role regress_stranger;
+select evsource.grant_access('regress_consumer', 'reader');
+select evsource.grant_access('regress_stranger', 'reader');
+select evsource.alter_subscription('refused', owner => 'regress_consumer');
+select version from evsource.append('refused-1', 'Refused');
+set role regress_consumer;
+create temporary table got as select * from evsource.fetch_events('refused');
+select stream from got;
+grant select on got to regress_stranger;
+select evsource.create_subscription('mine');
+\echo :LAST_ERROR_SQLSTATE
+set role regress_stranger;
+select evsource.fetch_events('refused');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.ack(receipt) from got;
+select evsource.nack(receipt) from got;
+select subscription, owner from evsource.subscription_status where subscription = 'refused';
+update evsource.cursors set position = 0;
+reset role;
+revoke select on evsource.events from regress_consumer;
+set role regress_consumer;
+select evsource.fetch_events('refused');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.ack(receipt) from got;
+reset role;
+grant select on evsource.events to regress_consumer;
+
+-- Where row security hides events a cursor would pass over them.
+alter table evsource.events enable row level security;
+set role regress_consumer;
+select evsource.fetch_events('refused');
+\echo :LAST_ERROR_SQLSTATE
+reset role;
+alter table evsource.events disable row level security;
+
+-- A subscription may be given only to a role that one could become.
+select evsource.grant_access('regress_stranger', 'admin');
+set role regress_stranger;
+select evsource.create_subscription('gift', owner => 'regress_consumer');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.drop_subscription('refused');
+reset role;
+
+drop table got;
+select evsource.drop_subscription('refused');
+select count(*) from evsource.subscriptions;
+select evsource.revoke_access('regress_consumer');
+select evsource.revoke_access('regress_stranger');
+drop role regress_consumer, regress_stranger;
