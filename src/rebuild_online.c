@@ -38,6 +38,7 @@
 #include "rebuilds.h"
 #include "registry.h"
 #include "replay.h"
+#include "resolve.h"
 #include "shadow.h"
 #include "snapshots.h"
 #include "unit.h"
@@ -206,6 +207,7 @@ find_obstacle(const EvsRebuild *rebuild, EvsProjection *projection)
 		return demanded ? "it is a fold, whose states are evsource's own" : "";
 	if (projection->tables == NIL)
 		return demanded ? "it has no tables" : "";
+	evs_resolve_check_tables(projection);
 
 	/* what nobody has filled yet can as well be filled in its place */
 	evs_checkpoint_read(projection->name, &live);

@@ -94,6 +94,7 @@ evs_reset_tables(EvsProjection *projection)
 	EvsIdentity identity;
 
 	evs_reset_check(projection);
+	evs_resolve_check_tables(projection);
 
 	callback.callback = reset_error_callback;
 	callback.arg = projection;

@@ -340,6 +340,27 @@ evs_resolve_table(const char *name)
 	return quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));
 }
 
+/* The error is for who renamed a table, or its schema, under the projection. */
+void
+evs_resolve_check_tables(const EvsProjection *projection)
+{
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell), NULL);
+
+		if (!OidIsValid(RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true)))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("table %s of projection \"%s\" does not exist",
+							(char *) lfirst(cell), projection->name),
+					 errdetail("It may have been renamed or moved to another schema."),
+					 errhint("Tell the projection what its tables are: evsource.alter_projection(%s, tables => ...).",
+							 quote_literal_cstr(projection->name))));
+	}
+}
+
 /*
  * Ownership.
  */
@@ -396,6 +417,7 @@ evs_resolve_check_owner(const EvsProjection *projection)
 		if (functions[i] != NULL)
 			evs_resolve_check_function(functions[i], projection->owner, "a projection");
 
+	evs_resolve_check_tables(projection);
 	foreach(cell, projection->tables)
 	{
 		if (!object_ownercheck(RelationRelationId, find_table(lfirst(cell)), owner))

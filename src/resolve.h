@@ -34,6 +34,9 @@ extern char *evs_resolve_function(const char *name, EvsFunctionUse use);
 /* The same for a table.  Errors: 42P01, 42809 when it is none. */
 extern char *evs_resolve_table(const char *name);
 
+/* That each table of the projection is there by its stored name: 42P01 when one is gone. */
+extern void evs_resolve_check_tables(const EvsProjection *projection);
+
 /* A function by the signature that is stored.  Errors: 42883 when it is gone. */
 extern Oid	evs_resolve_signature(const char *signature);
 

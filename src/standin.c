@@ -30,6 +30,7 @@
 
 #include "identity.h"
 #include "query.h"
+#include "resolve.h"
 #include "standin.h"
 
 /* The stand-in that is entered, in which subtransaction; NULL: none. */
@@ -112,6 +113,7 @@ plan_copies(const EvsProjection *projection, const char *schema)
 				 errhint("Name them: evsource.alter_projection('%s', tables => ...).",
 						 projection->name)));
 
+	evs_resolve_check_tables(projection);
 	standin->schema = pstrdup(schema);
 	standin->projection = evs_standin_projection(projection);
 	standin->projection->search_path = psprintf("%s, %s", quote_identifier(schema),

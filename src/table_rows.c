@@ -24,6 +24,7 @@
 
 #include "identity.h"
 #include "query.h"
+#include "resolve.h"
 
 /* rows that are kept, and written, together */
 #define ROWS_PER_PART	1000
@@ -97,6 +98,7 @@ table_names(const EvsProjection *projection)
 	int			i = 0;
 	ListCell   *cell;
 
+	evs_resolve_check_tables(projection);
 	foreach(cell, projection->tables)
 		names[i++] = CStringGetTextDatum(lfirst(cell));
 	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
@@ -117,6 +119,7 @@ evs_table_rows_describe(const EvsProjection *projection)
 	List	   *tables = NIL;
 	ListCell   *cell;
 
+	evs_resolve_check_tables(projection);
 	foreach(cell, projection->tables)
 	{
 		EvsTable	   *table = palloc(sizeof(EvsTable));

@@ -194,6 +194,24 @@ drop table applied cascade;
 drop schema shop cascade;
 reset client_min_messages;
 
+-- It can be renamed; whatever needs it by its name says so.
+select evsource.alter_projection('applied', tables => '{applied}');
+alter table applied rename to away;
+select evsource.reset_projection('applied');
+\echo :LAST_ERROR_SQLSTATE
+call evsource.rebuild_projection('applied');
+call evsource.rebuild_projection('applied', online => true);
+select count(*) from evsource.verify_projection('applied');
+select evsource.save_snapshot('applied');
+select evsource.restore_projection('applied');
+select evsource.alter_projection('applied', state_version => 2);
+select evsource.alter_projection('applied', tables => '{away}');
+set client_min_messages = warning;
+drop table away cascade;
+reset client_min_messages;
+alter table away rename to applied;
+select evsource.alter_projection('applied', tables => '{applied}');
+
 -- Dropping a projection leaves its tables.
 select evsource.drop_projection('recent');
 drop function forget();
