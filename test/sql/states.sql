@@ -74,6 +74,12 @@ select at::date, evsource.state_at_time('balance', 'account-2', at) from
 select version from evsource.append('account-2', 'Paid', '{"amount": 16}');
 select evsource.state_at_time('balance', 'account-2', '2024-04-01Z'), evsource.state_at_time('balance', 'account-2', 'infinity'),
     evsource.state_at_time('balance', 'account-2', '-infinity');
+-- what occurs at infinity has occurred before no instant, what did at -infinity before every one
+select version from evsource.append('account-7', 'Paid', '{"amount": 1}', occurred_at => 'infinity');
+select version from evsource.append('account-7', 'Paid', '{"amount": 2}', occurred_at => '-infinity');
+select occurred_at from evsource.read_stream('account-7');
+select at, evsource.state_at_time('balance', 'account-7', at) from unnest('{-infinity,4713-01-01 BC,2100-01-01,infinity}'::timestamptz[]) with ordinality a (at, n) order by n;
+select evsource.state('balance', 'account-7');
 -- of a fold with one state it is that of the whole log
 select evsource.state_at_time('all', null, '2024-02-02Z'), evsource.state('all'), evsource.state_at_time('all', 'global', 'infinity');
 
