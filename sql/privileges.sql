@@ -109,8 +109,8 @@ begin
         raise exception 'level must not be null' using errcode = '22004';
     end if;
     if rank is null then
-        raise exception 'invalid level "%"', level using errcode = '22023',
-            detail = 'Levels are reader, writer and admin; each includes the ones before it.';
+        raise exception 'invalid value for parameter "level": "%"', level using errcode = '22023',
+            hint = 'Use ''reader'', ''writer'' or ''admin''; each includes the ones before it.';
     end if;
     perform evsource._change_access(role, 'grant %s on %s to %s', levels[:rank]);
 end

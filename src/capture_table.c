@@ -305,7 +305,7 @@ must_replace(FunctionCallInfo fcinfo, int argument)
 	if (strcmp(choice, "error") != 0 && strcmp(choice, "keep") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value \"%s\" of if_exists", choice),
+				 errmsg("invalid value for parameter \"if_exists\": \"%s\"", choice),
 				 errhint("Use 'error', 'keep' or 'alter'.")));
 	return false;
 }
@@ -318,7 +318,7 @@ refuse_captured(Relation table, const Trigger *trigger)
 	evs_capture_parse(trigger->tgargs, trigger->tgnargs, &definition);
 	ereport(ERROR,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
-			 errmsg("table \"%s\" is captured already", RelationGetRelationName(table)),
+			 errmsg("table \"%s\" is already captured", RelationGetRelationName(table)),
 			 errdetail("Trigger \"%s\" captures it into category \"%s\".",
 					   trigger->tgname, definition.category),
 			 errhint("Use if_exists => 'alter' to capture it otherwise, or 'keep' to leave it as it is.")));

@@ -132,8 +132,9 @@ evs_check_query(const EvsProjection *projection)
 	if (list_length(statements) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("the query of a projection must be one statement, not %d",
-						list_length(statements)),
+				 errmsg("the query of a projection must be a single statement"),
+				 errdetail_plural("It has %d statement.", "It has %d statements.",
+								  list_length(statements), list_length(statements)),
 				 errhint("Put several into one with WITH, or write a batch handler.")));
 
 	evs_identity_enter(&identity, projection->owner, projection->search_path);

@@ -253,11 +253,16 @@ check_name(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("decider must not be null")));
-	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
+	if (name[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("name of decider must have between 1 and %d bytes", NAMEDATALEN - 1),
-				 errdetail("It has %zu.", strlen(name))));
+				 errmsg("decider must not be empty")));
+	if (strlen(name) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("name of decider is too long"),
+				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name),
+						   NAMEDATALEN - 1)));
 }
 
 static void
@@ -352,7 +357,7 @@ evsource_create_decider(PG_FUNCTION_ARGS)
 	if (old != NULL && if_exists == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("decider \"%s\" exists already", decider.name),
+				 errmsg("decider \"%s\" already exists", decider.name),
 				 errhint("Pass if_exists => 'alter' to change it, or 'keep' to leave it as it is.")));
 	if (old != NULL && if_exists == 1)
 		PG_RETURN_DATUM(PG_GETARG_DATUM(0));

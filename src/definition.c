@@ -50,14 +50,14 @@ array_names(ArrayType *array, const char *parameter)
 	if (ARR_NDIM(array) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a one-dimensional array", parameter)));
+				 errmsg("array \"%s\" must have one dimension", parameter)));
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
 	for (int i = 0; i < count; i++)
 	{
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not contain null", parameter)));
+					 errmsg("array \"%s\" must not contain nulls", parameter)));
 		names = lappend(names, TextDatumGetCString(values[i]));
 	}
 	return names;
@@ -130,7 +130,7 @@ apply_filter(EvsFilter *filter, const EvsParameters *parameters)
 		if (VARSIZE_ANY_EXHDR(filter->types[i]) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("types must not contain an empty string"),
+					 errmsg("array \"types\" must not contain an empty string"),
 					 errdetail("No event has a type without a name."),
 					 errhint("Leave types out to have all events.")));
 }
@@ -178,7 +178,7 @@ apply_defaults(EvsProjection *projection, ArrayType *defaults)
 
 	foreach(cell, array_names(defaults, "defaults"))
 	{
-		switch (evs_parameter_word("a name in defaults", lfirst(cell), words, lengthof(words)))
+		switch (evs_parameter_word("defaults", lfirst(cell), words, lengthof(words)))
 		{
 			case 0:
 				projection->filter.ncategories = 0;

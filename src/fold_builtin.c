@@ -325,7 +325,7 @@ evsource_fold_sum(PG_FUNCTION_ARGS)
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("path must not contain null")));
+					 errmsg("array \"path\" must not contain nulls")));
 		path[i] = DatumGetTextPP(steps[i]);
 	}
 	if (sum == NULL)

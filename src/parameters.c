@@ -43,7 +43,7 @@ evs_argument_name(FunctionCallInfo fcinfo, int argument)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of projection is too long"),
-				 errdetail("It has %zu bytes, the most is %d.", strlen(name),
+				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name),
 						   MAX_PROJECTION_NAME)));
 	return name;
 }
@@ -64,8 +64,8 @@ evs_parameter_word(const char *parameter, const char *value,
 						 i == 0 ? "" : i == count - 1 ? " or " : ", ", words[i]);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%s must not be \"%s\"", parameter, value),
-			 errhint("It is %s.", list.data)));
+			 errmsg("invalid value for parameter \"%s\": \"%s\"", parameter, value),
+			 errhint("Use %s.", list.data)));
 	return -1;
 }
 

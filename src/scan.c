@@ -401,14 +401,14 @@ filter_elements(ArrayType *array, const char *name, int *count)
 	if (ARR_NDIM(array) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a one-dimensional array", name)));
+				 errmsg("array \"%s\" must have one dimension", name)));
 
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
 					  &values, &nulls, count);
 	if (*count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", name),
+				 errmsg("array \"%s\" must not be empty", name),
 				 errhint("Pass NULL to leave them unrestricted.")));
 
 	texts = palloc(*count * sizeof(text *));
@@ -417,7 +417,7 @@ filter_elements(ArrayType *array, const char *name, int *count)
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not contain null values", name)));
+					 errmsg("array \"%s\" must not contain nulls", name)));
 		texts[i] = DatumGetTextPP(values[i]);
 	}
 	return texts;
