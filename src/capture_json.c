@@ -238,11 +238,14 @@ set_numeric(JsonbValue *value, Datum numeric)
 	value->val.numeric = DatumGetNumeric(numeric);
 }
 
-/* Finite numbers are numbers; JSON has no others, so those are strings. */
+/*
+ * Finite numbers are numbers; JSON has no others, so those are strings.  So is
+ * the negative zero of floats, which a number in jsonb cannot be.
+ */
 static void
 set_number_text(JsonbValue *value, char *digits)
 {
-	if (strpbrk(digits, "nN") != NULL)	/* NaN, Infinity */
+	if (strpbrk(digits, "nN") != NULL || strcmp(digits, "-0") == 0)
 		set_string(value, digits, strlen(digits));
 	else
 		set_numeric(value, DirectFunctionCall3(numeric_in, CStringGetDatum(digits),
