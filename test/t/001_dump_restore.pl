@@ -89,6 +89,9 @@ select evsource.create_decider('placer', 'app.place', 'totals');
 select evsource.execute_command('placer', 'shop-1', '{}', '10000000-0000-4000-8000-000000000001');
 select evsource.execute_command('placer', 'shop-1', '{}', '10000000-0000-4000-8000-000000000002');
 select evsource.run_projection('later');
+select evsource.create_subscription('mailer', categories => '{order}', partitions => 2, max_attempts => 1);
+select evsource.nack(receipt, 'unreadable') from evsource.fetch_events('mailer', 1);
+select evsource.ack(receipt) from evsource.fetch_events('mailer', 3) order by position limit 1;
 select evsource.publish_safe_position();
 reset role;
 });
@@ -99,6 +102,8 @@ my $last_position = $node->safe_psql('shop', 'select max(position) from evsource
 is($node->safe_psql('shop', 'select count(*) from evsource.events'), 327, 'the store has its events');
 cmp_ok(() = $expected =~ /^right\|/mg, '>', 100, 'and its grants');
 like($expected, qr/^snapshot\|\(totals,order-1,4,/m, 'and snapshots');
+like($expected, qr/^cursor\|\(mailer,/m, 'and cursors of subscriptions');
+like($expected, qr/^subscription_dead_letter\|\(mailer,/m, 'and their dead letters');
 like($expected, qr/^checkpoint\|\(later,/m, 'and checkpoints');
 
 my $dump = $node->backup_dir;

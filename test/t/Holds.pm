@@ -23,6 +23,9 @@ union all select 'stored', r::text from evsource.events_raw r
 union all select 'decider', d::text from evsource.deciders d
 union all select 'command', c::text from evsource.commands c
 union all select 'snapshot', s::text from evsource.snapshots s
+union all select 'subscription', s::text from evsource.subscriptions s
+union all select 'cursor', c::text from evsource.cursors c
+union all select 'subscription_dead_letter', d::text from evsource.subscription_dead_letters d
 union all select 'published', p::text from evsource.published p
 union all select 'origin', origin::text from evsource.store
 union all select 'status', (projection, mode, state, position, lag, event_count, stale)::text from evsource.projection_status

@@ -1,0 +1,99 @@
+# Who waits for events sleeps until there are some: appended, let go by another
+# consumer, or come free with the end of a lease. What cannot be read yet because
+# of another open append wakes him when that ends.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::BackgroundPsql;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+foreach my $preload ('', 'evsource')
+{
+	my $mode = $preload ? 'preloaded' : 'not preloaded';
+	my $node = PostgreSQL::Test::Cluster->new('subscriptions' . $preload);
+	$node->init;
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_prepared_transactions = 5\nevsource.daemon = off\n");
+	$node->start;
+	my $sql = sub { return $node->safe_psql('postgres', join ';', @_) };
+	$sql->(q{create extension evsource},
+		q{select evsource.create_subscription('some', categories => '{some}')},
+		q{select evsource.create_subscription('all')});
+
+	my $waiter = $node->background_psql('postgres', on_error_stop => 0);
+	my $asleep = q{select count(*) from pg_stat_activity where state = 'active' and query ~ 'with got'
+		and wait_event in ('Extension', 'EvsourceFetch') and pid <> pg_backend_pid()};
+	my $wait = sub {
+		my ($subscription, $for) = @_;
+		$waiter->query_until(qr/begun/, "\\set VERBOSITY sqlstate\n\\echo begun\n"
+			. "with got as materialized (select * from evsource.fetch_events('$subscription', wait => '" . ($for // '60 s') . "'))\n"
+			. "select 'got', string_agg(stream, ',' order by position), bool_and(evsource.ack(receipt)) from got;\n\\echo :LAST_ERROR_SQLSTATE ended\n");
+		$node->poll_query_until('postgres', $asleep, '1') or die 'nobody waits';
+	};
+	my $ended = sub {
+		my $out = $waiter->query_until(qr/ended/, '');
+		my $error = $waiter->{stderr} =~ /ERROR: +(\w+)/ ? $1 : '';
+		$waiter->{stderr} = '';
+		return $error || ($out =~ /^got\|([^|]*)\|/m)[0];
+	};
+
+	my $start = time;
+	$wait->('some');
+	$sql->(q{select evsource.append('other-1', 'Written')});
+	is($sql->($asleep), 1, "$mode: an append to another category does not end the wait");
+	$sql->(q{select evsource.append('some-1', 'Written')});
+	is($ended->(), 'some-1', "$mode: one to its own does");
+
+	$sql->(q{with got as materialized (select * from evsource.fetch_events('all')) select bool_and(evsource.ack(receipt)) from got});
+	$wait->('all');
+	$sql->(q{insert into evsource.events (stream, type) values ('row-1', 'Inserted')});
+	is($ended->(), 'row-1', "$mode: a row that is inserted wakes a subscription to everything");
+
+	# an open append to another category holds it back, and wakes by its end
+	my $open = $node->background_psql('postgres');
+	$open->query_safe(q{begin});
+	$open->query_safe(q{select evsource.append('other-1', 'Written')});
+	$wait->('some');
+	$sql->(q{select evsource.append('some-2', 'Written')});
+	is($sql->($asleep), 1, "$mode: what is not safe to read is waited for");
+	$open->query_safe(q{rollback});
+	is($ended->(), 'some-2', "$mode: until the append that holds it back ends");
+	$open->quit;
+
+	$wait->('some');
+	$sql->(q{begin}, q{select evsource.append('some-3', 'Written')}, q{prepare transaction 'p'});
+	is($sql->($asleep), 1, "$mode: a prepared append is not committed");
+	$sql->(q{commit prepared 'p'});
+	is($ended->(), 'some-3', "$mode: then it is");
+
+	# another consumer
+	$sql->(q{select evsource.append('some-4', 'Written')});
+	my $receipt = $sql->(q{select receipt from evsource.fetch_events('some')});
+	$wait->('some');
+	$sql->("select evsource.nack('$receipt', retry_after => '0')");
+	is($ended->(), 'some-4', "$mode: what another consumer gives back ends the wait");
+
+	$sql->(q{select evsource.append('some-5', 'Written')});
+	$sql->(q{select receipt from evsource.fetch_events('some', lease => '500 ms')});
+	$wait->('some');
+	is($ended->(), 'some-5', "$mode: and so does the end of its lease");
+
+	# ends without events
+	$wait->('some', '100 ms');
+	is($ended->(), '', "$mode: the time is over");
+	$wait->('some');
+	$sql->(q{select pg_cancel_backend(pid) from pg_stat_activity where query ~ 'with got' and pid <> pg_backend_pid()});
+	is($ended->(), '57014', "$mode: a wait can be cancelled");
+	$wait->('some');
+	$sql->(q{select evsource.drop_subscription('some')});
+	is($ended->(), '42704', "$mode: and ends when the subscription is dropped");
+	cmp_ok(time - $start, '<', 50, "$mode: nobody has waited for the end of his time");
+
+	$waiter->quit;
+	$node->stop;
+}
+
+done_testing();
