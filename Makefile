@@ -106,6 +106,7 @@ OBJS = \
 	src/subscribe.o \
 	src/cursor.o \
 	src/receipt.o \
+	src/hand_out.o \
 	src/fetch.o \
 	src/crew.o \
 	src/jobs.o \

@@ -36,8 +36,8 @@
 #include "utils/timestamp.h"
 
 #include "barrier.h"
-#include "dead_letters.h"
 #include "event.h"
+#include "hand_out.h"
 #include "horizon.h"
 #include "parameters.h"
 #include "query.h"
@@ -45,16 +45,10 @@
 #include "replication.h"
 #include "scan.h"
 #include "subscription.h"
-#include "types.h"
 #include "unit.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evsource_fetch_events);
-
-/* columns of evsource.fetched_event: those of evsource.event, and */
-#define FETCHED_ATTEMPT		(EVS_EVENT_NATTS + 1)
-#define FETCHED_RECEIPT		(EVS_EVENT_NATTS + 2)
-#define FETCHED_NATTS		(EVS_EVENT_NATTS + 2)
 
 /* A cursor that has nothing to do is moved when it is so far behind. */
 #define IDLE_POSITIONS		1000
@@ -65,246 +59,6 @@ PG_FUNCTION_INFO_V1(evsource_fetch_events);
 /* How often somebody else may have been faster, before it is time to sleep. */
 #define MAX_LOOKS			100
 
-/* One call. */
-typedef struct Fetch
-{
-	const char *name;
-	const char *consumer;
-	int			max_count;
-	int64		max_bytes;
-	int64		lease_ms;
-	Tuplestorestate *result;
-	TupleDesc	tupdesc;
-	MemoryContext context;		/* of one look */
-	int			count;			/* events that were handed out */
-
-	/* what the last look in vain has seen */
-	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
-	bool		blocked;		/* there are events that are not safe to read yet */
-	text	   *category;		/* the only one that is wanted, or NULL */
-} Fetch;
-
-/* ---- one batch ---- */
-
-/* What goes into the result, and on what conditions. */
-typedef struct Batch
-{
-	Fetch	   *fetch;
-	EvsClaim   *claim;
-	EvsRead		read;			/* notes commits */
-	EvsTypeRun *types;
-	EvsReceipts receipts;
-	MemoryContext event_context;
-	EvsKeySet  *dead;			/* streams that have dead letters; NULL: none has */
-	int64		bytes;
-	EvsHandOut	out;
-} Batch;
-
-static void
-put_event(Batch *batch, const EvsEvent *event, int attempt)
-{
-	Datum		values[FETCHED_NATTS];
-	bool		nulls[FETCHED_NATTS];
-	pg_uuid_t	id;
-
-	evs_event_values(event, values, nulls, &id);
-	values[FETCHED_ATTEMPT - 1] = Int32GetDatum(attempt);
-	nulls[FETCHED_ATTEMPT - 1] = false;
-	values[FETCHED_RECEIPT - 1] = PointerGetDatum(evs_receipt_for(&batch->receipts, event->position));
-	nulls[FETCHED_RECEIPT - 1] = false;
-	tuplestore_putvalues(batch->fetch->result, batch->fetch->tupdesc, values, nulls);
-	batch->fetch->count++;
-	batch->out.last = event->position;
-}
-
-static int64
-size_of(const EvsEvent *event)
-{
-	return VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type) + VARSIZE_ANY(event->data) +
-		(event->metadata ? VARSIZE_ANY(event->metadata) : 0);
-}
-
-/*
- * The streams of a subscription that have dead letters, or NULL; asked with the
- * cursor claimed, so that none of its streams is missed.
- */
-static EvsKeySet *
-dead_streams(const char *subscription)
-{
-	static EvsQuery query = {
-		"select distinct stream from evsource.subscription_dead_letters where subscription = $1",
-		1, {TEXTOID}, SPI_OK_SELECT
-	};
-	Datum		values[] = {CStringGetTextDatum(subscription)};
-	List	   *streams = evs_query_texts(&query, values, NULL);
-	EvsKeySet  *set = streams == NIL ? NULL : evs_key_set_create();
-	ListCell   *cell;
-
-	foreach(cell, streams)
-	{
-		text	   *stream = cstring_to_text(lfirst(cell));
-		EvsKeys		keys = {&stream, 1};
-
-		evs_key_set_add(set, &keys);
-	}
-	return set;
-}
-
-/* An event behind a dead letter of its stream becomes one, too. */
-static void
-park_behind(const char *subscription, const EvsEvent *event)
-{
-	static EvsQuery query = {
-		"insert into evsource.subscription_dead_letters"
-		" (subscription, position, stream, version, type, attempts, reason, retry)"
-		" select $1, $2, $3, $4, $5, 0, 'an earlier event of its stream is a dead letter',"
-		"  exists (select from evsource.subscription_dead_letters d"
-		"   where d.subscription = $1 and d.stream = $3 and d.retry)"
-		" on conflict do nothing",
-		5, {TEXTOID, INT8OID, TEXTOID, INT8OID, TEXTOID}, SPI_OK_INSERT
-	};
-	Datum		values[] = {
-		CStringGetTextDatum(subscription), Int64GetDatum(event->position),
-		PointerGetDatum(event->stream), Int64GetDatum(event->version), PointerGetDatum(event->type)
-	};
-
-	(void) evs_query_run(&query, values, NULL);
-}
-
-static bool
-is_dead(Batch *batch, const EvsEvent *event)
-{
-	text	   *stream = event->stream;
-	EvsKeys		keys = {&stream, 1};
-
-	return batch->dead != NULL && evs_key_set_has_any(batch->dead, &keys);
-}
-
-/*
- * Take this event?  False: the batch ends before it.  Suspects go out alone, and
- * so does what is larger than a batch may be.
- */
-static bool
-belongs_to_batch(const Batch *batch, const EvsEvent *event)
-{
-	const EvsClaim *claim = batch->claim;
-
-	if (batch->fetch->count == 0)
-		return true;
-	return batch->fetch->count < batch->fetch->max_count &&
-		batch->bytes + size_of(event) <= batch->fetch->max_bytes &&
-		!(claim->suspect_until != 0 && event->position >= claim->suspect_from);
-}
-
-static bool
-is_suspect(const EvsClaim *claim, int64 position)
-{
-	return claim->suspect_until != 0 && position >= claim->suspect_from &&
-		position <= claim->suspect_until;
-}
-
-/* Read from where the cursor is; nothing may be handed out, if all are dead. */
-static void
-read_batch(Batch *batch, int64 safe, Snapshot snapshot)
-{
-	EvsClaim   *claim = batch->claim;
-	EvsFilter	filter = claim->subscription->filter;
-	int64		upto = Min(safe, claim->end);
-	EvsScan    *scan;
-	TupleTableSlot *slot;
-	bool		ended = true;
-
-	filter.partitions = claim->subscription->partitions;
-	filter.partition = claim->partition;
-	batch->out.seen = claim->position;
-
-	scan = evs_scan_log(claim->position, upto, &filter, snapshot);
-	while (ended && (slot = evs_scan_next_slot(scan)) != NULL)
-	{
-		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
-		EvsEvent	event;
-
-		MemoryContextReset(batch->event_context);
-		evs_event_from_slot(&event, slot);
-		if (is_dead(batch, &event))
-		{
-			park_behind(claim->subscription->name, &event);
-			batch->out.seen = event.position;
-		}
-		else if (!belongs_to_batch(batch, &event))
-			ended = false;
-		else
-		{
-			bool		suspect = is_suspect(claim, event.position);
-
-			evs_read_note_commit(&batch->read, slot);
-			batch->bytes += size_of(&event);
-			if (batch->types != NULL)
-				evs_type_upcast(batch->types, &event);
-			put_event(batch, &event, suspect ? claim->attempts + 1 : 1);
-			batch->out.seen = event.position;
-			if (suspect || batch->fetch->count == batch->fetch->max_count)
-				ended = false;
-		}
-		MemoryContextSwitchTo(caller);
-	}
-	if (ended)
-		batch->out.seen = Max(batch->out.seen, upto);
-	evs_scan_end(scan);
-}
-
-/* A dead letter that is tried again. */
-static void
-read_dead_letter(Batch *batch, int64 position, int attempt, Snapshot snapshot)
-{
-	EvsScan    *scan = evs_scan_log(position - 1, position, NULL, snapshot);
-	TupleTableSlot *slot = evs_scan_next_slot(scan);
-
-	if (slot != NULL)
-	{
-		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
-		EvsEvent	event;
-
-		evs_event_from_slot(&event, slot);
-		evs_read_note_commit(&batch->read, slot);
-		if (batch->types != NULL)
-			evs_type_upcast(batch->types, &event);
-		put_event(batch, &event, attempt);
-		MemoryContextSwitchTo(caller);
-	}
-	evs_scan_end(scan);
-	batch->out.seen = batch->out.last;
-}
-
-static void
-batch_begin(Batch *batch, Fetch *fetch, EvsClaim *claim, bool retry)
-{
-	memset(batch, 0, sizeof(Batch));
-	batch->fetch = fetch;
-	batch->claim = claim;
-	batch->out.retry = retry;
-	batch->types = evs_types_any_now() ? evs_type_run() : NULL;
-	batch->event_context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch event",
-												 ALLOCSET_DEFAULT_SIZES);
-	if (!retry)
-		batch->dead = dead_streams(claim->subscription->name);
-	evs_receipts_begin(&batch->receipts, claim, retry);
-}
-
-static void
-batch_end(Batch *batch)
-{
-	Fetch	   *fetch = batch->fetch;
-
-	if (fetch->count == 0)
-	{
-		evs_cursor_advance(batch->claim, batch->out.seen);
-		return;
-	}
-	batch->out.alone = fetch->count == 1;
-	evs_cursor_hand_out(batch->claim, &batch->out, fetch->consumer, fetch->lease_ms);
-	evs_read_flush_commits(&batch->read);
-}
 
 /* ---- which partition ---- */
 
@@ -424,20 +178,16 @@ find_retry(const EvsSubscription *subscription, int64 *position, int *attempts)
 }
 
 static bool
-fetch_retry(Fetch *fetch, const EvsSubscription *subscription, Snapshot snapshot)
+fetch_retry(EvsFetch *fetch, const EvsSubscription *subscription, Snapshot snapshot)
 {
 	int64		position;
 	int			attempts;
 	EvsCursor  *cursor = find_retry(subscription, &position, &attempts);
 	EvsClaim	claim;
-	Batch		batch;
 
 	if (cursor == NULL || !evs_cursor_claim(subscription, cursor, fetch->consumer, &claim))
 		return false;
-	batch_begin(&batch, fetch, &claim, true);
-	read_dead_letter(&batch, position, attempts + 1, snapshot);
-	batch.out.retry = true;
-	batch_end(&batch);
+	evs_hand_out_dead_letter(fetch, &claim, position, attempts + 1, snapshot);
 	return fetch->count > 0;
 }
 
@@ -466,7 +216,7 @@ is_blocked(const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 }
 
 static void
-note_nothing(Fetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
+note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 {
 	fetch->due = 0;
 	for (int i = 0; i < subscription->ncursors; i++)
@@ -481,12 +231,11 @@ note_nothing(Fetch *fetch, const EvsSubscription *subscription, int64 safe, Snap
 }
 
 static Look
-look_with(Fetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
+look_with(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 {
 	int64		searched;
 	EvsCursor  *cursor;
 	EvsClaim	claim;
-	Batch		batch;
 
 	if (subscription->has_retries && fetch_retry(fetch, subscription, snapshot))
 		return LOOK_FETCHED;
@@ -502,15 +251,13 @@ look_with(Fetch *fetch, const EvsSubscription *subscription, int64 safe, Snapsho
 
 	if (!evs_cursor_claim(subscription, cursor, fetch->consumer, &claim))
 		return LOOK_AGAIN;
-	batch_begin(&batch, fetch, &claim, false);
-	read_batch(&batch, safe, snapshot);
-	batch_end(&batch);
+	evs_hand_out_batch(fetch, &claim, safe, snapshot);
 	return fetch->count > 0 ? LOOK_FETCHED : LOOK_AGAIN;
 }
 
 /* First the safe position, then the snapshot: see the top of read.c. */
 static Look
-look_once(Fetch *fetch)
+look_once(EvsFetch *fetch)
 {
 	EvsSubscription *subscription;
 	MemoryContext caller;
@@ -531,7 +278,7 @@ look_once(Fetch *fetch)
 
 /* True: events were fetched. */
 static bool
-look(Fetch *fetch)
+look(EvsFetch *fetch)
 {
 	for (int i = 0; i < MAX_LOOKS; i++)
 	{
@@ -554,7 +301,7 @@ milliseconds_until(TimestampTz then)
 }
 
 static void
-sleep_until(const Fetch *fetch, TimestampTz until)
+sleep_until(const EvsFetch *fetch, TimestampTz until)
 {
 	static uint32 wait_event = 0;
 	long		timeout = milliseconds_until(fetch->due != 0 && fetch->due < until ?
@@ -568,7 +315,7 @@ sleep_until(const Fetch *fetch, TimestampTz until)
 }
 
 static void
-wait_for_events(Fetch *fetch, TimestampTz until)
+wait_for_events(EvsFetch *fetch, TimestampTz until)
 {
 	while (!look(fetch) && milliseconds_until(until) > 0)
 	{
@@ -589,7 +336,7 @@ only_category(const char *name, const char *consumer)
 }
 
 static void
-wait_and_fetch(Fetch *fetch, int64 wait_ms)
+wait_and_fetch(EvsFetch *fetch, int64 wait_ms)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait_ms);
 
@@ -647,7 +394,7 @@ check_reader(void)
 Datum
 evsource_fetch_events(PG_FUNCTION_ARGS)
 {
-	Fetch		fetch = {.name = evs_subscription_name(fcinfo, 0)};
+	EvsFetch	fetch = {.name = evs_subscription_name(fcinfo, 0)};
 	int64		wait_ms = PG_ARGISNULL(4) ? 0 :
 		evs_interval_milliseconds(PG_GETARG_INTERVAL_P(4), "wait");
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;

@@ -157,8 +157,8 @@ current_snapshot(void)
  * A stored row as an event, its varlenas as they are stored: most go to the
  * result without being looked into.
  */
-static void
-view_stored(EvsEvent *event, const Datum *stored, const bool *is_null)
+void
+evs_read_view(EvsEvent *event, const Datum *stored, const bool *is_null)
 {
 #define STORED(column)		stored[EVS_EVENTS_##column - 1]
 #define STORED_NULL(column)	is_null[EVS_EVENTS_##column - 1]
@@ -190,7 +190,7 @@ evs_read_has_id(const Datum *stored, const bool *is_null, const pg_uuid_t *wante
 	EvsEvent	event;
 	pg_uuid_t	id;
 
-	view_stored(&event, stored, is_null);
+	evs_read_view(&event, stored, is_null);
 	evs_event_id(&event, &id);
 	return memcmp(&id, wanted, sizeof(id)) == 0;
 }
@@ -204,7 +204,7 @@ evs_read_put(EvsRead *read, const Datum *stored, const bool *is_null)
 {
 	EvsEvent	event;
 
-	view_stored(&event, stored, is_null);
+	evs_read_view(&event, stored, is_null);
 	if (read->types != NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(read->event_context);

@@ -37,6 +37,9 @@ typedef struct EvsRead
  */
 extern bool evs_read_check_access(void);
 
+/* A stored row (see below) as an event, its varlenas as they are stored. */
+extern void evs_read_view(EvsEvent *event, const Datum *stored, const bool *is_null);
+
 /*
  * A stored row is an array of values and one of nulls, in the order of
  * evsource.events.  Put it to the result; ask whether it has this id.

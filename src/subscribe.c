@@ -315,7 +315,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 		values[6] = PG_GETARG_DATUM(6);
 		evs_filter_from_arrays(&given, NULL, PG_GETARG_ARRAYTYPE_P(6));
 		for (int i = 0; i < given.ntypes; i++)
-			(void) evs_parameter_word("a name in defaults", text_to_cstring(given.types[i]),
+			(void) evs_parameter_word("defaults", text_to_cstring(given.types[i]),
 									  words, lengthof(words));
 	}
 

@@ -55,7 +55,7 @@ extern EvsSubscription *evs_subscription_load(const char *name, const char *cons
 
 /* 42501 unless the current user has the rights of the owner. */
 extern void evs_subscription_check_rights(const char *name, const char *owner);
-extern void evs_subscription_unknown(const char *name) pg_attribute_noreturn();
+extern void evs_subscription_unknown(const char *name);
 
 /* Milliseconds of an interval, at least 0: 22023; name is the parameter. */
 extern int64 evs_interval_milliseconds(Interval *interval, const char *name);

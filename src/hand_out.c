@@ -1,0 +1,283 @@
+/*
+ * hand_out.c - put the events of a claimed cursor into the result of a call, and
+ * note in the cursor what went out.
+ *
+ * Streams with a dead letter are passed over: their events become dead letters
+ * behind it.  Events are handed out as the reading functions do: the newest
+ * version of their type, and not before their commits are on disk.
+ */
+#include "evsource.h"
+
+#include "access/detoast.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "dead_letters.h"
+#include "event.h"
+#include "hand_out.h"
+#include "query.h"
+#include "read.h"
+#include "scan.h"
+#include "types.h"
+
+/* columns of evsource.fetched_event: those of evsource.event, and */
+#define FETCHED_ATTEMPT		(EVS_EVENT_NATTS + 1)
+#define FETCHED_RECEIPT		(EVS_EVENT_NATTS + 2)
+#define FETCHED_NATTS		(EVS_EVENT_NATTS + 2)
+
+/* What goes into the result, and on what conditions. */
+typedef struct Batch
+{
+	EvsFetch   *fetch;
+	EvsClaim   *claim;
+	EvsRead		read;			/* notes commits */
+	EvsTypeRun *types;
+	EvsReceipts receipts;
+	MemoryContext event_context;
+	EvsKeySet  *dead;			/* streams that have dead letters; NULL: none has */
+	int64		bytes;
+	EvsHandOut	out;
+} Batch;
+
+static void
+put_event(Batch *batch, const EvsEvent *event, int attempt)
+{
+	Datum		values[FETCHED_NATTS];
+	bool		nulls[FETCHED_NATTS];
+	pg_uuid_t	id;
+
+	evs_event_values(event, values, nulls, &id);
+	values[FETCHED_ATTEMPT - 1] = Int32GetDatum(attempt);
+	nulls[FETCHED_ATTEMPT - 1] = false;
+	values[FETCHED_RECEIPT - 1] = PointerGetDatum(evs_receipt_for(&batch->receipts, event->position));
+	nulls[FETCHED_RECEIPT - 1] = false;
+	tuplestore_putvalues(batch->fetch->result, batch->fetch->tupdesc, values, nulls);
+	batch->fetch->count++;
+	batch->out.last = event->position;
+}
+
+/* The row that a scan is on; what is not looked into stays as it is stored. */
+static void
+view_event(Batch *batch, EvsEvent *event, TupleTableSlot *slot)
+{
+	slot_getallattrs(slot);
+	evs_read_view(event, slot->tts_values, slot->tts_isnull);
+	if (batch->dead != NULL)
+		event->stream = DatumGetTextPP(PointerGetDatum(event->stream));
+	if (batch->dead != NULL || batch->types != NULL)
+		event->type = DatumGetTextPP(PointerGetDatum(event->type));
+}
+
+static int64
+size_of(const EvsEvent *event)
+{
+	return VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type) +
+		toast_raw_datum_size(PointerGetDatum(event->data)) +
+		(event->metadata ? toast_raw_datum_size(PointerGetDatum(event->metadata)) : 0);
+}
+
+/*
+ * The streams of a subscription that have dead letters, or NULL; asked with the
+ * cursor claimed, so that none of its streams is missed.
+ */
+static EvsKeySet *
+dead_streams(const char *subscription)
+{
+	static EvsQuery query = {
+		"select distinct stream from evsource.subscription_dead_letters where subscription = $1",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(subscription)};
+	List	   *streams = evs_query_texts(&query, values, NULL);
+	EvsKeySet  *set = streams == NIL ? NULL : evs_key_set_create();
+	ListCell   *cell;
+
+	foreach(cell, streams)
+	{
+		text	   *stream = cstring_to_text(lfirst(cell));
+		EvsKeys		keys = {&stream, 1};
+
+		evs_key_set_add(set, &keys);
+	}
+	return set;
+}
+
+/* An event behind a dead letter of its stream becomes one, too. */
+static void
+park_behind(const char *subscription, const EvsEvent *event)
+{
+	static EvsQuery query = {
+		"insert into evsource.subscription_dead_letters"
+		" (subscription, position, stream, version, type, attempts, reason, retry)"
+		" select $1, $2, $3, $4, $5, 0, 'an earlier event of its stream is a dead letter',"
+		"  exists (select from evsource.subscription_dead_letters d"
+		"   where d.subscription = $1 and d.stream = $3 and d.retry)"
+		" on conflict do nothing",
+		5, {TEXTOID, INT8OID, TEXTOID, INT8OID, TEXTOID}, SPI_OK_INSERT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription), Int64GetDatum(event->position),
+		PointerGetDatum(event->stream), Int64GetDatum(event->version), PointerGetDatum(event->type)
+	};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
+static bool
+is_dead(Batch *batch, const EvsEvent *event)
+{
+	text	   *stream = event->stream;
+	EvsKeys		keys = {&stream, 1};
+
+	return batch->dead != NULL && evs_key_set_has_any(batch->dead, &keys);
+}
+
+/*
+ * Take this event?  False: the batch ends before it.  Suspects go out alone, and
+ * so does what is larger than a batch may be.
+ */
+static bool
+belongs_to_batch(const Batch *batch, const EvsEvent *event, int64 size)
+{
+	const EvsClaim *claim = batch->claim;
+
+	if (batch->fetch->count == 0)
+		return true;
+	return batch->fetch->count < batch->fetch->max_count &&
+		batch->bytes + size <= batch->fetch->max_bytes &&
+		!(claim->suspect_until != 0 && event->position >= claim->suspect_from);
+}
+
+static bool
+is_suspect(const EvsClaim *claim, int64 position)
+{
+	return claim->suspect_until != 0 && position >= claim->suspect_from &&
+		position <= claim->suspect_until;
+}
+
+/* Read from where the cursor is; nothing may be handed out, if all are dead. */
+static void
+read_batch(Batch *batch, int64 safe, Snapshot snapshot)
+{
+	EvsClaim   *claim = batch->claim;
+	EvsFilter	filter = claim->subscription->filter;
+	int64		upto = Min(safe, claim->end);
+	EvsScan    *scan;
+	TupleTableSlot *slot;
+	bool		ended = true;
+
+	filter.partitions = claim->subscription->partitions;
+	filter.partition = claim->partition;
+	batch->out.seen = claim->position;
+
+	scan = evs_scan_log(claim->position, upto, &filter, snapshot);
+	while (ended && (slot = evs_scan_next_slot(scan)) != NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
+		EvsEvent	event;
+		int64		size;
+
+		MemoryContextReset(batch->event_context);
+		view_event(batch, &event, slot);
+		size = size_of(&event);
+		if (is_dead(batch, &event))
+		{
+			park_behind(claim->subscription->name, &event);
+			batch->out.seen = event.position;
+		}
+		else if (!belongs_to_batch(batch, &event, size))
+			ended = false;
+		else
+		{
+			bool		suspect = is_suspect(claim, event.position);
+
+			evs_read_note_commit(&batch->read, slot);
+			batch->bytes += size;
+			if (batch->types != NULL)
+				evs_type_upcast(batch->types, &event);
+			put_event(batch, &event, suspect ? claim->attempts + 1 : 1);
+			batch->out.seen = event.position;
+			if (suspect || batch->fetch->count == batch->fetch->max_count)
+				ended = false;
+		}
+		MemoryContextSwitchTo(caller);
+	}
+	if (ended)
+		batch->out.seen = Max(batch->out.seen, upto);
+	evs_scan_end(scan);
+}
+
+/* A dead letter that is tried again. */
+static void
+read_dead_letter(Batch *batch, int64 position, int attempt, Snapshot snapshot)
+{
+	EvsScan    *scan = evs_scan_log(position - 1, position, NULL, snapshot);
+	TupleTableSlot *slot = evs_scan_next_slot(scan);
+
+	if (slot != NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
+		EvsEvent	event;
+
+		view_event(batch, &event, slot);
+		evs_read_note_commit(&batch->read, slot);
+		if (batch->types != NULL)
+			evs_type_upcast(batch->types, &event);
+		put_event(batch, &event, attempt);
+		MemoryContextSwitchTo(caller);
+	}
+	evs_scan_end(scan);
+	batch->out.seen = batch->out.last;
+}
+
+static void
+batch_begin(Batch *batch, EvsFetch *fetch, EvsClaim *claim, bool retry)
+{
+	memset(batch, 0, sizeof(Batch));
+	batch->fetch = fetch;
+	batch->claim = claim;
+	batch->out.retry = retry;
+	batch->types = evs_types_any_now() ? evs_type_run() : NULL;
+	batch->event_context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch event",
+												 ALLOCSET_DEFAULT_SIZES);
+	if (!retry)
+		batch->dead = dead_streams(claim->subscription->name);
+	evs_receipts_begin(&batch->receipts, claim, retry);
+}
+
+static void
+batch_end(Batch *batch)
+{
+	EvsFetch   *fetch = batch->fetch;
+
+	if (fetch->count == 0)
+	{
+		evs_cursor_advance(batch->claim, batch->out.seen);
+		return;
+	}
+	batch->out.alone = fetch->count == 1;
+	evs_cursor_hand_out(batch->claim, &batch->out, fetch->consumer, fetch->lease_ms);
+	evs_read_flush_commits(&batch->read);
+}
+
+void
+evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Snapshot snapshot)
+{
+	Batch		batch;
+
+	batch_begin(&batch, fetch, claim, false);
+	read_batch(&batch, safe, snapshot);
+	batch_end(&batch);
+}
+
+void
+evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position, int attempt,
+						 Snapshot snapshot)
+{
+	Batch		batch;
+
+	batch_begin(&batch, fetch, claim, true);
+	read_dead_letter(&batch, position, attempt, snapshot);
+	batch_end(&batch);
+}

@@ -1,0 +1,45 @@
+/*
+ * hand_out.h - put the events of a claimed cursor into the result of a call.
+ */
+#ifndef EVS_HAND_OUT_H
+#define EVS_HAND_OUT_H
+
+#include "evsource.h"
+
+#include "access/tupdesc.h"
+#include "utils/snapshot.h"
+#include "utils/tuplestore.h"
+
+#include "subscription.h"
+
+/* One call of fetch_events(). */
+typedef struct EvsFetch
+{
+	const char *name;
+	const char *consumer;
+	int			max_count;
+	int64		max_bytes;
+	int64		lease_ms;
+	Tuplestorestate *result;
+	TupleDesc	tupdesc;
+	MemoryContext context;		/* of one look */
+	int			count;			/* events that were handed out */
+
+	/* what the last look in vain has seen */
+	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
+	bool		blocked;		/* there are events that are not safe to read yet */
+	text	   *category;		/* the only one that is wanted, or NULL */
+} EvsFetch;
+
+/*
+ * Hand out what comes next, up to the safe position; the snapshot was taken after
+ * that was asked for.  fetch->count says how many there were; when all of it was
+ * parked behind dead letters the cursor has been moved past them.
+ */
+extern void evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Snapshot snapshot);
+
+/* The same with a dead letter that is tried again. */
+extern void evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position,
+									 int attempt, Snapshot snapshot);
+
+#endif							/* EVS_HAND_OUT_H */
