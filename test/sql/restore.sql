@@ -1,17 +1,20 @@
 -- What a restore does, statement by statement. The whole of it is tested by
 -- test/t/001_dump_restore.pl.
 
--- Every table and sequence of the extension is in a dump, with all its rows; only
--- the timeline is the server's own, and a rebuild under way is not taken along.
+-- Every table and sequence of the extension is in a dump; only what the daemon notes,
+-- and the timeline, are the server's own, and a rebuild under way is not taken along.
 select c.relname collate "C"
 from pg_class c
     join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
     join pg_extension e on d.refobjid = e.oid and e.extname = 'evsource'
 where c.relkind in ('r', 'S') and not c.oid = any (e.extconfig)
-    and c.relname not in ('rebuilds', 'timeline_seq')
+    and c.relname not in ('crash_marks', 'rebuilds', 'timeline_seq')
 order by 1;
-select array_length(extconfig, 1) > 5 as some, extcondition = array_fill(''::text, array[array_length(extconfig, 1)]) as all_rows
-from pg_extension where extname = 'evsource';
+-- Of these, what belongs to a rebuild under way or to an old version is not, either.
+select c.oid::regclass::text collate "C", c.condition
+from pg_extension e, unnest(e.extconfig, e.extcondition) c (oid, condition)
+where e.extname = 'evsource' and c.condition <> ''
+order by 1;
 
 -- Rows with a position are stored as they are, beside others that are appended,
 -- and are not dispatched.
