@@ -136,6 +136,7 @@ find_function(const EvsDecider *decider)
 						decider->handler, decider->name),
 				 errdetail("The decider's owner \"%s\" may not execute it.", decider->owner),
 				 errhint("Grant EXECUTE on the function to the owner.")));
+	evs_resolve_check_trust(function);
 	return function;
 }
 

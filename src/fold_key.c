@@ -18,6 +18,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "handlers.h"
+#include "resolve.h"
 
 text *
 evs_global_key(void)
@@ -68,6 +69,7 @@ find_function(EvsKeyer *keyer)
 						   projection->owner),
 				 errhint("Grant EXECUTE on the function to the owner, or give the projection another owner.")));
 
+	evs_resolve_check_trust(function);
 	fmgr_info(function, &keyer->flinfo);
 	keyer->returns_array = rettype == TEXTARRAYOID;
 }

@@ -31,6 +31,7 @@
 #include "event_row.h"
 #include "fold.h"
 #include "new_events.h"
+#include "resolve.h"
 
 /* a batch handler gets at most this many events, of this many bytes, at once */
 #define EVENTS_PER_CALL	1000
@@ -222,6 +223,7 @@ find_function(const EvsProjection *projection)
 				 errdetail("It must be a function that returns %s.",
 						   rettype == VOIDOID ? "void" : "jsonb"),
 				 errhint("Create the function as it was, give the projection another handler, or drop the projection.")));
+	evs_resolve_check_trust(function);
 	return function;
 }
 

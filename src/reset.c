@@ -78,7 +78,10 @@ call_on_reset(const EvsProjection *projection)
 	LOCAL_FCINFO(fcinfo, 0);
 	FmgrInfo	function;
 
-	fmgr_info(evs_resolve_signature(projection->on_reset), &function);
+	Oid			on_reset = evs_resolve_signature(projection->on_reset);
+
+	evs_resolve_check_trust(on_reset);
+	fmgr_info(on_reset, &function);
 	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL, NULL);
 
 	PushActiveSnapshot(GetTransactionSnapshot());

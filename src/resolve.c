@@ -400,6 +400,35 @@ evs_resolve_check_function(const char *signature, const char *owner_name, const 
 						   owner_name, GetUserNameFromId(function_owner, false))));
 }
 
+/*
+ * What was checked when the function was registered, for owners change: ALTER
+ * FUNCTION OWNER, REASSIGN OWNED.  A superuser's function may be run by all, as
+ * after a restore without owners.
+ */
+void
+evs_resolve_check_trust(Oid function)
+{
+	Oid			user = GetUserId();
+	HeapTuple	tuple;
+	Oid			owner = get_function(function, &tuple)->proowner;
+
+	ReleaseSysCache(tuple);
+
+	if (owner == user || superuser_arg(owner))
+		return;
+	if (getExtensionOfObject(ProcedureRelationId, function) ==
+		get_extension_oid("evsource", true))
+		return;
+	if (superuser_arg(user) || !has_privs_of_role(user, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("function %s must not run with the rights of role \"%s\"",
+						format_procedure_qualified(function), GetUserNameFromId(user, false)),
+				 errdetail("It belongs to role \"%s\" now, which could replace it.",
+						   GetUserNameFromId(owner, false)),
+				 errhint("Give the function, or what it is used for, another owner.")));
+}
+
 void
 evs_resolve_check_owner(const EvsProjection *projection)
 {

@@ -44,6 +44,12 @@ extern Oid	evs_resolve_signature(const char *signature);
 extern void evs_resolve_check_owner(const EvsProjection *projection);
 
 /*
+ * 42501 when a function that is to run as the current user has come to belong to
+ * somebody who could use these rights by replacing it.
+ */
+extern void evs_resolve_check_trust(Oid function);
+
+/*
  * 42501 unless the function belongs to the role that will run it, as part of
  * "a projection", or whatever it is.
  */

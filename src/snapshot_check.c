@@ -31,6 +31,7 @@
 #include "utils/resowner.h"
 
 #include "handlers.h"
+#include "resolve.h"
 #include "types.h"
 
 /* ---- telling definitions apart ---- */
@@ -120,6 +121,7 @@ call(const EvsProjection *projection, const char *signature, int nargs,
 				 errmsg("permission denied for function %s", signature),
 				 errdetail("The projection's owner \"%s\" may not execute it.",
 						   projection->owner)));
+	evs_resolve_check_trust(function);
 	fmgr_info(function, &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, nargs, InvalidOid, NULL, NULL);
 	for (int i = 0; i < nargs; i++)

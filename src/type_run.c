@@ -29,6 +29,7 @@
 #include "event.h"
 #include "handlers.h"
 #include "identity.h"
+#include "resolve.h"
 
 /* upcasters that read events, whose upcasters read events, ... */
 #define MAX_DEPTH	8
@@ -159,6 +160,7 @@ find_function(EvsTypeRun *run, TypeFunction *function, const EvsTypeVersion *ver
 				 errmsg("permission denied for function %s of an event type", signature),
 				 errdetail("It runs as role \"%s\", which may not execute it.", version->owner),
 				 errhint("Grant EXECUTE on the function to that role.")));
+	evs_resolve_check_trust(oid);
 	function->says_why = get_func_rettype(oid) == TEXTOID;
 	fmgr_info_cxt(oid, &function->flinfo, run->context);
 	function->found = true;

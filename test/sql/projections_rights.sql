@@ -103,6 +103,32 @@ grant select on evsource.events to regress_shop;
 set role regress_writer;
 select version from evsource.append('order-1', 'Placed');
 
+-- A function that comes to belong to another does not run with the owner's rights:
+-- he could replace it. A superuser's does, as after a restore without owners.
+set role regress_root;
+alter function shop.remember(evsource.event) owner to regress_stranger;
+set role regress_writer;
+select version from evsource.append('order-1', 'Placed');
+set role regress_root;
+alter function shop.remember(evsource.event) owner to regress_root;
+set role regress_writer;
+select version from evsource.append('order-1', 'Placed');
+set role regress_root;
+reassign owned by regress_root to regress_stranger;
+set role regress_writer;
+select version from evsource.append('order-1', 'Placed');
+set role regress_root;
+alter function shop.remember(evsource.event) owner to regress_shop;
+-- A superuser's projection is no exception.
+set client_min_messages = warning;
+create function public.of_root(e evsource.event) returns void language sql as '';
+select evsource.create_projection('of_root', 'public.of_root');
+select version from evsource.append('order-1', 'Placed');
+alter function public.of_root(evsource.event) owner to regress_stranger;
+select version from evsource.append('order-1', 'Placed');
+select evsource.drop_projection('of_root');
+reset client_min_messages;
+
 -- A reset is the owner's work, too.
 set role regress_root;
 call evsource.rebuild_projection('applied');
