@@ -147,6 +147,7 @@ SQL_PARTS = \
 	sql/check.sql \
 	sql/verify.sql \
 	sql/rebuild.sql \
+	sql/daemon.sql \
 	sql/monitor.sql \
 	sql/truncate.sql \
 	sql/wait.sql \
@@ -154,7 +155,6 @@ SQL_PARTS = \
 	sql/publish.sql \
 	sql/subscriptions.sql \
 	sql/replication.sql \
-	sql/daemon.sql \
 	sql/capture.sql \
 	sql/guard.sql \
 	sql/privileges.sql

@@ -23,7 +23,7 @@ create view evsource._checkpoints as
     select c.projection, coalesce(q.position, c.position) as position,
            c.event_count + coalesce(q.event_count, 0) as event_count,
            greatest(c.updated_at, q.updated_at) as updated_at, c.started_at, c.total,
-           c.resumed_at, c.resumed_count
+           c.resumed_at, c.resumed_count, c.conflicts
     from evsource.checkpoints c
     left join lateral (
         select min(s.position) as position, sum(s.event_count)::bigint as event_count,

@@ -25,6 +25,17 @@ create function evsource._daemon_workers(
     as 'MODULE_PATHNAME', 'evsource_daemon_workers';
 comment on function evsource._daemon_workers() is 'Internal: the processes that work for this database, see evsource.daemon_status.';
 
+create function evsource._projection_workers(
+    out projection text,
+    out partition integer,
+    out pid integer,            -- of the worker that has claimed it, or that it is at home with
+    out busy boolean,           -- it is at it
+    out heartbeat timestamptz)
+    returns setof record
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_projection_workers';
+comment on function evsource._projection_workers() is 'Internal: who applies what, of the workers that live, see evsource.projection_status.';
+
 create view evsource.daemon_status as
     select w.role, w.pid, w.state, w.projection, w.partition, w.since, w.heartbeat
     from evsource._daemon_workers() w;

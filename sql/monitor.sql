@@ -54,7 +54,10 @@ create view evsource.projection_status as
            p.state_version, p.owner,
            f.message as last_error,
            f.position as last_error_position,
-           f.failed_at as last_error_at
+           f.failed_at as last_error_at,
+           c.conflicts,
+           w.pid as worker_pid,
+           w.heartbeat
     from evsource.projections p
     join evsource._checkpoints c using (projection)
     left join lateral (
@@ -62,9 +65,13 @@ create view evsource.projection_status as
         where s.projection = p.projection
         order by s.retry_at is not null, s.position, s.partition
         limit 1) f on true
+    left join (
+        select distinct on (v.projection) v.projection, v.pid, v.heartbeat
+        from evsource._projection_workers() v
+        order by v.projection, v.busy desc, v.partition) w on w.projection = p.projection
     cross join lateral (select p.mode = 'inline' and p.state = 'active') s (live);
 comment on view evsource.projection_status is
-'Registered projections: how far each is, how many events it lags behind and how many it has applied.';
+'Registered projections: how far each is, how many events it lags behind and how many it has applied, and which worker of the daemon does so.';
 
 -- A session's rate is what it has done since it began to work on it, so that a
 -- rebuild which was interrupted for a day does not look slow.

@@ -27,6 +27,7 @@ values
         'fetch_events', 'ack', 'nack',  -- of a subscription that is the role's
         'wait_for', '_holders',         -- which blockers and stats call as their user
         '_daemon_workers',              -- and daemon_status
+        '_projection_workers',          -- and projection_status
         '_trigger_arguments',           -- which captured_tables does
         'event_count', 'replaying', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
         'load_snapshot', 'has_snapshot', 'new_event',

@@ -50,7 +50,8 @@ create table evsource.checkpoints (
     started_at  timestamptz,             -- of the rebuild or catching up under way
     total       bigint,                  -- events it had to apply when it started
     resumed_at    timestamptz,           -- when the session began that works on it
-    resumed_count bigint                 -- and event_count then
+    resumed_count bigint,                -- and event_count then
+    conflicts     bigint not null default 0    -- batches tried again: deadlocks and the like
 );
 comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it applied by then.';
 

@@ -8,15 +8,18 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "async.h"
 #include "daemon.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(evsource_start_daemon);
 PG_FUNCTION_INFO_V1(evsource_stop_daemon);
 PG_FUNCTION_INFO_V1(evsource_daemon_workers);
+PG_FUNCTION_INFO_V1(evsource_projection_workers);
 
 /* ms that we wait for a coordinator to come */
 #define TIME_TO_START		10000
@@ -165,6 +168,15 @@ put_coordinator(ReturnSetInfo *result, const EvsTeam *team)
 	put_row(result, values, nulls);
 }
 
+/* What a process says of itself holds as long as there is such a process. */
+static bool
+is_alive(const EvsMember *member)
+{
+	PGPROC	   *process = member->pid == 0 ? NULL : BackendPidGetProc(member->pid);
+
+	return process != NULL && process->databaseId == MyDatabaseId;
+}
+
 static void
 put_worker(ReturnSetInfo *result, EvsTeam *team, int number)
 {
@@ -175,7 +187,7 @@ put_worker(ReturnSetInfo *result, EvsTeam *team, int number)
 	SpinLockAcquire(&team->mutex);
 	member = team->members[number];
 	SpinLockRelease(&team->mutex);
-	if (member.pid == 0)
+	if (!is_alive(&member))
 		return;
 
 	values[COLUMN_ROLE] = CStringGetTextDatum("worker");
@@ -215,6 +227,66 @@ evsource_daemon_workers(PG_FUNCTION_ARGS)
 	put_coordinator(result, team);
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 		put_worker(result, team, i);
+	dsm_detach(segment);
+	return (Datum) 0;
+}
+
+/*
+ * Who applies a unit: the worker that has claimed it, or else the one that it is
+ * at home with, see worker.c.
+ */
+static void
+put_unit(ReturnSetInfo *result, EvsTeam *team, const EvsAsyncUnit *unit, int number)
+{
+	EvsMember	found = {0};
+	Datum		values[5];
+	bool		nulls[5] = {0};
+	bool		busy = false;
+
+	SpinLockAcquire(&team->mutex);
+	if (team->size > 0)
+		found = team->members[number % team->size];
+	for (int i = 0; i < EVS_MAX_WORKERS && !busy; i++)
+	{
+		const EvsMember *member = &team->members[i];
+
+		busy = member->pid != 0 && member->job == EVS_JOB_APPLY &&
+			member->partition == unit->partition &&
+			strcmp(member->projection, unit->projection) == 0;
+		if (busy)
+			found = *member;
+	}
+	SpinLockRelease(&team->mutex);
+	if (!is_alive(&found))
+		return;
+
+	values[0] = CStringGetTextDatum(unit->projection);
+	values[1] = Int32GetDatum(unit->partition);
+	values[2] = Int32GetDatum(found.pid);
+	values[3] = BoolGetDatum(busy);
+	values[4] = TimestampTzGetDatum(found.heartbeat);
+	put_row(result, values, nulls);
+}
+
+/*
+ * evsource._projection_workers() returns setof (projection, partition, pid, busy,
+ * heartbeat)
+ */
+Datum
+evsource_projection_workers(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	dsm_segment *segment;
+	EvsTeam    *team;
+	ListCell   *cell;
+	int			number = 0;
+
+	InitMaterializedSRF(fcinfo, 0);
+	team = evs_crew_find(MyDatabaseId, &segment);
+	if (team == NULL)
+		return (Datum) 0;
+	foreach(cell, evs_async_units())
+		put_unit(result, team, lfirst(cell), number++);
 	dsm_detach(segment);
 	return (Datum) 0;
 }

@@ -53,6 +53,11 @@ static EvsQuery note_failure = {
 	7, {TEXTOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_INSERT
 };
 
+static EvsQuery count_conflict = {
+	"update evsource.checkpoints set conflicts = conflicts + 1 where projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
 static EvsQuery clear_failure = {
 	"delete from evsource.projection_failures where projection = $1 and partition = $2",
 	2, {TEXTOID, INT4OID}, SPI_OK_DELETE
@@ -87,6 +92,13 @@ evs_failure_is_transient(int sqlerrcode)
 		default:
 			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 	}
+}
+
+bool
+evs_failure_is_conflict(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK ||
+		sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 }
 
 TimestampTz
@@ -160,6 +172,8 @@ evs_failure_note(const char *projection, int partition, const ErrorData *error)
 	memcpy(&values[2], text.values, sizeof(text.values));
 	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
 	(void) evs_query_run(&note_failure, values, nulls);
+	if (evs_failure_is_conflict(error->sqlerrcode))
+		(void) evs_query_run(&count_conflict, values, NULL);
 }
 
 void

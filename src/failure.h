@@ -38,8 +38,11 @@ extern void evs_error_text(const ErrorData *error, EvsErrorText *text);
 extern void evs_failure_write(const char *projection, int partition,
 							  const EvsFailure *failure, const ErrorData *error);
 
+/* Was another transaction in the way? */
+extern bool evs_failure_is_conflict(int sqlerrcode);
+
 /*
- * Show an error that does not count.  What is on record keeps its position,
+ * Show an error that does not count, and count it if it is a conflict.  What is on record keeps its position,
  * attempts and time.
  */
 extern void evs_failure_note(const char *projection, int partition, const ErrorData *error);

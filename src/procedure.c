@@ -169,7 +169,8 @@ evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
 {
 	if (procedure->batch <= 0)
 		procedure->batch = FIRST_BATCH;
-	return Min(procedure->batch, evs_apply_limit(projection));
+	procedure->batch = Min(procedure->batch, evs_apply_limit(projection));
+	return procedure->batch;
 }
 
 /* A statement or a fold writes less the more events it gets: not too few of them. */
@@ -181,7 +182,7 @@ evs_procedure_pace(EvsProcedure *procedure, TimestampTz began)
 	if (elapsed * 2 < BATCH_TIME)
 		procedure->batch = Min(procedure->batch * 2, PG_INT32_MAX);
 	else if (elapsed > BATCH_TIME)
-		procedure->batch = Max(procedure->batch * BATCH_TIME / elapsed, FIRST_BATCH / 10);
+		procedure->batch = Max(procedure->batch * BATCH_TIME / elapsed, 1);
 }
 
 /* A batch; returns when the event that failed in it, if one did, is due again. */
@@ -195,7 +196,8 @@ apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *c
 
 	if (!projection->dead_letter)
 	{
-		(void) evs_replay_some(projection, checkpoint, upto, batch);
+		(void) evs_replay_some(projection, checkpoint, upto, batch,
+							   TimestampTzPlusMilliseconds(began, BATCH_TIME));
 		evs_procedure_pace(procedure, began);
 		return 0;
 	}
@@ -203,7 +205,8 @@ apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *c
 	evs_apply_begin_rebuild(&apply, projection, projection->name, checkpoint);
 	if (evs_apply_due(&apply) == 0)
 	{
-		(void) evs_apply_batch(&apply, upto, batch, 0);
+		(void) evs_apply_batch(&apply, upto, batch,
+							   TimestampTzPlusMilliseconds(began, BATCH_TIME));
 		evs_apply_end(&apply);
 		*checkpoint = apply.unit.checkpoint;
 		evs_procedure_pace(procedure, began);

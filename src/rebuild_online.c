@@ -52,6 +52,9 @@
 /* So many events show whether the handler finds the new tables. */
 #define PROBE_EVENTS	100
 
+/* ms that the handler may go on in one transaction */
+#define BATCH_TIME		1000
+
 /* ms to wait before looking for old snapshots again */
 #define SNAPSHOT_PAUSE	100
 
@@ -143,17 +146,18 @@ refuse_touched(const EvsRebuild *rebuild, const char *table)
  * name of its schema until the exchange: the old version has troubles of its own.
  */
 static int64
-apply_some(EvsRebuild *rebuild, EvsProjection *redirected, int64 upto, int64 max_events)
+apply_some(EvsRebuild *rebuild, EvsProjection *redirected, int64 upto, int64 max_events,
+		   TimestampTz until)
 {
 	EvsApply	apply;
 
 	if (!redirected->dead_letter)
-		return evs_replay_some(redirected, &rebuild->checkpoint, upto, max_events);
+		return evs_replay_some(redirected, &rebuild->checkpoint, upto, max_events, until);
 
 	evs_apply_begin_rebuild(&apply, redirected, rebuild->shadow, &rebuild->checkpoint);
 	if (evs_apply_due(&apply) == 0)
 	{
-		(void) evs_apply_batch(&apply, upto, max_events, 0);
+		(void) evs_apply_batch(&apply, upto, max_events, until);
 		evs_apply_end(&apply);
 		rebuild->checkpoint = apply.unit.checkpoint;
 	}
@@ -176,7 +180,8 @@ apply_batch(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *redirec
 	PG_TRY();
 	{
 		applied = apply_some(rebuild, redirected, upto,
-							 evs_procedure_batch(procedure, redirected));
+							 evs_procedure_batch(procedure, redirected),
+							 TimestampTzPlusMilliseconds(began, BATCH_TIME));
 	}
 	PG_CATCH();
 	{
@@ -242,7 +247,7 @@ make_shadow(EvsRebuild *rebuild, EvsProjection *projection, EvsShadowWatch *watc
 	rebuild->checkpoint.event_count = 0;
 
 	redirected = redirect(rebuild, projection, watch);
-	(void) apply_some(rebuild, redirected, get_limit(projection), PROBE_EVENTS);
+	(void) apply_some(rebuild, redirected, get_limit(projection), PROBE_EVENTS, 0);
 }
 
 /*

@@ -49,7 +49,7 @@
  */
 static int64
 replay_batch(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
-			 int64 max_events)
+			 int64 max_events, TimestampTz until)
 {
 	Snapshot	snapshot;
 	EvsScan    *scan;
@@ -61,7 +61,7 @@ replay_batch(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = evs_scan_log(checkpoint->position, upto, &projection->filter, snapshot);
-	evs_dispatch_scan(projection, scan, max_events, &scanned);
+	evs_dispatch_scan_until(projection, scan, max_events, until, &scanned);
 	evs_scan_end(scan);
 	UnregisterSnapshot(snapshot);
 	projection->replaying = false;
@@ -77,13 +77,13 @@ replay_batch(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 
 int64
 evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
-				int64 max_events)
+				int64 max_events, TimestampTz until)
 {
 	int64		applied = 0;
 
 	if (checkpoint->position < upto)
 	{
-		applied = replay_batch(projection, checkpoint, upto, max_events);
+		applied = replay_batch(projection, checkpoint, upto, max_events, until);
 		CommandCounterIncrement();
 	}
 	return applied;
@@ -106,7 +106,7 @@ evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 		 batches++)
 	{
 		applied += replay_batch(projection, checkpoint, upto,
-								evs_apply_limit(projection));
+								evs_apply_limit(projection), 0);
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
 	}

@@ -16,9 +16,9 @@
 extern int64 evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint,
 						int64 upto, int64 max_batches);
 
-/* One batch, of at most so many events. */
+/* One batch, of at most so many events; an event handler's ends in time (0: never). */
 extern int64 evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint,
-							 int64 upto, int64 max_events);
+							 int64 upto, int64 max_events, TimestampTz until);
 
 /*
  * Bring an inline projection up to date in this transaction and make it active:

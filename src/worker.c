@@ -31,13 +31,18 @@
 #include "daemon.h"
 #include "horizon.h"
 #include "jobs.h"
+#include "own_transaction.h"
 #include "rebuild.h"
+#include "replay.h"
 
 /* how long a job may go on while others wait (ms) */
 #define SLICE				1000
 
 /* a worker that is at one job for so long (ms) is too busy for its others */
 #define BUSY				20
+
+/* so many positions after the last time the counts of inline projections are noted */
+#define MANY_UNCOUNTED		10000
 
 /* ms until a rebuild that has to wait is tried again */
 #define REBUILD_DELAY		1000
@@ -285,11 +290,14 @@ go_round(void)
  * The list.
  */
 
+/* The log as we last saw it. */
+static int64 safe_position = 0;
+
 /* Who was idle has something to do when the log has grown. */
 static bool
 wake_jobs(void)
 {
-	int64		safe = evs_horizon_safe_position();
+	int64		safe = safe_position = evs_horizon_safe_position();
 	bool		any = false;
 
 	for (int i = 0; i < jobs.count; i++)
@@ -325,6 +333,36 @@ static bool
 nothing_to_do(void *argument)
 {
 	return !is_interrupted() && evs_catalog_exists() && !wake_jobs();
+}
+
+/*
+ * Active inline projections keep no counter.  Write down what they have applied,
+ * so that nobody who asks has to count a large part of the log.
+ */
+static void
+note_counts(void)
+{
+	static int64 noted = 0;
+
+	if (post.member != 0 || safe_position - noted < MANY_UNCOUNTED)
+		return;
+	noted = safe_position;
+	PG_TRY();
+	{
+		evs_own_transaction_begin();
+		evs_replay_note_counts();
+		evs_own_transaction_commit();
+	}
+	PG_CATCH();
+	{
+		/* the next time will do */
+		MemoryContextSwitchTo(step_context);
+		EmitErrorReport();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(step_context);
 }
 
 /* Let some more events come; nobody needs to wake us for that. */
@@ -399,6 +437,7 @@ evs_worker_main(Datum argument)
 			continue;
 		}
 		rest_after(started);
+		note_counts();
 		MemoryContextReset(step_context);
 		pgstat_report_stat(false);
 		me->asleep = true;
