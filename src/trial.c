@@ -117,25 +117,38 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *s
 				 int64 after, int64 upto)
 {
 	int64		position = Max(after, projection->start_after);
+	int			skipped = 0;
 	MemoryContext batch_context = AllocSetContextCreate(trial->context, "evsource trial batch",
 														ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(batch_context);
 
 	if (standin != NULL)
 		evs_standin_enter(standin);
+	projection->replaying = true;
 	while (position < upto)
 	{
 		EvsScan    *scan;
 		EvsScanned	scanned;
+		int64		end = upto;
 
 		CHECK_FOR_INTERRUPTS();
-		scan = evs_scan_log(position, upto, &projection->filter, trial->snapshot);
+		while (skipped < trial->nskipped && trial->skipped[skipped] <= position)
+			skipped++;
+		if (skipped < trial->nskipped && trial->skipped[skipped] <= upto)
+			end = trial->skipped[skipped] - 1;
+		if (end == position)
+		{
+			position++;
+			continue;
+		}
+		scan = evs_scan_log(position, end, &projection->filter, trial->snapshot);
 		evs_dispatch_scan(projection, scan, EVENTS_PER_BATCH, &scanned);
 		evs_scan_end(scan);
-		position = scanned.at_end ? upto : scanned.position;
+		position = scanned.at_end ? end : scanned.position;
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
 	}
+	projection->replaying = false;
 	if (standin != NULL)
 		evs_standin_leave();
 

@@ -29,6 +29,8 @@ typedef struct EvsTrial
 	MemoryContext context;		/* of the trial; goes with it */
 	Snapshot	snapshot;		/* events and read models are looked at with it */
 	bool		compares;		/* evs_trial_compare() has been called */
+	int64	   *skipped;		/* positions of events to leave out, in order */
+	int			nskipped;
 } EvsTrial;
 
 /*
@@ -53,8 +55,8 @@ extern EvsProjection *evs_trial_fold(const EvsProjection *projection, const char
 extern void evs_trial_look(EvsTrial *trial);
 
 /*
- * Apply the events that the snapshot sees after one position and up to another.
- * standin is NULL for a fold.
+ * Apply the events that the snapshot sees after one position and up to another,
+ * without those to be skipped.  They are history.  standin is NULL for a fold.
  */
 extern void evs_trial_replay(EvsTrial *trial, EvsProjection *projection,
 							 const EvsStandin *standin, int64 after, int64 upto);
