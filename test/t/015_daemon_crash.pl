@@ -90,7 +90,7 @@ $soon->('select count(*) = 0 from evsource.crash_marks', 'no mark is left');
 
 # Whoever stops at errors is stopped.
 $sql->(q{
-truncate deadly;
+delete from deadly;
 select evsource.create_projection('two', 'public.two', mode => 'async', start => 'now')});
 $sql->(q{select from evsource.append('account-1', 'Paid')});
 $soon->(q{select event_count = 1 from evsource.projection_status where projection = 'two'}, 'another projection');
@@ -103,7 +103,7 @@ $kills = kill_until(q{select state = 'failed' from evsource.projection_status wh
 cmp_ok($kills, '<=', 5, 'an event that was alone is known sooner');
 is($sql->(q{select concat_ws(' ', f.position = d.position, attempts, sqlstate, message) from evsource.projection_failures f, deadly d}),
 	't 3 57P02 the server crashed while this event was applied', 'it is on record');
-$sql->(q{truncate deadly; select evsource.resume_projection('two')});
+$sql->(q{delete from deadly; select evsource.resume_projection('two')});
 $soon->(q{select lag = 0 and event_count = 2 from evsource.projection_status where projection = 'two'}, 'resumed, it goes on');
 
 # Who is told to leave has not crashed, however often; nor has who is cancelled.
@@ -123,7 +123,7 @@ foreach my $round (1 .. 6)
 }
 is($sql->(q{select coalesce(max(attempts), 0) from evsource.crash_marks}), 0, 'a worker that was ended is not a crash');
 is($sql->(q{select state from evsource.projection_status where projection = 'three'}), 'active', 'nor a failure');
-$sql->('truncate deadly');
+$sql->('delete from deadly');
 $sql->('select pg_terminate_backend(pid) from (' . ($victim =~ s/coalesce\(min\(pid\), 0\)/min(pid) as pid/r) . ') v');
 $soon->(q{select bool_and(lag = 0) and bool_and(state = 'active') from evsource.projection_status}, 'and all is applied');
 $node->stop;

@@ -81,7 +81,7 @@ declare
 	state text := (select min(code) from public.obstacles);
 begin
 	if state is not null then raise exception 'in the way' using errcode = state; end if;
-	perform pg_sleep(0.002);
+	perform pg_sleep(0.003);
 	insert into sums values (e.stream, 1) on conflict (stream) do update set n = sums.n + 1;
 end $$;
 select evsource.start_daemon()});
@@ -101,7 +101,7 @@ foreach my $code ('40001', '40P01', '55P03')
 is($sql->(q{select conflicts from evsource.projection_status where projection = 'divided'}), 0, 'the other had none');
 
 # A rebuild shows how far it is, how fast and how long it takes, in place and beside.
-$sql->(q{select count(evsource.append('account-' || i % 5, 'Paid')) from generate_series(1, 700) i});
+$sql->(q{select count(evsource.append('account-' || i % 5, 'Paid')) from generate_series(1, 1000) i});
 $soon->(q{select lag = 0 from evsource.projection_status where projection = 'sums'}, 'many events');
 foreach my $online ('false', 'true')
 {

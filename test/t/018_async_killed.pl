@@ -1,0 +1,78 @@
+# Workers that are killed in the middle of a batch, and the server with them: each
+# read model is what a replay of the log makes of it.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time sleep);
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+my $node = PostgreSQL::Test::Cluster->new('killed');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'evsource'
+restart_after_crash = on
+evsource.max_workers = 3
+});
+$node->start;
+my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+
+# A batch stops where it is told to, with part of it written.
+$sql->(q{
+create extension evsource;
+create table stop_at (position bigint);
+create table sums (stream text primary key, n bigint not null, last bigint not null);
+create table types (type text primary key, n bigint not null);
+create function add_up(e evsource.event) returns void language plpgsql as $$
+begin
+	insert into sums values (e.stream, 1, e.position) on conflict (stream) do update set n = sums.n + 1, last = excluded.last;
+	if exists (select from public.stop_at s where s.position = e.position) then
+		perform pg_sleep(60);
+	end if;
+end $$;
+select evsource.create_projection('sums', 'add_up', mode => 'async', tables => '{sums}', partitions => 2);
+select evsource.create_projection('types', mode => 'async', tables => '{types}',
+	query => 'insert into types select type, count(*) from new_events group by 1 on conflict (type) do update set n = types.n + excluded.n');
+select evsource.create_projection('fold', 'evsource.fold_count', key => 'global', mode => 'async');
+select count(evsource.append('account-' || i % 7, 'Type' || i % 3)) from generate_series(1, 500) i;
+});
+ok($node->poll_query_until('postgres', 'select bool_and(lag = 0) from evsource.projection_status'), 'all is applied');
+
+foreach my $round (1 .. 5)
+{
+	$sql->(q{
+begin;
+select count(evsource.append('account-' || i % 7, 'Type' || i % 3)) from generate_series(1, 300) i;
+delete from stop_at;
+insert into stop_at select max(position) - 100 from evsource.events;
+commit});
+	ok($node->poll_query_until('postgres', q{select count(*) = 1 from pg_stat_activity where backend_type = 'evsource worker' and wait_event = 'PgSleep'}),
+		"round $round: a worker is in the middle of a batch");
+	my $pid = $sql->(q{select pid from pg_stat_activity where backend_type = 'evsource worker' and wait_event = 'PgSleep'});
+	# as an orderly end, or with all of the server
+	if ($round % 2)
+	{
+		kill 'KILL', $pid;
+	}
+	else
+	{
+		$sql->("delete from stop_at; select pg_terminate_backend($pid)");
+	}
+	sleep 0.05;
+	$node->poll_query_until('postgres', 'select true');
+	$sql->('delete from stop_at');
+	# whoever has begun with it again is woken
+	$sql->(q{select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'evsource worker' and wait_event = 'PgSleep'});
+	ok($node->poll_query_until('postgres', 'select bool_and(lag = 0) from evsource.projection_status'), "round $round: it goes on to the end");
+}
+is($sql->(q{select count(*) from evsource.projections p, lateral evsource.verify_projection(p.projection, max_differences => null) v}), 0, 'each read model is what a replay makes of it');
+is($sql->(q{select string_agg(projection || ' ' || (event_count = (select count(*) from evsource.events)), ', ' order by projection) from evsource.projection_status}),
+	'fold true, sums true, types true', 'and each event is counted once');
+$node->stop;
+
+done_testing();
