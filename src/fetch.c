@@ -414,7 +414,6 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	fetch.result = set->setResult;
-	fetch.tupdesc = set->setDesc;
 	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch",
 										  ALLOCSET_DEFAULT_SIZES);
 	if (!look(&fetch) && wait_ms > 0)

@@ -9,21 +9,21 @@
 #include "evsource.h"
 
 #include "access/detoast.h"
+#include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "dead_letters.h"
 #include "event.h"
+#include "event_row.h"
 #include "hand_out.h"
 #include "query.h"
 #include "read.h"
 #include "scan.h"
 #include "types.h"
 
-/* columns of evsource.fetched_event: those of evsource.event, and */
-#define FETCHED_ATTEMPT		(EVS_EVENT_NATTS + 1)
-#define FETCHED_RECEIPT		(EVS_EVENT_NATTS + 2)
+/* columns of evsource.fetched_event: those of evsource.event, attempt, receipt */
 #define FETCHED_NATTS		(EVS_EVENT_NATTS + 2)
 
 /* What goes into the result, and on what conditions. */
@@ -34,25 +34,68 @@ typedef struct Batch
 	EvsRead		read;			/* notes commits */
 	EvsTypeRun *types;
 	EvsReceipts receipts;
+	EvsEventRow event_row;		/* forms the part of a row that is evsource.event */
+	HeapTupleData row;			/* the row formed last */
+	Size		allocated;		/* for it */
+	MemoryContext context;
 	MemoryContext event_context;
 	EvsKeySet  *dead;			/* streams that have dead letters; NULL: none has */
 	int64		bytes;
 	EvsHandOut	out;
 } Batch;
 
+/*
+ * Room for a row of evsource.fetched_event: that of evsource.event, the attempt
+ * and the receipt, each with what aligns it.
+ */
+static HeapTupleHeader
+reserve_row(Batch *batch, Size size)
+{
+	if (size > batch->allocated)
+	{
+		batch->allocated = Max(size, Min(batch->allocated * 2, MaxAllocSize));
+		batch->row.t_data = MemoryContextAlloc(batch->context, batch->allocated);
+	}
+	return batch->row.t_data;
+}
+
+static Size
+align_zeroed(char *start, Size at, Size alignment)
+{
+	Size		aligned = TYPEALIGN(alignment, at);
+
+	memset(start + at, 0, aligned - at);
+	return aligned;
+}
+
 static void
 put_event(Batch *batch, const EvsEvent *event, int attempt)
 {
-	Datum		values[FETCHED_NATTS];
-	bool		nulls[FETCHED_NATTS];
-	pg_uuid_t	id;
+	HeapTuple	row = evs_event_row_form(&batch->event_row, event);
+	int			room = evs_receipt_max_length(&batch->receipts);
+	bool		is_short = room + VARHDRSZ_SHORT <= VARATT_SHORT_MAX;
+	char	   *start = (char *) reserve_row(batch, row->t_len + 2 * sizeof(int32) + VARHDRSZ + room);
+	Size		at = row->t_len;
+	int32		number = attempt;
+	int			length;
 
-	evs_event_values(event, values, nulls, &id);
-	values[FETCHED_ATTEMPT - 1] = Int32GetDatum(attempt);
-	nulls[FETCHED_ATTEMPT - 1] = false;
-	values[FETCHED_RECEIPT - 1] = PointerGetDatum(evs_receipt_for(&batch->receipts, event->position));
-	nulls[FETCHED_RECEIPT - 1] = false;
-	tuplestore_putvalues(batch->fetch->result, batch->fetch->tupdesc, values, nulls);
+	memcpy(start, row->t_data, row->t_len);
+	at = align_zeroed(start, at, sizeof(int32));
+	memcpy(start + at, &number, sizeof(number));
+	at += sizeof(number);
+
+	/* aligned as it is now, whatever its header */
+	length = evs_receipt_write(&batch->receipts, event->position,
+							   start + at + (is_short ? VARHDRSZ_SHORT : VARHDRSZ));
+	if (is_short)
+		SET_VARSIZE_SHORT(start + at, length + VARHDRSZ_SHORT);
+	else
+		SET_VARSIZE(start + at, length + VARHDRSZ);
+	at += length + (is_short ? VARHDRSZ_SHORT : VARHDRSZ);
+
+	HeapTupleHeaderSetNatts(batch->row.t_data, FETCHED_NATTS);
+	batch->row.t_len = at;
+	tuplestore_puttuple(batch->fetch->result, &batch->row);
 	batch->fetch->count++;
 	batch->out.last = event->position;
 }
@@ -244,6 +287,10 @@ batch_begin(Batch *batch, EvsFetch *fetch, EvsClaim *claim, bool retry)
 	if (!retry)
 		batch->dead = dead_streams(claim->subscription->name);
 	evs_receipts_begin(&batch->receipts, claim, retry);
+	evs_event_row_init(&batch->event_row);
+	batch->context = CurrentMemoryContext;
+	batch->row.t_tableOid = InvalidOid;
+	ItemPointerSetInvalid(&batch->row.t_self);
 }
 
 static void

@@ -6,7 +6,6 @@
 
 #include "evsource.h"
 
-#include "access/tupdesc.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
 
@@ -21,7 +20,6 @@ typedef struct EvsFetch
 	int64		max_bytes;
 	int64		lease_ms;
 	Tuplestorestate *result;
-	TupleDesc	tupdesc;
 	MemoryContext context;		/* of one look */
 	int			count;			/* events that were handed out */
 

@@ -51,24 +51,22 @@ evs_receipts_begin(EvsReceipts *receipts, const EvsClaim *claim, bool retry)
 	receipts->suffix_length = strlen(receipts->suffix);
 }
 
-text *
-evs_receipt_for(const EvsReceipts *receipts, int64 position)
+int
+evs_receipt_max_length(const EvsReceipts *receipts)
 {
-	char		digits[MAXINT8LEN + 1];
-	int			length;
-	text	   *receipt;
-	char	   *at;
+	return receipts->prefix_length + MAXINT8LEN + 1 + receipts->suffix_length;
+}
 
-	pg_lltoa(position, digits);
-	length = strlen(digits);
-	receipt = palloc(VARHDRSZ + receipts->prefix_length + length + receipts->suffix_length);
-	SET_VARSIZE(receipt, VARHDRSZ + receipts->prefix_length + length + receipts->suffix_length);
-	at = VARDATA(receipt);
-	memcpy(at, receipts->prefix, receipts->prefix_length);
-	at += receipts->prefix_length;
-	memcpy(at, digits, length);
-	memcpy(at + length, receipts->suffix, receipts->suffix_length);
-	return receipt;
+int
+evs_receipt_write(const EvsReceipts *receipts, int64 position, char *to)
+{
+	char	   *at = to + receipts->prefix_length;
+
+	memcpy(to, receipts->prefix, receipts->prefix_length);
+	pg_lltoa(position, at);
+	at += strlen(at);
+	memcpy(at, receipts->suffix, receipts->suffix_length);
+	return at + receipts->suffix_length - to;
 }
 
 static void

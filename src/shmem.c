@@ -50,6 +50,7 @@ initialize(void *memory)
 	pg_atomic_init_u32(&fresh->launcher, 0);
 	for (int i = 0; i < EVS_REQUESTS; i++)
 		pg_atomic_init_u32(&fresh->requests[i], InvalidOid);
+	pg_atomic_init_u32(&fresh->waiting_category, 0);
 	for (int i = 0; i < EVS_CATEGORY_GROUPS; i++)
 		pg_atomic_init_u32(&fresh->waiting_categories[i], 0);
 	for (int i = 0; i < fresh->nslots; i++)

@@ -30,8 +30,11 @@ typedef struct EvsWaiter
 #define EVS_WANTS_CATEGORY	1	/* those of a category */
 #define EVS_WANTS_ALL		2	/* whatever raises the safe position */
 
-/* So many groups of categories are counted apart; a power of 2. */
-#define EVS_CATEGORY_GROUPS	64
+/*
+ * So many groups of categories are counted apart: enough that a thousand that are
+ * waited for seldom share one with those that are appended to.
+ */
+#define EVS_CATEGORY_GROUPS	16384
 
 /* So many databases can ask for the launcher at once; more: it looks at all. */
 #define EVS_REQUESTS	64
@@ -45,8 +48,9 @@ typedef struct EvsShared
 	pg_atomic_uint32 waiting_projections;	/* ... or for a projection, or a subscription */
 	pg_atomic_uint32 launcher;	/* its number among the processes, + 1; 0: none */
 	pg_atomic_uint32 requests[EVS_REQUESTS];	/* databases that it shall look at */
-	pg_atomic_uint32 waiting_categories[EVS_CATEGORY_GROUPS];	/* or for events of these */
-	char		pad[44];
+	pg_atomic_uint32 waiting_category;	/* or for events of one category ... */
+	pg_atomic_uint32 waiting_categories[EVS_CATEGORY_GROUPS];	/* ... of these */
+	char		pad[40];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
 	/* EvsWaiter waiters[nslots] follow */
 } EvsShared;

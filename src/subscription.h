@@ -110,7 +110,10 @@ typedef struct EvsReceipts
 } EvsReceipts;
 
 extern void evs_receipts_begin(EvsReceipts *receipts, const EvsClaim *claim, bool retry);
-extern text *evs_receipt_for(const EvsReceipts *receipts, int64 position);
+
+/* How long one can get, and the one for a position: returns its length. */
+extern int	evs_receipt_max_length(const EvsReceipts *receipts);
+extern int	evs_receipt_write(const EvsReceipts *receipts, int64 position, char *to);
 
 /* ---- dead letters of subscriptions ---- */
 

@@ -2,9 +2,10 @@
  * wakeup.c - wait until something was committed, and wake those who wait.
  *
  * With shared memory (shmem.c) every backend has an entry that says what it
- * waits for, and a counter says how many do.  A transaction that appended ends:
+ * waits for, and counters say how many do: for all events, for those of one
+ * category (by its hash), for other things.  A transaction that appended ends:
  * its bound is withdrawn, its locks are released, then, after a barrier, it
- * looks at the counter.  Nobody waits: that was all.  Else it goes through the
+ * looks at the counters.  Nobody waits: that was all.  Else it goes through the
  * entries and sets the latches of those that wait for what it did.
  *
  * No wake-up is lost: who waits writes its entry, raises the counter (a full
@@ -138,12 +139,11 @@ concerns(const EvsWaiter *waiter)
 static bool
 category_is_wanted(EvsShared *shared)
 {
-	for (int i = 0; i < EVS_CATEGORY_GROUPS && ncategories > MAX_CATEGORIES; i++)
-	{
-		if (pg_atomic_read_u32(&shared->waiting_categories[i]) > 0)
-			return true;
-	}
-	for (int i = 0; i < Min(ncategories, MAX_CATEGORIES); i++)
+	if (pg_atomic_read_u32(&shared->waiting_category) == 0)
+		return false;
+	if (ncategories > MAX_CATEGORIES)
+		return true;
+	for (int i = 0; i < ncategories; i++)
 	{
 		if (pg_atomic_read_u32(&shared->waiting_categories[categories[i] % EVS_CATEGORY_GROUPS]) > 0)
 			return true;
@@ -357,24 +357,16 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
  * Waiting.
  */
 
-/* The counter of those who wait for such events, or NULL. */
-static pg_atomic_uint32 *
-events_counter(EvsShared *shared)
-{
-	if (wants_all)
-		return &shared->waiting_events;
-	if (registered_category)
-		return &shared->waiting_categories[wanted_category % EVS_CATEGORY_GROUPS];
-	return NULL;
-}
-
 static void
 count_registration(EvsShared *shared, int change)
 {
-	pg_atomic_uint32 *events = events_counter(shared);
-
-	if (events != NULL)
-		pg_atomic_fetch_add_u32(events, change);
+	if (wants_all)
+		pg_atomic_fetch_add_u32(&shared->waiting_events, change);
+	else if (registered_category)
+	{
+		pg_atomic_fetch_add_u32(&shared->waiting_categories[wanted_category % EVS_CATEGORY_GROUPS], change);
+		pg_atomic_fetch_add_u32(&shared->waiting_category, change);
+	}
 	if (registered_channel != CHANNEL_EVENTS)
 		pg_atomic_fetch_add_u32(&shared->waiting_projections, change);
 }

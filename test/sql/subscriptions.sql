@@ -189,10 +189,21 @@ drop function work, take;
 
 -- What is stored is in its newest version when it is handed out.
 create function double(data jsonb) returns jsonb language sql immutable as $$ select to_jsonb(data::int * 2) $$;
-select evsource.create_subscription('typed', categories => '{typed}', start => 'now');
-select version from evsource.append('typed-1', 'Doubled', '21');
+select evsource.create_subscription('typed', categories => '{retyped}', start => 'now');
+select version from evsource.append('retyped-1', 'Doubled', '21');
 select evsource.define_event_type('Doubled', 2, upcaster => 'double');
 select data from evsource.fetch_events('typed');
 select evsource.drop_event_type('Doubled');
 drop function double;
 select evsource.drop_subscription('typed');
+
+-- A receipt is as long as the name asks for, whatever stands before it in the row.
+select length(evsource.create_subscription(repeat('n', 150), categories => '{lengthy}'));
+select count(*) from (select evsource.append('lengthy-' || n, repeat('T', n), to_jsonb(repeat('x', n * n))) from generate_series(1, 12) n) a;
+create temporary table got as select * from evsource.fetch_events(repeat('n', 150));
+select count(*), bool_and(f.receipt like '%.' || repeat('n', 150)) as named, bool_and(f.attempt = 1) as first,
+       bool_and((f.position, f.stream, f.version, f.type, f.data, f.metadata, f.id, f.occurred_at, f.recorded_at)::evsource.event = r) as same
+from got f join evsource.read_category('lengthy', 0, null) r using (position);
+select evsource.ack(receipt) from got order by position desc limit 1;
+drop table got;
+select evsource.drop_subscription(repeat('n', 150));
