@@ -3,8 +3,8 @@
 
 \set VERBOSITY default
 \set SHOW_CONTEXT never
-select evsource.create_subscription('mailer', categories => '{mail}', start => 'now');
-select count(*) from evsource.append_batch('mail-1', array['Asked', 'Sent', 'Read'], array['1', '2', '3']::jsonb[]);
+select evsource.create_subscription('mailer', categories => '{letter}', start => 'now');
+select count(*) from evsource.append_batch('letter-1', array['Asked', 'Sent', 'Read'], array['1', '2', '3']::jsonb[]);
 select version from evsource.append('parcel-1', 'Sent');
 
 -- What is fetched has the columns of an event, the attempt and a receipt; other
@@ -34,20 +34,20 @@ select evsource.ack(receipt, required => true) from got;
 drop table got, got2;
 
 -- The last of a batch is the ack of all; an earlier one leaves the rest out.
-select count(*) from evsource.append_batch('mail-2', array['Asked', 'Sent', 'Read'], array['1', '2', '3']::jsonb[]);
+select count(*) from evsource.append_batch('letter-2', array['Asked', 'Sent', 'Read'], array['1', '2', '3']::jsonb[]);
 select evsource.ack(receipt) from evsource.fetch_events('mailer');
 create temporary table got as select * from evsource.fetch_events('mailer');
 select stream, version, attempt from got order by position;
-select evsource.ack(receipt) from got where stream = 'mail-2' and version = 1;
+select evsource.ack(receipt) from got where stream = 'letter-2' and version = 1;
 select lag, leased from evsource.subscription_status where subscription = 'mailer';
-select evsource.ack(receipt) from got where stream = 'mail-2' and version = 3;
+select evsource.ack(receipt) from got where stream = 'letter-2' and version = 3;
 select lag, leased from evsource.subscription_status where subscription = 'mailer';
 select count(*) from evsource.fetch_events('mailer');
 drop table got;
 
 -- Who acks in the transaction that stores the result has both or neither.
 create table sent (id uuid primary key);
-select version from evsource.append('mail-3', 'Asked');
+select version from evsource.append('letter-3', 'Asked');
 begin;
 create temporary table got as select * from evsource.fetch_events('mailer');
 insert into sent select id from got;
@@ -63,7 +63,7 @@ select count(*) from sent;
 select count(*) from evsource.fetch_events('mailer');
 
 -- A batch is bounded by count and by bytes; one event goes out at least.
-select count(*) from evsource.append_batch('mail-4', array_fill('Big'::text, array[10]), array_fill(to_jsonb(repeat('x', 1000)), array[10]));
+select count(*) from evsource.append_batch('letter-4', array_fill('Big'::text, array[10]), array_fill(to_jsonb(repeat('x', 1000)), array[10]));
 create function take(count int default 100, bytes bigint default 16777216) returns bigint language plpgsql as $$
 declare
     receipts text[] := array(select f.receipt from evsource.fetch_events('mailer', count, max_bytes => bytes) f order by f.position);
@@ -74,7 +74,7 @@ end $$;
 select take(3), take(100, 2500), take(100, 1), take(100), take();
 
 -- A consumer with a name gets back what it has not acknowledged, at once.
-select count(*) from evsource.append_batch('mail-5', array['A', 'B'], array['1', '2']::jsonb[]);
+select count(*) from evsource.append_batch('letter-5', array['A', 'B'], array['1', '2']::jsonb[]);
 select version, attempt from evsource.fetch_events('mailer', consumer => 'one');
 select version, attempt from evsource.fetch_events('mailer', consumer => 'two');
 select version, attempt from evsource.fetch_events('mailer', consumer => 'one');
@@ -85,8 +85,8 @@ select evsource.ack(receipt, false) from (select '0123456789abcdef.1.0.e1.mailer
 
 -- An event that fails comes again after those before it have been acknowledged,
 -- and what follows it waits.
-select count(*) from evsource.append_batch('mail-6', array['Good', 'Bad', 'Late'], array['1', '2', '3']::jsonb[]);
-select version from evsource.append('mail-7', 'Good');
+select count(*) from evsource.append_batch('letter-6', array['Good', 'Bad', 'Late'], array['1', '2', '3']::jsonb[]);
+select version from evsource.append('letter-7', 'Good');
 create temporary table got as select * from evsource.fetch_events('mailer');
 select evsource.nack(receipt, 'no such address', retry_after => '1 hour') from got where type = 'Bad';
 select evsource.nack(receipt, 'no such address') from got where type = 'Bad';
@@ -112,7 +112,7 @@ select stream, type, attempts, reason, retry from evsource.subscription_dead_let
 select lag, dead_letters, last_error from evsource.subscription_status where subscription = 'mailer';
 
 -- They are handed out again, one by one, when that is asked for: in order.
-select evsource.retry_subscription_dead_letters('mailer', 'mail-7');
+select evsource.retry_subscription_dead_letters('mailer', 'letter-7');
 select evsource.retry_subscription_dead_letters('mailer');
 truncate got;
 insert into got select * from evsource.fetch_events('mailer');
@@ -120,16 +120,16 @@ select stream, type, attempt from got;
 select evsource.nack(receipt, 'still not') from got;
 select stream, type, attempts, reason, retry from evsource.subscription_dead_letters where subscription = 'mailer' order by position;
 select count(*) from evsource.fetch_events('mailer');
-select evsource.retry_subscription_dead_letters('mailer', 'mail-6');
+select evsource.retry_subscription_dead_letters('mailer', 'letter-6');
 select take(), take(), take();
 select count(*) from evsource.subscription_dead_letters where subscription = 'mailer';
-select version from evsource.append('mail-6', 'Good');
+select version from evsource.append('letter-6', 'Good');
 select take(), take();
 drop table got;
 
 -- A consumer that dies over an event again and again leaves a dead letter, too,
 -- but only one that was out alone.
-select count(*) from evsource.append_batch('mail-8', array['Deadly', 'Late'], array['1', '2']::jsonb[]);
+select count(*) from evsource.append_batch('letter-8', array['Deadly', 'Late'], array['1', '2']::jsonb[]);
 select count(*) from evsource.fetch_events('mailer', consumer => 'one');
 select type, attempt from evsource.fetch_events('mailer', consumer => 'one');
 select type, attempt from evsource.fetch_events('mailer', consumer => 'one');
@@ -151,7 +151,7 @@ select evsource.drop_subscription('mailer');
 
 -- A long way without anything is gone once.
 select evsource.create_subscription('patient', categories => '{nothing}', start => 'now');
-select count(*) from evsource.append_batch('mail-9', array_fill('Sent'::text, array[1100]), array_fill('1'::jsonb, array[1100]));
+select count(*) from evsource.append_batch('letter-9', array_fill('Sent'::text, array[1100]), array_fill('1'::jsonb, array[1100]));
 select count(*) from evsource.fetch_events('patient');
 select c.position = evsource.safe_position() as moved from evsource.cursors c where subscription = 'patient';
 select evsource.drop_subscription('patient');
