@@ -47,4 +47,29 @@ for my $reader (sort keys %readers)
 		'>', $safe, "$reader: what comes next stands behind it");
 }
 
+# A consumer outside, with its checkpoint in a file, misses nothing over crashes.
+my $file = PostgreSQL::Test::Utils::tempdir() . '/checkpoint';
+PostgreSQL::Test::Utils::append_to_file($file, $node->safe_psql('postgres', 'select evsource.safe_position()') . "\n");
+my @got;
+for my $crash (1 .. 3)
+{
+	for my $event (1 .. 4)
+	{
+		$node->safe_psql('postgres', qq{select evsource.append('c-$crash', 'Ticked', '{"n": $event}')});
+		next if $event == 4;
+		my ($checkpoint) = slurp_file($file) =~ /(\d+)\n\z/;
+		foreach my $line (split /\n/, $node->safe_psql('postgres', qq{select position, stream || '/' || version from evsource.read_all($checkpoint, 2, '{c}')}))
+		{
+			my ($position, $read) = split /\|/, $line;
+			push @got, $read;
+			PostgreSQL::Test::Utils::append_to_file($file, "$position\n");
+		}
+	}
+	crash();
+}
+my ($checkpoint) = slurp_file($file) =~ /(\d+)\n\z/;
+push @got, split /\n/, $node->safe_psql('postgres', qq{select stream || '/' || version from evsource.read_all($checkpoint, null, '{c}')});
+is(join(' ', @got), join(' ', split /\n/, $node->safe_psql('postgres', q{select stream || '/' || version from evsource.events where stream like 'c-%' order by position})),
+	'a consumer with a checkpoint of its own has each event that there is, once');
+
 done_testing();
