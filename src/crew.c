@@ -42,6 +42,14 @@ team_locktag(LOCKTAG *tag, const EvsPost *post)
 	SET_LOCKTAG_ADVISORY(*tag, post->database, post->crew, post->team, CREW_LOCK_CLASS);
 }
 
+/* Not the tag of the coordinator, which has no segment in it. */
+static bool
+is_team_locktag(const LOCKTAG *tag, Oid database)
+{
+	return tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == CREW_LOCK_CLASS &&
+		tag->locktag_field1 == database && tag->locktag_field2 != 0;
+}
+
 EvsCrew *
 evs_crew_create(int nteams, dsm_handle *handle)
 {
@@ -114,9 +122,7 @@ evs_crew_find(Oid database, dsm_segment **segment)
 		LOCKTAG    *tag = &locks->locks[i].locktag;
 		EvsCrew    *crew;
 
-		if (tag->locktag_type != LOCKTAG_ADVISORY ||
-			tag->locktag_field4 != CREW_LOCK_CLASS ||
-			tag->locktag_field1 != database || tag->locktag_field2 == 0)
+		if (!is_team_locktag(tag, database))
 			continue;
 		crew = attach(tag->locktag_field2, segment);
 		if (crew == NULL)
@@ -127,6 +133,33 @@ evs_crew_find(Oid database, dsm_segment **segment)
 		dsm_detach(*segment);
 	}
 	return NULL;
+}
+
+bool
+evs_crew_is_elsewhere(const EvsPost *post)
+{
+	LockData   *locks = GetLockStatusData();
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LOCKTAG    *tag = &locks->locks[i].locktag;
+		dsm_segment *segment;
+		EvsCrew    *crew;
+		EvsTeam    *team;
+		bool		is_there;
+
+		if (!is_team_locktag(tag, post->database) || tag->locktag_field2 == post->crew)
+			continue;
+		crew = attach(tag->locktag_field2, &segment);
+		if (crew == NULL)
+			continue;
+		team = tag->locktag_field3 < crew->nteams ? &crew->teams[tag->locktag_field3] : NULL;
+		is_there = team != NULL && team->database == post->database && team->coordinator != 0;
+		dsm_detach(segment);
+		if (is_there)
+			return true;
+	}
+	return false;
 }
 
 bool

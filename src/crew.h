@@ -93,6 +93,9 @@ extern EvsCrew *evs_crew_attach(dsm_handle handle);
 /* Anybody: the team of a database, or NULL.  Detach from the segment when done. */
 extern EvsTeam *evs_crew_find(Oid database, dsm_segment **segment);
 
+/* Does another crew than the post's, whose launcher lives, have a coordinator there? */
+extern bool evs_crew_is_elsewhere(const EvsPost *post);
+
 /* Coordinator: is there no other for this database?  Held until we exit. */
 extern bool evs_crew_claim_database(void);
 

@@ -219,6 +219,11 @@ bury(Charge *charge)
 		evs_launcher_start(only_database))
 		return true;
 
+	/* several have been started at the same time, or while a killed one was away */
+	if (verdict == EVS_VERDICT_AWAY && OidIsValid(only_database) &&
+		evs_crew_is_elsewhere(&charge->post))
+		return true;
+
 	if (verdict != EVS_VERDICT_NONE ||
 		TimestampDifferenceExceeds(charge->started_at, now, LONG_LIFE))
 		charge->delay = 0;

@@ -1,0 +1,87 @@
+# The daemon when several start it at the same time, when its launcher is killed,
+# with more partitions than workers, and when its extension is dropped while a
+# handler is at work.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+foreach my $preload ('evsource', '')
+{
+	my $mode = $preload ? 'preloaded' : 'not preloaded';
+	my $node = PostgreSQL::Test::Cluster->new('starters' . $preload);
+	$node->init;
+	$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = '$preload'
+max_worker_processes = 24
+evsource.max_workers = 2
+evsource.max_partitions = 4
+});
+	$node->start;
+
+	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+	my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), "$mode: $name") };
+	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
+	my $append = sub { $sql->(q{select count(evsource.append('a-' || n, 'Counted')) from generate_series(1, 50) n}) };
+	my $one = sub { $soon->(q{select array_agg(backend_type order by backend_type) = '{evsource coordinator,evsource launcher,evsource worker,evsource worker}' from pg_stat_activity where backend_type ~ '^evsource'}, $_[0]) };
+
+	# Partitions: no more than the setting allows, each applied whoever is free.
+	$sql->(q{
+create extension evsource;
+create table counts (stream text primary key, n bigint);
+create function count_stream(e evsource.event) returns void language sql as
+	$$ insert into public.counts as c values ((e).stream, 1) on conflict (stream) do update set n = c.n + 1 $$;
+});
+	my ($status, $out, $error) = $node->psql('postgres', q{select evsource.create_projection('counts', 'count_stream', mode => 'async', tables => '{counts}', partitions => 5)});
+	like($error, qr/partitions must be between 1 and 4/, "$mode: evsource.max_partitions is the most");
+	$sql->(q{select evsource.create_projection('counts', 'count_stream', mode => 'async', tables => '{counts}', partitions => 4)});
+
+	# Started by many at the same time there is one of it.
+	$sql->('select evsource.stop_daemon()');
+	my $script = PostgreSQL::Test::Utils::tempdir() . '/start.sql';
+	append_to_file($script, "select evsource.start_daemon();\n");
+	$node->command_ok([ 'pgbench', '-n', '-c', 6, '-j', 2, '-t', 2, '-f', $script, 'postgres' ], "$mode: six sessions start it");
+	$append->();
+	$one->('there is one daemon');
+	$applied->('four partitions are applied by two workers');
+	is($sql->('select evsource.start_daemon()'), 'f', "$mode: it is there");
+	is($sql->('select count(*), sum(event_count) from evsource.partitions'), '4|50', "$mode: each event counts once");
+
+	# Its launcher is killed: it comes back, and no two daemons are there.
+	my $launcher = $sql->(q{select pid from pg_stat_activity where backend_type = 'evsource launcher'});
+	$sql->("select pg_terminate_backend($launcher)");
+	$append->();
+	$soon->("select count(*) = 1 from pg_stat_activity where backend_type = 'evsource launcher' and pid <> $launcher", 'a killed launcher comes back');
+	$one->('with all of the daemon');
+	$append->();
+	$applied->('and every event is applied once');
+
+	# Killed and started by hand before it comes back: one stays.
+	$sql->(q{select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'evsource launcher'});
+	$sql->('select evsource.start_daemon()');
+	$append->();
+	$applied->('started by hand it goes on');
+	sleep 6;
+	$one->('and stays one when the launcher comes back');
+
+	# Dropped while a handler is at work: nobody waits for the handler.
+	$sql->(q{
+create table slow (position bigint);
+create function sleepy(e evsource.event) returns void language plpgsql as $$ begin perform pg_sleep(60); insert into public.slow values (e.position); end $$;
+select evsource.create_projection('slow', 'public.sleepy', mode => 'async');
+});
+	$soon->(q{select count(*) = 1 from evsource.daemon_status where projection = 'slow'}, 'a handler is at work');
+	is($sql->('select evsource.stop_daemon()'), 't', "$mode: stopped");
+	$sql->('set evsource.allow_drop = on; drop extension evsource cascade');
+	is($sql->('select count(*) from slow'), 0, "$mode: what it did is rolled back");
+	is($sql->(q{select count(*) from pg_stat_activity where backend_type in ('evsource worker', 'evsource coordinator')}), 0, "$mode: nobody is left");
+	$node->stop;
+}
+
+done_testing();
