@@ -42,6 +42,7 @@ OBJS = \
 	src/dispatch.o \
 	src/handlers.o \
 	src/new_events.o \
+	src/new_events_stream.o \
 	src/query.o \
 	src/fold.o \
 	src/fold_groups.o \

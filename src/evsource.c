@@ -19,6 +19,7 @@
 #include "inserter.h"
 #include "intake.h"
 #include "jobs.h"
+#include "new_events_stream.h"
 #include "projection.h"
 #include "replication.h"
 #include "run.h"
@@ -49,6 +50,7 @@ _PG_init(void)
 	evs_types_init();
 	evs_projection_init();
 	evs_dispatch_init();
+	evs_new_events_stream_init();
 	evs_run_init();
 	evs_state_cache_init();
 	evs_capture_plan_init();

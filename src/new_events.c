@@ -14,6 +14,9 @@
  * names (a name that was theirs may be one of ours then).  That is why the plan
  * is revalidated before the first such row is formed: from there to the end of
  * the transaction the tables are locked.
+ *
+ * Still more of them are not stored at all where the query reads them only
+ * once: see new_events_stream.c.
  */
 #include "new_events.h"
 
@@ -29,28 +32,32 @@
 
 #include "catalog.h"
 #include "event_row.h"
-
-/* the relation that a query reads */
-#define NEW_EVENTS	"new_events"
+#include "new_events_stream.h"
 
 /* plans of a query: for 1-9 events, 10-99, ... and everything above */
 #define PLAN_CLASSES	6
 
-/* after this many events it pays to look which columns are read */
+/* and one for a stream of them */
+#define STREAM_CLASS	PLAN_CLASSES
+
+/* after this many events it pays to look what of them is read, and how */
 #define MANY_EVENTS		1000
+
+/* and after this many not to store more of them, where that is possible */
+#define STREAM_EVENTS	10000
 
 /* What we keep of a query. */
 typedef struct QueryPlans
 {
 	Oid			event_type;		/* evsource.event when they were made */
-	SPIPlanPtr	plans[PLAN_CLASSES];	/* NULL: not made yet */
+	SPIPlanPtr	plans[PLAN_CLASSES + 1];	/* NULL: not made yet */
 	MemoryContextCallback callback; /* frees the plans with the projection */
 } QueryPlans;
 
 static void
 free_plans(QueryPlans *plans)
 {
-	for (int i = 0; i < PLAN_CLASSES; i++)
+	for (int i = 0; i < lengthof(plans->plans); i++)
 	{
 		SPIPlanPtr	plan = plans->plans[i];
 
@@ -108,17 +115,16 @@ plan_rows(int class)
 {
 	double		rows = 1;
 
-	for (int i = 0; i < class; i++)
+	for (int i = 0; i < Min(class, PLAN_CLASSES - 1); i++)
 		rows *= 10;
 	return class == 0 ? 1 : rows * 3;
 }
 
-/* The query's plan for this many events of the relation, which SPI knows. */
+/* The query's plan of a class; SPI knows the relation. */
 static SPIPlanPtr
-get_plan(EvsProjection *projection, EphemeralNamedRelation relation, int64 count)
+get_plan(EvsProjection *projection, EphemeralNamedRelation relation, int class)
 {
 	QueryPlans *plans = get_plans(projection);
-	int			class = plan_class(count);
 
 	/* it may be analysed anew */
 	relation->md.enrtuples = plan_rows(class);
@@ -180,30 +186,49 @@ find_columns(Node *node, ColumnsRead *read)
 }
 
 /*
- * The columns of new_events that the plan's query reads, from now on to the end
- * of the transaction.
+ * How the plan's query reads new_events, from now on to the end of the
+ * transaction: which columns, and whether it can have them as a stream.
  */
 static uint32
-columns_read(SPIPlanPtr plan)
+look_at_query(SPIPlanPtr plan, bool *can_stream)
 {
 	CachedPlan *cached = SPI_plan_get_cached_plan(plan);
 	ColumnsRead read = {NIL, 0};
-	ListCell   *cell;
+	CachedPlanSource *source;
 
+	*can_stream = false;
 	if (cached == NULL)
 		return EVS_EVENT_ALL;	/* more than one statement */
 
-	foreach(cell, SPI_plan_get_plan_sources(plan))
-	{
-		CachedPlanSource *source = lfirst(cell);
-
-		find_columns((Node *) source->query_list, &read);
-	}
+	source = linitial(SPI_plan_get_plan_sources(plan));
+	find_columns((Node *) source->query_list, &read);
+	*can_stream = evs_new_events_can_stream(source->query_list);
 	ReleaseCachedPlan(cached, CurrentResourceOwner);
 	return read.columns;
 }
 
 /* ---- running a query ---- */
+
+/* new_events is the stream, or the relation's tuplestore if that is NULL. */
+static void
+execute(EvsProjection *projection, EphemeralNamedRelation relation, int class,
+		EvsEventStream *stream)
+{
+	EvsEventStream *previous = evs_new_events_set_stream(stream);
+	int			result;
+
+	PG_TRY();
+	{
+		result = SPI_execute_plan(get_plan(projection, relation, class), NULL, NULL, false, 0);
+		if (result < 0)
+			elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+	}
+	PG_FINALLY();
+	{
+		evs_new_events_set_stream(previous);
+	}
+	PG_END_TRY();
+}
 
 void
 evs_new_events_run(EvsProjection *projection, EvsNextEvent next, void *source)
@@ -213,7 +238,8 @@ evs_new_events_run(EvsProjection *projection, EvsNextEvent next, void *source)
 	EphemeralNamedRelationData relation;
 	MemoryContext context;
 	MemoryContext caller = CurrentMemoryContext;
-	const EvsEvent *event;
+	const EvsEvent *event = NULL;
+	bool		can_stream = false;
 	int			result;
 
 	evs_handler_context_push(&errors, projection, NULL, 0);
@@ -222,7 +248,7 @@ evs_new_events_run(EvsProjection *projection, EvsNextEvent next, void *source)
 	/* rows come one after the other and go all at once */
 	context = GenerationContextCreate(caller, "evsource new events", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	relation.md.name = NEW_EVENTS;
+	relation.md.name = EVS_NEW_EVENTS;
 	relation.md.reliddesc = InvalidOid;
 	relation.md.tupdesc = evs_event_tupdesc();
 	relation.md.enrtype = ENR_NAMED_TUPLESTORE;
@@ -235,18 +261,27 @@ evs_new_events_run(EvsProjection *projection, EvsNextEvent next, void *source)
 	if (result != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(result));
 
-	while ((event = next(source)) != NULL)
+	while (!(can_stream && errors.count >= STREAM_EVENTS) && (event = next(source)) != NULL)
 	{
 		if (errors.count == MANY_EVENTS)
-			row.columns = columns_read(get_plan(projection, &relation, MANY_EVENTS));
+			row.columns = look_at_query(get_plan(projection, &relation, plan_class(MANY_EVENTS)),
+										&can_stream);
 		tuplestore_puttuple(relation.reldata, evs_event_row_form(&row, event));
 		evs_handler_context_add(&errors, event);
 	}
 
-	result = SPI_execute_plan(get_plan(projection, &relation, errors.count),
-							  NULL, NULL, false, 0);
-	if (result < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+	if (event == NULL)
+		execute(projection, &relation, plan_class(errors.count), NULL);
+	else
+	{
+		EvsEventStream stream = {relation.reldata, next, source, &errors};
+
+		execute(projection, &relation, STREAM_CLASS, &stream);
+
+		/* it need not have read to the end */
+		while ((event = next(source)) != NULL)
+			evs_handler_context_add(&errors, event);
+	}
 	SPI_finish();
 
 	/* tuplestore_end would free row by row what goes at once with the context */
