@@ -1,0 +1,173 @@
+# subscriptions.pl - what consumers cost: appends while a thousand others wait, the
+# time from a commit to the consumer, and fetching beside 32 writers against the
+# plain ordered SELECT of the same rows.
+use strict;
+use warnings;
+use POSIX ();
+use Time::HiRes qw(sleep time);
+
+my $waiters = $ENV{EVSOURCE_BENCH_WAITERS} // 1000;
+my $columns = 'position, stream, version, type, data, metadata, id, occurred_at, recorded_at';
+my $append = "\\set stream random(1, 1000000)\nSELECT (evsource.append('account-' || :stream, 'MoneyDeposited', :data)).version;\n";
+
+
+sub run_appenders
+{
+	my ($clients, $length, @more) = @_;
+	my $file = Bench::scratch_file('appenders.sql', $append);
+	open my $in, '-|', 'pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', 2, '-T', $length, '-f', $file,
+		'-D', 'data={"amount": 12345, "currency": "EUR"}', @more or die "pgbench: $!\n";
+	local $/;
+	my $output = <$in>;
+	close $in or die "bench: pgbench failed\n$output";
+	my ($rate) = $output =~ /tps = ([\d.]+)/ or die "bench: pgbench said nothing\n$output";
+	return $rate;
+}
+
+# ---- a thousand that wait ----
+
+# Each waits for a subscription to a category of its own.
+my @waiting;
+my $count_waiting = "select count(*) from pg_stat_activity where query like '%fetch_events%' and wait_event in ('Extension', 'EvsourceFetch')";
+
+sub start_waiting
+{
+	my ($count) = @_;
+	for my $part (0 .. $count / 50 - 1)
+	{
+		my $script = Bench::scratch_file("waiting$part.sql",
+			"SELECT count(*) FROM evsource.fetch_events('idle' || (:client_id + 1 + $part * 50), wait => '1 hour');\n");
+		my $pid = fork // die "fork: $!\n";
+		if ($pid == 0)
+		{
+			open STDOUT, '>', '/dev/null';
+			open STDERR, '>', '/dev/null';
+			exec 'pgbench', '-n', '-c', 50, '-j', 1, '-T', 36000, '-f', $script or POSIX::_exit(1);
+		}
+		push @waiting, $pid;
+	}
+	for (1 .. 12)
+	{
+		Bench::wait_for(sub { Bench::sql($count_waiting) == $count });
+		return if Bench::sql($count_waiting) == $count;
+	}
+	die "bench: not all wait\n";
+}
+
+sub stop_waiting
+{
+	kill 'KILL', @waiting;
+	waitpid $_, 0 for @waiting;
+	@waiting = ();
+	Bench::sql("select count(pg_terminate_backend(pid)) from pg_stat_activity where query like '%fetch_events%' and pid <> pg_backend_pid()");
+	Bench::wait_for(sub { Bench::sql($count_waiting) == 0 });
+}
+
+Bench::start_server(settings => [ 'max_connections=' . ($waiters + 150), 'track_commit_timestamp=on' ]);
+Bench::fresh_database();
+Bench::sql("select count(evsource.create_subscription('idle' || i, categories => array['idle' || i], start => 'now')) from generate_series(1, $waiters) i");
+Bench::sql('vacuum analyze');
+run_appenders(32, 2);
+my $length = POSIX::ceil(2.5 * $Bench::seconds);
+my $appends = Bench::in_turns("appends, $waiters waiting",
+	none => sub { return { rate => run_appenders(32, $length) } },
+	waiting => sub {
+		start_waiting($waiters);
+		my $rate = run_appenders(32, $length);
+		stop_waiting();
+		return { rate => $rate };
+	});
+my $kept = Bench::ratio($appends->{waiting}{rate}, $appends->{none}{rate});
+Bench::row(
+	path => "appends of 32 clients, $waiters idle subscriptions waited for",
+	budget => 'tx/s ≥ 0.95 × without',
+	measured => sprintf('%.2f × (%s tx/s)', $kept, Bench::short(Bench::median(@{ $appends->{waiting}{rate} }))),
+	floor => sprintf('%s tx/s', Bench::short(Bench::median(@{ $appends->{none}{rate} }))),
+	checks => [ [ 'tx/s', $kept, '>=', 0.95 ] ]);
+
+# ---- from the commit to the consumer ----
+
+Bench::sql("create table public.seen (position bigint primary key, at timestamptz)");
+Bench::sql("create procedure public.consume(until timestamptz) language plpgsql as '
+	declare
+		got evsource.fetched_event[];
+	begin
+		while clock_timestamp() < until loop
+			got := array(select f from evsource.fetch_events(''live'', wait => ''1 s'') f);
+			insert into public.seen select position, clock_timestamp() from unnest(got);
+			perform evsource.ack(got[cardinality(got)].receipt) where cardinality(got) > 0;
+			commit;
+		end loop;
+	end'");
+Bench::sql("select evsource.create_subscription('live', categories => '{account}', start => 'now')");
+my $seconds = Bench::least(15, 5 * $Bench::rounds * $Bench::seconds);
+my $consumer = fork // die "fork: $!\n";
+if ($consumer == 0)
+{
+	exec 'psql', '-XqAt', '-c', "call public.consume(clock_timestamp() + interval '@{[$seconds + 2]} s')" or POSIX::_exit(1);
+}
+sleep(1);
+run_appenders(1, $seconds, '-R', 200);
+waitpid $consumer, 0;
+my ($median, $late, $highest, $count) = split /\|/, Bench::sql("
+	select p[1], p[2], highest, n from (
+		select percentile_disc(array[0.5, 0.99]) within group (order by ms) as p, max(ms) as highest, count(*) as n from (
+			select extract(epoch from s.at - pg_xact_commit_timestamp(e.xmin)) * 1000 as ms
+			from public.seen s join evsource.events e using (position)) latencies) l");
+Bench::row(
+	path => 'commit → waiting consumer, 200 tx/s',
+	budget => 'p50 ≤ 2 ms',
+	measured => sprintf('p50 %.2f ms, p99 %.2f ms, highest %.1f ms of %d', $median, $late, $highest, $count),
+	floor => 'none',
+	checks => [ [ 'p50', $median, '<=', 2 ] ]);
+
+# ---- fetching beside writers ----
+
+Bench::fresh_database();
+Bench::fill_log(events => 400_000, streams => 20_000);
+# as in reading.pl: a table that stores what is returned, an id, metadata and a time for each event
+Bench::sql("insert into floor.events ($columns) select $columns from evsource.read_all(0, null)");
+Bench::sql("vacuum analyze $_") for qw(evsource.events floor.events);
+Bench::sql("select evsource.create_subscription('reader')");
+my $ack = "select evsource.ack(format('%s.%s.%s.e%s.%s', lpad(to_hex(token), 16, '0'), generation, partition, handed_out, subscription)) from evsource.cursors";
+my $session = BenchSession->new;
+# a crash that loses an ack brings its events again: nothing to wait for the disk for
+$session->value('set synchronous_commit = off');
+my $from = 0;
+my $batches = 10;
+sub read_batches
+{
+	my ($statement) = @_;
+	return $session->cost(join(";\n", map { $statement->($from + $_ * 1000) } 0 .. $batches - 1), 1000 * $batches);
+}
+my $writers = fork // die "fork: $!\n";
+if ($writers == 0)
+{
+	open STDOUT, '>', '/dev/null';
+	open STDERR, '>', '/dev/null';
+	exec 'pgbench', '-n', '-M', 'prepared', '-c', 32, '-j', 1, '-T', 3600, '-f', Bench::scratch_file('appenders.sql'),
+		'-D', 'data={"amount": 12345, "currency": "EUR"}' or POSIX::_exit(1);
+}
+sleep(1);
+$session->value("select count(*) from evsource.fetch_events('reader', 1000)");
+$session->value($ack);
+$from = 1000;
+my $fetch = Bench::in_turns('fetch, 1000 events a call',
+	floor => sub { return read_batches(sub { "select $columns from floor.events where position > $_[0] order by position limit 1000" }) },
+	fetch => sub {
+		my $cost = read_batches(sub { "select * from evsource.fetch_events('reader', 1000);\n$ack" });
+		$from += 1000 * $batches;
+		return $cost;
+	});
+kill 'TERM', $writers;
+waitpid $writers, 0;
+my ($speed, $clock) = map { Bench::ratio($fetch->{floor}{$_}, $fetch->{fetch}{$_}) } qw(cpu clock);
+Bench::row(
+	path => 'fetch and ack, 1000 events a call, beside 32 writers',
+	budget => 'speed ≥ 0.7 ×',
+	measured => sprintf('%.2f × by CPU (%s an event), %.2f × by the clock', $speed, Bench::figure($fetch->{fetch}{cpu}, 'µs'), $clock),
+	floor => Bench::figure($fetch->{floor}{cpu}, 'µs'),
+	checks => [ [ 'speed', $speed, '>=', 0.7 ] ]);
+
+Bench::stop_server();
+1;
