@@ -45,7 +45,9 @@ create view evsource.stats as
                f.reltuples / nullif(f.relpages, 0) as streams_density,
                pg_relation_size(f.oid) / current_setting('block_size')::integer as first_pages
         from pg_class c, pg_class f
-        where c.oid = 'evsource.events'::regclass and f.oid = 'evsource.events_first_idx'::regclass
+        -- by name: REINDEX CONCURRENTLY puts another index into its place
+        where c.oid = 'evsource.events'::regclass
+              and f.relname = 'events_first_idx' and f.relnamespace = c.relnamespace
     ) s
     cross join lateral (
         select count(*) as in_flight,
