@@ -38,6 +38,7 @@ $node->safe_psql('postgres', q{
 	create table accounts (account text primary key, id serial unique, note text);
 	create table sums (account text primary key references accounts on delete cascade, amount bigint not null, events bigint not null);
 	create function apply(e evsource.event) returns void language sql as $f$
+		select pg_sleep(nullif(current_setting('shop.pause', true), '')::float);
 		insert into accounts (account, note) values ((e).stream, repeat((e).stream, 500)) on conflict do nothing;
 		insert into sums as s values ((e).stream, ((e).data ->> 'amount')::bigint, 1)
 		on conflict (account) do update set amount = s.amount + excluded.amount, events = s.events + 1;
@@ -80,11 +81,19 @@ sub wait_for_events
 	die "the rebuild did not get to $count events";
 }
 
+# One whose rebuilds take long enough to be met on their way.
+sub slow_owner
+{
+	my $session = as_owner('rebuild');
+	$session->must('set shop.pause = 0.0003');
+	return $session;
+}
+
 # Begin a rebuild, and wait until some batches are committed.
 sub begin_rebuild
 {
 	my ($arguments) = @_;
-	my $session = as_owner('rebuild');
+	my $session = slow_owner();
 	my $before = $node->safe_psql('postgres', $built);
 	$session->send("call evsource.rebuild_projection('sums'$arguments);");
 	wait_for_events($built, $before + 2000);
@@ -135,7 +144,7 @@ is($node->safe_psql('postgres', $shadows), 0, 'with all it has built');
 is($node->safe_psql('postgres', $wrong), 0, 'and the old version is as it was');
 
 # In place, too, a crash takes back read model and checkpoint together.
-$session = as_owner('in place');
+$session = slow_owner();
 $session->send(q{call evsource.rebuild_projection('sums', online => false);});
 wait_for_events(q{select coalesce(max(events_done), 0) from evsource.progress}, 2000);
 $node->stop('immediate');
