@@ -1,0 +1,84 @@
+# ALTER EXTENSION evsource UPDATE, to a version that this test makes up: what there
+# is stays, dispatch goes on in sessions that have begun before, and the daemon
+# follows.
+
+use strict;
+use warnings;
+
+use File::Path qw(make_path);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+# A PostgreSQL of our own, as nothing may be installed into the one that is
+# tested. The programs are copies, and find their other files by where they are;
+# the rest are links.
+sub config { my ($what) = @_; chomp(my $dir = `pg_config --$what`); return $dir }
+my $own = PostgreSQL::Test::Utils::tempdir();
+my $bindir = config('bindir');
+my $extensions = $own . config('sharedir') . '/extension';
+foreach my $dir (config('sharedir'), config('pkglibdir'))
+{
+	make_path("$own$dir");
+	system('cp', '-rsf', "$dir/.", "$own$dir") == 0 or die "cannot link $dir";
+}
+make_path("$own$bindir");
+system("cp -fL '$bindir'/* '$own$bindir/'") == 0 or die "cannot copy $bindir";
+$ENV{PATH} = "$own$bindir:$ENV{PATH}";
+
+my ($version) = slurp_file("$extensions/evsource.control") =~ /default_version = '(.*)'/;
+my $next = "$version.1";
+append_to_file("$extensions/evsource--$version--$next.sql", q{
+create function evsource.made_up() returns text language sql immutable as $$ select 'made up'::text $$;
+alter table evsource.projections add column made_up int not null default 7;
+});
+
+foreach my $preload ('evsource', '')
+{
+	my $mode = $preload ? 'preloaded' : 'not preloaded';
+	my $node = PostgreSQL::Test::Cluster->new('update' . $preload);
+	$node->init;
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_worker_processes = 16\n");
+	$node->start;
+
+	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+	my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), "$mode: $name") };
+	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
+
+	is($sql->(q{select count(*) from pg_extension_update_paths('evsource') where path is not null and target <> source}), 1, "$mode: there is a version to update to");
+	$sql->(q{
+create extension evsource;
+create table counts (stream text primary key, n bigint);
+select evsource.create_projection('counts', mode => 'async', tables => '{counts}', query =>
+	'insert into public.counts select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = counts.n + excluded.n');
+select evsource.create_projection('states', handler => 'evsource.fold_count', snapshot_every => 2);
+select count(evsource.append('a-' || n % 3, 'Counted')) from generate_series(1, 30) n;
+});
+	$sql->('select evsource.start_daemon()') unless $preload;
+	$applied->('the daemon applies');
+
+	# A session from before the update has cached what there is.
+	my $session = $node->background_psql('postgres');
+	$session->query_safe(q{select evsource.append('b-1', 'Counted')});
+	my $before = $sql->('select position, stream, version, type from evsource.events order by 1');
+	my $old = $sql->(q{select string_agg(pid::text, ',') from evsource.daemon_status});
+
+	$sql->("alter extension evsource update to '$next'");
+	is($sql->(q{select extversion from pg_extension where extname = 'evsource'}), $next, "$mode: updated");
+	is($sql->('select evsource.made_up() || min(made_up) from evsource.projections'), 'made up7', "$mode: the new version is there");
+	is($sql->('select position, stream, version, type from evsource.events order by 1'), $before, "$mode: every event is");
+	is($sql->(q{select string_agg(projection || ' ' || mode || ' ' || state, ', ' order by projection) from evsource.projection_status}),
+		'counts async active, states inline active', "$mode: so are the projections");
+	$soon->("select count(*) = 2 and bool_and(pid <> all ('{$old}')) from evsource.daemon_status", 'no process goes on with the old version');
+	$session->query_safe(q{select evsource.append('b-1', 'Counted')});
+	$session->quit;
+	is($sql->(q{select evsource.state('states', 'b-1') ->> 'count', evsource.stream_version('b-1')}), '2|2', "$mode: a session from before appends, and dispatches");
+	$applied->('the daemon goes on');
+	is($sql->(q{select count(*) from pg_depend where objid = 'evsource.made_up()'::regprocedure and deptype = 'e'}), 1, "$mode: what is new belongs to the extension");
+	$node->stop;
+}
+
+done_testing();
