@@ -10,7 +10,8 @@
  *
  * Such a scan can go through its events once.  So it is offered only where the
  * shape of the query leaves no other choice: an INSERT or SELECT (or a subquery
- * that is all its FROM clause) with new_events as its one and only source.
+ * that is all its FROM clause) with new_events as its one and only source, and
+ * without a subquery in an expression, which the planner may make a join of.
  * What stands above the scan then is aggregation, sorting, windows, limits and
  * the INSERT itself; all of them read their input once.
  */
@@ -88,7 +89,7 @@ static bool
 reads_only_new_events(const Query *query)
 {
 	while ((query->commandType == CMD_SELECT || query->commandType == CMD_INSERT) &&
-		   query->setOperations == NULL && query->jointree != NULL &&
+		   query->setOperations == NULL && !query->hasSubLinks && query->jointree != NULL &&
 		   list_length(query->jointree->fromlist) == 1)
 	{
 		Node	   *from = linitial(query->jointree->fromlist);

@@ -60,6 +60,16 @@ select check_query($$ insert into facts select 'late', position from new_events 
 select check_query($$ insert into facts select 'both', count(*) from new_events a join new_events b using (position) $$, 'select 25000');
 select check_query($$ insert into facts select 'in', count(*) from new_events where position in (select max(position) from new_events group by stream) $$,
     'select 100');
+-- Also where that is a subquery that PostgreSQL makes a join of.
+create table few as select 'streamed-' || n as stream from generate_series(1, 3) n;
+set enable_hashjoin = off;
+set enable_mergejoin = off;
+set enable_material = off;
+select check_query($$ insert into facts select 'few', count(*) from new_events where stream in (select stream from few) $$, 'select 750');
+select check_query($$ insert into facts select 'few', count(*) from new_events e where exists (select from few f where f.stream = e.stream) $$, 'select 750');
+reset enable_hashjoin;
+reset enable_mergejoin;
+reset enable_material;
 select check_query($$ insert into facts select 'joined', count(*) from generate_series(1, 2) g, new_events where version % 50 = g $$, 'select 1000');
 select check_query($$ insert into facts select 'once', (select count(*) from new_events) from generate_series(1, 1) $$, 'select 25000');
 select check_query($$ insert into facts select 'or', count(*) from (select 1 from new_events union all select 2 from new_events) u $$, 'select 50000');
@@ -139,4 +149,4 @@ reset maintenance_work_mem;
 select evsource.drop_projection('notes');
 drop view streamed;
 drop function check_query(text, text), see(), note(), append_note(facts), not_yet(bigint);
-drop table facts, seen, notes;
+drop table facts, seen, notes, few;
