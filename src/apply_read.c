@@ -77,9 +77,47 @@ read_stored(const Read *read)
 	next.max_events = 1;
 	read_events(&next);
 	if (next.batch->count != 1)
-		elog(ERROR, "the event after position " INT64_FORMAT " that could not be read is gone",
-			 next.after);
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the log was truncated while it was read"),
+				 errdetail("An event after position %lld is gone.", (long long) next.after),
+				 errhint("Run the command again.")));
 	return &next.batch->events[0];
+}
+
+/*
+ * So many events cannot be read: read those before the first that is at fault.
+ * Returns why it is, or NULL if memory is full before it.
+ *
+ * An upcaster may fail now and then: what could be read a moment ago counts only
+ * when it is read once more, at the end; else the search begins again, with less.
+ */
+static ErrorData *
+read_up_to_failure(Read *read, int fails, ErrorData *error)
+{
+	int			works = 0;
+
+	for (;;)
+	{
+		int			middle = works + (fails - works) / 2;
+		ErrorData  *again = try_to_read(read, middle);
+
+		if (again != NULL && middle == 0)
+			ReThrowError(again);
+		else if (again != NULL)
+		{
+			error = again;
+			fails = middle;
+			if (middle == works)
+				works = 0;
+		}
+		else if (read->batch->count < middle)
+			return NULL;
+		else if (middle == works)
+			return error;
+		else
+			works = middle;
+	}
 }
 
 void
@@ -87,43 +125,22 @@ evs_apply_read(const EvsProjection *projection, int64 after, int64 upto, int64 m
 			   EvsReading *reading)
 {
 	Read		read = {projection, after, upto};
-	int			works = 0;		/* so many can be read */
-	int			fails = (int) Min(max_events, PG_INT32_MAX);	/* and so many cannot */
+	int			count = (int) Min(max_events, PG_INT32_MAX);
 	ErrorData  *error = NULL;
 
 	memset(reading, 0, sizeof(EvsReading));
 	if (evs_types_any_now())
-		error = try_to_read(&read, fails);
+		error = try_to_read(&read, count);
 	else
 	{
-		read.max_events = fails;
+		read.max_events = count;
 		read_events(&read);
 	}
 
-	while (error != NULL && fails - works > 1)
-	{
-		int			middle = works + (fails - works) / 2;
-		ErrorData  *again = try_to_read(&read, middle);
-
-		if (again != NULL)
-		{
-			error = again;
-			fails = middle;
-		}
-		else if (read.batch->count < middle)
-			error = NULL;		/* memory is full before the one that fails */
-		else
-			works = middle;
-	}
-
 	if (error != NULL)
-	{
-		if (try_to_read(&read, works) != NULL)
-			elog(ERROR, "events that could be read cannot be read any more");
+		reading->error = read_up_to_failure(&read, count, error);
+	if (reading->error != NULL)
 		reading->unreadable = read_stored(&read);
-		reading->error = error;
-		read.at_end = false;
-	}
 	reading->batch = read.batch;
-	reading->at_end = read.at_end;
+	reading->at_end = read.at_end && reading->error == NULL;
 }

@@ -185,7 +185,12 @@ evs_cursor_hand_out(const EvsClaim *claim, const EvsHandOut *out,
 	};
 
 	if (evs_query_run(&query, values, consumer ? NULL : "    n        ") != 1)
-		elog(ERROR, "cursor of subscription \"%s\" is gone", claim->subscription->name);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" was changed while its events were fetched",
+						claim->subscription->name),
+				 errdetail("An upcaster that read them dropped or moved it."),
+				 errhint("Upcasters should do nothing but bring data to a newer version.")));
 }
 
 void

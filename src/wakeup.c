@@ -460,7 +460,11 @@ register_channel(uint32 channel, bool all, const text *category)
 	EvsShared  *shared = evs_shmem();
 
 	if (registered)
-		elog(ERROR, "this process waits for something else already");
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot wait for events or projections during another wait"),
+				 errdetail("This session waits already, and has called a function meanwhile."),
+				 errhint("Do not wait in upcasters.")));
 	registered_channel = channel;
 	wants_all = all;
 	registered_category = category != NULL;

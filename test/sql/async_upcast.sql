@@ -78,5 +78,37 @@ from (select stream, version > lag(version, 1, 0::bigint) over (partition by str
 group by 1 order by 1;
 select count(*) from evsource.dead_letters;
 
+-- An upcaster that fails now and then is no reason to give up, whichever of its calls that is.
+create sequence calls;
+create function now_and_then(data jsonb) returns jsonb language plpgsql as $$
+begin
+    if data ? 'never' or nextval('calls') = current_setting('upcast.fails_at')::int then
+        raise exception 'not this time';
+    end if;
+    return data || '{"seen": true}';
+end $$;
+create table kept (stream text, version bigint, primary key (stream, version));
+select count(*) from evsource.append_batch('moody-1', array['Moody', 'Moody', 'Moody'], array['{}', '{"never": true}', '{}']::jsonb[]);
+select evsource.create_projection('moody', mode => 'manual', categories => '{moody}', on_error => 'dead_letter', tables => '{kept}',
+    query => 'insert into kept select stream, version from new_events');
+select evsource.define_event_type('Moody', 2, upcaster => 'now_and_then');
+set evsource.async_attempts = 2;
+set evsource.async_retry_delay = 0;
+create function run_moody(fails_at int) returns text language plpgsql as $$
+begin
+    perform set_config('upcast.fails_at', fails_at::text, false), setval('calls', 1, false);
+    perform evsource.reset_projection('moody');
+    delete from kept;
+    for i in 1..20 loop
+        perform evsource.run_projection('moody');
+    end loop;
+    return concat_ws(' ', (select string_agg(version::text, ',' order by version) from kept),
+        (select string_agg(version || ' ' || sqlstate, ',' order by version) from evsource.dead_letters where projection = 'moody' and attempts > 0),
+        (select state from evsource.projection_status where projection = 'moody'));
+end $$;
+set client_min_messages = error;
+select run_moody(n) as outcome, count(*), min(n) from generate_series(0, 30) n group by 1 order by 3;
+reset client_min_messages;
+
 \c :home
 drop database evsource_async_upcast;

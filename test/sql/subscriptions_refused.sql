@@ -112,6 +112,22 @@ select evsource.create_subscription('gift', owner => 'regress_consumer');
 select evsource.drop_subscription('refused');
 reset role;
 
+-- An upcaster that takes the subscription away is told so, and has not.
+select count(*) from evsource.append('taken-1', 'Taken', '{}');
+create function take_away(data jsonb) returns jsonb language plpgsql as $$
+begin
+    perform evsource.drop_subscription('taken');
+    return data;
+end $$;
+select evsource.define_event_type('Taken', 2, upcaster => 'take_away');
+select evsource.create_subscription('taken', categories => '{taken}');
+\set VERBOSITY default
+select evsource.fetch_events('taken');
+\set VERBOSITY terse
+select evsource.drop_subscription('taken');
+select evsource.drop_event_type('Taken');
+drop function take_away(jsonb);
+
 drop table got;
 select evsource.drop_subscription('refused');
 select count(*) from evsource.subscriptions;
