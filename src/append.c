@@ -20,7 +20,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -30,6 +29,7 @@
 #include "utils/typcache.h"
 
 #include "append.h"
+#include "barrier.h"
 #include "catalog.h"
 #include "dispatch.h"
 #include "duplicate.h"
@@ -154,9 +154,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	int64		version;
 	EvsEvent   *last;
 
-	PreventCommandDuringRecovery("evsource.append()");
-	PreventCommandIfReadOnly("evsource.append()");
-	PreventCommandIfParallelMode("evsource.append()");
+	evs_require_writable("evsource.append()");
 
 	memset(appended, 0, sizeof(EvsAppended));
 	events = table_open(evs_catalog()->events, RowExclusiveLock);

@@ -13,10 +13,10 @@
 
 #include "access/table.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/rel.h"
 
 #include "append.h"
+#include "barrier.h"
 #include "catalog.h"
 #include "store.h"
 #include "streams.h"
@@ -102,9 +102,7 @@ evs_append_many(EvsBatch *batch)
 {
 	Relation	events;
 
-	PreventCommandDuringRecovery("evsource.append()");
-	PreventCommandIfReadOnly("evsource.append()");
-	PreventCommandIfParallelMode("evsource.append()");
+	evs_require_writable("evsource.append()");
 
 	if (batch->count == 0)
 		return;

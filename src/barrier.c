@@ -106,3 +106,11 @@ evs_require_read_committed(const char *what)
 			 errdetail("Its snapshot does not show the events that other transactions stored since it was taken."),
 			 errhint("Use a transaction of isolation level READ COMMITTED.")));
 }
+
+void
+evs_require_writable(const char *function)
+{
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+}

@@ -30,4 +30,7 @@ extern bool evs_locks_within(List *relations, LOCKMODE mode, int timeout);
  */
 extern void evs_require_read_committed(const char *what);
 
+/* 25006 on a standby and in a read-only transaction, 25000 in a parallel one. */
+extern void evs_require_writable(const char *function);
+
 #endif							/* EVS_BARRIER_H */

@@ -22,7 +22,6 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -33,6 +32,7 @@
 #include "utils/typcache.h"
 
 #include "append.h"
+#include "barrier.h"
 #include "catalog.h"
 #include "decider.h"
 #include "event.h"
@@ -482,9 +482,7 @@ evsource_execute_command(PG_FUNCTION_ARGS)
 	if (command.has_id)
 		command.id = *PG_GETARG_UUID_P(3);
 
-	PreventCommandDuringRecovery("evsource.execute_command()");
-	PreventCommandIfReadOnly("evsource.execute_command()");
-	PreventCommandIfParallelMode("evsource.execute_command()");
+	evs_require_writable("evsource.execute_command()");
 	evs_type_check_append();
 
 	command.decider = evs_decider_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);

@@ -29,7 +29,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -58,7 +57,6 @@ PG_FUNCTION_INFO_V1(evsource_fetch_events);
 
 /* How often somebody else may have been faster, before it is time to sleep. */
 #define MAX_LOOKS			100
-
 
 /* ---- which partition ---- */
 
@@ -407,8 +405,7 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 	fetch.max_bytes = positive_argument(fcinfo, 5, "max_bytes",
 										PG_ARGISNULL(5) ? 0 : PG_GETARG_INT64(5));
 
-	PreventCommandIfReadOnly("evsource.fetch_events()");
-	PreventCommandIfParallelMode("evsource.fetch_events()");
+	evs_require_writable("evsource.fetch_events()");
 	evs_require_read_committed("fetch events");
 	check_reader();
 

@@ -15,8 +15,8 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "storage/lmgr.h"
-#include "tcop/utility.h"
 
+#include "barrier.h"
 #include "catalog.h"
 #include "horizon.h"
 #include "publish.h"
@@ -64,8 +64,7 @@ evs_publish_safe_position(void)
 Datum
 evsource_publish_safe_position(PG_FUNCTION_ARGS)
 {
-	PreventCommandIfReadOnly("evsource.publish_safe_position()");
-	PreventCommandIfParallelMode("evsource.publish_safe_position()");
+	evs_require_writable("evsource.publish_safe_position()");
 	evs_replication_refuse("publish the safe position");
 	PG_RETURN_INT64(evs_publish_safe_position());
 }

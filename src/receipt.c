@@ -16,10 +16,10 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "barrier.h"
 #include "parameters.h"
 #include "query.h"
 #include "subscription.h"
@@ -191,13 +191,6 @@ ack_dead_letter(Receipt *receipt)
 }
 
 static void
-check_writable(const char *function)
-{
-	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
-}
-
-static void
 lease_is_lost(const Receipt *receipt)
 {
 	ereport(ERROR,
@@ -225,7 +218,7 @@ evsource_ack(PG_FUNCTION_ARGS)
 	bool		required = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	bool		done;
 
-	check_writable("evsource.ack()");
+	evs_require_writable("evsource.ack()");
 	receipt_argument(fcinfo, &receipt);
 	done = receipt.retry ? ack_dead_letter(&receipt) : ack_events(&receipt);
 	if (!done && required)
@@ -313,7 +306,7 @@ evsource_nack(PG_FUNCTION_ARGS)
 	int64		attempts = 0;
 	bool		done;
 
-	check_writable("evsource.nack()");
+	evs_require_writable("evsource.nack()");
 	receipt_argument(fcinfo, &receipt);
 	if (reason == NULL)
 		reason = "no reason was given";

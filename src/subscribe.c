@@ -14,7 +14,6 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -121,13 +120,6 @@ start_argument(FunctionCallInfo fcinfo, int start_argument, int after_argument)
 	return evs_horizon_safe_position();
 }
 
-static void
-check_writable(const char *function)
-{
-	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
-}
-
 /* ---- rows ---- */
 
 /* Lock the subscription and its cursors for a change. */
@@ -152,6 +144,37 @@ open_for_change(const char *name)
 	(void) evs_query_run(&lock_cursors, values, NULL);
 }
 
+static void
+run_by_name(EvsQuery *query, const char *name)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+
+	(void) evs_query_run(query, values, NULL);
+}
+
+static void
+drop_cursors(const char *name)
+{
+	static EvsQuery query = {
+		"delete from evsource.cursors where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
+	};
+
+	run_by_name(&query, name);
+}
+
+/* Those after the position. */
+static void
+drop_dead_letters(const char *name, int64 after)
+{
+	static EvsQuery query = {
+		"delete from evsource.subscription_dead_letters where subscription = $1 and position > $2",
+		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
+	};
+	Datum		values[] = {CStringGetTextDatum(name), Int64GetDatum(after)};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
 /* Cursors of a new generation, all at one position. */
 static void
 create_cursors(const char *name, int64 position)
@@ -168,12 +191,17 @@ create_cursors(const char *name, int64 position)
 	(void) evs_query_run(&query, values, NULL);
 }
 
-static bool
-run_by_name(EvsQuery *query, const char *name)
+/* The same, of the generation after the one that there is. */
+static void
+create_next_cursors(const char *name, int64 position)
 {
-	Datum		values[] = {CStringGetTextDatum(name)};
+	static EvsQuery next = {
+		"update evsource.subscriptions set generation = generation + 1 where subscription = $1",
+		1, {TEXTOID}, SPI_OK_UPDATE
+	};
 
-	return evs_query_run(query, values, NULL) > 0;
+	run_by_name(&next, name);
+	create_cursors(name, position);
 }
 
 /*
@@ -201,7 +229,7 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 	char		nulls[] = "       ";
 	Datum		values[7];
 
-	check_writable("evsource.create_subscription()");
+	evs_require_writable("evsource.create_subscription()");
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(owner ? owner : GetUserNameFromId(GetUserId(), false));
 	values[2] = filter_argument(fcinfo, 1, false, &nulls[2]);
@@ -243,19 +271,14 @@ divide_anew(const char *name)
 		"update evsource.cursors set until = $2 where subscription = $1",
 		2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 	};
-	static EvsQuery next = {
-		"update evsource.subscriptions set generation = generation + 1 where subscription = $1",
-		1, {TEXTOID}, SPI_OK_UPDATE
-	};
 	Datum		values[2] = {CStringGetTextDatum(name)};
 	int64		position;
 
-	(void) run_by_name(&drop_unbegun, name);
+	run_by_name(&drop_unbegun, name);
 	position = strtoll(linitial(evs_query_texts(&end, values, NULL)), NULL, 10);
 	values[1] = Int64GetDatum(position);
 	(void) evs_query_run(&set_end, values, NULL);
-	(void) run_by_name(&next, name);
-	create_cursors(name, position);
+	create_next_cursors(name, position);
 }
 
 /*
@@ -293,7 +316,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 	char		nulls[] = "       ";
 	Datum		values[7];
 
-	check_writable("evsource.alter_subscription()");
+	evs_require_writable("evsource.alter_subscription()");
 	evs_require_read_committed("alter a subscription");
 	values[0] = CStringGetTextDatum(name);
 	values[1] = filter_argument(fcinfo, 1, false, &nulls[1]);
@@ -323,7 +346,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 	(void) evs_query_run(&update, values, nulls);
 	if (evs_query_texts(&partitions_differ, values, NULL) != NIL)
 		divide_anew(name);
-	(void) run_by_name(&number, name);
+	run_by_name(&number, name);
 	evs_wakeup_subscription(name);
 	PG_RETURN_VOID();
 }
@@ -336,23 +359,16 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 Datum
 evsource_drop_subscription(PG_FUNCTION_ARGS)
 {
-	static EvsQuery cursors = {
-		"delete from evsource.cursors where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
-	};
-	static EvsQuery dead_letters = {
-		"delete from evsource.subscription_dead_letters where subscription = $1",
-		1, {TEXTOID}, SPI_OK_DELETE
-	};
 	static EvsQuery definition = {
 		"delete from evsource.subscriptions where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
 	};
 	char	   *name = evs_subscription_name(fcinfo, 0);
 
-	check_writable("evsource.drop_subscription()");
+	evs_require_writable("evsource.drop_subscription()");
 	open_for_change(name);
-	(void) run_by_name(&cursors, name);
-	(void) run_by_name(&dead_letters, name);
-	(void) run_by_name(&definition, name);
+	drop_cursors(name);
+	drop_dead_letters(name, 0);
+	run_by_name(&definition, name);
 	evs_wakeup_subscription(name);
 	PG_RETURN_VOID();
 }
@@ -383,22 +399,10 @@ position_at(Datum as_of)
 Datum
 evsource_seek_subscription(PG_FUNCTION_ARGS)
 {
-	static EvsQuery cursors = {
-		"delete from evsource.cursors where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
-	};
-	static EvsQuery dead_letters = {
-		"delete from evsource.subscription_dead_letters where subscription = $1 and position > $2",
-		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
-	};
-	static EvsQuery next = {
-		"update evsource.subscriptions set generation = generation + 1 where subscription = $1",
-		1, {TEXTOID}, SPI_OK_UPDATE
-	};
 	char	   *name = evs_subscription_name(fcinfo, 0);
 	int64		position;
-	Datum		values[2];
 
-	check_writable("evsource.seek_subscription()");
+	evs_require_writable("evsource.seek_subscription()");
 	evs_require_read_committed("move a subscription");
 	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
 		ereport(ERROR,
@@ -415,12 +419,9 @@ evsource_seek_subscription(PG_FUNCTION_ARGS)
 		check_position(position, "after_position");
 	}
 
-	values[0] = CStringGetTextDatum(name);
-	values[1] = Int64GetDatum(position);
-	(void) run_by_name(&cursors, name);
-	(void) evs_query_run(&dead_letters, values, NULL);
-	(void) run_by_name(&next, name);
-	create_cursors(name, position);
+	drop_cursors(name);
+	drop_dead_letters(name, position);
+	create_next_cursors(name, position);
 	evs_wakeup_subscription(name);
 	PG_RETURN_INT64(position);
 }
@@ -443,7 +444,7 @@ evsource_retry_subscription(PG_FUNCTION_ARGS)
 	Datum		values[2];
 	uint64		count;
 
-	check_writable("evsource.retry_subscription_dead_letters()");
+	evs_require_writable("evsource.retry_subscription_dead_letters()");
 	open_for_change(name);
 	values[0] = CStringGetTextDatum(name);
 	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
