@@ -84,6 +84,7 @@ OBJS = \
 	src/unit.o \
 	src/apply.o \
 	src/apply_read.o \
+	src/apply_park.o \
 	src/own_transaction.o \
 	src/async.o \
 	src/procedure.o \

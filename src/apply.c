@@ -3,20 +3,14 @@
  * its handler cannot take.
  *
  * A batch is applied in one subtransaction.  Only when that fails are the events
- * read into memory (apply_read.c), and halved until the one that fails is found: what comes
- * before it is applied, it is not, and so nothing after it.  The failure goes on
- * record in the same transaction.  The next time that event is tried alone.
- * When it has failed often enough the projection stops, or the event is parked.
+ * read into memory (apply_read.c), and halved until the one that fails is found:
+ * what comes before it is applied, it is not, and so nothing after it.  The
+ * failure goes on record in the same transaction.  The next time that event is
+ * tried alone.  When it has failed often enough the projection stops, or the
+ * event is parked (apply_park.c).
  *
  * The checkpoint moves past an event in two ways only: the event was applied, or
  * it has a row in evsource.dead_letters that commits with the checkpoint.
- *
- * While a projection has dead letters each event's keys are looked at, and those
- * of a parked key are parked, too.
- *
- * Parking is for events that the handler cannot take, not for handlers that
- * cannot be called: before an event is parked evsource sees that the function is
- * there and may be executed, and that the query still can be planned.
  */
 #include "evsource.h"
 
@@ -27,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "apply.h"
+#include "apply_park.h"
 #include "apply_read.h"
 #include "attempt.h"
 #include "dead_letters.h"
@@ -231,55 +226,6 @@ apply_what_works(EvsApply *apply, EvsEvent *events, int count, ErrorData *known,
 	return half + apply_what_works(apply, events + half, count - half, NULL, error);
 }
 
-/* Would any event meet this error? */
-static void
-check_projection(void *arg)
-{
-	evs_dispatch_check(arg);
-}
-
-/* A key function is for events that can be read. */
-static bool
-has_place(const EvsProjection *projection, bool unread)
-{
-	return !unread || projection->key_kind != EVS_KEY_FUNCTION;
-}
-
-/*
- * Leave the event aside.  Not if it is not to blame or its place is not known:
- * then *error says why.  Nor if there are too many: then *hint does.
- */
-static bool
-park(EvsApply *apply, EvsEvent *event, bool unread, int attempts, ErrorData **error,
-	 const char **hint)
-{
-	EvsProjection *projection = apply->projection;
-	EvsKeys		keys;
-	ErrorData  *reason;
-
-	if (!has_place(projection, unread))
-		return false;
-	reason = evs_attempt(check_projection, projection);
-	if (reason == NULL)
-		(void) evs_keys_of(projection, event, 1, &keys, &reason);
-	if (reason != NULL)
-	{
-		if (evs_failure_is_transient(reason->sqlerrcode))
-			ReThrowError(reason);
-		*error = reason;
-		return false;
-	}
-	if (evs_dead_letters_count(apply->unit.projection) >= evs_max_dead_letters)
-	{
-		*hint = "It is stopped: it has as many dead letters as evsource.max_dead_letters allows. Put right what is wrong, then call evsource.resume_projection('%s').";
-		return false;
-	}
-
-	evs_dead_letter_park(apply->unit.projection, event, &keys, attempts, *error);
-	apply->unit.has_dead_letters = true;
-	return true;
-}
-
 static void
 report(const EvsApply *apply, const EvsEvent *event, int attempt, const ErrorData *error,
 	   const char *hint)
@@ -308,7 +254,7 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, ErrorData *error)
 		attempt += failure->attempts;
 
 	if (attempt >= evs_async_attempts && projection->dead_letter &&
-		park(apply, event, unread, attempt, &error, &hint))
+		evs_apply_park(apply, event, unread, attempt, &error, &hint))
 	{
 		report(apply, event, attempt, error,
 			   "It is parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').");
@@ -343,75 +289,6 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, ErrorData *error)
 	return EVS_APPLY_FAILED;
 }
 
-/* An event that cannot be read: does it have to wait behind dead letters anyway? */
-static bool
-wait_behind(EvsApply *apply, EvsEvent *event)
-{
-	EvsProjection *projection = apply->projection;
-	EvsKeySet  *parked = evs_key_set_create();
-	EvsKeys		keys;
-	ErrorData  *error;
-
-	if (!apply->unit.has_dead_letters || !has_place(projection, true))
-		return false;
-	(void) evs_keys_of(projection, event, 1, &keys, &error);
-	evs_dead_letters_find(apply->unit.projection, &keys, 1, parked);
-	if (!evs_key_set_has_any(parked, &keys))
-		return false;
-	evs_dead_letter_park(apply->unit.projection, event, &keys, 0, NULL);
-	advance(apply, 0, event->position);
-	return true;
-}
-
-/* Take out of a batch what has to wait behind dead letters. */
-typedef struct Sorted
-{
-	EvsEvent   *events;			/* to be applied */
-	int			count;
-	EvsEvent   *parked;			/* to be parked, */
-	EvsKeys    *parked_keys;	/* with these keys */
-	int			nparked;
-	int			looked_at;		/* of the batch; the key of the next is not known */
-	ErrorData  *error;			/* why */
-} Sorted;
-
-static void
-sort_out(EvsApply *apply, const EvsBatch *batch, Sorted *sorted)
-{
-	EvsKeys    *keys;
-	EvsKeySet  *parked;
-
-	memset(sorted, 0, sizeof(Sorted));
-	if (!apply->unit.has_dead_letters)
-	{
-		sorted->events = batch->events;
-		sorted->count = sorted->looked_at = batch->count;
-		return;
-	}
-
-	keys = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsKeys) * batch->count);
-	sorted->looked_at = evs_keys_of(apply->projection, batch->events, batch->count, keys,
-									&sorted->error);
-	parked = evs_key_set_create();
-	evs_dead_letters_find(apply->unit.projection, keys, sorted->looked_at, parked);
-
-	sorted->events = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
-	sorted->parked = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
-	sorted->parked_keys = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsKeys) * batch->count);
-	for (int i = 0; i < sorted->looked_at; i++)
-	{
-		if (evs_key_set_has_any(parked, &keys[i]))
-		{
-			/* its other keys have a letter now, too */
-			evs_key_set_add(parked, &keys[i]);
-			sorted->parked_keys[sorted->nparked] = keys[i];
-			sorted->parked[sorted->nparked++] = batch->events[i];
-		}
-		else
-			sorted->events[sorted->count++] = batch->events[i];
-	}
-}
-
 /* known: what the next so many events, together, failed with. */
 static EvsApplied
 apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
@@ -419,7 +296,7 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 {
 	EvsReading	reading;
 	EvsBatch   *batch;
-	Sorted		sorted;
+	EvsSorted	sorted;
 	bool		unread = false;
 	EvsEvent   *failed = NULL;
 	ErrorData  *error = NULL;
@@ -429,7 +306,7 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 	evs_apply_read(apply->projection, apply->unit.checkpoint.position, upto, max_events,
 				   &reading);
 	batch = reading.batch;
-	sort_out(apply, batch, &sorted);
+	evs_apply_sort_out(apply, batch, &sorted);
 	if (sorted.count != nknown)
 		known = NULL;
 	done = apply_what_works(apply, sorted.events, sorted.count, known, &error);
@@ -462,8 +339,11 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 							 &sorted.parked_keys[i], 0, NULL);
 	advance(apply, done, position);
 
-	if (unread && wait_behind(apply, failed))
+	if (unread && evs_apply_wait_behind(apply, failed))
+	{
+		advance(apply, 0, failed->position);
 		return EVS_APPLY_MORE;
+	}
 	if (failed != NULL)
 		return fail_at(apply, failed, unread, error);
 	return position < upto ? EVS_APPLY_MORE : EVS_APPLY_END;

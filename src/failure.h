@@ -42,8 +42,8 @@ extern void evs_failure_write(const char *projection, int partition,
 extern bool evs_failure_is_conflict(int sqlerrcode);
 
 /*
- * Show an error that does not count, and count it if it is a conflict.  What is on record keeps its position,
- * attempts and time.
+ * Show an error that is no attempt, and count it if it is a conflict.  What is on
+ * record keeps its position, attempts and time.
  */
 extern void evs_failure_note(const char *projection, int partition, const ErrorData *error);
 

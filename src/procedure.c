@@ -41,9 +41,8 @@
 /* How often to try for the barrier. */
 #define MAX_ATTEMPTS	10
 
-/* The events of the first batch, and ms that one should take. */
+/* The events of the first batch. */
 #define FIRST_BATCH		100000
-#define BATCH_TIME		1000
 
 bool
 evs_procedure_is_atomic(FunctionCallInfo fcinfo)
@@ -179,10 +178,10 @@ evs_procedure_pace(EvsProcedure *procedure, TimestampTz began)
 {
 	int64		elapsed = (GetCurrentTimestamp() - began) / 1000;
 
-	if (elapsed * 2 < BATCH_TIME)
+	if (elapsed * 2 < EVS_PROCEDURE_TIME)
 		procedure->batch = Min(procedure->batch * 2, PG_INT32_MAX);
-	else if (elapsed > BATCH_TIME)
-		procedure->batch = Max(procedure->batch * BATCH_TIME / elapsed, 1);
+	else if (elapsed > EVS_PROCEDURE_TIME)
+		procedure->batch = Max(procedure->batch * EVS_PROCEDURE_TIME / elapsed, 1);
 }
 
 /* A batch; returns when the event that failed in it, if one did, is due again. */
@@ -197,7 +196,7 @@ apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *c
 	if (!projection->dead_letter)
 	{
 		(void) evs_replay_some(projection, checkpoint, upto, batch,
-							   TimestampTzPlusMilliseconds(began, BATCH_TIME));
+							   TimestampTzPlusMilliseconds(began, EVS_PROCEDURE_TIME));
 		evs_procedure_pace(procedure, began);
 		return 0;
 	}
@@ -206,7 +205,7 @@ apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *c
 	if (evs_apply_due(&apply) == 0)
 	{
 		(void) evs_apply_batch(&apply, upto, batch,
-							   TimestampTzPlusMilliseconds(began, BATCH_TIME));
+							   TimestampTzPlusMilliseconds(began, EVS_PROCEDURE_TIME));
 		evs_apply_end(&apply);
 		*checkpoint = apply.unit.checkpoint;
 		evs_procedure_pace(procedure, began);

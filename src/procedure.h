@@ -85,6 +85,9 @@ extern EvsProjection *evs_procedure_open(const EvsProcedure *procedure);
 /* Say EVS_WAIT until then. */
 extern EvsOutcome evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz due);
 
+/* So long (ms) should a transaction take. */
+#define EVS_PROCEDURE_TIME	1000
+
 /*
  * How many events a transaction may apply, so that it does not last for long and
  * others see how far the work is; and how long one has taken that applied as many.

@@ -52,9 +52,6 @@
 /* So many events show whether the handler finds the new tables. */
 #define PROBE_EVENTS	100
 
-/* ms that the handler may go on in one transaction */
-#define BATCH_TIME		1000
-
 /* ms to wait before looking for old snapshots again */
 #define SNAPSHOT_PAUSE	100
 
@@ -181,7 +178,7 @@ apply_batch(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *redirec
 	{
 		applied = apply_some(rebuild, redirected, upto,
 							 evs_procedure_batch(procedure, redirected),
-							 TimestampTzPlusMilliseconds(began, BATCH_TIME));
+							 TimestampTzPlusMilliseconds(began, EVS_PROCEDURE_TIME));
 	}
 	PG_CATCH();
 	{
