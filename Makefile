@@ -17,6 +17,7 @@ OBJS = \
 	src/replication.o \
 	src/horizon.o \
 	src/wakeup.o \
+	src/wakeup_wait.o \
 	src/utility.o \
 	src/event.o \
 	src/event_row.o \

@@ -1,5 +1,5 @@
 /*
- * wakeup.c - wait until something was committed, and wake those who wait.
+ * wakeup.c - wake those who wait (wakeup_wait.c) when what they wait for commits.
  *
  * With shared memory (shmem.c) every backend has an entry that says what it
  * waits for, and counters say how many do: for all events, for those of one
@@ -23,33 +23,19 @@
  */
 #include "evsource.h"
 
-#include "access/twophase.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "common/hashfn.h"
-#include "pgstat.h"
-#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 
 #include "daemon.h"
 #include "event.h"
 #include "shmem.h"
 #include "wakeup.h"
-
-/* what there is to wait for: events, or a projection (the hash of its name) */
-#define CHANNEL_EVENTS		0
-
-/* the lock tags of who waits: for a channel, and for anything at all */
-#define WAIT_LOCK_CLASS		0xE9
-#define ANY_CHANNEL			1	/* in the tag's second field; 0: the channel in the third */
-
-/* how long we sleep where somebody may not know that he should wake us (ms) */
-#define SAFETY_TIMEOUT		1000
+#include "wakeup_channel.h"
 
 /* So many projections are told apart; a transaction that moves more wakes all. */
 #define MAX_MOVED			16
@@ -65,41 +51,6 @@ static int	nmoved = 0;
 #define MAX_CATEGORIES		8	/* more: any */
 static uint32 categories[MAX_CATEGORIES];
 static int	ncategories = 0;
-
-/* what we wait for */
-static bool registered = false;
-static uint32 registered_channel;
-static bool registered_category;	/* for a category's events, unless ... */
-static bool wants_all;			/* ... it has to be all of them for now */
-static uint32 wanted_category;
-
-static uint32 session_wait_event = 0;
-
-static uint32
-projection_channel(const char *projection)
-{
-	uint32		hash = DatumGetUInt32(hash_any((const unsigned char *) projection,
-											   strlen(projection)));
-
-	return hash == CHANNEL_EVENTS ? 1 : hash;
-}
-
-/* A name of its own among the channels: a subscription may be called as a projection. */
-static uint32
-subscription_channel(const char *subscription)
-{
-	return hash_combine(projection_channel(subscription), 6) | 1;
-}
-
-static void
-wait_locktag(LOCKTAG *tag, uint32 kind, uint32 channel)
-{
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, kind, channel, WAIT_LOCK_CLASS);
-}
-
-/*
- * Waking.
- */
 
 static bool
 has_moved(uint32 channel)
@@ -173,7 +124,7 @@ wake_lock_holders(uint32 kind, uint32 channel)
 	LOCKTAG		tag;
 	int			count;
 
-	wait_locktag(&tag, kind, channel);
+	evs_channel_locktag(&tag, kind, channel);
 	if (LockWaiterCount(&tag) == 0)
 		return;
 
@@ -198,11 +149,11 @@ wake_by_locks(void)
 	PG_TRY();
 	{
 		if (changed)
-			wake_lock_holders(ANY_CHANNEL, 0);
+			wake_lock_holders(EVS_CHANNEL_ANY, 0);
 		else
 		{
 			if (appended)
-				wake_lock_holders(0, CHANNEL_EVENTS);
+				wake_lock_holders(0, EVS_CHANNEL_EVENTS);
 			for (int i = 0; i < nmoved; i++)
 				wake_lock_holders(0, moved[i]);
 		}
@@ -237,17 +188,11 @@ evs_wakeup_appended(void)
 	appended = true;
 }
 
-static uint32
-category_hash(const char *name, int length)
-{
-	return DatumGetUInt32(hash_any((const unsigned char *) name, length));
-}
-
 void
 evs_wakeup_stream(const text *stream)
 {
 	const char *name = VARDATA_ANY(stream);
-	uint32		hash = category_hash(name, evs_category_length(name, VARSIZE_ANY_EXHDR(stream)));
+	uint32		hash = evs_channel_category(name, evs_category_length(name, VARSIZE_ANY_EXHDR(stream)));
 
 	if (ncategories > MAX_CATEGORIES || has_appended_to(hash))
 		return;
@@ -278,13 +223,13 @@ channel_moves(uint32 channel)
 void
 evs_wakeup_projection(const char *projection)
 {
-	channel_moves(projection_channel(projection));
+	channel_moves(evs_channel_of_projection(projection));
 }
 
 void
 evs_wakeup_subscription(const char *subscription)
 {
-	channel_moves(subscription_channel(subscription));
+	channel_moves(evs_channel_of_subscription(subscription));
 }
 
 void
@@ -351,270 +296,6 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 	changed = false;
 	nmoved = 0;
 	ncategories = 0;
-}
-
-/*
- * Waiting.
- */
-
-static void
-count_registration(EvsShared *shared, int change)
-{
-	if (wants_all)
-		pg_atomic_fetch_add_u32(&shared->waiting_events, change);
-	else if (registered_category)
-	{
-		pg_atomic_fetch_add_u32(&shared->waiting_categories[wanted_category % EVS_CATEGORY_GROUPS], change);
-		pg_atomic_fetch_add_u32(&shared->waiting_category, change);
-	}
-	if (registered_channel != CHANNEL_EVENTS)
-		pg_atomic_fetch_add_u32(&shared->waiting_projections, change);
-}
-
-static void
-withdraw_entry(void)
-{
-	EvsShared  *shared = evs_shmem();
-
-	pg_atomic_write_u32(&evs_shmem_waiters(shared)[EvsMyProcNumber()].database, InvalidOid);
-	count_registration(shared, -1);
-	registered = false;
-}
-
-static void
-process_exits(int code, Datum arg)
-{
-	if (registered && evs_shmem() != NULL)
-		withdraw_entry();
-}
-
-static void
-publish_entry(EvsShared *shared)
-{
-	static bool cleans_up = false;
-	int			number = EvsMyProcNumber();
-	EvsWaiter  *waiter;
-
-	if (number < 0 || number >= shared->nslots)
-		elog(ERROR, "backend number %d is outside of evsource's %d slots",
-			 number, shared->nslots);
-	if (!cleans_up)
-	{
-		before_shmem_exit(process_exits, (Datum) 0);
-		cleans_up = true;
-	}
-
-	waiter = &evs_shmem_waiters(shared)[number];
-	waiter->channel = registered_channel;
-	waiter->category = wanted_category;
-	waiter->wants = wants_all ? EVS_WANTS_ALL :
-		registered_category ? EVS_WANTS_CATEGORY : EVS_WANTS_NONE;
-	pg_write_barrier();
-	pg_atomic_write_u32(&waiter->database, MyDatabaseId);
-	/* a full barrier: what we look at from now on is looked at after it */
-	count_registration(shared, 1);
-}
-
-/* The tags of what we wait for; the first is of anything at all. */
-static int
-registered_locktags(LOCKTAG *tags)
-{
-	int			count = 0;
-
-	wait_locktag(&tags[count++], ANY_CHANNEL, 0);
-	if (registered_channel != CHANNEL_EVENTS)
-		wait_locktag(&tags[count++], 0, registered_channel);
-	if (registered_category || wants_all)
-		wait_locktag(&tags[count++], 0, CHANNEL_EVENTS);
-	return count;
-}
-
-static void
-take_locks(void)
-{
-	ResourceOwner old_owner = CurrentResourceOwner;
-	LOCKTAG		tags[3];
-
-	Assert(IsTransactionState());
-	CurrentResourceOwner = TopTransactionResourceOwner;
-	for (int i = registered_locktags(tags); i > 0; i--)
-		(void) LockAcquire(&tags[i - 1], ShareLock, false, false);
-	CurrentResourceOwner = old_owner;
-}
-
-static void
-release_locks(void)
-{
-	ResourceOwner old_owner = CurrentResourceOwner;
-	LOCKTAG		tags[3];
-
-	CurrentResourceOwner = TopTransactionResourceOwner;
-	for (int i = registered_locktags(tags); i > 0; i--)
-		(void) LockRelease(&tags[i - 1], ShareLock, false);
-	CurrentResourceOwner = old_owner;
-}
-
-static void
-register_channel(uint32 channel, bool all, const text *category)
-{
-	EvsShared  *shared = evs_shmem();
-
-	if (registered)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot wait for events or projections during another wait"),
-				 errdetail("This session waits already, and has called a function meanwhile."),
-				 errhint("Do not wait in upcasters.")));
-	registered_channel = channel;
-	wants_all = all;
-	registered_category = category != NULL;
-	wanted_category = category == NULL ? 0 :
-		category_hash(VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
-	if (shared != NULL)
-		publish_entry(shared);
-	else
-		take_locks();
-	registered = true;
-}
-
-void
-evs_wakeup_register_events(void)
-{
-	register_channel(CHANNEL_EVENTS, true, NULL);
-}
-
-void
-evs_wakeup_register_projection(const char *projection)
-{
-	register_channel(projection_channel(projection), false, NULL);
-}
-
-void
-evs_wakeup_register_subscription(const char *subscription, const text *category)
-{
-	register_channel(subscription_channel(subscription), category == NULL, category);
-}
-
-bool
-evs_wakeup_want_all(bool all)
-{
-	EvsShared  *shared = evs_shmem();
-
-	Assert(registered);
-	if (shared == NULL || !registered_category || all == wants_all)
-		return false;
-	withdraw_entry();
-	wants_all = all;
-	publish_entry(shared);
-	registered = true;
-	return true;
-}
-
-void
-evs_wakeup_unregister(void)
-{
-	if (!registered)
-		return;
-	if (evs_shmem() != NULL)
-		withdraw_entry();
-	else
-		release_locks();
-	registered = false;
-}
-
-bool
-evs_wakeup_needs_transaction(void)
-{
-	return evs_shmem() == NULL;
-}
-
-/*
- * Without shared memory a committer cannot be found by everybody at all times.
- * And COMMIT PREPARED may come from a session that has not loaded the library,
- * unless all sessions do.
- */
-static long
-safe_timeout(long timeout)
-{
-	bool		everybody_wakes = evs_shmem() != NULL &&
-		(evs_shmem_is_preloaded() || max_prepared_xacts == 0);
-
-	if (everybody_wakes || (timeout >= 0 && timeout < SAFETY_TIMEOUT))
-		return timeout;
-	return SAFETY_TIMEOUT;
-}
-
-void
-evs_wakeup_sleep(long timeout, uint32 wait_event)
-{
-	timeout = safe_timeout(timeout);
-	(void) WaitLatch(MyLatch,
-					 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
-					 timeout, wait_event);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
-static bool
-wait_registered(EvsWakeupCondition condition, void *argument, long timeout)
-{
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
-
-	if (session_wait_event == 0)
-		session_wait_event = evs_wakeup_wait_event("EvsourceWait");
-
-	while (!condition(argument))
-	{
-		long		left = -1;
-
-		if (timeout >= 0)
-		{
-			left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-			if (left <= 0)
-				return false;
-		}
-		evs_wakeup_sleep(left, session_wait_event);
-	}
-	return true;
-}
-
-static bool
-wait_channel(uint32 channel, EvsWakeupCondition condition, void *argument, long timeout)
-{
-	volatile bool holds = false;
-
-	register_channel(channel, channel == CHANNEL_EVENTS, NULL);
-	PG_TRY();
-	{
-		holds = wait_registered(condition, argument, timeout);
-	}
-	PG_CATCH();
-	{
-		evs_wakeup_unregister();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	evs_wakeup_unregister();
-	return holds;
-}
-
-bool
-evs_wakeup_wait_events(EvsWakeupCondition condition, void *argument, long timeout)
-{
-	return wait_channel(CHANNEL_EVENTS, condition, argument, timeout);
-}
-
-bool
-evs_wakeup_wait_projection(const char *projection, EvsWakeupCondition condition,
-						   void *argument, long timeout)
-{
-	return wait_channel(projection_channel(projection), condition, argument, timeout);
-}
-
-uint32
-evs_wakeup_wait_event(const char *name)
-{
-	return WaitEventExtensionNew(name);
 }
 
 void

@@ -1,0 +1,50 @@
+/*
+ * wakeup_channel.h - what there is to wait for, as who waits (wakeup_wait.c) and
+ * who wakes (wakeup.c) name it.
+ */
+#ifndef EVS_WAKEUP_CHANNEL_H
+#define EVS_WAKEUP_CHANNEL_H
+
+#include "evsource.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+
+/* events, or a projection or subscription (the hash of its name) */
+#define EVS_CHANNEL_EVENTS	0
+
+/* the lock tags of who waits: for a channel, and for anything at all */
+#define EVS_CHANNEL_LOCK_CLASS	0xE9
+#define EVS_CHANNEL_ANY		1	/* in the tag's second field; 0: the channel in the third */
+
+static inline uint32
+evs_channel_of_projection(const char *projection)
+{
+	uint32		hash = DatumGetUInt32(hash_any((const unsigned char *) projection,
+											   strlen(projection)));
+
+	return hash == EVS_CHANNEL_EVENTS ? 1 : hash;
+}
+
+/* A name of its own among the channels: a subscription may be called as a projection. */
+static inline uint32
+evs_channel_of_subscription(const char *subscription)
+{
+	return hash_combine(evs_channel_of_projection(subscription), 6) | 1;
+}
+
+static inline void
+evs_channel_locktag(LOCKTAG *tag, uint32 kind, uint32 channel)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, kind, channel, EVS_CHANNEL_LOCK_CLASS);
+}
+
+/* A category, as events and those who wait for its events name it. */
+static inline uint32
+evs_channel_category(const char *name, int length)
+{
+	return DatumGetUInt32(hash_any((const unsigned char *) name, length));
+}
+
+#endif							/* EVS_WAKEUP_CHANNEL_H */
