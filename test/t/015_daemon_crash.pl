@@ -62,8 +62,7 @@ sub kill_until
 		{
 			kill 'KILL', $pid;
 			$kills++;
-			# until the server is back
-			sleep 0.05 until $node->psql('postgres', 'select 1') == 0 || time - $start > 60;
+			$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
 			next;
 		}
 		my ($done, $result) = $node->psql('postgres', $query);

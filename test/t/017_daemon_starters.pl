@@ -1,6 +1,6 @@
 # The daemon when several start it at the same time, when its launcher is killed,
-# with more partitions than workers, and when its extension is dropped while a
-# handler is at work.
+# with more partitions than workers, and when it is stopped while a handler is at
+# work.
 
 use strict;
 use warnings;
@@ -22,6 +22,7 @@ shared_preload_libraries = '$preload'
 max_worker_processes = 24
 evsource.max_workers = 2
 evsource.max_partitions = 4
+log_min_messages = debug1
 });
 	$node->start;
 
@@ -62,15 +63,18 @@ create function count_stream(e evsource.event) returns void language sql as
 	$append->();
 	$applied->('and every event is applied once');
 
-	# Killed and started by hand before it comes back: one stays.
+	# Killed and started by hand before it comes back: one stays. (The server log
+	# tells when it has come back; without preloading, the one by hand is in it, too.)
+	my $log = -s $node->logfile;
+	my $launchers = $preload ? 1 : 2;
 	$sql->(q{select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'evsource launcher'});
 	$sql->('select evsource.start_daemon()');
 	$append->();
 	$applied->('started by hand it goes on');
-	sleep 6;
+	$node->wait_for_log(qr/(starting background worker process "evsource launcher.*){$launchers}/s, $log);
 	$one->('and stays one when the launcher comes back');
 
-	# Dropped while a handler is at work: nobody waits for the handler.
+	# Stopped, and dropped, while a handler is at work: nobody waits for the handler.
 	$sql->(q{
 create table slow (position bigint);
 create function sleepy(e evsource.event) returns void language plpgsql as $$ begin perform pg_sleep(60); insert into public.slow values (e.position); end $$;

@@ -7,7 +7,6 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time sleep);
 
 # what the Makefile sets so that the daemon leaves other tests alone
 delete $ENV{PGOPTIONS};
@@ -63,8 +62,7 @@ commit});
 	{
 		$sql->("delete from stop_at; select pg_terminate_backend($pid)");
 	}
-	sleep 0.05;
-	$node->poll_query_until('postgres', 'select true');
+	$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
 	$sql->('delete from stop_at');
 	# whoever has begun with it again is woken
 	$sql->(q{select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'evsource worker' and wait_event = 'PgSleep'});
