@@ -1,7 +1,8 @@
 /*
  * cursor.c - take a partition's cursor, and note what goes out with it.
  *
- * The lock is the row's: who fetches passes over a cursor that another locks.
+ * The lock is the row's: who fetches passes over a cursor that another locks, and
+ * locks none that is out to another.
  * What goes out is fenced by a token, a random number a claim: whoever comes
  * with a receipt of an earlier claim finds another token, or none.
  *
@@ -22,8 +23,6 @@
 /* A cursor's row, locked. */
 typedef struct Row
 {
-	bool		is_free;
-	int			definition;
 	bool		is_out;
 	int64		handed_out;
 	bool		alone;
@@ -56,46 +55,48 @@ boolean_at(const EvsQueryResult *result, int column)
 	return DatumGetBool(SPI_getbinval(result->rows[0], result->tupdesc, column, &is_null));
 }
 
-/* Lock the row; false when another has it, or it is gone. */
+/*
+ * Lock the row; false when another has it, or it is gone, not free, or of another
+ * definition.  Then it is not locked, unless that has changed this very moment.
+ */
 static bool
 lock_row(const EvsSubscription *subscription, const EvsCursor *cursor,
 		 const char *consumer, EvsClaim *claim, Row *row)
 {
 	static EvsQuery query = {
-		"select c.definition, c.position, coalesce(c.until, 9223372036854775807), c.token is not null,"
-		" c.handed_out, c.alone, c.retry, c.suspect_from, c.suspect_until, c.attempts, c.consumer,"
-		" (c.lease_until is null or c.lease_until <= clock_timestamp() or coalesce(c.consumer = $4, false))"
-		"  and (c.retry_at is null or c.retry_at <= clock_timestamp())"
+		"select c.position, coalesce(c.until, 9223372036854775807), c.token is not null,"
+		" c.handed_out, c.alone, c.retry, c.suspect_from, c.suspect_until, c.attempts, c.consumer"
 		" from evsource.cursors c"
-		" where c.subscription = $1 and c.generation = $2 and c.partition = $3"
+		" where c.subscription = $1 and c.generation = $2 and c.partition = $3 and c.definition = $5"
+		"  and (c.lease_until is null or c.lease_until <= clock_timestamp() or c.consumer = $4)"
+		"  and (c.retry_at is null or c.retry_at <= clock_timestamp())"
 		" for update skip locked",
-		4, {TEXTOID, INT4OID, INT4OID, TEXTOID}, SPI_OK_SELECT
+		5, {TEXTOID, INT4OID, INT4OID, TEXTOID, INT4OID}, SPI_OK_SELECT
 	};
 	Datum		values[] = {
 		CStringGetTextDatum(subscription->name), Int32GetDatum(cursor->generation),
-		Int32GetDatum(cursor->partition), consumer ? CStringGetTextDatum(consumer) : (Datum) 0
+		Int32GetDatum(cursor->partition), consumer ? CStringGetTextDatum(consumer) : (Datum) 0,
+		Int32GetDatum(subscription->definition)
 	};
 	EvsQueryResult result;
 	bool		found;
 
-	evs_query_begin(&query, values, consumer ? NULL : "   n", InvalidSnapshot, &result);
+	evs_query_begin(&query, values, consumer ? NULL : "   n ", InvalidSnapshot, &result);
 	found = result.count == 1;
 	if (found)
 	{
-		row->definition = integer_at(&result, 1);
-		claim->position = bigint_at(&result, 2);
-		claim->end = bigint_at(&result, 3);
-		row->is_out = boolean_at(&result, 4);
-		row->handed_out = bigint_at(&result, 5);
-		row->alone = boolean_at(&result, 6);
-		row->retry = boolean_at(&result, 7);
-		claim->suspect_from = bigint_at(&result, 8);
-		claim->suspect_until = bigint_at(&result, 9);
-		claim->attempts = integer_at(&result, 10);
-		row->consumer = SPI_getvalue(result.rows[0], result.tupdesc, 11);
+		claim->position = bigint_at(&result, 1);
+		claim->end = bigint_at(&result, 2);
+		row->is_out = boolean_at(&result, 3);
+		row->handed_out = bigint_at(&result, 4);
+		row->alone = boolean_at(&result, 5);
+		row->retry = boolean_at(&result, 6);
+		claim->suspect_from = bigint_at(&result, 7);
+		claim->suspect_until = bigint_at(&result, 8);
+		claim->attempts = integer_at(&result, 9);
+		row->consumer = SPI_getvalue(result.rows[0], result.tupdesc, 10);
 		if (row->consumer != NULL)
 			row->consumer = MemoryContextStrdup(result.context, row->consumer);
-		row->is_free = boolean_at(&result, 12);
 	}
 	evs_query_end(&result);
 	return found;
@@ -147,8 +148,7 @@ evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
 	claim->subscription = subscription;
 	claim->generation = cursor->generation;
 	claim->partition = cursor->partition;
-	if (!lock_row(subscription, cursor, consumer, claim, &row) ||
-		!row.is_free || row.definition != subscription->definition)
+	if (!lock_row(subscription, cursor, consumer, claim, &row))
 		return false;
 
 	if (row.is_out)

@@ -20,11 +20,16 @@
  * Waiting: an appender wakes those that want its events' category (wakeup.c).
  * What it has committed may not be safe to read yet, because of another open
  * append; who sees that lets everybody wake him until it is over.
+ *
+ * Who has locked a cursor does not wait: its consumer could not acknowledge, and
+ * nobody else could fetch from it.  The lock goes with the transaction, so the
+ * call ends.
  */
 #include "evsource.h"
 
 #include <limits.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -59,6 +64,17 @@ PG_FUNCTION_INFO_V1(evsource_fetch_events);
 #define MAX_LOOKS			100
 
 /* ---- which partition ---- */
+
+/* A cursor that somebody was faster to change may be locked all the same. */
+static bool
+claim_cursor(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *cursor,
+			 EvsClaim *claim)
+{
+	bool		claimed = evs_cursor_claim(subscription, cursor, fetch->consumer, claim);
+
+	fetch->has_locks |= TransactionIdIsValid(GetTopTransactionIdIfAny());
+	return claimed;
+}
 
 static EvsCursor *
 cursor_of(const EvsSubscription *subscription, const text *stream)
@@ -122,8 +138,8 @@ find_work(const EvsSubscription *subscription, int64 safe, Snapshot snapshot, in
  * Returns whether any went.
  */
 static bool
-advance_idle(const EvsSubscription *subscription, const EvsCursor *found, int64 searched,
-			 const char *consumer)
+advance_idle(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *found,
+			 int64 searched)
 {
 	bool		any = false;
 
@@ -136,7 +152,7 @@ advance_idle(const EvsSubscription *subscription, const EvsCursor *found, int64 
 		if (cursor == found || !cursor->is_free ||
 			(!ends && searched - cursor->position < IDLE_POSITIONS))
 			continue;
-		if (!evs_cursor_claim(subscription, cursor, consumer, &claim))
+		if (!claim_cursor(fetch, subscription, cursor, &claim))
 			continue;
 		if (claim.position == cursor->position)
 			evs_cursor_advance(&claim, searched);
@@ -183,7 +199,7 @@ fetch_retry(EvsFetch *fetch, const EvsSubscription *subscription, Snapshot snaps
 	EvsCursor  *cursor = find_retry(subscription, &position, &attempts);
 	EvsClaim	claim;
 
-	if (cursor == NULL || !evs_cursor_claim(subscription, cursor, fetch->consumer, &claim))
+	if (cursor == NULL || !claim_cursor(fetch, subscription, cursor, &claim))
 		return false;
 	evs_hand_out_dead_letter(fetch, &claim, position, attempts + 1, snapshot);
 	return fetch->count > 0;
@@ -239,7 +255,7 @@ look_with(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snap
 		return LOOK_FETCHED;
 
 	cursor = find_work(subscription, safe, snapshot, &searched);
-	if (advance_idle(subscription, cursor, searched, fetch->consumer))
+	if (advance_idle(fetch, subscription, cursor, searched))
 		return LOOK_AGAIN;
 	if (cursor == NULL)
 	{
@@ -247,7 +263,7 @@ look_with(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snap
 		return LOOK_NOTHING;
 	}
 
-	if (!evs_cursor_claim(subscription, cursor, fetch->consumer, &claim))
+	if (!claim_cursor(fetch, subscription, cursor, &claim))
 		return LOOK_AGAIN;
 	evs_hand_out_batch(fetch, &claim, safe, snapshot);
 	return fetch->count > 0 ? LOOK_FETCHED : LOOK_AGAIN;
@@ -315,7 +331,7 @@ sleep_until(const EvsFetch *fetch, TimestampTz until)
 static void
 wait_for_events(EvsFetch *fetch, TimestampTz until)
 {
-	while (!look(fetch) && milliseconds_until(until) > 0)
+	while (!look(fetch) && !fetch->has_locks && milliseconds_until(until) > 0)
 	{
 		/* from the change on everything wakes us, so look again after it */
 		if (evs_wakeup_want_all(fetch->blocked))

@@ -26,6 +26,7 @@ typedef struct EvsFetch
 	/* what the last look in vain has seen */
 	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
 	bool		blocked;		/* there are events that are not safe to read yet */
+	bool		has_locks;		/* cursors may be locked by this transaction */
 	text	   *category;		/* the only one that is wanted, or NULL */
 } EvsFetch;
 

@@ -52,6 +52,12 @@ foreach my $preload ('', 'evsource')
 	$sql->(q{insert into evsource.events (stream, type) values ('row-1', 'Inserted')});
 	is($ended->(), 'row-1', "$mode: a row that is inserted wakes a subscription to everything");
 
+	# a cursor that is far behind is moved on, and not kept from others by who waits
+	$sql->(q{insert into evsource.events (stream, type) select 'other-1', 'Many' from generate_series(1, 2000)});
+	is($sql->(q{select count(*) from evsource.fetch_events('some', wait => '60 s')}), 0, "$mode: who has locked a cursor does not wait");
+	cmp_ok($sql->(q{select lag from evsource.subscription_status where subscription = 'some'}), '==', 0, "$mode: it has moved on");
+	$sql->(q{select evsource.seek_subscription('all', as_of => 'infinity')});
+
 	# an open append to another category holds it back, and wakes by its end
 	my $open = $node->background_psql('postgres');
 	$open->query_safe(q{begin});
