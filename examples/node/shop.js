@@ -3,10 +3,12 @@
 //
 //     shop.js deposit account-1 100      append, and see it in the read model
 //     shop.js withdraw account-1 30      decide on the state, and again when it has moved on
+//     shop.js letters NAME               write a letter for each event; start several
 //     shop.js listen                     print each change of the read model
 import pg from 'pg';
 
 const WRONG_VERSION = 'VE001';
+const LEASE_LOST = 'VE005';
 
 const SETUP = `
   select pg_advisory_xact_lock(1);
@@ -15,7 +17,9 @@ const SETUP = `
   select evsource.create_projection('balances', mode => 'async', if_exists => 'keep', query => $$
       insert into balances as b
           select stream, sum((data->>'amount')::numeric) from new_events group by stream
-      on conflict (account) do update set balance = b.balance + excluded.balance $$)`;
+      on conflict (account) do update set balance = b.balance + excluded.balance $$);
+  create table if not exists letters (n bigserial, account text, version bigint, type text, writer text);
+  select evsource.create_subscription('letters', categories => '{account}', partitions => 4, if_exists => 'keep')`;
 
 // Returns the position of the event: a bigint, which pg gives as a string.
 async function append(db, stream, type, data, expectedVersion = null) {
@@ -52,6 +56,32 @@ async function balance(db, account, position) {
   return rows[0].balance;
 }
 
+// One consumer of a group: they divide the accounts, each account's events come in order.
+async function writeLetters(db, name) {
+  for (;;) {
+    const { rows: events } = await db.query(
+      `select stream, version, type, receipt
+       from evsource.fetch_events('letters', consumer => $1, wait => '5s')`, [name]);
+    if (events.length === 0) continue;
+    let receipt;
+    try {
+      await db.query('begin'); // the letters and their receipt, or neither
+      for (const event of events) {
+        receipt = event.receipt;
+        await db.query('insert into letters (account, version, type, writer) values ($1, $2, $3, $4)',
+          [event.stream, event.version, event.type, name]);
+      }
+      await db.query('select evsource.ack($1, required => true)', [receipt]);
+      await db.query('commit');
+    } catch (error) {
+      await db.query('rollback');
+      if (error.code !== LEASE_LOST) { // we were too slow, and another one writes them
+        await db.query('select evsource.nack($1, $2)', [receipt, error.message]);
+      }
+    }
+  }
+}
+
 async function listen(db) {
   db.on('notification', ({ payload }) => console.log(payload));
   await db.query('listen evsource_projection');
@@ -66,6 +96,8 @@ try {
   await db.query(SETUP); // several statements in one query are one transaction
   if (command === 'listen') {
     await listen(db);
+  } else if (command === 'letters') {
+    await writeLetters(db, account);
   } else {
     const position = await { deposit, withdraw }[command](db, account, Number(amount));
     console.log(await balance(db, account, position));

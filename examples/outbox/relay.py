@@ -1,55 +1,51 @@
 #!/usr/bin/python3
 """Publish the log of evsource to a Redis stream: each event at least once, in order.
 
+    relay.py NAME
+
 Connects to PostgreSQL as libpq does (PGHOST, PGDATABASE, ...) and to the Redis
-whose socket is REDIS_SOCKET. Start as many as you like: one works, the others
-wait to take over.
+whose socket is REDIS_SOCKET. Start several, each with a name of its own: one
+works, and when it dies another takes over.
 """
 import os
-import time
+import sys
 
 import psycopg
 import redis
 
-BATCH = 500
-IDLE = 0.1  # seconds between looks at a log with nothing new
+# One partition: the whole log in its order. An event that is handed out in vain
+# again and again is not given up.
+SETUP = "select evsource.create_subscription('redis', max_attempts => 32767, if_exists => 'keep')"
 
+# Waits until there is something, without polling.
 NEXT = """
-    select position, id::text, stream, version, type, data::text,
-           coalesce(metadata::text, '{}'), occurred_at::text
-    from evsource.read_all(%s, %s)"""
+    select id::text, position, stream, version, type, data::text,
+           coalesce(metadata::text, '{}'), occurred_at::text, receipt
+    from evsource.fetch_events('redis', 500, consumer => %s, lease => '5s', wait => '10s')"""
+
+FIELDS = ("id", "position", "stream", "version", "type", "data", "metadata", "occurred_at")
 
 
 def publish(broker, events):
     """All of them, in one round trip, or an exception."""
     pipeline = broker.pipeline(transaction=False)
-    for position, id, stream, version, type, data, metadata, occurred_at in events:
-        pipeline.xadd("events", {
-            "id": id, "position": position, "stream": stream, "version": version, "type": type,
-            "data": data, "metadata": metadata, "occurred_at": occurred_at})
+    for event in events:
+        pipeline.xadd("events", dict(zip(FIELDS, event)))
     pipeline.execute()
 
 
-def main():
+def main(name):
     db = psycopg.connect(autocommit=True)
+    db.execute("set synchronous_commit = off")  # an ack that a crash loses is done again
+    db.execute(SETUP)
     broker = redis.Redis(unix_socket_path=os.environ["REDIS_SOCKET"])
-
-    # The lock goes with the session, however that ends.
-    db.execute("select pg_advisory_lock(hashtext('outbox relay'))")
-    db.execute("create table if not exists outbox_relay (after_position bigint not null)")
-    db.execute("insert into outbox_relay select 0 where not exists (select from outbox_relay)")
-    (after,) = db.execute("select after_position from outbox_relay").fetchone()
-
     while True:
-        events = db.execute(NEXT, (after, BATCH)).fetchall()
-        if not events:
-            time.sleep(IDLE)
-            continue
-        publish(broker, events)
-        # Killed here, it publishes these events again: that is why they carry their id.
-        after = events[-1][0]
-        db.execute("update outbox_relay set after_position = %s", (after,))
+        events = db.execute(NEXT, (name,)).fetchall()
+        if events:
+            publish(broker, events)
+            # Killed here, it publishes these events again: that is why they carry their id.
+            db.execute("select evsource.ack(%s)", (events[-1][-1],))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -3,6 +3,7 @@
 
     shop.py deposit account-1 100      append, and see it in the read model
     shop.py withdraw account-1 30      decide on the state, and again when it has moved on
+    shop.py letters NAME               write a letter for each event; start several
     shop.py listen [SECONDS]           print each change of the read model
 """
 import select
@@ -13,6 +14,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 WRONG_VERSION = "VE001"
+LEASE_LOST = "VE005"
 
 SETUP = """
     create extension if not exists evsource;
@@ -20,7 +22,9 @@ SETUP = """
     select evsource.create_projection('balances', mode => 'async', if_exists => 'keep', query => $$
         insert into balances as b
             select stream, sum((data->>'amount')::numeric) from new_events group by stream
-        on conflict (account) do update set balance = b.balance + excluded.balance $$)"""
+        on conflict (account) do update set balance = b.balance + excluded.balance $$);
+    create table if not exists letters (n bigserial, account text, version bigint, type text, writer text);
+    select evsource.create_subscription('letters', categories => '{account}', partitions => 4, if_exists => 'keep')"""
 
 
 def append(db, stream, type, data, expected_version=None):
@@ -55,6 +59,27 @@ def balance(db, account, position):
     return db.execute("select balance from balances where account = %s", (account,)).fetchone()[0]
 
 
+def write_letters(db, name):
+    """One consumer of a group: they divide the accounts, each account's events come in order."""
+    while True:
+        events = db.execute(
+            "select stream, version, type, receipt from evsource.fetch_events('letters', consumer => %s, wait => '5s')",
+            (name,)).fetchall()
+        if not events:
+            continue
+        try:
+            with db.transaction():  # the letters and their receipt, or neither
+                for account, version, type, receipt in events:
+                    db.execute("insert into letters (account, version, type, writer) values (%s, %s, %s, %s)",
+                               (account, version, type, name))
+                db.execute("select evsource.ack(%s, required => true)", (receipt,))
+        except psycopg.Error as error:
+            if db.broken:
+                raise
+            if error.sqlstate != LEASE_LOST:  # we were too slow, and another one writes them
+                db.execute("select evsource.nack(%s, %s)", (receipt, str(error)))
+
+
 def listen(db, seconds):
     """Call db.notifies() when the socket has something, as any event loop does."""
     db.execute("listen evsource_projection")
@@ -74,6 +99,8 @@ def main(command, *arguments):
             db.execute(SETUP)
         if command == "listen":
             listen(db, float(arguments[0]) if arguments else 1e9)
+        elif command == "letters":
+            write_letters(db, arguments[0])
         else:
             account, amount = arguments
             position = {"deposit": deposit, "withdraw": withdraw}[command](db, account, int(amount))
