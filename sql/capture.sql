@@ -28,7 +28,7 @@ comment on function evsource._trigger_arguments(oid) is 'Internal: the arguments
 
 -- The tables themselves: their partitions have the trigger, too.
 create view evsource.captured_tables as
-    select n.nspname || '.' || c.relname as table_name,
+    select pg_catalog.format('%I.%I', n.nspname, c.relname) as table_name,
         a.category, a.key_columns, a.exclude_columns,
         coalesce(a.registrant, pg_catalog.pg_get_userbyid(c.relowner)::text) as captured_by,
         t.tgenabled <> 'D' as enabled
