@@ -134,4 +134,19 @@ is($subscriber->safe_psql('postgres', 'select count(*) from evsource.events'), 0
 $subscriber->safe_psql('postgres', 'update stock set n = 5');
 is($subscriber->safe_psql('postgres', 'select type from evsource.events'), 'StockUpdated', 'what is done there is');
 
+# unless it is asked for
+$subscriber->safe_psql('postgres', 'alter table stock enable always trigger evsource_capture; alter table stock enable always trigger evsource_capture_truncate');
+$node->safe_psql('postgres', q{
+	begin; insert into stock values (5, 1), (6, 1); update stock set n = n + 1 where id >= 5; savepoint s; delete from stock; rollback to s;
+	update stock set id = 7 where id = 6; commit;
+	delete from stock where id = 5; truncate stock; insert into stock values (8, 8)});
+$node->wait_for_catchup('s');
+is($subscriber->safe_psql('postgres', q{
+	select string_agg(stream || ' ' || version || ' ' || type, ', ' order by position) from evsource.events where stream <> 'stock-4'}),
+	'stock-5 1 StockInserted, stock-6 1 StockInserted, stock-5 2 StockUpdated, stock-6 2 StockUpdated, stock-6 3 StockDeleted, '
+	. 'stock-7 1 StockInserted, stock-5 3 StockDeleted, stock 1 StockTruncated, stock-8 1 StockInserted',
+	'an ALWAYS trigger captures what replication applies, in its order');
+is($subscriber->safe_psql('postgres', q{select count(*) from evsource.read_all(0, null)}),
+	$subscriber->safe_psql('postgres', q{select count(*) from evsource.events}), 'and nothing of it is held back');
+
 done_testing();
