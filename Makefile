@@ -53,6 +53,7 @@ OBJS = \
 	src/jsonb_merge.o \
 	src/state_cache.o \
 	src/state_load.o \
+	src/state_missing.o \
 	src/state_keys.o \
 	src/states.o \
 	src/decider.o \

@@ -5,7 +5,7 @@ create function evsource.state(projection text, key text default null) returns j
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_state';
 comment on function evsource.state(text, text) is
-'The current state of a key of a fold projection: its newest snapshot and the fold of the events after it. Null when no event of the key is the projection''s. The key of a fold per stream is the stream; a global fold has none. Errors: 42704 unknown projection, 42809 not a fold, 22004 and 22023 for the key, 42501.';
+'The current state of a key of a fold projection: its newest snapshot and the fold of the events after it. The key of a fold per stream is the stream; a global fold has none, and its state is null before its first event. Errors: P0002 when no event of the key is the projection''s (see load_state), 42704 unknown projection, 42809 not a fold, 22004 and 22023 for the key, 42501.';
 
 create function evsource.load_state(
     projection text, key text default null,
@@ -13,7 +13,7 @@ create function evsource.load_state(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_load_state';
 comment on function evsource.load_state(text, text) is
-'One row, of one snapshot: the current state of a key, the version of its stream (fit to be passed as expected_version), the position of the last event in the state and the number of events in it. A key without events has the state {} and zeros. Errors as state.';
+'One row, of one snapshot: the current state of a key, the version of its stream (fit to be passed as expected_version), the position of the last event in the state and the number of events in it. A key without events has the state {} and zeros. Errors as state, but for P0002.';
 
 create function evsource.load_states(
     projection text,
@@ -22,19 +22,19 @@ create function evsource.load_states(
     language c volatile parallel unsafe rows 10000
     as 'MODULE_PATHNAME', 'evsource_load_states';
 comment on function evsource.load_states(text) is
-'The current states of all keys of a fold projection, as load_state would return them, of one snapshot. Errors as state.';
+'The current states of all keys of a fold projection, as load_state would return them, of one snapshot. Errors as load_state.';
 
 create function evsource.state_at_version(projection text, key text, stream_version bigint) returns jsonb
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_state_at_version';
 comment on function evsource.state_at_version(text, text, bigint) is
-'The state of a stream after its event of this version. Errors as state, and 22023 for a version that the stream does not have or a fold that is not keyed by stream.';
+'The state of a stream after its event of this version; null when none up to it is the projection''s. Errors: P0002 when there is no such stream, 22023 for a version that it does not have or a fold that is not keyed by stream; the others as state.';
 
 create function evsource.state_at_time(projection text, key text, as_of timestamptz) returns jsonb
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_state_at_time';
 comment on function evsource.state_at_time(text, text, timestamptz) is
-'The fold of the events of a key that occurred before this time, in the order of the log. Errors as state.';
+'The fold of the events of a key that occurred before this time, in the order of the log. Errors as state; P0002 also when none of them had occurred before it.';
 
 create function evsource.diff_state(
     projection text, key text, v1 bigint, v2 bigint,
@@ -75,20 +75,20 @@ create function evsource.save_snapshot(projection text default null, key text de
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_save_snapshot';
 comment on function evsource.save_snapshot(text, text) is
-'Save the state of a key, of all keys of a projection, or of all projections that the caller may manage. Returns how many snapshots it wrote: one that is current already is not written. Errors: 42704, 42809, 22004, 22023, 42501.';
+'Save the state of a key, of all keys of a projection, or of all projections that the caller may manage. Returns how many snapshots it wrote: one that is current already is not written, and a key without events has none. Errors: 42704, 42809, 22004, 22023, 42501.';
 
 create function evsource.load_snapshot(projection text, key text default null)
     returns setof evsource.snapshots
     language c volatile parallel unsafe rows 1
     as 'MODULE_PATHNAME', 'evsource_load_snapshot';
 comment on function evsource.load_snapshot(text, text) is
-'The snapshot of a key as it is saved, or no row. Errors as state.';
+'The snapshot of a key as it is saved, or no row. Errors as load_state.';
 
 create function evsource.has_snapshot(projection text, key text default null) returns boolean
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_has_snapshot';
 comment on function evsource.has_snapshot(text, text) is
-'Is there a snapshot of this key? Errors as state.';
+'Is there a snapshot of this key? Errors as load_state.';
 
 create function evsource.clear_snapshots(projection text default null) returns bigint
     language c volatile parallel unsafe

@@ -157,7 +157,8 @@ owns_tables(const char *name)
 
 /*
  * evsource.save_snapshot(projection text, key text) returns bigint: how many
- * snapshots were written.  What is saved already as it is, is not written.
+ * snapshots were written.  What is saved already as it is, is not written, and
+ * neither is the state of a key that has no events.
  *
  * Errors: 22004 for a key without a projection, 22023 for a key where there are
  * none, 42704, 42809, 42501.
@@ -262,7 +263,7 @@ static EvsQuery find_row = {
  * evsource.load_snapshot(projection text, key text) returns setof
  * evsource.snapshots: the row as it is saved, or nothing.
  *
- * Errors as evsource.state.
+ * Errors as evsource.load_state.
  */
 Datum
 evsource_load_snapshot(PG_FUNCTION_ARGS)
@@ -286,7 +287,7 @@ evsource_load_snapshot(PG_FUNCTION_ARGS)
 /*
  * evsource.has_snapshot(projection text, key text) returns boolean
  *
- * Errors as evsource.state.
+ * Errors as evsource.load_state.
  */
 Datum
 evsource_has_snapshot(PG_FUNCTION_ARGS)

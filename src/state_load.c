@@ -360,6 +360,40 @@ evs_state_load_log(EvsFolder *folder, text *key, int64 upto, const EvsStateAt *a
 	evs_keyer_close(keyer);
 }
 
+/* The earlier of two times, of which the first may be none. */
+static void
+note_first(TimestampTz *first, bool *found, const EvsEvent *event)
+{
+	TimestampTz time = time_of(event);
+
+	if (!*found || time < *first)
+		*first = time;
+	*found = true;
+}
+
+bool
+evs_state_first_time(EvsFolder *folder, text *key, Snapshot snapshot, TimestampTz *first)
+{
+	EvsProjection *projection = folder->projection;
+	bool		by_stream = projection->key_kind == EVS_KEY_STREAM;
+	EvsKeyer   *keyer = by_stream ? NULL : evs_keyer_open(projection);
+	EvsScan    *scan = by_stream ?
+		evs_scan_stream(key, 1, PG_INT64_MAX, false, snapshot) :
+		evs_scan_log(projection->start_after, PG_INT64_MAX, &projection->filter, snapshot);
+	bool		found = false;
+	EvsEvent	event;
+
+	while (evs_scan_next(scan, &event))
+	{
+		if (by_stream ? is_of_projection(projection, &event) : has_key(keyer, &event, key))
+			note_first(first, &found, &event);
+	}
+	evs_scan_end(scan);
+	if (keyer != NULL)
+		evs_keyer_close(keyer);
+	return found;
+}
+
 void
 evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 					  Snapshot snapshot, EvsState *state)

@@ -48,6 +48,10 @@ extern void evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt
 extern void evs_state_load_log(EvsFolder *folder, text *key, int64 upto,
 							   const EvsStateAt *at, Snapshot snapshot, EvsState *state);
 
+/* When the earliest of the key's events occurred; false if it has none. */
+extern bool evs_state_first_time(EvsFolder *folder, text *key, Snapshot snapshot,
+								 TimestampTz *first);
+
 /* Fold one event that is the key's next one. */
 extern void evs_state_advance(EvsFolder *folder, EvsState *state, const EvsEvent *event);
 

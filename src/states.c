@@ -34,6 +34,7 @@
 #include "snapshots.h"
 #include "state_keys.h"
 #include "state_load.h"
+#include "state_missing.h"
 
 PG_FUNCTION_INFO_V1(evsource_state);
 PG_FUNCTION_INFO_V1(evsource_load_state);
@@ -282,20 +283,23 @@ current_state(FunctionCallInfo fcinfo, EvsState *state)
 }
 
 /*
- * evsource.state(projection text, key text) returns jsonb: the state now, or
- * null when no event of the key is the projection's.
+ * evsource.state(projection text, key text) returns jsonb: the state now.  The
+ * one state of a global fold is null before its first event.
  *
- * Errors: 22004 for a null, 22023 for a key where there are none, 42704 for an
- * unknown projection, 42809 for one that is no fold, 42501.
+ * Errors: P0002 for a key of which no event is the projection's, 22004 for a
+ * null, 22023 for a key where there are none, 42704 for an unknown projection,
+ * 42809 for one that is no fold, 42501.
  */
 Datum
 evsource_state(PG_FUNCTION_ARGS)
 {
 	EvsState	state;
+	EvsProjection *projection = current_state(fcinfo, &state);
 
-	(void) current_state(fcinfo, &state);
-	if (state.event_count == 0)
+	if (state.event_count == 0 && projection->key_kind == EVS_KEY_GLOBAL)
 		PG_RETURN_NULL();
+	if (state.event_count == 0)
+		evs_state_unknown(projection, PG_GETARG_TEXT_PP(1), state.seen_version);
 	PG_RETURN_JSONB_P(state.state);
 }
 
@@ -317,9 +321,10 @@ state_values(const EvsProjection *projection, const EvsState *state,
 /*
  * evsource.load_state(projection text, key text) returns one row (state,
  * version, position, event_count).  version is the stream's: what append takes
- * as expected_version.  Without events the state is {} and the rest 0.
+ * as expected_version.  Without events the state is {} and the rest 0: who is
+ * about to append the first one may ask.
  *
- * Errors as evsource.state.
+ * Errors as evsource.state, but for P0002.
  */
 Datum
 evsource_load_state(PG_FUNCTION_ARGS)
@@ -341,7 +346,7 @@ evsource_load_state(PG_FUNCTION_ARGS)
  * evsource.load_states(projection text) returns setof (key, state, version,
  * position, event_count): all states that have events, of one snapshot.
  *
- * Errors as evsource.state.
+ * Errors as evsource.load_state.
  */
 Datum
 evsource_load_states(PG_FUNCTION_ARGS)
@@ -388,7 +393,10 @@ evsource_load_states(PG_FUNCTION_ARGS)
 
 /* ---- states of the past ---- */
 
-/* The state of a key at some point, or null. */
+/*
+ * The state of a key at some point; null if that is a version up to which no
+ * event is the projection's.
+ */
 static Datum
 past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation,
 		   text *key, const EvsStateAt *at)
@@ -412,14 +420,19 @@ past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation
 	copy_state(&state);
 	if (entry != NULL)
 		evs_state_cache_put(entry, NULL);
+	if (at->has_time && state.event_count == 0)
+		evs_state_too_early(&call, key, at->before, state.seen_version);
 	evs_state_end(&call);
 
+	if (!at->has_time && state.seen_version == 0)
+		evs_state_unknown(projection, key, 0);
 	if (!at->has_time && state.seen_version < at->version)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("stream \"%s\" has no version " INT64_FORMAT,
 						text_to_cstring(key), at->version),
-				 errdetail("Its last version is " INT64_FORMAT ".", state.seen_version)));
+				 errdetail("Its last version is " INT64_FORMAT ".", state.seen_version),
+				 errhint("Ask for that one, or for one before it.")));
 	if (state.event_count == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_JSONB_P(state.state);
@@ -431,7 +444,8 @@ past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation
  * none up to it is the projection's.
  *
  * Errors: 22004 for a null; 22023 for a version that the stream does not have,
- * or when the key is no stream; the others as evsource.state.
+ * or when states are not those of streams; P0002 when there is no such stream;
+ * the others as evsource.state.
  */
 Datum
 evsource_state_at_version(PG_FUNCTION_ARGS)
@@ -467,9 +481,10 @@ evsource_state_at_version(PG_FUNCTION_ARGS)
 /*
  * evsource.state_at_time(projection text, key text, as_of timestamptz) returns
  * jsonb: the fold of the key's events that occurred before that time, in the
- * order of the log; null when there is none.
+ * order of the log.
  *
- * Errors: 22004 for a null; the others as evsource.state.
+ * Errors: 22004 for a null; P0002 when there is none; the others as
+ * evsource.state.
  */
 Datum
 evsource_state_at_time(PG_FUNCTION_ARGS)

@@ -135,7 +135,9 @@ select version from evsource.append('account-6', 'Paid', '{"amount": 4, "tags": 
 select version from evsource.append('account-5', 'Paid', '{"amount": 5, "tags": []}', '{"actor": "ann"}');
 
 -- Their states are those of the checkpoint, a row a key.
-select evsource.state('all'), evsource.state('by_actor', 'ann');
+select evsource.state('all') is null as not_yet;
+select evsource.state('by_actor', 'ann');
+\echo :LAST_ERROR_SQLSTATE
 select evsource.run_projection() > 0;
 select (evsource.state('all') ->> 'count')::bigint = (select count(*) from evsource.events) as all_counted;
 select key, state, version, event_count from evsource.load_states('by_actor');

@@ -21,12 +21,14 @@ create table paid (stream text primary key, events bigint);
 select evsource.create_projection('paid', query => 'insert into paid select stream, count(*) from new_events group by stream on conflict (stream) do update set events = paid.events + excluded.events', tables => '{paid}');
 
 -- A key without events has no state; a decision on it starts from {} at version 0.
-select evsource.state('balance', 'account-1') is null as no_state;
+select evsource.state('balance', 'account-1');
+\echo :LAST_ERROR_SQLSTATE
 select * from evsource.load_state('balance', 'account-1');
 select version from evsource.append('account-1', 'Opened', expected_version => (select version from evsource.load_state('balance', 'account-1')));
 
 -- Events that the filter keeps out make no state, but the version to decide on.
-select evsource.state('balance', 'account-1') is null as no_state;
+select evsource.state('balance', 'account-1');
+\echo :LAST_ERROR_SQLSTATE
 select * from evsource.load_state('balance', 'account-1');
 select version from evsource.append('account-1', 'Paid', '{"amount": 10}', expected_version => (select version from evsource.load_state('balance', 'account-1')));
 select evsource.state('balance', 'account-1');
@@ -53,32 +55,58 @@ select evsource.state_at_version('balance', 'account-1', -1);
 \echo :LAST_ERROR_SQLSTATE
 select evsource.state_at_version('balance', 'account-1', 4);
 \echo :LAST_ERROR_SQLSTATE
+select evsource.state_at_version('balance', 'account-9', 1);
+\echo :LAST_ERROR_SQLSTATE
 select evsource.state_at_version('all', null, 1);
 \echo :LAST_ERROR_SQLSTATE
 select evsource.state_at_time('balance', 'account-1', null);
 \echo :LAST_ERROR_SQLSTATE
+select evsource.state_at_time('balance', 'account-9', 'infinity');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.state_at_time('unknown', 'account-1', now());
+\echo :LAST_ERROR_SQLSTATE
+select evsource.state_at_time('paid', 'account-1', now());
+\echo :LAST_ERROR_SQLSTATE
+select evsource.state_at_version('paid', 'account-1', 1);
+\echo :LAST_ERROR_SQLSTATE
 select evsource.load_states('paid');
 \echo :LAST_ERROR_SQLSTATE
+-- The one state of a global fold is known before it has events, but was none at any time.
+select evsource.state('all') is null as no_events_yet;
+select evsource.create_projection('none', 'evsource.fold_count', key => 'global', mode => 'manual', types => '{Never}');
+select evsource.state_at_time('none', null, 'infinity');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.drop_projection('none');
 
 -- The state at a version is what it was after that event.
 select count(*) from generate_series(4, 10) i, lateral evsource.append('account-1', 'Paid', jsonb_build_object('amount', i));
 select v, evsource.state_at_version('balance', 'account-1', v) from generate_series(0, 10) v;
-select evsource.state_at_version('balance', 'account-9', 0) is null as nothing;
+-- version 0 is before all events, of any stream; an event that is not the projection's makes no state either
+select evsource.state_at_version('balance', 'account-9', 0) is null as nothing, evsource.state_at_version('balance', 'account-1', 1) is null as not_yet;
 
 -- The state at a time is made of what had occurred before it, in the order of the log.
 select count(*) from (values ('2024-03-01Z', 1), ('2024-01-01Z', 2), ('2024-02-01Z', 4), ('2024-02-01Z', 8)) v (at, amount),
     lateral evsource.append('account-2', 'Paid', jsonb_build_object('amount', amount), occurred_at => at::timestamptz);
+select evsource.state_at_time('balance', 'account-2', '2024-01-01Z');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.state_at_time('all', null, '2024-01-01Z');
+\echo :LAST_ERROR_SQLSTATE
 select at::date, evsource.state_at_time('balance', 'account-2', at) from
-    unnest('{2024-01-01Z,2024-01-02Z,2024-02-01Z,2024-02-02Z,2024-04-01Z}'::timestamptz[]) at;
+    unnest('{2024-01-02Z,2024-02-01Z,2024-02-02Z,2024-04-01Z}'::timestamptz[]) at;
 -- an event that does not say when, occurred when it was recorded
 select version from evsource.append('account-2', 'Paid', '{"amount": 16}');
-select evsource.state_at_time('balance', 'account-2', '2024-04-01Z'), evsource.state_at_time('balance', 'account-2', 'infinity'),
-    evsource.state_at_time('balance', 'account-2', '-infinity');
+select evsource.state_at_time('balance', 'account-2', '2024-04-01Z'), evsource.state_at_time('balance', 'account-2', 'infinity');
+select evsource.state_at_time('balance', 'account-2', '-infinity');
+\echo :LAST_ERROR_SQLSTATE
 -- what occurs at infinity has occurred before no instant, what did at -infinity before every one
 select version from evsource.append('account-7', 'Paid', '{"amount": 1}', occurred_at => 'infinity');
+select evsource.state_at_time('balance', 'account-7', 'infinity');
+\echo :LAST_ERROR_SQLSTATE
 select version from evsource.append('account-7', 'Paid', '{"amount": 2}', occurred_at => '-infinity');
 select occurred_at from evsource.read_stream('account-7');
-select at, evsource.state_at_time('balance', 'account-7', at) from unnest('{-infinity,4713-01-01 BC,2100-01-01,infinity}'::timestamptz[]) with ordinality a (at, n) order by n;
+select at, evsource.state_at_time('balance', 'account-7', at) from unnest('{4713-01-01 BC,2100-01-01,infinity}'::timestamptz[]) with ordinality a (at, n) order by n;
+select evsource.state_at_time('balance', 'account-7', '-infinity');
+\echo :LAST_ERROR_SQLSTATE
 select evsource.state('balance', 'account-7');
 -- of a fold with one state it is that of the whole log
 select evsource.state_at_time('all', null, '2024-02-02Z'), evsource.state('all'), evsource.state_at_time('all', 'global', 'infinity');
@@ -129,7 +157,8 @@ begin;
 select version from evsource.append('account-3', 'Paid', '{"amount": 1}');
 select evsource.state('balance', 'account-3');
 rollback;
-select evsource.state('balance', 'account-3') is null as nothing;
+select evsource.state('balance', 'account-3');
+\echo :LAST_ERROR_SQLSTATE
 
 -- In one statement: each state as it is at that moment.
 select version, evsource.state('balance', 'account-4') ->> 'balance' as balance
