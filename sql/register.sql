@@ -92,12 +92,13 @@ comment on function evsource.drop_projection(text, boolean) is
 create function evsource.run_projection(
     projection text default null,
     max_batches integer default null,
-    include_own boolean default false)
+    include_own boolean default false,
+    up_to bigint default null)
     returns bigint
     language c
     as 'MODULE_PATHNAME', 'evsource_run_projection';
-comment on function evsource.run_projection(text, integer, boolean) is
-'Applies the log to an async or manual projection, or to all async ones; returns how many events it applied.';
+comment on function evsource.run_projection(text, integer, boolean, bigint) is
+'Applies the log, all of it or up to a position, to an async or manual projection, or to all async ones; returns how many events it applied.';
 
 create function evsource.event_count(projection text) returns bigint
     language c

@@ -24,6 +24,7 @@
 #include "registry.h"
 #include "replay.h"
 #include "run.h"
+#include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_run_projection);
 PG_FUNCTION_INFO_V1(evsource_event_count);
@@ -34,14 +35,22 @@ PG_FUNCTION_INFO_V1(evsource_event_count);
  */
 static int	must_roll_back = 0;
 
+/* What a call is to apply. */
+typedef struct Extent
+{
+	int64		upto;			/* no event after this position */
+	int64		max_batches;	/* 0: as many as it takes */
+	bool		include_own;
+} Extent;
+
 /* What is above the safe position and visible to us, our own events among it. */
 static void
-apply_own(EvsApply *apply)
+apply_own(EvsApply *apply, int64 upto)
 {
 	EvsUnit		before = apply->unit;
 	int64		applied = apply->applied;
 	int			level = GetCurrentTransactionNestLevel();
-	int64		last = evs_horizon_last_position();
+	int64		last = Min(evs_horizon_last_position(), upto);
 
 	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return;
@@ -56,36 +65,57 @@ apply_own(EvsApply *apply)
 
 /* Apply the log to a projection or to a partition of it; returns how many events. */
 static int64
-run_unit(EvsProjection *projection, int partition, int64 safe, int64 max_batches,
-		 bool include_own)
+run_unit(EvsProjection *projection, int partition, int64 safe, const Extent *extent)
 {
 	EvsApply	apply;
 	EvsApplied	result = EVS_APPLY_MORE;
 
 	evs_apply_begin(&apply, projection, partition);
 	/* it will roll back: an error on record would be lost */
-	apply.raise = include_own;
+	apply.raise = extent->include_own;
 
 	for (int64 batches = 0;
-		 result == EVS_APPLY_MORE && (max_batches == 0 || batches < max_batches);
+		 result == EVS_APPLY_MORE &&
+		 (extent->max_batches == 0 || batches < extent->max_batches);
 		 batches++)
-		result = evs_apply_batch(&apply, safe, evs_apply_limit(projection), 0);
-	if (include_own && result == EVS_APPLY_END)
-		apply_own(&apply);
+		result = evs_apply_batch(&apply, Min(safe, extent->upto),
+								 evs_apply_limit(projection), 0);
+	if (extent->include_own && result == EVS_APPLY_END)
+		apply_own(&apply, extent->upto);
 
 	evs_apply_end(&apply);
 	return apply.applied;
 }
 
 static int64
-run(EvsProjection *projection, int64 max_batches, bool include_own)
+run(EvsProjection *projection, const Extent *extent)
 {
 	int64		safe = evs_horizon_safe_position();
 	int64		applied = 0;
 
 	for (int i = 0; i < projection->partitions; i++)
-		applied += run_unit(projection, i, safe, max_batches, include_own);
+		applied += run_unit(projection, i, safe, extent);
 	return applied;
+}
+
+/* Nothing is taken back: a projection that is further on does not stop there. */
+static void
+check_before(const EvsProjection *projection, int64 upto)
+{
+	for (int i = 0; i < projection->partitions; i++)
+	{
+		EvsUnit		unit;
+
+		evs_unit_read(projection, i, &unit);
+		if (unit.checkpoint.position > upto)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("projection \"%s\" is past position %lld already",
+							projection->name, (long long) upto),
+					 errdetail("It has applied the log up to position %lld.",
+							   (long long) unit.checkpoint.position),
+					 errhint("To begin anew call evsource.reset_projection() first.")));
+	}
 }
 
 /* A projection that was named must be one that can be run. */
@@ -122,34 +152,58 @@ check_runnable(const EvsProjection *projection)
 			 errhint("%s", hint)));
 }
 
+/* The arguments that say how far to go. */
+static void
+extent_arguments(FunctionCallInfo fcinfo, Extent *extent)
+{
+	extent->max_batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	extent->include_own = evs_argument_bool(fcinfo, 2, false);
+	extent->upto = PG_ARGISNULL(3) ? PG_INT64_MAX : PG_GETARG_INT64(3);
+
+	if (!PG_ARGISNULL(1) && extent->max_batches < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_batches must be positive"),
+				 errdetail("It is %lld.", (long long) extent->max_batches),
+				 errhint("Null is: as many as it takes.")));
+	if (extent->upto < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("up_to must not be negative"),
+				 errdetail("It is %lld.", (long long) extent->upto),
+				 errhint("Pass the position of the last event to apply; null is: all there is.")));
+	if (PG_ARGISNULL(0) && !PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("projection must not be null when up_to is given"),
+				 errhint("Name the projection that is to stop there.")));
+}
+
 /*
- * evsource.run_projection(projection, max_batches, include_own) returns bigint
+ * evsource.run_projection(projection, max_batches, include_own, up_to) returns
+ * bigint
  *
- * Applies what the log has to an async or manual projection, or to all async
- * ones when it is null.  Returns how many events were applied.
+ * Applies what the log has, or what it has up to a position, to an async or
+ * manual projection, or to all async ones when it is null.  Returns how many
+ * events were applied.
  *
  * An error of the handler's is isolated to its event, recorded, and reported by
  * a WARNING; what comes before that event is applied.
  *
- * Errors: 42704 when unknown, 55000 when it is inline or not active, 25000
- * under REPEATABLE READ; with include_own whatever the handler raises.
+ * Errors: 42704 when unknown, 55000 when it is inline, not active or past the
+ * position, 25000 under REPEATABLE READ, 22023 and 22004 for arguments; with
+ * include_own whatever the handler raises.
  */
 Datum
 evsource_run_projection(PG_FUNCTION_ARGS)
 {
 	bool		all = PG_ARGISNULL(0);
-	int64		max_batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
-	bool		include_own = evs_argument_bool(fcinfo, 2, false);
+	Extent		extent;
 	List	   *names;
 	ListCell   *cell;
 	int64		applied = 0;
 
-	if (!PG_ARGISNULL(1) && max_batches < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_batches must be positive"),
-				 errdetail("It is %lld.", (long long) max_batches),
-				 errhint("Null is: as many as it takes.")));
+	extent_arguments(fcinfo, &extent);
 	evs_require_read_committed("run a projection");
 
 	names = all ? evs_registry_names(EVS_MODE_ASYNC) :
@@ -167,7 +221,8 @@ evsource_run_projection(PG_FUNCTION_ARGS)
 		else if (projection == NULL || projection->mode != EVS_MODE_ASYNC ||
 				 projection->state != EVS_STATE_ACTIVE)
 			continue;
-		applied += run(projection, max_batches, include_own);
+		check_before(projection, extent.upto);
+		applied += run(projection, &extent);
 	}
 	if (all)
 		evs_replay_note_counts();
@@ -178,7 +233,9 @@ evsource_run_projection(PG_FUNCTION_ARGS)
 int64
 evs_run(EvsProjection *projection)
 {
-	return run(projection, 0, false);
+	Extent		all = {.upto = PG_INT64_MAX};
+
+	return run(projection, &all);
 }
 
 /*

@@ -101,6 +101,40 @@ select compare('as_of_' || :'as_of' || '/streams', (select count(*) from as_of))
 select compare('as_of_' || :'as_of' || '/by_incident_state', (select jsonb_object_agg(v, c)
     from (select state ->> 'incident_state' as v, count(*) as c from as_of group by 1) as t));
 
+-- The same by projections that were rebuilt up to that point of the log: a
+-- table, and a fold whose states are rows of their own.
+select max(position) as upto from evsource.events where occurred_at < :'as_of' \gset
+select expect('what had occurred by then stands before what had not', (
+    select count(*) from evsource.events where position <= :upto and occurred_at >= :'as_of'), 0::bigint);
+create table incidents_then (incident text primary key, incident_state text);
+create function note_incident(e evsource.event) returns void
+    language sql
+    as $$
+insert into public.incidents_then as i values (e.stream, e.data ->> 'incident_state')
+    on conflict (incident) do update set incident_state = case when e.data ? 'incident_state' then excluded.incident_state else i.incident_state end
+$$;
+create function whose(e evsource.event) returns text language sql immutable as $$ select (e).stream $$;
+select evsource.create_projection('incidents_then', 'note_incident', tables => '{incidents_then}', mode => 'manual');
+select evsource.create_projection('incident_then', 'incident(jsonb, evsource.event)', key => 'whose', mode => 'manual');
+select expect('it has applied every event up to there', evsource.run_projection('incidents_then', up_to => :upto),
+    (select count(*) from evsource.events where occurred_at < :'as_of'));
+select expect('so has the fold', evsource.run_projection('incident_then', up_to => :upto),
+    (select count(*) from evsource.events where occurred_at < :'as_of'));
+select compare('as_of_' || :'as_of' || '/streams', (select count(*) from incidents_then));
+select compare('as_of_' || :'as_of' || '/by_incident_state', (select jsonb_object_agg(v, c)
+    from (select incident_state as v, count(*) as c from incidents_then group by 1) as t));
+select compare('as_of_' || :'as_of' || '/by_incident_state', (select jsonb_object_agg(v, c)
+    from (select state ->> 'incident_state' as v, count(*) as c from evsource.load_states('incident_then') group by 1) as t));
+select expect('rebuilt up to a point, every state is what state_at_time says of it', (
+    select count(*) from as_of full join evsource.load_states('incident_then') as l on l.key = stream
+    where as_of.state is distinct from l.state), 0::bigint);
+-- and on to the end
+select expect('it goes on to the end', evsource.run_projection('incident_then'), (select count(*) from evsource.events where position > :upto));
+select expect('and ends as the states of the streams', (
+    select count(*) from states full join evsource.load_states('incident_then') as l on l.key = stream
+    where states.state is distinct from l.state), 0::bigint);
+select evsource.run_projection('incidents_then');
+
 -- The incidents that the file shows, at their end and at a version.
 do $$
 declare

@@ -169,6 +169,36 @@ begin
 end
 $$;
 
+-- The same by projections that were rebuilt up to that point of the log: a
+-- table, and a fold whose states are rows of their own.
+select max(position) as upto from evsource.events where occurred_at < :'as_of' \gset
+select expect('what had occurred by then stands before what had not', (
+    select count(*) from evsource.events where position <= :upto and occurred_at >= :'as_of'), 0::bigint);
+create table balances_then (like balances including all);
+select replace(:'fill_balances', 'public.balances', 'public.balances_then') as fill_balances_then \gset
+create function whose(e evsource.event) returns text language sql immutable as $$ select (e).stream $$;
+select evsource.create_projection('balances_then', query => :'fill_balances_then', tables => '{balances_then}', mode => 'manual');
+select evsource.create_projection('customer_then', 'customer(jsonb, evsource.event)', key => 'whose', mode => 'manual');
+select compare('as_of_' || :'as_of' || '/events', evsource.run_projection('balances_then', up_to => :upto));
+select compare('as_of_' || :'as_of' || '/events', evsource.run_projection('customer_then', up_to => :upto));
+select compare('as_of_' || :'as_of' || '/streams', (select count(*) from balances_then));
+select compare('as_of_' || :'as_of' || '/sum_of_amount', (select sum(balance) from balances_then));
+select compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_build_array(customer, balance) order by balance desc, customer)
+    from (select * from balances_then order by balance desc, customer limit 5) as t));
+create temp table states_then as select key as stream, state from evsource.load_states('customer_then');
+select compare('as_of_' || :'as_of' || '/streams', (select count(*) from states_then));
+select compare('as_of_' || :'as_of' || '/sum_of_amount', (select sum((state ->> 'balance')::numeric) from states_then));
+select expect('rebuilt up to a point, every state is what state_at_time says of it', (
+    select count(*) from states_then where state is distinct from evsource.state_at_time('customer', stream, :'as_of')), 0::bigint);
+-- and on to the end
+select expect('the table goes on', evsource.run_projection('balances_then'), (select count(*) from evsource.events where position > :upto));
+select expect('and ends as the one that followed the appends', (
+    select count(*) from (table balances except table balances_then) as d), 0::bigint);
+select expect('so do the states', evsource.run_projection('customer_then'), (select count(*) from evsource.events where position > :upto));
+select expect('and end as those of the streams', (
+    select count(*) from states full join evsource.load_states('customer_then') as l on l.key = stream
+    where states.state is distinct from l.state), 0::bigint);
+
 -- Made afterwards, on the history: the same as what followed the appends.
 create table invoices_again (like invoices including all);
 create function note_invoice_again(e evsource.event) returns void
