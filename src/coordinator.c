@@ -2,12 +2,13 @@
  * coordinator.c - keep as many workers for a database as there is work.
  *
  * It leaves when there is nothing to do for it: the extension is not there, no
- * projection is async, or the daemon is turned off for the database.  Sessions
- * that change that ask the launcher for another one.  In a copy of a database
- * (the store says that it was last written elsewhere) it waits for
- * evsource.adopt().
+ * projection is async and nobody listens, or the daemon is turned off for the
+ * database.  Sessions that change that ask the launcher for another one.  In a
+ * copy of a database (the store says that it was last written elsewhere) it
+ * waits for evsource.adopt().
  *
- * It also publishes the safe position for standbys, while it changes.
+ * While the safe position rises it also publishes it for standbys, and tells
+ * those who LISTEN: once for all that was appended since the last time.
  */
 #include "evsource.h"
 
@@ -32,7 +33,10 @@
 #include "horizon.h"
 #include "identity.h"
 #include "jobs.h"
+#include "listen.h"
+#include "notify.h"
 #include "publish.h"
+#include "replication.h"
 
 /* ms until a worker that died is started again: at least, at most */
 #define FIRST_DELAY			100
@@ -46,6 +50,18 @@
 
 /* how long we sleep at most (ms): those who watch us want to know that we live */
 #define HEARTBEAT			30000
+
+/* how long we stay (ms) for the next one who listens: clients come and go */
+#define LISTENERS_AWAY		3000
+
+/* so many messages may come at once before evsource.notify_interval counts */
+#define NOTIFY_BURST		5
+
+/* ms between two looks at a log that logical replication fills: it does not wake us */
+#define COPY_INTERVAL		1000
+
+/* ms until notifying is tried again */
+#define NOTIFY_DELAY		1000
 
 /* A worker that we have started. */
 typedef struct Worker
@@ -64,6 +80,9 @@ static char *database_name;
 static Worker workers[EVS_MAX_WORKERS];
 static int64 published = 0;
 static TimestampTz publish_at = 0;
+static int64 notified = 0;
+static TimestampTz notify_at = 0;
+static TimestampTz listened_at = 0;	/* when somebody listened last */
 
 static void
 coordinator_exits(int code, Datum arg)
@@ -161,6 +180,26 @@ look_for_copy(void)
 	team->waits_for_adoption = copy;
 }
 
+static bool
+somebody_listens(void)
+{
+	if (evs_notify_interval == 0 || !evs_listen_anybody())
+		return false;
+	listened_at = GetCurrentTimestamp();
+	return true;
+}
+
+/* Are there only listeners to stay for?  Then for how long, in ms; 0: no more. */
+static long
+time_to_stay(void)
+{
+	if (jobs.count > 0 || team->stay || somebody_listens())
+		return HEARTBEAT;
+	return listened_at == 0 ? 0 :
+		TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										TimestampTzPlusMilliseconds(listened_at, LISTENERS_AWAY));
+}
+
 /* Read the list of jobs if it is not what it was; leave if we are not needed. */
 static void
 look(void)
@@ -178,11 +217,14 @@ look(void)
 		verdict = EVS_VERDICT_NOT_NEEDED;
 	else if (evs_daemon_is_outdated())
 		verdict = EVS_VERDICT_ANEW;
-	else if (evs_jobs_have_changed())
+	else
 	{
-		evs_jobs_read(&jobs);
-		look_for_copy();
-		if (jobs.count == 0 && !team->stay)
+		if (evs_jobs_have_changed())
+		{
+			evs_jobs_read(&jobs);
+			look_for_copy();
+		}
+		if (time_to_stay() == 0)
 			verdict = EVS_VERDICT_NOT_NEEDED;
 	}
 	CommitTransactionCommand();
@@ -286,6 +328,14 @@ look_after_workers(void)
  * The safe position.
  */
 
+/* For what we watch the log; either may have to wait for its time. */
+typedef struct Watch
+{
+	bool		publish;
+	bool		notify;
+	bool		listened;		/* somebody listens */
+} Watch;
+
 /* Publish it if it has risen, but not too often; returns whether to watch it. */
 static bool
 publish(long *timeout)
@@ -312,13 +362,79 @@ publish(long *timeout)
 	return true;
 }
 
+/* Listeners read what they are told of, which is flushed then: see read.c. */
+static void
+notify_without_flush(int64 safe)
+{
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	evs_notify_events(safe);
+}
+
+/* Tell them, if there is something new. */
+static void
+tell_listeners(TimestampTz now, long *timeout)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		int64		safe;
+
+		StartTransactionCommand();
+		safe = evs_horizon_safe_position();
+		if (evs_replication_is_copy())
+			*timeout = Min(*timeout, COPY_INTERVAL);
+		if (safe > notified)
+		{
+			TimestampTz earliest = TimestampTzPlusMilliseconds(now, -NOTIFY_BURST * evs_notify_interval);
+
+			notify_without_flush(safe);
+			notify_at = TimestampTzPlusMilliseconds(Max(notify_at, earliest), evs_notify_interval);
+		}
+		CommitTransactionCommand();
+		notified = safe;
+	}
+	PG_CATCH();
+	{
+		/* somebody listens and does not take what he is sent: the queue is full */
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		notify_at = TimestampTzPlusMilliseconds(now, NOTIFY_DELAY);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}
+
+/* The same, but not too often; returns whether to watch the log. */
+static bool
+notify(long *timeout)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now >= notify_at)
+		tell_listeners(now, timeout);
+	if (now >= notify_at)
+		return true;
+	*timeout = Min(*timeout, Max(TimestampDifferenceMilliseconds(now, notify_at), 1));
+	return false;
+}
+
 /* Asked when whatever changes from now on wakes us. */
 static bool
-nothing_to_do(void *watch_log)
+nothing_to_do(void *argument)
 {
+	const Watch *watch = argument;
+
 	if (evs_jobs_have_changed() || team->stop || !evs_catalog_exists())
 		return false;
-	return !*(bool *) watch_log || evs_horizon_safe_position() <= published;
+	if (watch->publish && evs_horizon_safe_position() > published)
+		return false;
+	if (watch->notify && evs_horizon_safe_position() > notified)
+		return false;
+	return watch->listened || !somebody_listens();
 }
 
 void
@@ -340,13 +456,16 @@ evs_coordinator_main(Datum argument)
 	for (;;)
 	{
 		long		timeout;
-		bool		watch_log;
+		Watch		watch;
 
 		evs_daemon_reload();
 		team->heartbeat = GetCurrentTimestamp();
 		look();
 		timeout = look_after_workers();
-		watch_log = publish(&timeout);
-		evs_daemon_sleep(watch_log, nothing_to_do, &watch_log, timeout);
+		timeout = Min(timeout, time_to_stay());
+		watch.publish = publish(&timeout);
+		watch.listened = somebody_listens();
+		watch.notify = watch.listened && notify(&timeout);
+		evs_daemon_sleep(watch.publish || watch.notify, nothing_to_do, &watch, timeout);
 	}
 }

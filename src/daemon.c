@@ -30,6 +30,7 @@
 
 bool		evs_daemon_enabled = true;
 int			evs_max_workers = 4;
+int			evs_notify_interval = 10;
 int			evs_publish_interval = 1000;
 
 StaticAssertDecl(sizeof(EvsPost) <= BGW_EXTRALEN, "EvsPost must fit into bgw_extra");
@@ -165,7 +166,7 @@ evs_daemon_sleep(bool events, bool (*nothing_to_do) (void *argument), void *argu
 	if (events)
 		evs_wakeup_register_events();
 	else
-		evs_wakeup_register_projection("");	/* no projection has this name */
+		evs_wakeup_register_daemon();
 	/* what was committed before that did not wake us: hear of it now */
 	AcceptInvalidationMessages();
 	sleep = nothing_to_do(argument);

@@ -21,6 +21,7 @@
 /* The settings. */
 extern bool evs_daemon_enabled;
 extern int	evs_max_workers;
+extern int	evs_notify_interval;
 extern int	evs_publish_interval;
 
 /* Preloaded: have the launcher started with the server. */

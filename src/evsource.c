@@ -19,6 +19,7 @@
 #include "inserter.h"
 #include "intake.h"
 #include "jobs.h"
+#include "listen.h"
 #include "new_events_stream.h"
 #include "projection.h"
 #include "replication.h"
@@ -58,6 +59,7 @@ _PG_init(void)
 	evs_guard_init();
 	evs_standin_init();
 	evs_utility_init();
+	evs_listen_init();
 	evs_jobs_init();
 	evs_launcher_init();
 }

@@ -1,20 +1,21 @@
 /*
  * notify.c - NOTIFY evsource_projection with the projection's name and how far
- * it is.
+ * it is, and NOTIFY evsource_events with how far the log can be read.
  *
  * PostgreSQL sends notifications when the transaction commits, one transaction
  * at a time in the whole cluster: so appenders send none unless a projection is
- * made to.
+ * made to.  Of events the daemon tells, of many at once.
  */
 #include "evsource.h"
 
 #include "commands/async.h"
 #include "lib/stringinfo.h"
+#include "utils/builtins.h"
 #include "utils/json.h"
 
 #include "notify.h"
 
-#define CHANNEL		"evsource_projection"
+#define PROJECTION_CHANNEL	"evsource_projection"
 
 void
 evs_notify(const EvsProjection *projection, int64 position)
@@ -28,6 +29,15 @@ evs_notify(const EvsProjection *projection, int64 position)
 	appendStringInfoString(&payload, "{\"projection\": ");
 	escape_json(&payload, projection->name);
 	appendStringInfo(&payload, ", \"position\": " INT64_FORMAT "}", position);
-	Async_Notify(CHANNEL, payload.data);
+	Async_Notify(PROJECTION_CHANNEL, payload.data);
 	pfree(payload.data);
+}
+
+void
+evs_notify_events(int64 position)
+{
+	char		payload[MAXINT8LEN + 1];
+
+	pg_lltoa(position, payload);
+	Async_Notify(EVS_EVENTS_CHANNEL, payload);
 }

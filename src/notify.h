@@ -1,13 +1,19 @@
 /*
- * notify.h - tell listeners that a read model changed.
+ * notify.h - tell listeners what happened.
  */
 #ifndef EVS_NOTIFY_H
 #define EVS_NOTIFY_H
 
 #include "evsource.h"
+
 #include "projection.h"
 
-/* If the projection wants it: NOTIFY when this transaction commits. */
+#define EVS_EVENTS_CHANNEL	"evsource_events"
+
+/* The read model of a projection is at this position when we commit, if it is to be told. */
 extern void evs_notify(const EvsProjection *projection, int64 position);
+
+/* There are events up to this position that can be read, when we commit. */
+extern void evs_notify_events(int64 position);
 
 #endif							/* EVS_NOTIFY_H */

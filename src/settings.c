@@ -118,6 +118,14 @@ evs_settings_init(void)
 							   PGC_USERSET, 0,
 							   evs_metadata_check_setting, NULL, NULL);
 
+	DefineCustomIntVariable("evsource.notify_interval",
+							"How often the daemon tells those who LISTEN of new events, while there are any.",
+							"A few may come sooner. 0: it does not.",
+							&evs_notify_interval,
+							10, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
 	DefineCustomIntVariable("evsource.publish_interval",
 							"How often the safe position is published for standbys while it changes.",
 							"0: the daemon does not publish it.",

@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 4
+#define EVS_SHMEM_LAYOUT 5
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -57,6 +57,7 @@ initialize(void *memory)
 	{
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);
 		fresh->slots[i].database = InvalidOid;
+		pg_atomic_init_u32(&fresh->slots[i].listens, InvalidOid);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].database, InvalidOid);
 	}
 }

@@ -1,6 +1,7 @@
 /*
  * shmem.h - what each backend says in shared memory: the lowest position that
- * its open transaction may still add to the log, and what it waits for.
+ * its open transaction may still add to the log, what it waits for, and whether
+ * it listens.
  */
 #ifndef EVS_SHMEM_H
 #define EVS_SHMEM_H
@@ -14,7 +15,8 @@ typedef struct EvsSlot
 {
 	pg_atomic_uint64 bound;		/* lower bound of positions to come; 0: none */
 	Oid			database;		/* whose log; valid while bound is not 0 */
-	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid)];
+	pg_atomic_uint32 listens;	/* in which database it LISTENs for events; 0: it does not */
+	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid) - sizeof(pg_atomic_uint32)];
 } EvsSlot;
 
 /* What a backend waits for: see wakeup.c.  Close together: committers read all. */

@@ -14,7 +14,10 @@
  * to look at it.
  *
  * ALTER EXTENSION ... UPDATE may change what the daemon's processes have looked
- * up: they are woken, and make room for others (evs_daemon_is_outdated()).
+ * up: they are woken, and make room for others (evs_daemon_is_outdated()).  After
+ * CREATE EXTENSION somebody may listen who did so in vain before.
+ *
+ * LISTEN for events needs the daemon, which does not know of listeners otherwise.
  *
  * COPY FROM fires triggers without the executor: what they capture is appended
  * when it is through.
@@ -33,6 +36,7 @@
 
 #include "capture.h"
 #include "crew.h"
+#include "listen.h"
 #include "utility.h"
 #include "wakeup.h"
 
@@ -110,11 +114,14 @@ clear_database(Node *statement)
 	evs_crew_clear_database(database);
 }
 
+/* Is there another version of evsource after this command? */
 static bool
-updates_us(Node *statement)
+changes_us(Node *statement)
 {
-	return IsA(statement, AlterExtensionStmt) &&
-		strcmp(((AlterExtensionStmt *) statement)->extname, "evsource") == 0;
+	const char *name = IsA(statement, AlterExtensionStmt) ? ((AlterExtensionStmt *) statement)->extname :
+		IsA(statement, CreateExtensionStmt) ? ((CreateExtensionStmt *) statement)->extname : "";
+
+	return strcmp(name, "evsource") == 0;
 }
 
 static bool
@@ -164,8 +171,9 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 
 	if (ends_prepared)
 		evs_wakeup_prepared_ended();
-	if (updates_us(statement))
+	if (changes_us(statement))
 		evs_wakeup_changed();
+	evs_listen_command(statement);
 	if (IsA(statement, CreatedbStmt))
 	{
 		CommandCounterIncrement();

@@ -43,6 +43,7 @@
 /* what the transaction that is ending has done */
 static bool appended = false;
 static bool changed = false;
+static bool concerns_daemon = false;
 static Oid	created_database = InvalidOid;
 static uint32 moved[MAX_MOVED];
 static int	nmoved = 0;
@@ -233,6 +234,13 @@ evs_wakeup_subscription(const char *subscription)
 }
 
 void
+evs_wakeup_daemon(void)
+{
+	channel_moves(evs_channel_of_daemon());
+	concerns_daemon = true;
+}
+
+void
 evs_wakeup_changed(void)
 {
 	Oid			schema = get_namespace_oid("evsource", true);
@@ -272,6 +280,7 @@ transaction_ends(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			/* nothing has moved, or not yet; but a bound may be withdrawn */
 			changed = false;
+			concerns_daemon = false;
 			created_database = InvalidOid;
 			nmoved = 0;
 			break;
@@ -287,13 +296,14 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 		return;
 	if (appended || changed || nmoved > 0)
 		wake();
-	if (changed && evs_daemon_enabled)
+	if ((changed || concerns_daemon) && evs_daemon_enabled)
 		evs_shmem_request(MyDatabaseId);
 	if (OidIsValid(created_database) && evs_daemon_enabled)
 		evs_shmem_request(created_database);
 	created_database = InvalidOid;
 	appended = false;
 	changed = false;
+	concerns_daemon = false;
 	nmoved = 0;
 	ncategories = 0;
 }

@@ -36,6 +36,9 @@ extern void evs_wakeup_projection(const char *projection);
 /* This transaction changes what projections there are: wake all who wait. */
 extern void evs_wakeup_changed(void);
 
+/* This transaction begins or ends to listen: the daemon is to look at it. */
+extern void evs_wakeup_daemon(void);
+
 /* This transaction creates a database: the launcher is to look at it. */
 extern void evs_wakeup_database_created(Oid database);
 
@@ -65,6 +68,9 @@ extern void evs_wakeup_prepared_ended(void);
  */
 extern void evs_wakeup_register_events(void);
 extern void evs_wakeup_register_projection(const char *projection);
+
+/* The daemon, for what concerns it alone. */
+extern void evs_wakeup_register_daemon(void);
 
 /*
  * For a subscription, and for events: of one category, if one is given.  Such a

@@ -34,6 +34,13 @@ evs_channel_of_subscription(const char *subscription)
 	return hash_combine(evs_channel_of_projection(subscription), 6) | 1;
 }
 
+/* No projection has this name. */
+static inline uint32
+evs_channel_of_daemon(void)
+{
+	return evs_channel_of_projection("");
+}
+
 static inline void
 evs_channel_locktag(LOCKTAG *tag, uint32 kind, uint32 channel)
 {

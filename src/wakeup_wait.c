@@ -165,6 +165,12 @@ evs_wakeup_register_projection(const char *projection)
 }
 
 void
+evs_wakeup_register_daemon(void)
+{
+	register_channel(evs_channel_of_daemon(), false, NULL);
+}
+
+void
 evs_wakeup_register_subscription(const char *subscription, const text *category)
 {
 	register_channel(evs_channel_of_subscription(subscription), category == NULL, category);

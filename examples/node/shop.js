@@ -4,7 +4,7 @@
 //     shop.js deposit account-1 100      append, and see it in the read model
 //     shop.js withdraw account-1 30      decide on the state, and again when it has moved on
 //     shop.js letters NAME               write a letter for each event; start several
-//     shop.js listen                     print each change of the read model
+//     shop.js listen                     print when there are new events, and each change of the read model
 import pg from 'pg';
 
 const WRONG_VERSION = 'VE001';
@@ -83,7 +83,8 @@ async function writeLetters(db, name) {
 }
 
 async function listen(db) {
-  db.on('notification', ({ payload }) => console.log(payload));
+  db.on('notification', ({ channel, payload }) => console.log(channel, payload));
+  await db.query('listen evsource_events');
   await db.query('listen evsource_projection');
   console.log('listening');
   await new Promise((_, reject) => db.on('error', reject));

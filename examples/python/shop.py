@@ -4,7 +4,7 @@
     shop.py deposit account-1 100      append, and see it in the read model
     shop.py withdraw account-1 30      decide on the state, and again when it has moved on
     shop.py letters NAME               write a letter for each event; start several
-    shop.py listen [SECONDS]           print each change of the read model
+    shop.py listen [SECONDS]           print when there are new events, and each change of the read model
 """
 import select
 import sys
@@ -82,6 +82,7 @@ def write_letters(db, name):
 
 def listen(db, seconds):
     """Call db.notifies() when the socket has something, as any event loop does."""
+    db.execute("listen evsource_events")
     db.execute("listen evsource_projection")
     print("listening", flush=True)
     end = time.monotonic() + seconds
@@ -89,7 +90,7 @@ def listen(db, seconds):
         if select.select([db.fileno()], [], [], left)[0]:
             db.pgconn.consume_input()
             while notify := db.pgconn.notifies():
-                print(notify.extra.decode(), flush=True)
+                print(notify.relname.decode(), notify.extra.decode(), flush=True)
 
 
 def main(command, *arguments):

@@ -1,0 +1,169 @@
+# LISTEN evsource_events: the daemon tells listeners that there is something to
+# read, many appends at once, and none of that in the appender's transaction.
+# Where nobody listens it sleeps, and does not start for it.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::BackgroundPsql;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+my $node;
+my $sql = sub { return $node->safe_psql('postgres', join ';', @_) };
+my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+my $coordinators = q{select count(*) from pg_stat_activity where backend_type = 'evsource coordinator' and datname = 'postgres'};
+my $append = sub { return $sql->("select position from evsource.append('account-1', 'Paid')") };
+
+# What a listening session has heard: positions.
+sub heard
+{
+	my ($listener) = @_;
+	return $listener->query_safe('select 1') =~ /"evsource_events" with payload "(\d+)"/g;
+}
+
+# All that it hears until it has heard of this position.
+sub heard_of
+{
+	my ($listener, $position) = @_;
+	my @heard;
+	for (1 .. 600)
+	{
+		push @heard, heard($listener);
+		return @heard if @heard && $heard[-1] >= $position;
+		sleep(0.05);
+	}
+	die "nobody told of position $position, but of: @heard\n";
+}
+
+# Nothing comes within so many rounds of the daemon as these appends would take.
+sub is_silent
+{
+	my ($listener, $name) = @_;
+	sleep(0.2);
+	is(join(' ', heard($listener)), '', $name);
+}
+
+$node = PostgreSQL::Test::Cluster->new('listen');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'evsource'
+max_prepared_transactions = 5
+evsource.publish_interval = 0
+});
+$node->start;
+$sql->(q{create extension evsource}, q{select evsource.create_subscription('mailer')});
+$append->();
+is($sql->($coordinators), 0, 'a subscription alone needs no daemon');
+
+my $listener = $node->background_psql('postgres');
+$listener->query_safe('listen evsource_events');
+$soon->("select ($coordinators) = 1", 'one who listens does');
+heard_of($listener, $append->());
+heard_of($listener, $append->());
+is($sql->('select count(*) from evsource.fetch_events(\'mailer\')'), 3, 'and finds the events');
+my $heartbeat = q{select heartbeat from evsource.daemon_status where role = 'coordinator'};
+my $then = $sql->($heartbeat);
+is_silent($listener, 'nothing is told twice');
+is($sql->($heartbeat), $then, 'and while nothing happens the daemon sleeps');
+
+# an append that is open holds back what comes after it
+my $open = $node->background_psql('postgres');
+$open->query_safe(q{begin});
+$open->query_safe(q{select evsource.append('account-2', 'Paid')});
+my $position = $append->();
+is_silent($listener, 'what is not safe to read is not told');
+$open->query_safe(q{rollback});
+heard_of($listener, $position);
+ok(1, 'it is when the append that holds it back has ended');
+
+$sql->(q{begin}, q{select evsource.append('account-2', 'Paid')}, q{prepare transaction 'p'});
+$position = $append->();
+is_silent($listener, 'nor what a prepared one holds back');
+$sql->(q{commit prepared 'p'});
+heard_of($listener, $position);
+
+# many commits are one message
+my $before = $append->();
+heard_of($listener, $before);
+$node->safe_psql('postgres', q{do $$ begin for i in 1 .. 3000 loop perform evsource.append('account-1', 'Paid'); commit; end loop; end $$});
+my @heard = heard_of($listener, $before + 3000);
+cmp_ok(scalar @heard, '<', 1000, 'appends are told of together');
+is(join(' ', @heard), join(' ', sort { $a <=> $b } @heard), 'positions rise');
+
+# another database hears nothing, the same one all who listen
+$sql->('create database other');
+my $stranger = $node->background_psql('other');
+$stranger->query_safe('listen evsource_events');
+my $second = $node->background_psql('postgres');
+$second->query_safe('listen evsource_events');
+$position = $append->();
+heard_of($_, $position) for $listener, $second;
+is_silent($stranger, 'other databases hear nothing');
+$stranger->quit;
+
+# who takes it back in a subtransaction that fails still listens
+$listener->query_safe($_) for 'begin', 'savepoint s', 'unlisten *', 'rollback to s', 'commit';
+$second->quit;
+$soon->(q{select count(*) = 0 from pg_stat_activity where query = 'listen evsource_events' and pid <> pg_backend_pid() and state = 'idle'}, 'the other one has gone');
+heard_of($listener, $append->());
+
+# when nobody listens it sleeps, and leaves
+$sql->(q{select evsource.create_projection('sums', 'evsource.fold_count', mode => 'async')});
+$soon->(q{select count(*) = 1 and bool_and(lag = 0) from evsource.projection_status where worker_pid is not null}, 'a projection is applied');
+$listener->query_safe('unlisten *');
+my $slept = 0;
+for (1 .. 100)
+{
+	# woken by the end of the listening, and when it is over that it might begin again
+	$then = $sql->($heartbeat);
+	$append->() for 1 .. 5;
+	sleep(0.1);
+	$slept = $sql->($heartbeat) eq $then ? $slept + 1 : 0;
+	last if $slept == 5;
+}
+is($slept, 5, 'with nobody who listens appends do not wake the coordinator');
+$sql->(q{select evsource.drop_projection('sums')});
+$soon->("select ($coordinators) = 0", 'it leaves when nothing else is to be done');
+
+# a session that ends listens no more
+$listener->query_safe('listen evsource_events');
+$soon->("select ($coordinators) = 1", 'it comes back');
+heard_of($listener, $append->());
+$listener->quit;
+$soon->(q{with w as materialized (select evsource.append('account-1', 'Paid')) select (} . $coordinators . q{) = 0 from w}, 'it leaves when who listened has gone');
+
+# it can be turned off
+$node->append_conf('postgresql.conf', 'evsource.notify_interval = 0');
+$node->reload;
+$listener = $node->background_psql('postgres');
+$listener->query_safe('listen evsource_events');
+$append->();
+is_silent($listener, 'nobody is told where notify_interval is 0');
+is($sql->($coordinators), 0, 'nor is there a daemon for it');
+$listener->quit;
+$open->quit;
+$node->stop;
+
+# Not preloaded, a daemon that was started by hand tells whether somebody listens or not.
+$node = PostgreSQL::Test::Cluster->new('listen_by_hand');
+$node->init;
+$node->start;
+$sql->(q{create extension evsource});
+$listener = $node->background_psql('postgres');
+$listener->query_safe('listen evsource_events');
+$append->();
+$sql->('select evsource.start_daemon()');
+heard_of($listener, $append->());
+heard_of($listener, $append->());
+ok(1, 'a daemon that was started by hand tells, too');
+$sql->('select evsource.stop_daemon()');
+$listener->quit;
+$node->stop;
+
+done_testing();
