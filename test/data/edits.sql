@@ -93,7 +93,7 @@ begin
         select evsource.stream_version(stream), attempt,
             extract(epoch from t1 - t0) * 1000, extract(epoch from t2 - t1) * 1000,
             (select version from evsource.load_snapshot('document', stream)),
-            (select sum(pg_column_size(evsource.state('document', d.stream))) from documents d),
+            (select sum(pg_column_size(state)) from evsource.load_states('document')),
             (select sum(bytes) from evsource.snapshot_metadata),
             pg_total_relation_size('evsource.snapshots') + pg_total_relation_size('evsource.snapshot_parts');
 end
