@@ -38,6 +38,7 @@ OBJS = \
 	src/store.o \
 	src/inserter.o \
 	src/store_insert.o \
+	src/restore.o \
 	src/intake.o \
 	src/projection.o \
 	src/identity.o \

@@ -7,10 +7,11 @@ comment on sequence evsource.position_seq is 'Draws the position of each event.'
 
 -- A promoted standby may not know of the last positions that were handed out:
 -- on a timeline of its own it leaves a gap first. Not dumped: where the dump is
--- restored there is another one.
-create sequence evsource.timeline_seq as bigint cache 1;
+-- restored there is another one. Negative until a position is drawn: till then the log
+-- takes what is restored at any position, see src/restore.c.
+create sequence evsource.timeline_seq as bigint minvalue -4294967295 start 1 cache 1;
 comment on sequence evsource.timeline_seq is 'The timeline of this server when it last drew a position; see src/positions.c.';
-select pg_catalog.setval('evsource.timeline_seq', timeline_id) from pg_catalog.pg_control_checkpoint();
+select pg_catalog.setval('evsource.timeline_seq', -timeline_id) from pg_catalog.pg_control_checkpoint();
 
 -- Columns of fixed width first: no byte is lost to alignment. What is rarely
 -- there last: a row ends with its last value, see src/inserter.c. Positions grow, so

@@ -112,16 +112,9 @@ publish_in_slot(int64 bound)
 	published_bound = bound;
 }
 
-/* Publish a lower bound of positions that are given, or drawn later. */
-void
-evs_horizon_publish(void)
+static void
+publish(int64 bound)
 {
-	int64		bound;
-
-	if (published_bound != 0)
-		return;
-	evs_wakeup_any_stream();
-	bound = evs_positions_last() + 1;
 	if (slots() != NULL)
 		publish_in_slot(bound);
 	else
@@ -129,6 +122,15 @@ evs_horizon_publish(void)
 
 	/* nothing of what follows may become visible before the bound */
 	pg_memory_barrier();
+}
+
+void
+evs_horizon_publish(int64 bound)
+{
+	if (published_bound != 0)
+		return;
+	evs_wakeup_any_stream();
+	publish(bound);
 }
 
 /*
@@ -144,7 +146,8 @@ evs_horizon_draw(int count)
 		return evs_positions_draw(count, publish_in_slot);
 
 	/* a lock cannot be taken while a buffer is locked */
-	evs_horizon_publish();
+	if (published_bound == 0)
+		publish(evs_positions_last() + 1);
 	return evs_positions_draw(count, NULL);
 }
 

@@ -9,8 +9,13 @@
 
 extern void evs_horizon_init(void);
 
-/* Writer: call before rows are stored at positions that are given (a restore). */
-extern void evs_horizon_publish(void);
+/*
+ * Writer: publish a lower bound, unless this transaction has done so, before rows
+ * are stored at positions that are given (a restore).  Whoever reads from here on
+ * goes no further than below it, but may have gone up to the last position drawn
+ * by now.
+ */
+extern void evs_horizon_publish(int64 bound);
 
 /*
  * Writer: draw so many positions, one after the other, and return the first.

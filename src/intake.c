@@ -14,7 +14,8 @@
  * that projections see every event in the order of the log.
  *
  * A row that comes with a position is a restore, by the owner: it is stored as
- * it is, not dispatched, and the sequence is moved past it.
+ * it is, not dispatched, and the sequence is moved past it (restore.c: where it may
+ * be).
  */
 #include "evsource.h"
 
@@ -39,6 +40,7 @@
 #include "metadata.h"
 #include "positions.h"
 #include "replication.h"
+#include "restore.h"
 #include "scan.h"
 #include "store.h"
 #include "streams.h"
@@ -379,7 +381,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 		evs_replication_refuse("restore events");
 
 		/* the sequence moves past it before it is there for others */
-		evs_horizon_publish();
+		evs_restore_row(events, &row);
 		if (current != NULL)
 			current->restored = Max(current->restored, row.position);
 		return PointerGetDatum(trigger->tg_trigtuple);

@@ -16,7 +16,10 @@
  * its own.  evsource.timeline_seq says on which one positions were last drawn;
  * whoever finds it on another one leaves a gap first.  Two who find it at once
  * leave two.  The same is done where positions came from another server by
- * logical replication.
+ * logical replication: then it is 0.
+ *
+ * It is negative before the first position is drawn, which opens the log: until
+ * then all that there is was restored, see restore.c.
  */
 #include "evsource.h"
 
@@ -41,8 +44,11 @@
 /* more than a predecessor can have drawn that we have not heard of */
 #define TIMELINE_GAP (1 << 24)
 
-/* this session has seen that positions are drawn here, on this timeline */
-static bool may_draw = false;
+/*
+ * This session has seen that positions are drawn here, on this timeline: in the
+ * log of this timeline_seq.
+ */
+static Oid	may_draw_in = InvalidOid;
 
 /* The sequence, opened, with its only row locked in its buffer. */
 typedef struct Locked
@@ -165,6 +171,7 @@ draw(int64 count, void (*announce) (int64 first))
 	return first;
 }
 
+/* Negative: no position was drawn in this log; 0: elsewhere. */
 static int64
 last_timeline(void)
 {
@@ -219,7 +226,13 @@ evs_positions_come_from_elsewhere(int64 position)
 void
 evs_positions_ask_again(void)
 {
-	may_draw = false;
+	may_draw_in = InvalidOid;
+}
+
+bool
+evs_positions_log_is_open(void)
+{
+	return last_timeline() >= 0;
 }
 
 /* The gap comes first: who finds the timeline set may rely on it. */
@@ -227,25 +240,27 @@ static void
 follow_timeline(void)
 {
 	int64		timeline = GetWALInsertionTimeLine();
+	int64		last = last_timeline();
 
-	if (last_timeline() != timeline)
-	{
+	if (last == timeline)
+		return;
+	if (last != -timeline)
 		(void) draw(TIMELINE_GAP, NULL);
-		set_last(evs_catalog()->timeline_seq, timeline, false);
+	set_last(evs_catalog()->timeline_seq, timeline, false);
+	if (last != -timeline)
 		ereport(LOG,
 				(errmsg("evsource leaves a gap in its positions"),
 				 errdetail("The log goes on here, on timeline %lld.", (long long) timeline)));
-	}
-	may_draw = true;
 }
 
 int64
 evs_positions_draw(int count, void (*announce) (int64 first))
 {
-	if (!may_draw)
+	if (may_draw_in != evs_catalog()->timeline_seq)
 	{
 		evs_replication_refuse("append");
 		follow_timeline();
+		may_draw_in = evs_catalog()->timeline_seq;
 	}
 	return draw(count, announce);
 }

@@ -9,6 +9,7 @@
 #include "state_cache.h"
 
 bool		evs_allow_drop = false;
+bool		evs_allow_passed_positions = false;
 int			evs_async_attempts = 5;
 int			evs_async_batch_events = 100000;
 int			evs_async_batch_time = 500;
@@ -28,6 +29,14 @@ evs_settings_init(void)
 							 &evs_allow_drop,
 							 false,
 							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("evsource.allow_passed_positions",
+							 "Lets the owner import events at any position, and in any order.",
+							 "Those that follow the log miss what is imported below where they are.",
+							 &evs_allow_passed_positions,
+							 false,
+							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.async_attempts",

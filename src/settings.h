@@ -5,6 +5,7 @@
 #define EVS_SETTINGS_H
 
 extern bool evs_allow_drop;
+extern bool evs_allow_passed_positions;
 extern int	evs_async_attempts;
 extern int	evs_async_batch_events;
 extern int	evs_async_batch_time;

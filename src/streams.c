@@ -169,6 +169,7 @@ check_transaction_snapshot(Relation events, TupleTableSlot *slot, text *stream)
 typedef struct LastEvent
 {
 	int64		version;		/* 0: there is none */
+	int64		position;
 	bool		ours;			/* this transaction added it */
 	TransactionId in_progress;	/* the other transaction that is adding it */
 } LastEvent;
@@ -212,6 +213,7 @@ last_event(Relation events, text *stream, int64 at_least, bool serializable)
 		bool		isnull;
 
 		last.version = DatumGetInt64(slot_getattr(slot, EVS_EVENTS_VERSION, &isnull));
+		last.position = DatumGetInt64(slot_getattr(slot, EVS_EVENTS_POSITION, &isnull));
 		last.in_progress = dirty.xmin;
 		last.ours = is_ours(slot);
 		if (serializable && !TransactionIdIsValid(dirty.xmin))
@@ -223,11 +225,11 @@ last_event(Relation events, text *stream, int64 at_least, bool serializable)
 }
 
 /*
- * Lock the stream and return its last version.  With "kept" its lock is kept
+ * Lock the stream and return its last event.  With "kept" its lock is kept
  * already; otherwise it is taken in passing.  May raise 40001 under REPEATABLE
  * READ and above, and 40P01 when transactions lock streams in opposite orders.
  */
-static int64
+static LastEvent
 lock_and_read(Relation events, text *stream, int64 at_least, const LOCKTAG *tag, bool kept)
 {
 	if (!kept && !lock_in_passing(tag, false))
@@ -236,7 +238,7 @@ lock_and_read(Relation events, text *stream, int64 at_least, const LOCKTAG *tag,
 		LastEvent	last = last_event(events, stream, at_least, false);
 
 		if (last.ours)
-			return last.version;
+			return last;
 		(void) lock_in_passing(tag, true);
 	}
 
@@ -245,14 +247,14 @@ lock_and_read(Relation events, text *stream, int64 at_least, const LOCKTAG *tag,
 		LastEvent	last = last_event(events, stream, at_least, true);
 
 		if (!TransactionIdIsValid(last.in_progress))
-			return last.version;
+			return last;
 		XactLockTableWait(last.in_progress, events, NULL, XLTW_None);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
 
-int64
-evs_stream_lock(Relation events, text *stream, int64 at_least)
+static LastEvent
+lock_stream(Relation events, text *stream, int64 at_least)
 {
 	LOCKTAG		tag;
 	bool		kept;
@@ -263,6 +265,21 @@ evs_stream_lock(Relation events, text *stream, int64 at_least)
 	if (!kept)
 		release_passing_locks();
 	return lock_and_read(events, stream, at_least, &tag, kept);
+}
+
+int64
+evs_stream_lock(Relation events, text *stream, int64 at_least)
+{
+	return lock_stream(events, stream, at_least).version;
+}
+
+int64
+evs_stream_lock_last(Relation events, text *stream, int64 *position)
+{
+	LastEvent	last = lock_stream(events, stream, 0);
+
+	*position = last.position;
+	return last.version;
 }
 
 /* Where this session stored an event of the stream, the stream goes on. */
@@ -294,7 +311,7 @@ evs_stream_lock_many(Relation events, text *const *streams, int64 *versions, int
 			release_passing_locks();
 			released = true;
 		}
-		versions[i] = lock_and_read(events, streams[i], remembered_version(hash), &tag, kept);
+		versions[i] = lock_and_read(events, streams[i], remembered_version(hash), &tag, kept).version;
 	}
 }
 

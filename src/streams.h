@@ -21,6 +21,9 @@
  */
 extern int64 evs_stream_lock(Relation events, text *stream, int64 at_least);
 
+/* The same, and the position of its last event, 0 for none. */
+extern int64 evs_stream_lock_last(Relation events, text *stream, int64 *position);
+
 /* The most streams that evs_stream_lock_many() takes. */
 #define EVS_STREAMS_AT_ONCE	64
 

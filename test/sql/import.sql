@@ -1,0 +1,92 @@
+-- Rows that bring their places come in any order until the first event is
+-- appended; from then on only where no reader can have been. In a database of its
+-- own, to know every position.
+
+select current_database() as home \gset
+create database evsource_import;
+\c evsource_import
+create extension evsource;
+
+-- A restore: statement by statement, backwards, after the sequence.
+select setval('evsource.position_seq', 100);
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (50, 2, '2001-01-01 00:00+00', 'a-1', 'Restored'), (40, 1, '2001-01-01 00:00+00', 'a-1', 'Restored');
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (30, 1, '2001-01-01 00:00+00', 'a-2', 'Restored'), (120, 3, '2001-01-01 00:00+00', 'a-1', 'Restored');
+-- Nobody reads on before all of it is there.
+begin;
+insert into evsource.events (position, version, recorded_at, stream, type) values (20, 1, '2001-01-01 00:00+00', 'a-3', 'Restored');
+select evsource.safe_position();
+commit;
+select evsource.safe_position();
+select position, stream, version from evsource.read_all();
+
+-- An append that is taken back opens the log, too: somebody may have seen its position.
+begin;
+select version, position from evsource.append('a-1', 'Appended');
+rollback;
+insert into evsource.events (position, version, recorded_at, stream, type) values (10, 1, now(), 'a-4', 'Passed');
+\echo :LAST_ERROR_SQLSTATE
+insert into evsource.events (position, version, recorded_at, stream, type) values (121, 1, now(), 'a-4', 'Passed');
+copy evsource.events (position, version, recorded_at, stream, type) from stdin;
+10	1	2001-01-01 00:00+00	a-4	Passed
+\.
+-- Positions above are nobody's yet, in any order in one transaction.
+begin;
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (203, 1, '2001-01-01 00:00+00', 'a-4', 'Imported'), (202, 1, '2001-01-01 00:00+00', 'a-5', 'Imported');
+insert into evsource.events (position, version, recorded_at, stream, type) values (201, 1, '2001-01-01 00:00+00', 'a-6', 'Imported');
+insert into evsource.events (position, version, recorded_at, stream, type) values (121, 1, '2001-01-01 00:00+00', 'a-7', 'Passed');
+rollback;
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (303, 1, '2001-01-01 00:00+00', 'a-4', 'Imported'), (302, 1, '2001-01-01 00:00+00', 'a-5', 'Imported'),
+    (305, 2, '2001-01-01 00:00+00', 'a-4', 'Imported');
+select version, position from evsource.append('a-4', 'Appended', expected_version => 2);
+
+-- They go on behind the stream's last event: in version,
+insert into evsource.events (position, version, recorded_at, stream, type) values (400, 5, now(), 'a-4', 'Gap');
+\echo :LAST_ERROR_SQLSTATE
+insert into evsource.events (position, version, recorded_at, stream, type) values (400, 3, now(), 'a-4', 'Twice');
+insert into evsource.events (position, version, recorded_at, stream, type) values (400, 5, now(), 'a-8', 'No begin');
+select evsource.truncate_stream('a-4', 3);
+insert into evsource.events (position, version, recorded_at, stream, type) values (400, 1, now(), 'a-4', 'Gone');
+-- and in position.
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (401, 1, now(), 'a-8', 'Later'), (400, 2, now(), 'a-8', 'Earlier');
+\echo :LAST_ERROR_SQLSTATE
+select * from evsource.check_log();
+
+-- Who knows that nobody follows the log may say so.
+begin;
+set local evsource.allow_passed_positions = on;
+insert into evsource.events (position, version, recorded_at, stream, type) values (11, 2, now(), 'a-9', 'Passed'), (10, 1, now(), 'a-9', 'Passed');
+commit;
+select position, stream, version from evsource.read_all(0, 2);
+-- That gives nobody a right.
+create role evsource_import_writer;
+select evsource.grant_access('evsource_import_writer', 'writer');
+set role evsource_import_writer;
+set evsource.allow_passed_positions = on;
+insert into evsource.events (position, version, recorded_at, stream, type) values (12, 1, now(), 'a-10', 'Forged');
+reset evsource.allow_passed_positions;
+reset role;
+drop owned by evsource_import_writer;
+drop role evsource_import_writer;
+
+-- A log that holds nothing has shown nothing to anybody.
+drop extension evsource;
+\c
+set evsource.allow_drop = on;
+drop extension evsource;
+create extension evsource;
+begin;
+select version, position from evsource.append_batch('a-1', '{A,A,A}', '{1,2,3}');
+rollback;
+insert into evsource.events (position, version, recorded_at, stream, type) values (2, 1, now(), 'a-1', 'Restored');
+insert into evsource.events (position, version, recorded_at, stream, type) values (1, 1, now(), 'a-2', 'Passed');
+select position from evsource.append('a-2', 'Appended');
+-- This session has appended in the extension before that one; it opens this one all the same.
+insert into evsource.events (position, version, recorded_at, stream, type) values (3, 1, now(), 'a-3', 'Passed');
+
+\c :home
+drop database evsource_import;
