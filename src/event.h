@@ -13,6 +13,9 @@
 /* ids carry the position in 48 bits; evsource.position_seq ends there */
 #define EVS_MAX_POSITION		((INT64CONST(1) << 48) - 1)
 
+/* appends go on above what is restored: a million a second for 12 days at least */
+#define EVS_MAX_RESTORED_POSITION	(EVS_MAX_POSITION - (INT64CONST(1) << 40))
+
 /* columns of the table evsource.events */
 #define EVS_EVENTS_POSITION		1
 #define EVS_EVENTS_VERSION		2

@@ -263,14 +263,15 @@ check_restored_row(const EvsEvent *row, const bool *nulls)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("position, version and recorded_at of an event must be given together or not at all"),
 				 errhint("Leave them all out to append, give them all to restore.")));
-	if (row->position < 1 || row->position > EVS_MAX_POSITION || row->version < 1)
+	if (row->position < 1 || row->position > EVS_MAX_RESTORED_POSITION ||
+		row->version < 1 || row->version > EVS_MAX_RESTORED_POSITION)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("position or version of a restored event is out of range"),
 				 errdetail("It has position %lld and version %lld.",
 						   (long long) row->position, (long long) row->version),
-				 errhint("A position is between 1 and %lld, a version begins at 1.",
-						 (long long) EVS_MAX_POSITION)));
+				 errhint("Both are between 1 and %lld: above that is room for events to come.",
+						 (long long) EVS_MAX_RESTORED_POSITION)));
 	evs_check_metadata(row->metadata);
 	if (!nulls[EVS_EVENTS_SCHEMA_VERSION - 1])
 		(void) evs_check_schema_version(row->schema_version);

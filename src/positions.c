@@ -137,7 +137,8 @@ draw(int64 count, void (*announce) (int64 first))
 				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
 				 errmsg("the log has no positions left"),
 				 errdetail("The last one is %lld.", (long long) EVS_MAX_POSITION),
-				 errhint("Start a new event store in another database.")));
+				 errhint("Start a new event store in another database. "
+						 "If evsource.position_seq was set this far by mistake, set it to the highest position in evsource.events.")));
 
 	/* also after a checkpoint: the page must not be older than its record */
 	ahead = data->log_cnt - count;

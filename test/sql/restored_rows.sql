@@ -60,6 +60,11 @@ insert into evsource.events (stream, type, position, version, recorded_at) value
 \echo :LAST_ERROR_SQLSTATE
 insert into evsource.events (stream, type, position, version, recorded_at) values ('bad', 'One', 281474976710656, 1, now());
 insert into evsource.events (stream, type, position, version, recorded_at) values ('bad', 'One', 1000, 0, now());
+-- Above them there is room for appends: no row ends the log, or its stream.
+insert into evsource.events (stream, type, position, version, recorded_at) values ('bad', 'One', 281474976710655, 1, now());
+insert into evsource.events (stream, type, position, version, recorded_at) values ('bad', 'One', 280375465082880, 1, now());
+insert into evsource.events (stream, type, position, version, recorded_at) values ('bad', 'One', 1000, 9223372036854775807, now());
+select version, position < 1000 as near from evsource.append('c-0', 'Appended');
 -- A restored event is an event.
 insert into evsource.events (stream, type, position, version, recorded_at) values ('', 'One', 1000, 1, now());
 insert into evsource.events (stream, type, position, version, recorded_at) values ('bad', null, 1000, 1, now());
@@ -74,12 +79,15 @@ insert into evsource.events (stream, type, position, version, recorded_at) value
 reset evsource.allow_passed_positions;
 select count(*) from evsource.events where stream in ('bad', '');
 
+insert into evsource.events (stream, type, position, version, recorded_at) values ('c-0', 'Far', 280375465082879, 2, now());
+select version, position from evsource.append('c-0', 'Appended');
+
 -- Positions end where ids have no more room for them.
-insert into evsource.events (stream, type, position, version, recorded_at) values ('c-1', 'Last but one', 281474976710654, 1, now());
+select setval('evsource.position_seq', 281474976710654);
 select version, position, right(id::text, 12) from evsource.append('c-1', 'Last');
-\set VERBOSITY sqlstate
 select position from evsource.append('c-1', 'One too many');
-\set VERBOSITY default
+\echo :LAST_ERROR_SQLSTATE
+insert into evsource.events (stream, type) values ('c-1', 'One too many');
 
 \c :home
 drop database evsource_restored_rows;
