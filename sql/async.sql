@@ -82,11 +82,12 @@ comment on table evsource.parked_keys is 'Which keys of a projection have dead l
 -- What a worker has begun and not ended; not for a dump, nobody works there.
 create table evsource.crash_marks (
     projection text collate "C" not null,
-    partition  integer not null,
-    position   bigint not null,          -- of the partition before
-    events     integer not null,         -- at most so many are applied
+    partition  integer not null,         -- -1: its rebuild
+    position   bigint not null,          -- of the partition or the rebuild before; -1: the rebuild begins
+    events     integer not null,         -- at most so many are being applied
     attempts   integer not null,         -- at one event, that have ended the server
-    careful    integer not null,         -- so many are to be applied one by one
+    careful    integer not null,         -- so many are to be applied in small batches
+    batch      integer not null,         -- of so many
     begun_at   timestamptz not null default pg_catalog.clock_timestamp(),
     primary key (projection, partition)
 );

@@ -88,7 +88,7 @@ create view evsource.progress as
            end as time_left,
            w.position, w.started_at, w.updated_at, w.last_error
     from (
-        select p.projection, p.state, false as online, c.event_count as events_done, c.total,
+        select p.projection, case b.state when 'failed' then b.state else p.state end as state, false as online, c.event_count as events_done, c.total,
                c.position, c.started_at, c.updated_at, c.resumed_at, c.resumed_count, b.last_error
         from evsource._checkpoints c
         join evsource.projections p using (projection)

@@ -26,7 +26,6 @@
 #include "apply.h"
 #include "async.h"
 #include "barrier.h"
-#include "crash_mark.h"
 #include "horizon.h"
 #include "own_transaction.h"
 #include "registry.h"
@@ -209,9 +208,6 @@ finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
 
 /* ---- handlers that end the server ---- */
 
-/* So often in a row, at least, before an event is blamed for it. */
-#define FEWEST_CRASHES	3
-
 /* After so many batches the worker is trusted with the unit. */
 #define MARKS			20
 
@@ -220,30 +216,8 @@ next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
 {
 	int			batch = pacing->batch > 0 ? pacing->batch : FIRST_BATCH;
 
-	if (pacing->careful > 0)
-		return 1;
-	return Min(Min(batch, evs_async_batch_events), evs_apply_limit(projection));
-}
-
-/* What a mark tells that nobody has taken away. */
-static void
-learn_from_crash(const char *name, EvsAsyncPacing *pacing, const EvsCrashMark *left)
-{
-	pacing->marks = 0;
-	if (left->events > 1)
-	{
-		pacing->careful = left->events;
-		pacing->crashes = 0;
-	}
-	else
-	{
-		pacing->careful = Max(left->careful, 1);
-		pacing->crashes = left->attempts + 1;
-	}
-	ereport(LOG,
-			(errmsg("the server crashed while projection \"%s\" was applied after position %lld",
-					name, (long long) left->position),
-			 errdetail("Up to %d events are applied one by one now.", pacing->careful)));
+	batch = Min(Min(batch, evs_async_batch_events), evs_apply_limit(projection));
+	return (int) evs_caution_batch(&pacing->caution, batch);
 }
 
 /*
@@ -256,7 +230,6 @@ leave_mark(const char *name, int partition, EvsAsyncPacing *pacing)
 {
 	EvsProjection *projection = get_projection(name);
 	EvsUnit		unit;
-	EvsCrashMark mark;
 
 	if (!is_ours(projection, partition) || !evs_unit_try_lock(projection, partition))
 		return true;
@@ -268,34 +241,19 @@ leave_mark(const char *name, int partition, EvsAsyncPacing *pacing)
 		(unit.failure.exists && unit.failure.retry_at > GetCurrentTimestamp()))
 		return true;
 
-	if (!pacing->marked && evs_crash_mark_read(name, partition, &mark) &&
-		mark.position == unit.checkpoint.position)
-		learn_from_crash(name, pacing, &mark);
-	if (pacing->careful > 0 && !evs_crash_turn_take())
-		return false;
-
-	mark.position = unit.checkpoint.position;
-	mark.events = next_batch(projection, pacing);
-	mark.attempts = pacing->crashes;
-	mark.careful = pacing->careful;
-	evs_crash_mark_write(name, partition, &mark);
-	pacing->marked = true;
-	return true;
+	return evs_caution_begin(&pacing->caution, name, partition, unit.checkpoint.position,
+							 next_batch(projection, pacing));
 }
 
 /* The batch has come to an end. */
 static void
-remove_mark(const char *name, int partition, EvsAsyncPacing *pacing, EvsApplied result)
+remove_mark(const char *name, int partition, EvsAsyncPacing *pacing, int64 position,
+			EvsApplied result)
 {
 	if (pacing->trusted)
 		return;
-	evs_crash_mark_clear(name, partition);
-	pacing->crashes = 0;
-	if (pacing->careful > 0)
-		pacing->careful--;
-	if (result == EVS_APPLY_END)
-		pacing->careful = 0;
-	if (pacing->careful == 0 && (result == EVS_APPLY_END || ++pacing->marks >= MARKS))
+	evs_caution_end(&pacing->caution, name, partition, position, result == EVS_APPLY_END);
+	if (pacing->caution.careful == 0 && (result == EVS_APPLY_END || ++pacing->marks >= MARKS))
 		pacing->trusted = true;
 }
 
@@ -345,13 +303,13 @@ apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
 
 	if (pacing->batch <= 0)
 		pacing->batch = FIRST_BATCH;
-	if (pacing->crashes >= Max(evs_async_attempts, FEWEST_CRASHES))
-		result = evs_apply_crashed(&apply, safe, pacing->crashes);
+	if (evs_caution_blames(&pacing->caution))
+		result = evs_apply_crashed(&apply, safe, pacing->caution.crashes);
 	else
 		result = evs_apply_batch(&apply, safe, next_batch(projection, pacing),
 								 TimestampTzPlusMilliseconds(began, evs_async_batch_time));
 	evs_apply_end(&apply);
-	remove_mark(name, partition, pacing, result);
+	remove_mark(name, partition, pacing, apply.unit.checkpoint.position, result);
 
 	pacing->applied = apply.applied;
 	pacing->position = apply.unit.checkpoint.position;
@@ -389,7 +347,7 @@ put_on_record(const char *name, int partition, const ErrorData *error, Timestamp
 		return true;
 
 	/* an error is no crash */
-	evs_crash_mark_clear(name, partition);
+	evs_caution_withdraw(name, partition);
 	if (evs_failure_is_transient(error->sqlerrcode))
 	{
 		evs_failure_note(name, partition, error);
@@ -481,7 +439,7 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 		MemoryContextSwitchTo(context);
 		outcome = deal_with_error(name, partition, pacing, error);
 	}
-	evs_crash_turn_give_back();
+	evs_caution_rest();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	return outcome;

@@ -26,6 +26,7 @@
 
 #include "evsource.h"
 
+#include "crash_mark.h"
 #include "nodes/pg_list.h"
 
 typedef enum EvsAsyncOutcome
@@ -49,10 +50,8 @@ typedef struct EvsAsyncPacing
 	bool		started;		/* catching up: how much there is to do is noted */
 	int			rounds;			/* and so often the end was reached, with much applied */
 	bool		trusted;		/* no mark is left before a batch: see crash_mark.h */
-	bool		marked;			/* this worker has left one */
 	int			marks;			/* so many batches had one */
-	int			careful;		/* so many events are to be applied one by one */
-	int			crashes;		/* so often the next one has ended the server */
+	EvsCaution	caution;
 } EvsAsyncPacing;
 
 /* What one worker works on: a partition of a projection, 0 if it has only one. */

@@ -1,18 +1,19 @@
 /*
  * crash_mark.c - notice that a handler has ended the server.
  *
- * A mark is a row that commits, to disk, before a batch is begun, and is deleted
- * by the transaction that applies the batch.  Who finds one at the position of
- * the unit knows that the batch has not come to an end.  A worker that is told
- * to leave in the middle of a batch takes the mark back; so what is left is a
- * crash of the server, or an immediate shutdown.
+ * A mark is a row that commits, to disk, before a batch is begun, and is taken
+ * back by the transaction that applies the batch.  Who finds one at the position of
+ * the unit, or of the rebuild, knows that the batch has not come to an end.  A
+ * worker that is told to leave in the middle of a batch takes the mark back; so
+ * what is left is a crash of the server, or an immediate shutdown.
  *
- * Which event it was is found out in three steps (async.c): the crash itself,
- * which nobody was prepared for; a second one in a batch that had a mark; then
- * the events of that batch one by one.
+ * Which event it was is found out in steps: a crash in a batch that had a mark;
+ * if that was a large one, as rebuilds have them, another in a hundredth of it;
+ * then the events of that batch one by one.  How far that is stays in the row,
+ * for whichever worker goes on with it.
  *
- * Locks: the unit's for the row.  The turn is a lock tag of our own that the
- * session holds over two transactions.
+ * Locks: the unit's or the rebuild's for the row.  The turn is a lock tag of our
+ * own that the session holds over two transactions.
  */
 #include "evsource.h"
 
@@ -26,23 +27,44 @@
 #include "crash_mark.h"
 #include "own_transaction.h"
 #include "query.h"
+#include "settings.h"
+
+/* So often in a row, at least, before an event is blamed for it. */
+#define FEWEST_CRASHES	3
+
+/* So many events are not applied one by one, ... */
+#define MANY_EVENTS		10000
+
+/* ... but in batches smaller by this factor. */
+#define NARROWER		100
 
 #define TURN_LOCK_CLASS		0xEC
 
 static EvsQuery read_mark = {
-	"select position, events, attempts, careful from evsource.crash_marks"
+	"select position, events, attempts, careful, batch from evsource.crash_marks"
 	" where projection = $1 and partition = $2",
 	2, {TEXTOID, INT4OID}, SPI_OK_SELECT
 };
 
 static EvsQuery write_mark = {
 	"insert into evsource.crash_marks as m"
-	" (projection, partition, position, events, attempts, careful)"
-	" values ($1, $2, $3, $4, $5, $6)"
+	" (projection, partition, position, events, attempts, careful, batch)"
+	" values ($1, $2, $3, $4, $5, $6, $7)"
 	" on conflict (projection, partition) do update set position = excluded.position,"
 	" events = excluded.events, attempts = excluded.attempts, careful = excluded.careful,"
-	" begun_at = clock_timestamp()",
-	6, {TEXTOID, INT4OID, INT8OID, INT4OID, INT4OID, INT4OID}, SPI_OK_INSERT
+	" batch = excluded.batch, begun_at = clock_timestamp()",
+	7, {TEXTOID, INT4OID, INT8OID, INT4OID, INT4OID, INT4OID, INT4OID}, SPI_OK_INSERT
+};
+
+static EvsQuery withdraw_mark = {
+	"update evsource.crash_marks set events = 0 where projection = $1 and partition = $2",
+	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE
+};
+
+static EvsQuery clear_unused = {
+	"delete from evsource.crash_marks"
+	" where projection = $1 and partition = $2 and attempts = 0 and careful = 0",
+	2, {TEXTOID, INT4OID}, SPI_OK_DELETE
 };
 
 static EvsQuery clear_mark = {
@@ -55,21 +77,31 @@ static EvsQuery clear_marks = {
 	1, {TEXTOID}, SPI_OK_DELETE
 };
 
-/* The mark that this process has left; partition -1: none. */
+/* A row of evsource.crash_marks. */
+typedef struct Mark
+{
+	int64		position;		/* of the unit or the rebuild before it */
+	int			events;			/* at most so many are being applied */
+	int			attempts;		/* at one event, before this one */
+	int			careful;		/* so many are to be applied in small batches */
+	int			batch;			/* of so many */
+} Mark;
+
+/* The mark that this process has left; no name: none. */
 static char marked[NAMEDATALEN];
-static int	marked_partition = -1;
+static int	marked_partition;
 
 static bool has_turn = false;
 
-bool
-evs_crash_mark_read(const char *projection, int partition, EvsCrashMark *mark)
+static bool
+read_left(const char *projection, int partition, Mark *mark)
 {
 	Datum		values[] = {CStringGetTextDatum(projection), Int32GetDatum(partition)};
 	EvsQueryResult result;
 	bool		found;
 	bool		is_null;
 
-	memset(mark, 0, sizeof(EvsCrashMark));
+	memset(mark, 0, sizeof(Mark));
 	evs_query_begin(&read_mark, values, NULL, InvalidSnapshot, &result);
 	found = result.count > 0;
 	if (found)
@@ -78,24 +110,33 @@ evs_crash_mark_read(const char *projection, int partition, EvsCrashMark *mark)
 		mark->events = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 2, &is_null));
 		mark->attempts = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 3, &is_null));
 		mark->careful = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 4, &is_null));
+		mark->batch = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 5, &is_null));
 	}
 	evs_query_end(&result);
 	return found;
 }
 
-void
-evs_crash_mark_write(const char *projection, int partition, const EvsCrashMark *mark)
+static void
+write_down(const EvsCaution *caution, const char *projection, int partition, int64 position,
+		   int64 events)
 {
 	Datum		values[] = {
 		CStringGetTextDatum(projection), Int32GetDatum(partition),
-		Int64GetDatum(mark->position), Int32GetDatum(mark->events),
-		Int32GetDatum(mark->attempts), Int32GetDatum(mark->careful)
+		Int64GetDatum(position), Int32GetDatum((int32) Min(events, PG_INT32_MAX)),
+		Int32GetDatum(caution->crashes), Int32GetDatum((int32) caution->careful),
+		Int32GetDatum(caution->batch)
 	};
 
 	(void) evs_query_run(&write_mark, values, NULL);
-	ForceSyncCommit();
-	strlcpy(marked, projection, sizeof(marked));
-	marked_partition = partition;
+}
+
+void
+evs_caution_withdraw(const char *projection, int partition)
+{
+	Datum		values[] = {CStringGetTextDatum(projection), Int32GetDatum(partition)};
+
+	(void) evs_query_run(&clear_unused, values, NULL);
+	(void) evs_query_run(&withdraw_mark, values, NULL);
 }
 
 void
@@ -114,8 +155,8 @@ evs_crash_marks_clear(const char *projection)
 	(void) evs_query_run(&clear_marks, values, NULL);
 }
 
-bool
-evs_crash_turn_take(void)
+static bool
+take_turn(void)
 {
 	LOCKTAG		tag;
 
@@ -127,7 +168,7 @@ evs_crash_turn_take(void)
 }
 
 void
-evs_crash_turn_give_back(void)
+evs_caution_rest(void)
 {
 	LOCKTAG		tag;
 
@@ -136,6 +177,82 @@ evs_crash_turn_give_back(void)
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, TURN_LOCK_CLASS);
 	(void) LockRelease(&tag, ExclusiveLock, true);
 	has_turn = false;
+}
+
+/* What a mark tells that nobody has taken back. */
+static void
+learn(EvsCaution *caution, const char *projection, const Mark *left)
+{
+	if (left->events > 1)
+	{
+		caution->careful = left->events;
+		caution->batch = left->events > MANY_EVENTS ? left->events / NARROWER : 1;
+		caution->crashes = 0;
+	}
+	else
+	{
+		caution->careful = Max(left->careful, 1);
+		caution->batch = 1;
+		caution->crashes = left->attempts + 1;
+	}
+	ereport(LOG,
+			(errmsg("the server crashed while projection \"%s\" was applied after position %lld",
+					projection, (long long) left->position),
+			 errdetail("Up to %lld events are applied in batches of %d now.",
+					   (long long) caution->careful, caution->batch)));
+}
+
+bool
+evs_caution_begin(EvsCaution *caution, const char *projection, int partition, int64 position,
+				  int64 events)
+{
+	Mark		left;
+
+	caution->careful = caution->batch = caution->crashes = 0;
+	if (read_left(projection, partition, &left) && left.position == position)
+	{
+		if (left.events > 0 && !caution->marked)
+			learn(caution, projection, &left);
+		else
+		{
+			caution->careful = left.careful;
+			caution->batch = left.batch;
+			caution->crashes = left.attempts;
+		}
+	}
+	if (caution->careful > 0 && !take_turn())
+		return false;
+
+	write_down(caution, projection, partition, position, evs_caution_batch(caution, events));
+	ForceSyncCommit();
+	caution->marked = true;
+	strlcpy(marked, projection, sizeof(marked));
+	marked_partition = partition;
+	return true;
+}
+
+void
+evs_caution_end(EvsCaution *caution, const char *projection, int partition, int64 position,
+				bool at_end)
+{
+	caution->crashes = 0;
+	caution->careful = at_end ? 0 : Max(caution->careful - caution->batch, 0);
+	if (caution->careful == 0)
+		evs_crash_mark_clear(projection, partition);
+	else
+		write_down(caution, projection, partition, position, 0);
+}
+
+int64
+evs_caution_batch(const EvsCaution *caution, int64 events)
+{
+	return caution->careful > 0 ? Min(events, caution->batch) : events;
+}
+
+bool
+evs_caution_blames(const EvsCaution *caution)
+{
+	return caution->crashes >= Max(evs_async_attempts, FEWEST_CRASHES);
 }
 
 /*
@@ -148,13 +265,13 @@ evs_crash_mark_at_exit(void)
 	char		projection[NAMEDATALEN];
 	int			partition = marked_partition;
 
-	if (partition < 0 || !PostmasterIsAlive())
+	if (marked[0] == '\0' || !PostmasterIsAlive())
 		return;
 	strlcpy(projection, marked, sizeof(projection));
-	marked_partition = -1;
+	marked[0] = '\0';
 
 	AbortOutOfAnyTransaction();
 	evs_own_transaction_begin();
-	evs_crash_mark_clear(projection, partition);
+	evs_caution_withdraw(projection, partition);
 	evs_own_transaction_commit();
 }

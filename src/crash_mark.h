@@ -10,38 +10,51 @@
 
 #include "evsource.h"
 
-/* What a worker began and did not end: a row of evsource.crash_marks. */
-typedef struct EvsCrashMark
+/* Of a rebuild, where partitions are numbered from 0. */
+#define EVS_CRASH_REBUILD	(-1)
+
+/* What is known of crashes before a batch; begin with zeros. */
+typedef struct EvsCaution
 {
-	int64		position;		/* of the unit before it */
-	int			events;			/* at most so many */
-	int			attempts;		/* at one event, before this one */
-	int			careful;		/* so many are to be applied one by one */
-} EvsCrashMark;
-
-/* The mark of a unit; false when there is none. */
-extern bool evs_crash_mark_read(const char *projection, int partition, EvsCrashMark *mark);
+	bool		marked;			/* this process has left a mark */
+	int64		careful;		/* so many events are to be applied in small batches */
+	int			batch;			/* of so many events */
+	int			crashes;		/* so often the next one has ended the server, alone */
+} EvsCaution;
 
 /*
- * Leave a mark: the transaction must commit before the work begins, and will
- * reach the disk.  Whoever leaves one holds the unit.
+ * Before a batch that begins at a position: learn from what a crash has left, and
+ * leave a mark.  The transaction must commit before the work begins, and will
+ * reach the disk.  Whoever calls this holds the unit, or the rebuild.
+ *
+ * False: nothing is done, for another worker applies events one by one.  Two that
+ * do so at the same time would both be blamed for what one of them does.
  */
-extern void evs_crash_mark_write(const char *projection, int partition,
-								 const EvsCrashMark *mark);
+extern bool evs_caution_begin(EvsCaution *caution, const char *projection, int partition,
+							  int64 position, int64 events);
 
-/* It has ended, well or with an error: in the same transaction. */
+/*
+ * It has ended and come to a position: in the same transaction.  At the end of the
+ * log there is nothing left to be careful about.
+ */
+extern void evs_caution_end(EvsCaution *caution, const char *projection, int partition,
+							int64 position, bool at_end);
+
+/* It has ended without success, but has not crashed. */
+extern void evs_caution_withdraw(const char *projection, int partition);
+
+/* That transaction has ended as well: let others have their turn. */
+extern void evs_caution_rest(void);
+
+/* How many events to apply, where so many would do without a crash. */
+extern int64 evs_caution_batch(const EvsCaution *caution, int64 events);
+
+/* Has the next event crashed the server often enough to be blamed for it? */
+extern bool evs_caution_blames(const EvsCaution *caution);
+
+/* Forget what is known of one, or of all that is a projection's. */
 extern void evs_crash_mark_clear(const char *projection, int partition);
-
-/* Forget all of a projection's. */
 extern void evs_crash_marks_clear(const char *projection);
-
-/*
- * Two that apply events one by one at the same time would both be blamed for
- * what one of them does.  False: it is another's turn.  Given back by the second,
- * which does no harm to who has none.
- */
-extern bool evs_crash_turn_take(void);
-extern void evs_crash_turn_give_back(void);
 
 /* The process ends in good order: take back the mark that it has left. */
 extern void evs_crash_mark_at_exit(void);

@@ -169,7 +169,7 @@ evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
 	if (procedure->batch <= 0)
 		procedure->batch = FIRST_BATCH;
 	procedure->batch = Min(procedure->batch, evs_apply_limit(projection));
-	return procedure->batch;
+	return evs_caution_batch(&procedure->caution, procedure->batch);
 }
 
 /* A statement or a fold writes less the more events it gets: not too few of them. */
@@ -178,39 +178,53 @@ evs_procedure_pace(EvsProcedure *procedure, TimestampTz began)
 {
 	int64		elapsed = (GetCurrentTimestamp() - began) / 1000;
 
+	if (procedure->caution.careful > 0)
+		return;
 	if (elapsed * 2 < EVS_PROCEDURE_TIME)
 		procedure->batch = Min(procedure->batch * 2, PG_INT32_MAX);
 	else if (elapsed > EVS_PROCEDURE_TIME)
 		procedure->batch = Max(procedure->batch * EVS_PROCEDURE_TIME / elapsed, 1);
 }
 
-/* A batch; returns when the event that failed in it, if one did, is due again. */
-static TimestampTz
-apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *checkpoint,
-			int64 upto)
+int64
+evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const char *troubles,
+					EvsCheckpoint *checkpoint, int64 upto, int64 max_events, TimestampTz *due)
 {
 	EvsApply	apply;
-	TimestampTz began = GetCurrentTimestamp();
-	int64		batch = evs_procedure_batch(procedure, projection);
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), EVS_PROCEDURE_TIME);
+	bool		crashes = evs_caution_blames(&procedure->caution);
 
-	if (!projection->dead_letter)
-	{
-		(void) evs_replay_some(projection, checkpoint, upto, batch,
-							   TimestampTzPlusMilliseconds(began, EVS_PROCEDURE_TIME));
-		evs_procedure_pace(procedure, began);
-		return 0;
-	}
+	*due = 0;
+	if (!projection->dead_letter && !crashes)
+		return evs_replay_some(projection, checkpoint, upto, max_events, until);
 
-	evs_apply_begin_rebuild(&apply, projection, projection->name, checkpoint);
+	evs_apply_begin_rebuild(&apply, projection, troubles, checkpoint);
 	if (evs_apply_due(&apply) == 0)
 	{
-		(void) evs_apply_batch(&apply, upto, batch,
-							   TimestampTzPlusMilliseconds(began, EVS_PROCEDURE_TIME));
+		if (crashes)
+			(void) evs_apply_crashed(&apply, upto, procedure->caution.crashes);
+		else
+			(void) evs_apply_batch(&apply, upto, max_events, until);
 		evs_apply_end(&apply);
 		*checkpoint = apply.unit.checkpoint;
-		evs_procedure_pace(procedure, began);
 	}
-	return evs_apply_due(&apply);
+	*due = evs_apply_due(&apply);
+	return apply.applied;
+}
+
+/* The next batch of what is built in place. */
+static int64
+apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *checkpoint,
+			int64 upto, TimestampTz *due)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	int64		applied;
+
+	applied = evs_procedure_apply(procedure, projection, projection->name, checkpoint, upto,
+								  evs_procedure_batch(procedure, projection), due);
+	evs_procedure_pace(procedure, began);
+	evs_checkpoint_write(projection->name, checkpoint);
+	return applied;
 }
 
 EvsOutcome
@@ -218,31 +232,28 @@ evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
 {
 	EvsCheckpoint checkpoint;
 	int64		safe = evs_horizon_safe_position();
+	bool		careful = procedure->caution.careful > 0;
 	int64		applied;
 	TimestampTz due;
 
 	evs_checkpoint_read(projection->name, &checkpoint);
-	applied = -checkpoint.event_count;
-	due = apply_batch(procedure, projection, &checkpoint, safe);
-	applied += checkpoint.event_count;
+	applied = apply_batch(procedure, projection, &checkpoint, safe, &due);
 	if (due != 0)
-	{
-		evs_checkpoint_write(projection->name, &checkpoint);
 		return evs_procedure_wait_until(procedure, due);
-	}
-
-	if (checkpoint.position < safe ||
+	if (checkpoint.position < safe || (careful && applied > 0) ||
 		(applied > FEW_EVENTS && ++procedure->rounds < MAX_ROUNDS))
-	{
-		evs_checkpoint_write(projection->name, &checkpoint);
 		return EVS_MORE;
-	}
-	evs_checkpoint_write(projection->name, &checkpoint);
 
 	if (projection->mode == EVS_MODE_INLINE)
 	{
 		if (!evs_procedure_barrier(procedure))
 			return EVS_WAIT;
+		if (careful && checkpoint.position < evs_horizon_last_position())
+		{
+			(void) apply_batch(procedure, projection, &checkpoint,
+							   evs_horizon_last_position(), &due);
+			return EVS_MORE;
+		}
 		evs_replay_finish(projection, &checkpoint);
 		return EVS_DONE;
 	}

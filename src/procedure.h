@@ -5,7 +5,9 @@
 #define EVS_PROCEDURE_H
 
 #include "evsource.h"
+#include "crash_mark.h"
 #include "projection.h"
+#include "registry.h"
 
 #include "datatype/timestamp.h"
 #include "fmgr.h"
@@ -22,6 +24,7 @@ typedef struct EvsProcedure
 	bool		background;		/* waits for nobody: says EVS_WAIT instead */
 	int			pause;			/* ms to sleep when EVS_WAIT was said */
 	int64		batch;			/* events for the next transaction; 0: not known yet */
+	EvsCaution	caution;		/* in the background: what has crashed before */
 	struct EvsRebuild *wanted;	/* rebuild: what the call asks for, at first */
 	bool		restored;		/* rebuild: snapshots have been looked at */
 	bool		from_snapshots; /* and there are some that can be used */
@@ -94,6 +97,16 @@ extern EvsOutcome evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz 
  */
 extern int64 evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection);
 extern void evs_procedure_pace(EvsProcedure *procedure, TimestampTz began);
+
+/*
+ * Apply events after the checkpoint to what is built, and move it; at most so
+ * many, and about EVS_PROCEDURE_TIME.  What it cannot take is on record under a
+ * name; an error that ends the work gets out.  Returns how many were applied, and
+ * when the one that failed, if one did, is due again (0: none did).
+ */
+extern int64 evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection,
+								 const char *troubles, EvsCheckpoint *checkpoint,
+								 int64 upto, int64 max_events, TimestampTz *due);
 
 /*
  * One batch; or the last, behind the barrier, when a round without it has

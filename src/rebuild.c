@@ -257,7 +257,7 @@ start(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (procedure->from_snapshots)
 		return finish_from_snapshots(procedure, rebuild, projection);
 	(void) evs_table_snapshots_clear(rebuild->name);
-	if (!in_place && evs_online_start(rebuild, projection, total))
+	if (!in_place && evs_online_start(procedure, rebuild, projection, total))
 		return EVS_MORE;
 	return start_in_place(procedure, rebuild, projection, total);
 }
@@ -280,6 +280,12 @@ evs_rebuild_advance(EvsProcedure *procedure)
 	switch (rebuild.state)
 	{
 		case EVS_REBUILD_REQUESTED:
+			if (evs_caution_blames(&procedure->caution))
+				ereport(ERROR,
+						(errcode(ERRCODE_CRASH_SHUTDOWN),
+						 errmsg("the server crashed when the rebuild began"),
+						 errdetail("It did so %d times.", procedure->caution.crashes),
+						 errhint("See the server log for what ended the process.")));
 			return start(procedure, &rebuild);
 		case EVS_REBUILD_BUILDING:
 			return rebuild.online ? evs_online_step(procedure, &rebuild) :

@@ -143,23 +143,11 @@ refuse_touched(const EvsRebuild *rebuild, const char *table)
  * name of its schema until the exchange: the old version has troubles of its own.
  */
 static int64
-apply_some(EvsRebuild *rebuild, EvsProjection *redirected, int64 upto, int64 max_events,
-		   TimestampTz until)
+apply_some(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *redirected,
+		   int64 upto, int64 max_events)
 {
-	EvsApply	apply;
-
-	if (!redirected->dead_letter)
-		return evs_replay_some(redirected, &rebuild->checkpoint, upto, max_events, until);
-
-	evs_apply_begin_rebuild(&apply, redirected, rebuild->shadow, &rebuild->checkpoint);
-	if (evs_apply_due(&apply) == 0)
-	{
-		(void) evs_apply_batch(&apply, upto, max_events, until);
-		evs_apply_end(&apply);
-		rebuild->checkpoint = apply.unit.checkpoint;
-	}
-	rebuild->due = evs_apply_due(&apply);
-	return apply.applied;
+	return evs_procedure_apply(procedure, redirected, rebuild->shadow, &rebuild->checkpoint,
+							   upto, max_events, &rebuild->due);
 }
 
 /*
@@ -176,9 +164,8 @@ apply_batch(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *redirec
 
 	PG_TRY();
 	{
-		applied = apply_some(rebuild, redirected, upto,
-							 evs_procedure_batch(procedure, redirected),
-							 TimestampTzPlusMilliseconds(began, EVS_PROCEDURE_TIME));
+		applied = apply_some(procedure, rebuild, redirected, upto,
+							 evs_procedure_batch(procedure, redirected));
 	}
 	PG_CATCH();
 	{
@@ -233,9 +220,13 @@ report_obstacle(const EvsRebuild *rebuild, const char *detail, const char *hint)
 			 hint == NULL ? 0 : errhint("%s", hint)));
 }
 
-/* Make the shadow and let the handler show whether it finds it. */
+/*
+ * Make the shadow and let the handler show whether it finds it; unless the server
+ * has crashed here before.
+ */
 static void
-make_shadow(EvsRebuild *rebuild, EvsProjection *projection, EvsShadowWatch *watch)
+make_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection,
+			EvsShadowWatch *watch)
 {
 	EvsProjection *redirected;
 
@@ -244,7 +235,8 @@ make_shadow(EvsRebuild *rebuild, EvsProjection *projection, EvsShadowWatch *watc
 	rebuild->checkpoint.event_count = 0;
 
 	redirected = redirect(rebuild, projection, watch);
-	(void) apply_some(rebuild, redirected, get_limit(projection), PROBE_EVENTS, 0);
+	if (procedure->caution.careful == 0)
+		(void) apply_some(procedure, rebuild, redirected, get_limit(projection), PROBE_EVENTS);
 }
 
 /*
@@ -252,7 +244,7 @@ make_shadow(EvsRebuild *rebuild, EvsProjection *projection, EvsShadowWatch *watc
  * not stay.  NULL, or the table that it used instead, with or without success.
  */
 static const char *
-try_shadow(EvsRebuild *rebuild, EvsProjection *projection)
+try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -267,7 +259,7 @@ try_shadow(EvsRebuild *rebuild, EvsProjection *projection)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		make_shadow(rebuild, projection, &watch);
+		make_shadow(procedure, rebuild, projection, &watch);
 		if (watch.touched == NULL)
 			ReleaseCurrentSubTransaction();
 		else
@@ -291,7 +283,8 @@ try_shadow(EvsRebuild *rebuild, EvsProjection *projection)
 }
 
 bool
-evs_online_start(EvsRebuild *rebuild, EvsProjection *projection, int64 total)
+evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection,
+				 int64 total)
 {
 	const char *obstacle = find_obstacle(rebuild, projection);
 
@@ -302,7 +295,7 @@ evs_online_start(EvsRebuild *rebuild, EvsProjection *projection, int64 total)
 		return false;
 	}
 
-	obstacle = try_shadow(rebuild, projection);
+	obstacle = try_shadow(procedure, rebuild, projection);
 	if (obstacle != NULL)
 	{
 		report_obstacle(rebuild, describe_touched(obstacle), TOUCHED_HINT);
@@ -375,7 +368,7 @@ old_snapshots_gone(EvsProcedure *procedure)
 /*
  * The last events, which the old version has (inline) or will never get.  False:
  * a handler has appended, and what it appended was dispatched to the old version;
- * or it has failed.
+ * or it has failed; or the server has crashed, and this was a batch.
  */
 static bool
 apply_last(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
@@ -383,14 +376,15 @@ apply_last(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	EvsShadowWatch watch;
 	EvsProjection *redirected = redirect(rebuild, projection, &watch);
 	bool		is_inline = projection->mode == EVS_MODE_INLINE;
+	bool		careful = procedure->caution.careful > 0;
 
-	for (;;)
+	for (int batches = 0;; batches++)
 	{
 		int64		upto = is_inline ? evs_horizon_last_position() : evs_horizon_safe_position();
 
 		if (rebuild->checkpoint.position >= upto)
 			return true;
-		if (rebuild->due != 0 || evs_shadow_touched(&watch))
+		if (rebuild->due != 0 || evs_shadow_touched(&watch) || (careful && batches > 0))
 			return false;
 		apply_batch(procedure, rebuild, redirected, &watch, upto);
 	}
@@ -517,6 +511,7 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 		return evs_procedure_wait_until(procedure, rebuild->due);
 
 	if (rebuild->checkpoint.position < upto ||
+		(procedure->caution.careful > 0 && applied > 0) ||
 		(applied > FEW_EVENTS && rebuild->rounds < MAX_ROUNDS))
 		return EVS_MORE;
 

@@ -12,6 +12,7 @@
 #include "utils/snapmgr.h"
 
 #include "barrier.h"
+#include "crash_mark.h"
 #include "definition.h"
 #include "dispatch.h"
 #include "failure.h"
@@ -259,11 +260,61 @@ get_procedure(const char *name)
 	return &procedure;
 }
 
+/* Where a rebuild is: what it applies next comes after that.  -1: nowhere yet. */
+static int64
+find_position(const EvsRebuild *rebuild)
+{
+	EvsCheckpoint checkpoint;
+
+	if (rebuild->state == EVS_REBUILD_REQUESTED)
+		return -1;
+	if (rebuild->online)
+		return rebuild->checkpoint.position;
+	evs_checkpoint_read(rebuild->name, &checkpoint);
+	return checkpoint.position;
+}
+
+/* See crash_mark.h.  False: it is somebody else's turn. */
+static bool
+leave_mark(EvsProcedure *procedure)
+{
+	EvsRebuild	rebuild;
+	EvsProjection *projection;
+	int64		events = 1;
+
+	procedure->caution.careful = procedure->caution.crashes = 0;
+	if (!evs_rebuild_try_lock(procedure->name) || !evs_rebuild_read(procedure->name, &rebuild))
+		return true;
+	if (rebuild.state == EVS_REBUILD_BUILDING)
+	{
+		projection = evs_projection_load(procedure->name, false);
+		events = evs_procedure_batch(procedure, projection);
+	}
+	else if (rebuild.state != EVS_REBUILD_REQUESTED)
+		return true;
+	return evs_caution_begin(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
+							 find_position(&rebuild), events);
+}
+
+/* The step has come to an end, of whatever kind. */
+static void
+remove_mark(EvsProcedure *procedure, EvsOutcome outcome)
+{
+	EvsRebuild	rebuild;
+
+	if (outcome == EVS_WAIT || !evs_rebuild_read(procedure->name, &rebuild))
+		evs_caution_withdraw(procedure->name, EVS_CRASH_REBUILD);
+	else
+		evs_caution_end(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
+						find_position(&rebuild), outcome == EVS_DONE);
+}
+
 /* A handler that failed does so until somebody mends it. */
 static EvsOutcome
 fail(const char *name, MemoryContext context)
 {
 	ErrorData  *error;
+	bool		passing;
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
@@ -271,14 +322,19 @@ fail(const char *name, MemoryContext context)
 		ReThrowError(error);
 	EmitErrorReport();
 	FlushErrorState();
+	passing = is_passing(error->sqlerrcode);
 	AbortCurrentTransaction();
-	if (is_passing(error->sqlerrcode))
-		return EVS_WAIT;
 
 	evs_own_transaction_begin();
-	evs_rebuild_fail(name, error->message);
+	if (passing)
+		evs_caution_withdraw(name, EVS_CRASH_REBUILD);
+	else
+	{
+		evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
+		evs_rebuild_fail(name, error->message);
+	}
 	evs_own_transaction_commit();
-	return EVS_DONE;
+	return passing ? EVS_WAIT : EVS_DONE;
 }
 
 EvsOutcome
@@ -290,9 +346,18 @@ evs_rebuild_step(const char *name)
 
 	PG_TRY();
 	{
+		bool		my_turn;
+
 		evs_own_transaction_begin();
 		MemoryContextSwitchTo(procedure->context);
-		outcome = evs_rebuild_advance(procedure);
+		my_turn = leave_mark(procedure);
+		evs_own_transaction_commit();
+
+		evs_own_transaction_begin();
+		MemoryContextSwitchTo(procedure->context);
+		outcome = my_turn ? evs_rebuild_advance(procedure) : EVS_WAIT;
+		if (my_turn)
+			remove_mark(procedure, outcome);
 		evs_own_transaction_commit();
 	}
 	PG_CATCH();
@@ -301,6 +366,7 @@ evs_rebuild_step(const char *name)
 	}
 	PG_END_TRY();
 
+	evs_caution_rest();
 	MemoryContextReset(procedure->context);
 	if (outcome == EVS_DONE)
 	{

@@ -276,6 +276,7 @@ void
 evs_rebuild_delete(const char *name)
 {
 	run_for(&delete_rebuild, name);
+	evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
 }
 
 void

@@ -79,7 +79,8 @@ extern void evs_rebuild_register(EvsRebuild *wanted);
  * Begin with it if possible.  False: it is not, and nothing was done; unless it
  * was asked for, which is an error (55000).
  */
-extern bool evs_online_start(EvsRebuild *rebuild, EvsProjection *projection, int64 total);
+extern bool evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild,
+							 EvsProjection *projection, int64 total);
 
 /* One transaction of it. */
 extern EvsOutcome evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild);

@@ -7,7 +7,10 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time sleep);
+
+use FindBin;
+use lib $FindBin::RealBin;
+use Deadly;
 
 # what the Makefile sets so that the daemon leaves other tests alone
 delete $ENV{PGOPTIONS};
@@ -24,17 +27,11 @@ $node->start;
 my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
 my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
 
-# The handler says who it is and waits to be killed: as good as a bug in C.
-$sql->(q{
-create extension evsource;
+$sql->('create extension evsource;' . deadly_schema() . q{
 create table applied (projection text, position bigint, primary key (projection, position));
-create table deadly (projection text, position bigint);
 create function live(p text, e evsource.event) returns void language plpgsql as $$
 begin
-	if exists (select from public.deadly d where (d.projection, d.position) = (p, e.position)) then
-		perform set_config('application_name', 'deadly', true);
-		perform pg_sleep(60);
-	end if;
+	perform deadly.meet(p, e.position);
 	insert into public.applied values (p, e.position);
 end $$;
 create function one(e evsource.event) returns void language sql as $$ select public.live('one', e) $$;
@@ -47,38 +44,14 @@ select count(evsource.append('account-' || i % 3, 'Paid')) from generate_series(
 });
 $soon->('select bool_and(lag = 0) and count(*) = 2 from evsource.projection_status', 'all is applied');
 
-my $victim = q{select coalesce(min(pid), 0) from pg_stat_activity where application_name = 'deadly' or wait_event = 'PgSleep' and backend_type = 'evsource worker'};
-
-# Kill whoever waits for it until the state is reached; says how often that was.
-sub kill_until
-{
-	my ($query) = @_;
-	my $kills = 0;
-
-	for (my $start = time; time - $start < 60; sleep 0.02)
-	{
-		my ($code, $pid) = $node->psql('postgres', $victim);
-		if ($code == 0 && $pid)
-		{
-			kill 'KILL', $pid;
-			$kills++;
-			$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
-			next;
-		}
-		my ($done, $result) = $node->psql('postgres', $query);
-		last if $done == 0 && $result eq 't';
-	}
-	return $kills;
-}
-
 $sql->(q{
 begin;
 select count(evsource.append('account-' || i % 3, 'Paid')) from generate_series(1, 12) i;
-insert into deadly select 'one', max(position) - 6 from evsource.events;
+insert into deadly.events select 'one', max(position) - 6 from evsource.events;
 commit});
-my $kills = kill_until(q{select lag = 0 from evsource.projection_status where projection = 'one'});
+my $kills = kill_until($node, q{select lag = 0 from evsource.projection_status where projection = 'one'});
 is($kills, 5, 'one crash out of the blue, one that is expected, three of the event alone');
-is($sql->(q{select string_agg(concat_ws(' ', position - (select position from deadly), attempts, sqlstate, message), '; ' order by position)
+is($sql->(q{select string_agg(concat_ws(' ', position - (select position from deadly.events), attempts, sqlstate, message), '; ' order by position)
 	from evsource.dead_letters where projection = 'one'}),
 	'0 3 57P02 the server crashed while this event was applied; 3 0 waits behind an event of the same key; 6 0 waits behind an event of the same key',
 	'it is parked, and what comes after it in its stream');
@@ -89,20 +62,20 @@ $soon->('select count(*) = 0 from evsource.crash_marks', 'no mark is left');
 
 # Whoever stops at errors is stopped.
 $sql->(q{
-delete from deadly;
+delete from deadly.events;
 select evsource.create_projection('two', 'public.two', mode => 'async', start => 'now')});
 $sql->(q{select from evsource.append('account-1', 'Paid')});
 $soon->(q{select event_count = 1 from evsource.projection_status where projection = 'two'}, 'another projection');
 $sql->(q{
 begin;
 select from evsource.append('account-1', 'Paid');
-insert into deadly select 'two', max(position) from evsource.events;
+insert into deadly.events select 'two', max(position) from evsource.events;
 commit});
-$kills = kill_until(q{select state = 'failed' from evsource.projection_status where projection = 'two'});
+$kills = kill_until($node, q{select state = 'failed' from evsource.projection_status where projection = 'two'});
 cmp_ok($kills, '<=', 5, 'an event that was alone is known sooner');
-is($sql->(q{select concat_ws(' ', f.position = d.position, attempts, sqlstate, message) from evsource.projection_failures f, deadly d}),
+is($sql->(q{select concat_ws(' ', f.position = d.position, attempts, sqlstate, message) from evsource.projection_failures f, deadly.events d}),
 	't 3 57P02 the server crashed while this event was applied', 'it is on record');
-$sql->(q{delete from deadly; select evsource.resume_projection('two')});
+$sql->(q{delete from deadly.events; select evsource.resume_projection('two')});
 $soon->(q{select lag = 0 and event_count = 2 from evsource.projection_status where projection = 'two'}, 'resumed, it goes on');
 
 # Who is told to leave has not crashed, however often; nor has who is cancelled.
@@ -110,20 +83,20 @@ $sql->(q{select evsource.create_projection('three', 'public.three', mode => 'asy
 $sql->(q{
 begin;
 select from evsource.append('account-1', 'Paid');
-insert into deadly select 'three', max(position) from evsource.events;
+insert into deadly.events select 'three', max(position) from evsource.events;
 commit});
 foreach my $round (1 .. 6)
 {
-	$soon->("select ($victim) > 0", "round $round");
-	$sql->('select pg_terminate_backend(pid) from (' . ($victim =~ s/coalesce\(min\(pid\), 0\)/min(pid) as pid/r) . ') v') if $round <= 2;
+	$soon->('select ' . victim() . ' > 0', "round $round");
+	$sql->('select pg_terminate_backend(' . victim() . ')') if $round <= 2;
 	$sql->('select evsource.stop_daemon(); select evsource.start_daemon()') if $round == 3;
 	$node->restart if $round == 4;
-	$sql->('select pg_cancel_backend(pid) from (' . ($victim =~ s/coalesce\(min\(pid\), 0\)/min(pid) as pid/r) . ') v') if $round > 4;
+	$sql->('select pg_cancel_backend(' . victim() . ')') if $round > 4;
 }
 is($sql->(q{select coalesce(max(attempts), 0) from evsource.crash_marks}), 0, 'a worker that was ended is not a crash');
 is($sql->(q{select state from evsource.projection_status where projection = 'three'}), 'active', 'nor a failure');
-$sql->('delete from deadly');
-$sql->('select pg_terminate_backend(pid) from (' . ($victim =~ s/coalesce\(min\(pid\), 0\)/min(pid) as pid/r) . ') v');
+$sql->('delete from deadly.events');
+$sql->('select pg_terminate_backend(' . victim() . ')');
 $soon->(q{select bool_and(lag = 0) and bool_and(state = 'active') from evsource.projection_status}, 'and all is applied');
 $node->stop;
 
