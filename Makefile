@@ -111,6 +111,7 @@ OBJS = \
 	src/subscription.o \
 	src/subscribe.o \
 	src/cursor.o \
+	src/subscription_letters.o \
 	src/receipt.o \
 	src/hand_out.o \
 	src/fetch.o \

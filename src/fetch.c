@@ -63,6 +63,14 @@ PG_FUNCTION_INFO_V1(evsource_fetch_events);
 /* How often somebody else may have been faster, before it is time to sleep. */
 #define MAX_LOOKS			100
 
+/* What one look at the subscription has led to. */
+typedef enum Look
+{
+	LOOK_FETCHED,
+	LOOK_NOTHING,
+	LOOK_AGAIN					/* something has changed meanwhile */
+} Look;
+
 /* ---- which partition ---- */
 
 /* A cursor that somebody was faster to change may be locked all the same. */
@@ -77,16 +85,20 @@ claim_cursor(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCurs
 }
 
 static EvsCursor *
-cursor_of(const EvsSubscription *subscription, const text *stream)
+cursor_of_partition(const EvsSubscription *subscription, int partition)
 {
-	int			partition = evs_partition_of(stream, subscription->partitions);
-
 	for (int i = 0; i < subscription->ncursors; i++)
 	{
 		if (subscription->cursors[i].partition == partition)
 			return &subscription->cursors[i];
 	}
 	return NULL;
+}
+
+static EvsCursor *
+cursor_of(const EvsSubscription *subscription, const text *stream)
+{
+	return cursor_of_partition(subscription, evs_partition_of(stream, subscription->partitions));
 }
 
 /*
@@ -161,58 +173,70 @@ advance_idle(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCurs
 	return any;
 }
 
-/* A dead letter that is to be tried again and whose cursor is past it and free. */
+/* ---- dead letters that are tried again ---- */
+
+/* A letter that a free cursor is past, and that cursor. */
 static EvsCursor *
-find_retry(const EvsSubscription *subscription, int64 *position, int *attempts)
+find_retry(const EvsSubscription *subscription)
 {
-	static EvsQuery query = {
-		"select distinct on (d.stream) d.stream, d.position, d.attempts"
-		" from evsource.subscription_dead_letters d where d.subscription = $1 and d.retry"
-		" order by d.stream, d.position",
-		1, {TEXTOID}, SPI_OK_SELECT
-	};
-	Datum		values[] = {CStringGetTextDatum(subscription->name)};
-	EvsQueryResult result;
-	EvsCursor  *found = NULL;
+	int64	   *upto = palloc0(sizeof(int64) * subscription->partitions);
+	EvsLetter	letter;
 
-	evs_query_begin(&query, values, NULL, InvalidSnapshot, &result);
-	for (uint64 row = 0; row < result.count && found == NULL; row++)
+	for (int i = 0; i < subscription->ncursors; i++)
 	{
-		bool		is_null;
-		Datum		stream = SPI_getbinval(result.rows[row], result.tupdesc, 1, &is_null);
-		EvsCursor  *cursor = cursor_of(subscription, DatumGetTextPP(stream));
-
-		*position = DatumGetInt64(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null));
-		*attempts = DatumGetInt32(SPI_getbinval(result.rows[row], result.tupdesc, 3, &is_null));
-		if (cursor != NULL && cursor->is_free && *position <= cursor->position)
-			found = cursor;
+		if (subscription->cursors[i].is_free)
+			upto[subscription->cursors[i].partition] = subscription->cursors[i].position;
 	}
-	evs_query_end(&result);
-	return found;
+	if (!evs_subscription_find_retry(subscription, upto, &letter))
+		return NULL;
+	return cursor_of_partition(subscription, letter.partition);
 }
 
+/* With the cursor claimed: what others have done up to now is seen. */
 static bool
-fetch_retry(EvsFetch *fetch, const EvsSubscription *subscription, Snapshot snapshot)
+hand_out_retry(EvsFetch *fetch, EvsClaim *claim)
 {
-	int64		position;
-	int			attempts;
-	EvsCursor  *cursor = find_retry(subscription, &position, &attempts);
-	EvsClaim	claim;
+	int64	   *upto = palloc0(sizeof(int64) * claim->subscription->partitions);
+	EvsLetter	letter;
+	Snapshot	snapshot;
 
-	if (cursor == NULL || !claim_cursor(fetch, subscription, cursor, &claim))
+	upto[claim->partition] = claim->position;
+	if (!evs_subscription_find_retry(claim->subscription, upto, &letter))
 		return false;
-	evs_hand_out_dead_letter(fetch, &claim, position, attempts + 1, snapshot);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	evs_hand_out_dead_letter(fetch, claim, letter.position, letter.attempts + 1, snapshot);
+	UnregisterSnapshot(snapshot);
 	return fetch->count > 0;
 }
 
-/* ---- one look ---- */
-
-typedef enum Look
+/*
+ * Nobody else is at a letter of the stream once its cursor is claimed; whether
+ * there is still one to be tried again is seen only then.
+ */
+static Look
+fetch_retry(EvsFetch *fetch, EvsSubscription *subscription)
 {
-	LOOK_FETCHED,
-	LOOK_NOTHING,
-	LOOK_AGAIN					/* something has changed meanwhile */
-} Look;
+	EvsCursor  *cursor;
+
+	while ((cursor = find_retry(subscription)) != NULL)
+	{
+		EvsClaim	claim;
+
+		if (!claim_cursor(fetch, subscription, cursor, &claim))
+		{
+			cursor->is_free = false;
+			continue;
+		}
+		if (hand_out_retry(fetch, &claim))
+			return LOOK_FETCHED;
+		/* keep what the claim has found out */
+		evs_cursor_advance(&claim, claim.position);
+		return LOOK_AGAIN;
+	}
+	return LOOK_NOTHING;
+}
+
+/* ---- one look ---- */
 
 /* Are there events that are committed and not safe to read? */
 static bool
@@ -245,14 +269,19 @@ note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, S
 }
 
 static Look
-look_with(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
+look_with(EvsFetch *fetch, EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 {
 	int64		searched;
 	EvsCursor  *cursor;
 	EvsClaim	claim;
 
-	if (subscription->has_retries && fetch_retry(fetch, subscription, snapshot))
-		return LOOK_FETCHED;
+	if (subscription->has_retries)
+	{
+		Look		look = fetch_retry(fetch, subscription);
+
+		if (look != LOOK_NOTHING)
+			return look;
+	}
 
 	cursor = find_work(subscription, safe, snapshot, &searched);
 	if (advance_idle(fetch, subscription, cursor, searched))

@@ -115,13 +115,28 @@ extern void evs_receipts_begin(EvsReceipts *receipts, const EvsClaim *claim, boo
 extern int	evs_receipt_max_length(const EvsReceipts *receipts);
 extern int	evs_receipt_write(const EvsReceipts *receipts, int64 position, char *to);
 
-/* ---- dead letters of subscriptions ---- */
+/* ---- subscription_letters.c ---- */
+
+/* A dead letter that is to be tried again. */
+typedef struct EvsLetter
+{
+	int64		position;
+	int			attempts;		/* that it has had */
+	int			partition;		/* of its stream */
+} EvsLetter;
 
 /* An event at which the last attempt failed. */
 extern void evs_subscription_bury(const char *subscription, int64 position, int attempts,
 								  const char *reason);
 
-/* A dead letter failed again: it and those of its stream wait for the next retry. */
+/*
+ * The first one that is to be tried again, of each partition up to a position;
+ * false when there is none.
+ */
+extern bool evs_subscription_find_retry(const EvsSubscription *subscription, const int64 *upto,
+										EvsLetter *letter);
+
+/* It failed again: it and those of its stream wait for the next retry. */
 extern void evs_subscription_retry_failed(const char *subscription, int64 position,
 										  const char *reason);
 

@@ -1,0 +1,103 @@
+/*
+ * subscription_letters.c - dead letters of subscriptions: events that consumers
+ * could not process, and later events of the same streams behind them.
+ *
+ * All letters of a stream are tried again together, one by one in their order; so
+ * the first of those that are to be tried again is the first of its stream.
+ *
+ * Locks: who writes or retries letters of a stream has its partition's cursor.
+ * What is found without it may be gone, or no longer to be tried again, by the
+ * time that the cursor is claimed: look again then.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "query.h"
+#include "subscription.h"
+
+void
+evs_subscription_bury(const char *subscription, int64 position, int attempts,
+					  const char *reason)
+{
+	static EvsQuery query = {
+		"insert into evsource.subscription_dead_letters"
+		" (subscription, position, stream, version, type, attempts, reason, failed_at)"
+		" select $1, e.position, e.stream, e.version, e.type, $3, $4, clock_timestamp()"
+		" from evsource.events e where e.position = $2"
+		" on conflict (subscription, position) do update"
+		" set attempts = excluded.attempts, reason = excluded.reason, failed_at = excluded.failed_at",
+		4, {TEXTOID, INT8OID, INT4OID, TEXTOID}, SPI_OK_INSERT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription), Int64GetDatum(position), Int32GetDatum(attempts),
+		CStringGetTextDatum(reason)
+	};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
+/* ---- again ---- */
+
+bool
+evs_subscription_find_retry(const EvsSubscription *subscription, const int64 *upto,
+							EvsLetter *letter)
+{
+	static EvsQuery query = {
+		"select d.position, d.attempts, evsource._partition(d.stream, $2)"
+		" from evsource.subscription_dead_letters d where d.subscription = $1 and d.retry"
+		"  and d.position <= ($3)[evsource._partition(d.stream, $2) + 1]"
+		" order by d.position limit 1",
+		3, {TEXTOID, INT4OID, INT8ARRAYOID}, SPI_OK_SELECT
+	};
+	Datum	   *elements = palloc(sizeof(Datum) * subscription->partitions);
+	Datum		values[3];
+	EvsQueryResult result;
+	bool		found;
+
+	for (int i = 0; i < subscription->partitions; i++)
+		elements[i] = Int64GetDatum(upto[i]);
+	values[0] = CStringGetTextDatum(subscription->name);
+	values[1] = Int32GetDatum(subscription->partitions);
+	values[2] = PointerGetDatum(construct_array(elements, subscription->partitions, INT8OID,
+												sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+
+	evs_query_begin(&query, values, NULL, InvalidSnapshot, &result);
+	found = result.count > 0;
+	if (found)
+	{
+		bool		is_null;
+
+		letter->position = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
+		letter->attempts = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 2, &is_null));
+		letter->partition = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 3, &is_null));
+	}
+	evs_query_end(&result);
+	return found;
+}
+
+void
+evs_subscription_retry_failed(const char *subscription, int64 position, const char *reason)
+{
+	static EvsQuery count = {
+		"update evsource.subscription_dead_letters"
+		" set attempts = attempts + 1, reason = $3, failed_at = clock_timestamp()"
+		" where subscription = $1 and position = $2",
+		3, {TEXTOID, INT8OID, TEXTOID}, SPI_OK_UPDATE
+	};
+	static EvsQuery stop = {
+		"update evsource.subscription_dead_letters d set retry = false"
+		" where d.subscription = $1 and d.retry and d.stream ="
+		" (select f.stream from evsource.subscription_dead_letters f"
+		"  where f.subscription = $1 and f.position = $2)",
+		2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription), Int64GetDatum(position), CStringGetTextDatum(reason)
+	};
+
+	(void) evs_query_run(&count, values, NULL);
+	(void) evs_query_run(&stop, values, NULL);
+}

@@ -1,0 +1,27 @@
+-- Dead letters of a subscription that are tried again: one by one, each stream in
+-- order, and none once it is done.
+
+\set SHOW_CONTEXT never
+select evsource.create_subscription('clerk', categories => '{clerk}', start => 'now', max_attempts => 1);
+create view letters as select stream, version, attempts, retry from evsource.subscription_dead_letters where subscription = 'clerk' order by position;
+create function fail(most int default 1) returns bigint language sql as $$
+    select count(*) from (select evsource.nack(receipt, 'not now', '0') from evsource.fetch_events('clerk', most)) n $$;
+create function take() returns text language sql as $$
+    select string_agg(stream || ' ' || version || ' ' || attempt || ' ' || evsource.ack(receipt), ', ') from evsource.fetch_events('clerk') $$;
+
+-- A consumer that comes back has failed at the letter that it was at: this stream
+-- is not tried again until somebody asks for it.
+select count(evsource.append('clerk-' || n % 2, 'Asked')) from generate_series(1, 4) n;
+select fail(), fail(), fail();
+select evsource.retry_subscription_dead_letters('clerk');
+select stream, version, attempt from evsource.fetch_events('clerk', consumer => 'one');
+select stream, version, attempt from evsource.fetch_events('clerk', consumer => 'one');
+select * from letters;
+select evsource.retry_subscription_dead_letters('clerk', 'clerk-1');
+select evsource.ack(receipt) from evsource.fetch_events('clerk', consumer => 'one');
+select take(), take(), take();
+select * from letters;
+
+select evsource.drop_subscription('clerk');
+drop view letters;
+drop function fail, take;
