@@ -11,7 +11,7 @@ with events as (
            lag(e.version, 1, coalesce(t.version, 1) - 1) over by_version as last_version,
            lag(e.position) over by_version as last_position
     from evsource.events e
-        left join evsource.truncations t on t.stream = e.stream
+        left join evsource.truncations t on t.stream = e.stream and t.truncated_at is not null
     window by_version as (partition by e.stream order by e.version)
 )
 select e.stream, e.version, e.position, p.problem

@@ -88,16 +88,34 @@ insert into evsource.store
     from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
     where d.datname = pg_catalog.current_database();
 
--- Streams whose begin was truncated: with which event they begin now.
+-- Streams that do not begin with version 1: with which event they begin now. Those
+-- that came so are found out when events are restored (src/restore.c), so
+-- that no dump need say it; they are no longer of interest when their begin has come.
 create table evsource.truncations (
     stream            text collate "C" primary key,
     version           bigint not null,
     first_recorded_at timestamptz not null,
-    truncated_at      timestamptz not null
+    truncated_at      timestamptz
 );
-comment on table evsource.truncations is 'Streams whose begin was truncated.';
+create index truncations_category_idx on evsource.truncations (evsource.category(stream), stream);
+comment on table evsource.truncations is 'Streams whose begin was truncated, or did not come along when they were imported.';
 comment on column evsource.truncations.version is 'Version of the first event that is left.';
 comment on column evsource.truncations.first_recorded_at is 'When the stream''s first event was recorded.';
+comment on column evsource.truncations.truncated_at is 'When its begin was truncated; null: it was imported without it.';
+
+-- What truncate_stream or a dump says takes the place of what was found out.
+create function evsource._replace_truncation() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    delete from evsource.truncations t where t.stream = new.stream and t.truncated_at is null;
+    return new;
+end
+$$;
+comment on function evsource._replace_truncation() is 'Internal: lets a truncated stream take the place of the one that was imported without its begin.';
+create trigger replace_truncation before insert on evsource.truncations
+    for each row execute function evsource._replace_truncation();
+alter table evsource.truncations enable always trigger replace_truncation;
 
 -- The safe position as published for those that cannot compute it: a standby,
 -- a logical subscriber.
@@ -109,7 +127,7 @@ comment on table evsource.published is 'One row at most: a position that was saf
 
 select pg_catalog.pg_extension_config_dump('evsource.position_seq', '');
 select pg_catalog.pg_extension_config_dump('evsource.events', '');
-select pg_catalog.pg_extension_config_dump('evsource.truncations', '');
+select pg_catalog.pg_extension_config_dump('evsource.truncations', 'where truncated_at is not null');
 select pg_catalog.pg_extension_config_dump('evsource.store', '');
 select pg_catalog.pg_extension_config_dump('evsource.published', '');
 

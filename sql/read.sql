@@ -69,7 +69,7 @@ comment on function evsource.event_id(evsource.events) is
 'The id of a row of evsource.events: the one its client gave, or the one that the server made.';
 
 -- A stream is there when its first event is, which is its version 1 unless it was
--- truncated; the rest is in its last. Both ends
+-- truncated or imported without it; the rest is in its last. Both ends
 -- are one step away in the index on (stream, version). A function and not the
 -- view alone: it is inlined, and what it reads is then read with the rights and
 -- the policies of the user who asks, on all versions of PostgreSQL. It returns a
@@ -96,6 +96,9 @@ from (
         where exists (
             select from evsource.events e
             where e.stream operator(pg_catalog.=) t.stream and e.version operator(pg_catalog.=) t.version)
+            and not exists (
+            select from evsource.events e
+            where e.stream operator(pg_catalog.=) t.stream and e.version operator(pg_catalog.=) 1)
     ) f
     cross join lateral (
         select e.version, e.position, e.recorded_at

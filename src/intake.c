@@ -72,6 +72,7 @@ typedef struct Statement
 	EvsIntake  *intake;			/* whose INSERT this is, if it is append's own */
 	MemoryContext context;		/* holds what follows; NULL: nothing yet */
 	EvsTypeRun *types;			/* validates its rows */
+	EvsRestored *streams;		/* those of restored rows */
 	int			nest_level;		/* of the transaction it runs in */
 	struct Statement *outer;
 } Statement;
@@ -314,10 +315,17 @@ row_from_tuple(EvsEvent *row, HeapTuple tuple, TupleDesc desc, bool *nulls)
 #undef IS_NULL
 }
 
-/*
- * What the functions of types leave behind lives as long as the statement: it is
- * not for each row that a function is made ready.
- */
+/* What lives as long as the statement. */
+static MemoryContext
+statement_context(void)
+{
+	if (current->context == NULL)
+		current->context = AllocSetContextCreate(TopTransactionContext, "evsource intake",
+												 ALLOCSET_SMALL_SIZES);
+	return current->context;
+}
+
+/* It is not for each row that the function of a type is made ready. */
 static EvsTypeRun *
 type_run(void)
 {
@@ -327,13 +335,34 @@ type_run(void)
 		return evs_type_run();
 	if (current->types == NULL)
 	{
-		current->context = AllocSetContextCreate(TopTransactionContext, "evsource intake types",
-												 ALLOCSET_SMALL_SIZES);
-		caller = MemoryContextSwitchTo(current->context);
+		caller = MemoryContextSwitchTo(statement_context());
 		current->types = evs_type_run();
 		MemoryContextSwitchTo(caller);
 	}
 	return current->types;
+}
+
+/* A row that brings its place. */
+static void
+take_restored_row(Relation events, const EvsEvent *row)
+{
+	if (current == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot restore events while a trigger of evsource.events is disabled"),
+				 errdetail("The one that runs before an INSERT or COPY has not run."),
+				 errhint("Enable all triggers of the table.")));
+	if (current->streams == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(statement_context());
+
+		current->streams = evs_restore_begin();
+		MemoryContextSwitchTo(caller);
+	}
+
+	/* the sequence moves past it before it is there for others */
+	evs_restore_row(current->streams, events, row);
+	current->restored = Max(current->restored, row->position);
 }
 
 /* See that the row's data is what its type says. */
@@ -380,11 +409,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	{
 		check_restored_row(&row, nulls);
 		evs_replication_refuse("restore events");
-
-		/* the sequence moves past it before it is there for others */
-		evs_restore_row(events, &row);
-		if (current != NULL)
-			current->restored = Max(current->restored, row.position);
+		take_restored_row(events, &row);
 		return PointerGetDatum(trigger->tg_trigtuple);
 	}
 
@@ -465,6 +490,8 @@ evsource_intake_end(PG_FUNCTION_ARGS)
 		PG_RETURN_POINTER(NULL);
 
 	evs_intake_pass_restored();
+	if (statement->streams != NULL)
+		evs_restore_end(statement->streams, ((TriggerData *) fcinfo->context)->tg_relation);
 	if (statement->outer != NULL)
 	{
 		for (int i = 0; i < statement->nruns; i++)

@@ -22,14 +22,26 @@
  * past it at once, for others draw from it meanwhile.
  *
  * The owner may know that nobody follows the log: evsource.allow_passed_positions.
+ *
+ * Where rows come in any order, a stream's first event may never come.  Such a
+ * stream is noted at the end of the statement in evsource.truncations, for
+ * evsource.streams to find it: its first event may still come with a later one.
  */
 #include "evsource.h"
 
 #include "access/genam.h"
 #include "access/tableam.h"
+#include "access/stratnum.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -37,6 +49,7 @@
 #include "event.h"
 #include "horizon.h"
 #include "positions.h"
+#include "query.h"
 #include "restore.h"
 #include "settings.h"
 #include "streams.h"
@@ -46,24 +59,37 @@ static LocalTransactionId decided_in = InvalidLocalTransactionId;
 static bool any_position;		/* no position of the log is passed */
 static int64 lowest_free;		/* else: those from here on are not */
 
-/* Does the log hold an event, be it of a transaction in progress? */
-static bool
-holds_events(Relation events)
+/*
+ * The column of the first row that an index finds, be it of a transaction in
+ * progress; 0 if there is none.
+ */
+static int64
+first_in(Relation events, Oid index_oid, ScanKey key, ScanDirection direction, AttrNumber column)
 {
-	Relation	index = index_open(evs_catalog()->events_pkey, AccessShareLock);
+	Relation	index = index_open(index_oid, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
+	int			nkeys = key == NULL ? 0 : 1;
 	SnapshotData dirty = {0};
 	IndexScanDesc scan;
-	bool		found;
+	int64		first = 0;
+	bool		isnull;
 
 	InitDirtySnapshot(dirty);
-	scan = index_beginscan(events, index, &dirty, NULL, 0, 0);
-	index_rescan(scan, NULL, 0, NULL, 0);
-	found = index_getnext_slot(scan, BackwardScanDirection, slot);
+	scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0);
+	index_rescan(scan, key, nkeys, NULL, 0);
+	if (index_getnext_slot(scan, direction, slot))
+		first = DatumGetInt64(slot_getattr(slot, column, &isnull));
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
-	return found;
+	return first;
+}
+
+static bool
+holds_events(Relation events)
+{
+	return first_in(events, evs_catalog()->events_pkey, NULL,
+					BackwardScanDirection, EVS_EVENTS_POSITION) != 0;
 }
 
 /* Is there any other transaction that may be appending? */
@@ -130,13 +156,146 @@ check_follows(Relation events, const EvsEvent *row)
 					 "If nobody follows the log: SET evsource.allow_passed_positions = on.")));
 }
 
+/* ---- streams that come without their first events ---- */
+
+/* A stream of the statement's rows: by its hash, of 64 bits. */
+typedef struct Stream
+{
+	uint64		hash;
+	int64		lowest;			/* version that came */
+	text	   *name;			/* NULL when that is 1 */
+} Stream;
+
+struct EvsRestored
+{
+	MemoryContext context;
+	HTAB	   *streams;
+	long		sift_at;		/* so many of them: look which are needed */
+};
+
+#define SIFT_AT 65536
+
+EvsRestored *
+evs_restore_begin(void)
+{
+	EvsRestored *restored = palloc0(sizeof(EvsRestored));
+	HASHCTL		control = {0};
+
+	restored->context = CurrentMemoryContext;
+	restored->sift_at = SIFT_AT;
+	control.keysize = sizeof(uint64);
+	control.entrysize = sizeof(Stream);
+	control.hcxt = CurrentMemoryContext;
+	restored->streams = hash_create("evsource restored streams", 256, &control,
+									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	return restored;
+}
+
+static void
+forget(EvsRestored *restored, Stream *stream)
+{
+	if (stream->name != NULL)
+		pfree(stream->name);
+	(void) hash_search(restored->streams, &stream->hash, HASH_REMOVE, NULL);
+}
+
+/* Keep only the streams whose first version is not in the table. */
+static void
+sift(EvsRestored *restored, Relation events)
+{
+	HASH_SEQ_STATUS status;
+	Stream	   *stream;
+
+	hash_seq_init(&status, restored->streams);
+	while ((stream = hash_seq_search(&status)) != NULL)
+	{
+		bool		begun = stream->lowest == 1;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!begun)
+		{
+			ScanKeyData key;
+
+			ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, InvalidOid,
+								   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(stream->name));
+			begun = first_in(events, evs_catalog()->events_stream, &key,
+							 ForwardScanDirection, EVS_EVENTS_VERSION) == 1;
+		}
+		if (begun)
+			forget(restored, stream);
+	}
+	restored->sift_at = Max(SIFT_AT, 2 * hash_get_num_entries(restored->streams));
+}
+
+static void
+remember(EvsRestored *restored, Relation events, const EvsEvent *row)
+{
+	uint64		hash = evs_stream_hash(row->stream);
+	bool		found;
+	Stream	   *stream;
+
+	if (hash_get_num_entries(restored->streams) >= restored->sift_at)
+		sift(restored, events);
+	stream = hash_search(restored->streams, &hash, HASH_ENTER, &found);
+	if (!found)
+	{
+		stream->lowest = row->version;
+		stream->name = NULL;
+		if (row->version > 1)
+		{
+			MemoryContext caller = MemoryContextSwitchTo(restored->context);
+
+			stream->name = (text *) PG_DETOAST_DATUM_COPY(PointerGetDatum(row->stream));
+			MemoryContextSwitchTo(caller);
+		}
+	}
+	stream->lowest = Min(stream->lowest, row->version);
+}
+
+/* Of what was found before, the first one counts; what was truncated is known better. */
+static EvsQuery note = {
+	"insert into evsource.truncations (stream, version, first_recorded_at)"
+	" select e.stream, e.version, e.recorded_at"
+	" from (select x.stream, x.version, x.recorded_at from evsource.events x"
+	"  where x.stream = $1 order by x.version limit 1) e"
+	" where e.version > 1 and not exists (select from evsource.truncations t"
+	"  where t.stream = e.stream and (t.truncated_at is not null or t.version <= e.version))",
+	1, {TEXTOID}, SPI_OK_INSERT
+};
+
 void
-evs_restore_row(Relation events, const EvsEvent *row)
+evs_restore_end(EvsRestored *restored, Relation events)
+{
+	HASH_SEQ_STATUS status;
+	Stream	   *stream;
+
+	sift(restored, events);
+	if (hash_get_num_entries(restored->streams) == 0)
+		return;
+
+	/* the table may be restored itself at this moment: one after the other */
+	LockRelationOid(get_relname_relid("truncations", evs_catalog()->schema),
+					ShareRowExclusiveLock);
+	hash_seq_init(&status, restored->streams);
+	while ((stream = hash_seq_search(&status)) != NULL)
+	{
+		Datum		values[] = {PointerGetDatum(stream->name)};
+
+		CHECK_FOR_INTERRUPTS();
+		(void) evs_query_run(&note, values, NULL);
+	}
+}
+
+void
+evs_restore_row(EvsRestored *restored, Relation events, const EvsEvent *row)
 {
 	if (decided_in != EvsMyLocalTransactionId())
 		decide(events);
 	if (any_position || evs_allow_passed_positions)
+	{
+		remember(restored, events, row);
 		return;
+	}
 	check_not_passed(row);
 	check_follows(events, row);
 	evs_positions_pass(row->position);

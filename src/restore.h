@@ -8,10 +8,19 @@
 
 #include "utils/relcache.h"
 
+/* The streams of a statement's rows, and with which version they begin. */
+typedef struct EvsRestored EvsRestored;
+
+/* In CurrentMemoryContext, as what it comes to hold. */
+extern EvsRestored *evs_restore_begin(void);
+
 /*
  * Call before a row is stored at the position that it brings: makes it safe for
  * readers, or raises 55000 where it cannot be.
  */
-extern void evs_restore_row(Relation events, const EvsEvent *row);
+extern void evs_restore_row(EvsRestored *restored, Relation events, const EvsEvent *row);
+
+/* Call when the statement's rows are stored: notes the streams that came without a begin. */
+extern void evs_restore_end(EvsRestored *restored, Relation events);
 
 #endif							/* EVS_RESTORE_H */

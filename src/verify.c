@@ -307,7 +307,7 @@ static EvsQuery find_letters = {
 
 static EvsQuery find_truncations = {
 	"select count(*), min(t.stream) from evsource.truncations t"
-	" where t.version > 1 and ($1 is null or evsource.category(t.stream) = any ($1))",
+	" where t.version > 1 and t.truncated_at is not null and ($1 is null or evsource.category(t.stream) = any ($1))",
 	1, {TEXTARRAYOID}, SPI_OK_SELECT
 };
 

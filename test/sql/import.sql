@@ -6,6 +6,7 @@ select current_database() as home \gset
 create database evsource_import;
 \c evsource_import
 create extension evsource;
+set timezone = 'UTC';
 
 -- A restore: statement by statement, backwards, after the sequence.
 select setval('evsource.position_seq', 100);
@@ -76,6 +77,7 @@ drop role evsource_import_writer;
 -- A log that holds nothing has shown nothing to anybody.
 drop extension evsource;
 \c
+set timezone = 'UTC';
 set evsource.allow_drop = on;
 drop extension evsource;
 create extension evsource;
@@ -87,6 +89,48 @@ insert into evsource.events (position, version, recorded_at, stream, type) value
 select position from evsource.append('a-2', 'Appended');
 -- This session has appended in the extension before that one; it opens this one all the same.
 insert into evsource.events (position, version, recorded_at, stream, type) values (3, 1, now(), 'a-3', 'Passed');
+
+-- A stream that came without its first events is one of evsource.streams, each
+-- once, in whatever order its rows arrive: in one statement or in several.
+\c
+set timezone = 'UTC';
+set evsource.allow_drop = on;
+drop extension evsource;
+create extension evsource;
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (16, 6, '2001-01-06 00:00+00', 'c-1', 'Restored'), (15, 5, '2001-01-05 00:00+00', 'c-1', 'Restored'),
+    (22, 2, '2001-01-02 00:00+00', 'c-2', 'Restored'), (21, 1, '2001-01-01 00:00+00', 'c-2', 'Restored'),
+    (33, 3, '2001-01-03 00:00+00', 'd', 'Restored'),
+    (42, 2, '2001-01-02 00:00+00', 'c-3', 'Restored');
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (34, 4, '2001-01-04 00:00+00', 'd', 'Restored'), (32, 2, '2001-01-02 00:00+00', 'd', 'Restored'),
+    (41, 1, '2001-01-01 00:00+00', 'c-3', 'Restored');
+begin;
+savepoint s;
+insert into evsource.events (position, version, recorded_at, stream, type) values (14, 4, '2001-01-04 00:00+00', 'c-1', 'Undone');
+rollback to s;
+commit;
+select stream, category, version, last_position, first_recorded_at, last_recorded_at from evsource.streams order by stream;
+select stream, version from evsource.streams where stream = 'c-1';
+select stream, version from evsource.streams where category = 'c' order by stream;
+-- It goes on as any other, is truncated as any other, and check_log knows what is missing.
+select version from evsource.append('c-1', 'Appended', expected_version => 6);
+select evsource.truncate_stream('c-1', 6), evsource.truncate_stream('c-2', 2);
+select stream, version, last_position from evsource.streams order by stream;
+select stream, version, position, problem from evsource.check_log() where stream <> 'evsource-lifecycle';
+-- What the dump says of truncated streams takes the place of what was seen on the way in.
+begin;
+set local evsource.allow_passed_positions = on;
+insert into evsource.events (position, version, recorded_at, stream, type) values (3, 3, '2001-01-03 00:00+00', 'e-1', 'Restored');
+insert into evsource.truncations (stream, version, first_recorded_at, truncated_at)
+    values ('e-1', 3, '2001-01-01 00:00+00', '2001-01-04 00:00+00'), ('e-2', 4, '2001-01-01 00:00+00', '2001-01-04 00:00+00');
+insert into evsource.events (position, version, recorded_at, stream, type) values (5, 5, '2001-01-05 00:00+00', 'e-2', 'Restored');
+insert into evsource.events (position, version, recorded_at, stream, type) values (4, 4, '2001-01-04 00:00+00', 'e-2', 'Restored');
+select stream, version, first_recorded_at from evsource.streams where category = 'e' order by stream;
+-- Nor is one shown twice whose begin is there after all.
+insert into evsource.events (position, version, recorded_at, stream, type) values (1, 1, '2001-01-01 00:00+00', 'e-1', 'Restored');
+select stream, version, first_recorded_at from evsource.streams where category = 'e' order by stream;
+commit;
 
 \c :home
 drop database evsource_import;
