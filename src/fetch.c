@@ -192,19 +192,25 @@ find_retry(const EvsSubscription *subscription)
 	return cursor_of_partition(subscription, letter.partition);
 }
 
-/* With the cursor claimed: what others have done up to now is seen. */
+/*
+ * With the cursor claimed: what others have done up to now is seen.  Letters whose
+ * events are gone from the log go, too.
+ */
 static bool
 hand_out_retry(EvsFetch *fetch, EvsClaim *claim)
 {
-	int64	   *upto = palloc0(sizeof(int64) * claim->subscription->partitions);
+	const EvsSubscription *subscription = claim->subscription;
+	int64	   *upto = palloc0(sizeof(int64) * subscription->partitions);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	EvsLetter	letter;
-	Snapshot	snapshot;
 
 	upto[claim->partition] = claim->position;
-	if (!evs_subscription_find_retry(claim->subscription, upto, &letter))
-		return false;
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	evs_hand_out_dead_letter(fetch, claim, letter.position, letter.attempts + 1, snapshot);
+	while (fetch->count == 0 && evs_subscription_find_retry(subscription, upto, &letter))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!evs_hand_out_dead_letter(fetch, claim, letter.position, letter.attempts + 1, snapshot))
+			evs_subscription_forget_letter(subscription->name, letter.position);
+	}
 	UnregisterSnapshot(snapshot);
 	return fetch->count > 0;
 }

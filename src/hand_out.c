@@ -251,14 +251,15 @@ read_batch(Batch *batch, int64 safe, Snapshot snapshot)
 	evs_scan_end(scan);
 }
 
-/* A dead letter that is tried again. */
-static void
+/* A dead letter that is tried again; false when the event is gone. */
+static bool
 read_dead_letter(Batch *batch, int64 position, int attempt, Snapshot snapshot)
 {
 	EvsScan    *scan = evs_scan_log(position - 1, position, NULL, snapshot);
 	TupleTableSlot *slot = evs_scan_next_slot(scan);
+	bool		exists = slot != NULL;
 
-	if (slot != NULL)
+	if (exists)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
 		EvsEvent	event;
@@ -272,6 +273,7 @@ read_dead_letter(Batch *batch, int64 position, int attempt, Snapshot snapshot)
 	}
 	evs_scan_end(scan);
 	batch->out.seen = batch->out.last;
+	return exists;
 }
 
 static void
@@ -318,13 +320,15 @@ evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Snapshot snapsh
 	batch_end(&batch);
 }
 
-void
+bool
 evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position, int attempt,
 						 Snapshot snapshot)
 {
 	Batch		batch;
 
 	batch_begin(&batch, fetch, claim, true);
-	read_dead_letter(&batch, position, attempt, snapshot);
+	if (!read_dead_letter(&batch, position, attempt, snapshot))
+		return false;
 	batch_end(&batch);
+	return true;
 }

@@ -37,8 +37,11 @@ typedef struct EvsFetch
  */
 extern void evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Snapshot snapshot);
 
-/* The same with a dead letter that is tried again. */
-extern void evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position,
+/*
+ * The same with a dead letter that is tried again.  False: its event is gone from
+ * the log, and nothing was done.
+ */
+extern bool evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position,
 									 int attempt, Snapshot snapshot);
 
 #endif							/* EVS_HAND_OUT_H */

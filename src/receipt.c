@@ -176,17 +176,10 @@ ack_dead_letter(Receipt *receipt)
 		THE_CURSOR " and c.retry and $5 = c.handed_out returning s.owner",
 		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
 	};
-	static EvsQuery forget = {
-		"delete from evsource.subscription_dead_letters where subscription = $1 and position = $2",
-		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
-	};
-	Datum		values[2];
 
 	if (!update_cursor(&cursor, receipt, 0, NULL, NULL))
 		return false;
-	values[0] = CStringGetTextDatum(receipt->subscription);
-	values[1] = Int64GetDatum(receipt->position);
-	(void) evs_query_run(&forget, values, NULL);
+	evs_subscription_forget_letter(receipt->subscription, receipt->position);
 	return true;
 }
 

@@ -129,6 +129,16 @@ typedef struct EvsLetter
 extern void evs_subscription_bury(const char *subscription, int64 position, int attempts,
 								  const char *reason);
 
+/* It is done, or its event is gone. */
+extern void evs_subscription_forget_letter(const char *subscription, int64 position);
+
+/*
+ * The events of a stream before this version are gone, and so are their letters.
+ * One that a consumer has locked is passed over, rather than waited for: should it
+ * remain, it is found to have no event when its turn comes.
+ */
+extern void evs_subscriptions_truncated(text *stream, int64 before);
+
 /*
  * The first one that is to be tried again, of each partition up to a position;
  * false when there is none.

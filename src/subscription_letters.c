@@ -39,6 +39,35 @@ evs_subscription_bury(const char *subscription, int64 position, int attempts,
 	(void) evs_query_run(&query, values, NULL);
 }
 
+/* ---- events that are gone ---- */
+
+void
+evs_subscription_forget_letter(const char *subscription, int64 position)
+{
+	static EvsQuery query = {
+		"delete from evsource.subscription_dead_letters where subscription = $1 and position = $2",
+		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
+	};
+	Datum		values[] = {CStringGetTextDatum(subscription), Int64GetDatum(position)};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
+void
+evs_subscriptions_truncated(text *stream, int64 before)
+{
+	static EvsQuery query = {
+		"delete from evsource.subscription_dead_letters d where (d.subscription, d.position) in ("
+		" select l.subscription, l.position from evsource.subscriptions s"
+		" join evsource.subscription_dead_letters l on l.subscription = s.subscription"
+		" where l.stream = $1 and l.version < $2 for update of l skip locked)",
+		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
+	};
+	Datum		values[] = {PointerGetDatum(stream), Int64GetDatum(before)};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
 /* ---- again ---- */
 
 bool

@@ -6,8 +6,8 @@
  * its state just before the first event that is left, and begins with that from
  * now on (snapshot_history.c, state_load.c).  What they did to read models is
  * there already, or the stream is not truncated.  The count of events that a
- * projection has applied is written down before they go.  The last event of a
- * stream stays, and with it the stream's version.
+ * projection has applied is written down before they go; their dead letters go,
+ * too.  The last event of a stream stays, and with it the stream's version.
  *
  * Locks, in the order of all changes: the names of the projections concerned,
  * the barrier (so that no append is open), the stream.  All of it commits
@@ -38,6 +38,7 @@
 #include "state_load.h"
 #include "states.h"
 #include "streams.h"
+#include "subscription.h"
 
 PG_FUNCTION_INFO_V1(evsource_truncate_stream);
 
@@ -316,6 +317,7 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 	}
 
 	removed = remove_events(values);
+	evs_subscriptions_truncated(truncation.stream, truncation.before);
 	ereport(DEBUG1,
 			(errmsg_internal("truncated stream \"%s\" before version " INT64_FORMAT ": " INT64_FORMAT " events",
 							 truncation.name, truncation.before, removed)));

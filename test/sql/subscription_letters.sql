@@ -22,6 +22,25 @@ select evsource.ack(receipt) from evsource.fetch_events('clerk', consumer => 'on
 select take(), take(), take();
 select * from letters;
 
+select evsource.retry_subscription_dead_letters('clerk');
+select take(), take(), take();
+select * from letters;
+
+-- The letters of a stream that is truncated go with its events, and what is left is tried again.
+select count(evsource.append('clerk-' || n % 2, 'Asked')) from generate_series(1, 8) n;
+select fail(), fail(), fail();
+select evsource.retry_subscription_dead_letters('clerk');
+select evsource.truncate_stream('clerk-0', 6);
+select * from letters;
+select take(), take(), take(), take(), take(), take();
+
+-- One without an event, that was locked then, is passed over when its turn comes.
+insert into evsource.subscription_dead_letters (subscription, position, stream, version, type, attempts, reason, retry)
+select 'clerk', n, 'clerk-0', 1, 'Asked', 1, 'not now', true from generate_series(-1, 0) n;
+select version from evsource.append('clerk-0', 'Asked');
+select take(), take();
+select count(*) from letters;
+
 select evsource.drop_subscription('clerk');
 drop view letters;
 drop function fail, take;
