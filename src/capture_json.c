@@ -8,9 +8,13 @@
  *	dates		in ISO form; a timestamptz in UTC
  *	bytea		in hex
  *	arrays		as JSON arrays, if that says all: not when an index begins
- *				elsewhere than at 1, nor for elements that are JSON themselves
- *	composites	as objects, by to_jsonb
+ *				elsewhere than at 1, nor for elements that are JSON or arrays themselves
+ *	composites	as objects, if that says all: not when a field of JSON is null there
  *	the rest	as the text that the type's output function gives
+ *
+ * to_jsonb would do for some of it, but it calls casts to json that anybody may have
+ * defined for a type: a table's owner would have code of his run by whoever changes
+ * the table or captures it.  Output functions are the work of superusers.
  *
  * Output functions may depend on settings.  They are set to what they must be
  * when such a function is about to run, and only then: it costs more than all
@@ -19,19 +23,18 @@
 #include "evsource.h"
 
 #include "access/htup_details.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
 #include "fmgr.h"
-#include "nodes/makefuncs.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
+#include "utils/typcache.h"
 
 #include "capture_json.h"
 
@@ -59,11 +62,14 @@ struct EvsJsonForm
 	FormKind	kind;
 	Oid			type;			/* never a domain */
 	bool		depends;		/* its text depends on settings */
-	FmgrInfo	function;		/* output function, or to_jsonb */
+	FmgrInfo	function;		/* output function */
 	EvsJsonForm *element;		/* of an array */
 	int16		typlen;			/* of an array's elements */
 	bool		typbyval;
 	char		typalign;
+	MemoryContext context;		/* of a composite: where its fields are kept */
+	uint64		identifier;		/* of the row type they are of; 0: none yet */
+	EvsJsonForm **fields;		/* NULL: dropped */
 };
 
 /* Types of PostgreSQL's own whose text is the same under all settings. */
@@ -96,18 +102,6 @@ has_fixed_text(Oid type)
 		default:
 			return get_typtype(type) == TYPTYPE_ENUM;
 	}
-}
-
-/* to_jsonb asks the call's expression for the type of its argument. */
-static void
-prepare_to_jsonb(FmgrInfo *function, Oid type)
-{
-	Node	   *argument = (Node *) makeNullConst(type, -1, InvalidOid);
-
-	fmgr_info_cxt(F_TO_JSONB, function, CurrentMemoryContext);
-	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID, list_make1(argument),
-											 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL),
-					   function);
 }
 
 static FormKind
@@ -148,6 +142,12 @@ kind_of(Oid type)
 	}
 }
 
+static bool
+is_json(const EvsJsonForm *form)
+{
+	return form->kind == FORM_JSON || form->kind == FORM_JSONB;
+}
+
 EvsJsonForm *
 evs_json_form(Oid type)
 {
@@ -156,17 +156,13 @@ evs_json_form(Oid type)
 
 	form->type = getBaseType(type);
 	form->kind = kind_of(form->type);
-	if (form->kind == FORM_COMPOSITE)
-	{
-		form->depends = true;
-		prepare_to_jsonb(&form->function, form->type);
-	}
-	else if (form->kind == FORM_OUTPUT)
+	if (form->kind == FORM_COMPOSITE || form->kind == FORM_OUTPUT)
 	{
 		Oid			output;
 		bool		is_varlena;
 
 		form->depends = !has_fixed_text(form->type);
+		form->context = CurrentMemoryContext;
 		getTypeOutputInfo(form->type, &output, &is_varlena);
 		fmgr_info_cxt(output, &form->function, CurrentMemoryContext);
 
@@ -175,7 +171,7 @@ evs_json_form(Oid type)
 		{
 			get_typlenbyvalalign(element, &form->typlen, &form->typbyval, &form->typalign);
 			form->element = evs_json_form(element);
-			if (form->element->kind != FORM_JSON && form->element->kind != FORM_JSONB)
+			if (!is_json(form->element) && !OidIsValid(get_element_type(form->element->type)))
 				form->kind = FORM_ARRAY;
 		}
 	}
@@ -185,8 +181,7 @@ evs_json_form(Oid type)
 bool
 evs_json_is_scalar(const EvsJsonForm *form)
 {
-	return form->kind != FORM_JSON && form->kind != FORM_JSONB &&
-		form->kind != FORM_ARRAY && form->kind != FORM_COMPOSITE;
+	return !is_json(form) && form->kind != FORM_ARRAY && form->kind != FORM_COMPOSITE;
 }
 
 /*
@@ -337,7 +332,6 @@ set_array(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbValue 
 	for (int i = 0; i < ARR_NDIM(array); i++)
 		if (ARR_LBOUND(array)[i] != 1)
 		{
-			use_fixed_settings(settings);
 			set_output(form, datum, settings, value);
 			return;
 		}
@@ -348,6 +342,74 @@ set_array(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbValue 
 													 Max(ARR_NDIM(array), 1),
 													 count > 0 ? ARR_DIMS(array) : no_elements,
 													 &datums, &nulls)));
+}
+
+/*
+ * What a composite type has now, pinned, with the forms of its fields.  It can get
+ * others while the tables that use it stay as they are.
+ */
+static TupleDesc
+take_fields(EvsJsonForm *form)
+{
+	TypeCacheEntry *entry = lookup_type_cache(form->type, TYPECACHE_TUPDESC);
+	TupleDesc	desc = entry->tupDesc;
+
+	if (desc == NULL)
+		elog(ERROR, "type %u is not composite", form->type);
+	PinTupleDesc(desc);
+	if (form->identifier != entry->tupDesc_identifier)
+	{
+		MemoryContext old = MemoryContextSwitchTo(form->context);
+		uint64		identifier = entry->tupDesc_identifier;
+
+		form->fields = palloc0(Max(desc->natts, 1) * sizeof(EvsJsonForm *));
+		for (int i = 0; i < desc->natts; i++)
+			if (!TupleDescAttr(desc, i)->attisdropped)
+				form->fields[i] = evs_json_form(TupleDescAttr(desc, i)->atttypid);
+		form->identifier = identifier;
+		MemoryContextSwitchTo(old);
+	}
+	return desc;
+}
+
+static void
+set_composite(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbValue *value)
+{
+	HeapTupleHeader header = DatumGetHeapTupleHeader(datum);
+	TupleDesc	desc = take_fields(form);
+	HeapTupleData tuple = {HeapTupleHeaderGetDatumLength(header), {{0}}, InvalidOid, header};
+	Datum	   *datums = palloc(Max(desc->natts, 1) * sizeof(Datum));
+	bool	   *nulls = palloc(Max(desc->natts, 1) * sizeof(bool));
+	JsonbParseState *state = NULL;
+	bool		says_all = true;
+
+	check_stack_depth();
+	heap_deform_tuple(&tuple, desc, datums, nulls);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		JsonbValue	field;
+
+		if (form->fields[i] == NULL)
+			continue;
+		set_string(&field, pstrdup(NameStr(TupleDescAttr(desc, i)->attname)),
+				   strlen(NameStr(TupleDescAttr(desc, i)->attname)));
+		pushJsonbValue(&state, WJB_KEY, &field);
+		if (nulls[i])
+			field.type = jbvNull;
+		else
+		{
+			evs_json_value(form->fields[i], datums[i], settings, &field);
+			/* a JSON null would come back as NULL */
+			says_all &= field.type != jbvNull;
+		}
+		pushJsonbValue(&state, WJB_VALUE, &field);
+	}
+	if (says_all)
+		set_jsonb(value, JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+	else
+		set_output(form, datum, settings, value);
+	ReleaseTupleDesc(desc);
 }
 
 /* As to_jsonb writes a date, but in UTC whatever the time zone is. */
@@ -420,8 +482,7 @@ evs_json_value(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbV
 			set_array(form, datum, settings, value);
 			break;
 		case FORM_COMPOSITE:
-			use_fixed_settings(settings);
-			set_jsonb(value, DatumGetJsonbP(FunctionCall1(&form->function, datum)));
+			set_composite(form, datum, settings, value);
 			break;
 		case FORM_OUTPUT:
 			set_output(form, datum, settings, value);
