@@ -34,6 +34,11 @@
 #define PG_MODULE_MAGIC_EXT(...) PG_MODULE_MAGIC
 #endif
 
+/* pg_noreturn: 18. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* CUSTOMPATH_SUPPORT_PROJECTION: 15.  Before, every custom path had to. */
 #if PG_VERSION_NUM < 150000
 #define CUSTOMPATH_SUPPORT_PROJECTION 0
@@ -64,10 +69,18 @@
 #if PG_VERSION_NUM < 140000
 #include "access/toast_internals.h"
 
-#define InvalidCompressionMethod '\0'
+#define TOAST_PGLZ_COMPRESSION 'p'
 #define toast_compress_datum(value, method) toast_compress_datum(value)
 #define TOAST_PGLZ_COMPRESSION_ID 0
 #define toast_get_compression_id(value) TOAST_PGLZ_COMPRESSION_ID
+#endif
+
+/* GlobalVisCheckRemovableXid: 14.  Before, there was one horizon for all tables. */
+#if PG_VERSION_NUM < 140000
+#include "access/transam.h"
+#include "utils/snapmgr.h"
+
+#define GlobalVisCheckRemovableXid(relation, xid) TransactionIdPrecedes(xid, RecentGlobalXmin)
 #endif
 
 /* HASH_STRINGS: 14.  Before, keys were strings unless said otherwise. */

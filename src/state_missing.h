@@ -11,14 +11,14 @@
  * P0002: no event of the key is the projection's.  The version is that of the
  * stream, if the key is one.
  */
-extern void pg_attribute_noreturn() evs_state_unknown(const EvsProjection *projection,
-													   text *key, int64 version);
+pg_noreturn extern void evs_state_unknown(const EvsProjection *projection, text *key,
+										  int64 version);
 
 /*
  * P0002: the key has no event that occurred before this time.  Reads its events
  * once more, to tell when the earliest did.
  */
-extern void pg_attribute_noreturn() evs_state_too_early(EvsStateCall *call, text *key,
-														 TimestampTz before, int64 version);
+pg_noreturn extern void evs_state_too_early(EvsStateCall *call, text *key,
+											TimestampTz before, int64 version);
 
 #endif							/* EVS_STATE_MISSING_H */
