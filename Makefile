@@ -64,6 +64,7 @@ OBJS = \
 	src/snapshot_parts.o \
 	src/snapshot_history.o \
 	src/snapshot_check.o \
+	src/snapshot_due.o \
 	src/snapshot_reject.o \
 	src/snapshot_admin.o \
 	src/table_rows.o \

@@ -1,5 +1,8 @@
 -- snapshots.sql: saved states of fold projections.
 
+-- A row takes half of a page at most, without TOAST: the other half is for its
+-- next version. (With snapshot_every => 1 a larger state stays in its row as well,
+-- and is left to TOAST.)
 create table evsource.snapshots (
     projection    text collate "C" not null,
     key           text collate "C" not null,
@@ -15,7 +18,7 @@ create table evsource.snapshots (
     rejections    bigint not null,
     state         jsonb,                 -- null: in parts
     primary key (projection, key)
-) with (fillfactor = 70);
+) with (fillfactor = 50, toast_tuple_target = 4064);
 comment on table evsource.snapshots is 'Saved states of fold projections: the newest of each key.';
 comment on column evsource.snapshots.projection is 'Name of the fold projection.';
 comment on column evsource.snapshots.key is 'What the state is of: a stream, "global", or what the key function returned.';

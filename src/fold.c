@@ -58,13 +58,13 @@ is_to_be_saved(const Application *application, text *key, const EvsState *state)
 		return false;
 	if (keeps_rows_current(projection))
 		return state->event_count != state->saved_count || state->rejections > 0;
-	if (!policy->snapshot_after_batch ||
-		state->event_count - state->saved_count < policy->snapshot_every)
+	if (!policy->snapshot_after_batch)
 		return false;
 
 	/* where every state is saved, none may be left to others */
-	return policy->snapshot_every == 1 ||
-		evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY);
+	if (policy->snapshot_every == 1)
+		return state->event_count > state->saved_count;
+	return evs_snapshot_is_due(projection, key, state);
 }
 
 static void

@@ -17,9 +17,10 @@ typedef struct EvsParts
 
 /*
  * Take a state apart, in CurrentMemoryContext, if it is too large for a row even
- * when it is compressed; false if it is not.
+ * when it is compressed; false if it is not.  The names in its row take so many
+ * bytes.
  */
-extern bool evs_parts_make(const Jsonb *state, EvsParts *parts);
+extern bool evs_parts_make(const Jsonb *state, Size names, EvsParts *parts);
 
 /* The key's state is this from now on; the row of the key was written. */
 extern void evs_parts_write(const char *projection, text *key, const EvsParts *parts);

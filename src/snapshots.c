@@ -406,7 +406,9 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 	int			row;
 
 	Assert(state->event_count > 0);
-	cut = writer->cuts && evs_parts_make(state->state, &parts);
+	cut = writer->cuts &&
+		evs_parts_make(state->state, strlen(writer->projection->name) + VARSIZE_ANY_EXHDR(key),
+					   &parts);
 	if (cut)
 		write_rows(writer, NULL);
 	MemoryContextSwitchTo(writer->context);

@@ -62,6 +62,13 @@ typedef enum EvsSnapshotLock
 
 extern bool evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock);
 
+/*
+ * Is a state to be saved by the way?  True when the policy says so, it is worth
+ * the room, and nobody else is about to: then the key's lock is taken.
+ */
+extern bool evs_snapshot_is_due(const EvsProjection *projection, text *key,
+								const EvsState *state);
+
 /* States to be saved, written together.  Add copies; finish writes the rest. */
 typedef struct EvsSnapshotWriter EvsSnapshotWriter;
 

@@ -191,17 +191,15 @@ static void
 save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 {
 	const EvsProjection *projection = call->projection;
-	int			every = projection->policy.snapshot_every;
 	EvsSnapshotWriter *writer;
 
 	/* where every state is saved, or one worker saves, it is not for us to do */
-	if (projection->mode != EVS_MODE_INLINE || every <= 1 ||
-		state->event_count - state->saved_count < every)
+	if (projection->mode != EVS_MODE_INLINE || projection->policy.snapshot_every == 1)
 		return;
 	if (XactReadOnly || RecoveryInProgress() || IsInParallelMode() ||
 		IsolationUsesXactSnapshot())
 		return;
-	if (!evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY))
+	if (!evs_snapshot_is_due(projection, key, state))
 		return;
 
 	writer = evs_snapshot_writer(projection);

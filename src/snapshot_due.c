@@ -1,0 +1,75 @@
+/*
+ * snapshot_due.c - shall a state be saved by the way, by an append or by somebody
+ * who asks for it?
+ *
+ * A snapshot takes the place of the one before, if nobody may still look at that:
+ * no vacuum is needed.  While a transaction is open that may (a backup, a report,
+ * the analysis of a large table) each snapshot takes new room, and a state that
+ * is saved every 100 events of some thousand a second soon takes a hundred times
+ * what it needs.  Nobody has to have them all: as long as the one before cannot
+ * go, a large state is saved more rarely.
+ */
+#include "snapshots.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+
+/* a state of fewer bytes leaves little behind */
+#define LARGE_STATE		1024
+
+/* so many times rarer: what there is to fold stays a moment's work */
+#define PATIENCE		4
+
+/* Does the key have a snapshot that has not been seen by everybody yet? */
+static bool
+is_recent(const char *projection, text *key)
+{
+	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
+	Relation	index = index_open(evs_catalog()->snapshots_pkey, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(snapshots, NULL);
+	IndexScanDesc scan;
+	ScanKeyData keys[2];
+	bool		recent = false;
+
+	/* ScanKeyInit compares by the C collation: that of the columns */
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(projection));
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(key));
+	scan = index_beginscan(snapshots, index, SnapshotSelf, NULL, 2, 0);
+	index_rescan(scan, keys, 2, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+		TransactionId writer = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber,
+																	 &isnull));
+
+		recent = TransactionIdIsNormal(writer) &&
+			!GlobalVisCheckRemovableXid(snapshots, writer);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(snapshots, NoLock);
+	return recent;
+}
+
+bool
+evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *state)
+{
+	int64		every = projection->policy.snapshot_every;
+	int64		events = state->event_count - state->saved_count;
+
+	if (every == 0 || events < every)
+		return false;
+	if (events < every * PATIENCE && VARSIZE(state->state) >= LARGE_STATE &&
+		is_recent(projection->name, key))
+		return false;
+	return evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY);
+}
