@@ -18,11 +18,14 @@
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
+#include "storage/lmgr.h"
 #include "storage/pmsignal.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "crash_mark.h"
 #include "own_transaction.h"
@@ -255,6 +258,17 @@ evs_caution_blames(const EvsCaution *caution)
 	return caution->crashes >= Max(evs_async_attempts, FEWEST_CRASHES);
 }
 
+/* Not when somebody drops the table, or waits for us with locks that we would need. */
+static bool
+can_withdraw(void)
+{
+	Oid			schema = get_namespace_oid("evsource", true);
+	Oid			marks = OidIsValid(schema) ? get_relname_relid("crash_marks", schema) : InvalidOid;
+
+	return OidIsValid(marks) && ConditionalLockRelationOid(marks, RowExclusiveLock) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(marks));
+}
+
 /*
  * Temporary tables are removed in the same way.  An error here ends what is left
  * of the process, and the mark stays: one crash too many is counted.
@@ -262,16 +276,13 @@ evs_caution_blames(const EvsCaution *caution)
 void
 evs_crash_mark_at_exit(void)
 {
-	char		projection[NAMEDATALEN];
-	int			partition = marked_partition;
-
 	if (marked[0] == '\0' || !PostmasterIsAlive())
 		return;
-	strlcpy(projection, marked, sizeof(projection));
-	marked[0] = '\0';
 
 	AbortOutOfAnyTransaction();
 	evs_own_transaction_begin();
-	evs_caution_withdraw(projection, partition);
+	if (can_withdraw())
+		evs_caution_withdraw(marked, marked_partition);
 	evs_own_transaction_commit();
+	marked[0] = '\0';
 }

@@ -36,6 +36,9 @@
 /* how long a team may take to leave by itself (ms); then it is told to */
 #define TIME_TO_LEAVE		1000
 
+/* and how long it then may take; who does not listen has to be waited for elsewhere */
+#define TIME_TO_END			5000
+
 static void
 team_locktag(LOCKTAG *tag, const EvsPost *post)
 {
@@ -171,6 +174,22 @@ evs_crew_claim_database(void)
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
+/* Of who drops the extension in this database. */
+static void
+drop_locktag(LOCKTAG *tag)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 1, CREW_LOCK_CLASS);
+}
+
+static bool
+is_locked(const LOCKTAG *tag)
+{
+	if (LockAcquire(tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(tag, RowExclusiveLock, false);
+	return false;
+}
+
 bool
 evs_crew_in_the_way(void)
 {
@@ -178,10 +197,10 @@ evs_crew_in_the_way(void)
 
 	/* the lock that a session takes while it connects */
 	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
-	if (LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	if (is_locked(&tag))
 		return true;
-	(void) LockRelease(&tag, RowExclusiveLock, false);
-	return false;
+	drop_locktag(&tag);
+	return is_locked(&tag);
 }
 
 void
@@ -242,6 +261,20 @@ evs_crew_is_in(Oid database)
 	return true;
 }
 
+/* Wait for the team to leave; false if it has not after so many ms. */
+static bool
+wait_until_gone(EvsTeam *team, int milliseconds)
+{
+	for (int waited = 0; waited < milliseconds && is_there(team); waited += 10)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return !is_there(team);
+}
+
 void
 evs_crew_clear_database(Oid database)
 {
@@ -251,15 +284,25 @@ evs_crew_clear_database(Oid database)
 	if (team == NULL)
 		return;
 	evs_crew_wake_team(team);
-	for (int waited = 0; waited < TIME_TO_LEAVE && is_there(team); waited += 10)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 10, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
 	/* the command waits until they have gone */
-	if (is_there(team))
+	if (!wait_until_gone(team, TIME_TO_LEAVE))
 		terminate(team);
+	dsm_detach(segment);
+}
+
+void
+evs_crew_make_room(void)
+{
+	dsm_segment *segment;
+	EvsTeam    *team;
+	LOCKTAG		tag;
+
+	drop_locktag(&tag);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	evs_crew_clear_database(MyDatabaseId);
+	team = evs_crew_find(MyDatabaseId, &segment);
+	if (team == NULL)
+		return;
+	(void) wait_until_gone(team, TIME_TO_END);
 	dsm_detach(segment);
 }

@@ -99,7 +99,10 @@ extern bool evs_crew_is_elsewhere(const EvsPost *post);
 /* Coordinator: is there no other for this database?  Held until we exit. */
 extern bool evs_crew_claim_database(void);
 
-/* Does somebody want to drop, rename, move or copy our database?  In a transaction. */
+/*
+ * Does somebody want to drop, rename, move or copy our database, or to drop the
+ * extension in it?  In a transaction.
+ */
 extern bool evs_crew_in_the_way(void);
 
 /* Set the latch of a process, if it lives. */
@@ -115,5 +118,11 @@ extern bool evs_crew_is_in(Oid database);
  * back before it is released.
  */
 extern void evs_crew_clear_database(Oid database);
+
+/*
+ * The same for who drops the extension: they do not come back to this database
+ * before the transaction has ended.
+ */
+extern void evs_crew_make_room(void);
 
 #endif							/* EVS_CREW_H */

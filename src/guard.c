@@ -22,16 +22,22 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "nodes/value.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "crew.h"
 #include "guard.h"
 #include "settings.h"
 
@@ -114,19 +120,46 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subobject, voi
 		refuse_to_drop_events(object);
 }
 
+/* Is it DROP EXTENSION evsource, by one who may do so? */
+static bool
+drops_extension(Node *statement)
+{
+	DropStmt   *drop = (DropStmt *) statement;
+	ListCell   *cell;
+
+	if (!IsA(statement, DropStmt) || drop->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(cell, drop->objects)
+	{
+		if (strcmp(strVal(lfirst(cell)), "evsource") == 0)
+			return object_ownercheck(ExtensionRelationId, get_extension_oid("evsource", false),
+									 GetUserId());
+	}
+	return false;
+}
+
 /*
- * evsource._guard_log() returns event_trigger: that it is called is all it is for,
- * see the top of this file.
+ * evsource._guard_log() returns event_trigger: that it is called is most of what it
+ * is for, see the top of this file.
  */
 Datum
 evsource_guard_log(PG_FUNCTION_ARGS)
 {
+	Oid			events;
+
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" was not called as an event trigger",
 						get_func_name(fcinfo->flinfo->fn_oid)),
 				 errhint("It is for the event trigger evsource_guard_log only.")));
+
+	if (!drops_extension(((EventTriggerData *) fcinfo->context)->parsetree))
+		PG_RETURN_NULL();
+	events = get_relname_relid("events", get_namespace_oid("evsource", true));
+	if (!evs_allow_drop && is_the_log(events))
+		refuse_to_drop_events(events);
+	evs_crew_make_room();
 	PG_RETURN_NULL();
 }
 
