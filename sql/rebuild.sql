@@ -82,8 +82,8 @@ $$;
 comment on function evsource._shadow_filler(smallint, "char", boolean) is 'Internal: a type of this size.';
 
 -- The statements that make tables of the same shape in another schema. Not what
--- only others look at: grants, policies, comments stay with the old table,
--- which stays. Of the triggers those that shape a row.
+-- only others look at: grants and comments stay with the old table, which stays.
+-- Of the triggers those that shape a row.
 create function evsource._shadow_statements(tables regclass[], shadow text) returns setof text
     language plpgsql stable set search_path = pg_catalog, pg_temp
     as $$
@@ -100,7 +100,7 @@ begin
             (select string_agg(format('%s%s = %L', o.prefix, split_part(o.item, '=', 1), substr(o.item, strpos(o.item, '=') + 1)), ', ' order by o.prefix, o.item)
              from (select '' as prefix, unnest(c.reloptions) as item
                    union all select 'toast.', unnest(x.reloptions) from pg_class x where x.oid = c.reltoastrelid) o) as settings,
-            s.spcname, c.relacl, c.relowner
+            s.spcname
         from unnest(tables) with ordinality u (id, number)
             join pg_class c on c.oid = u.id
             join pg_namespace n on n.oid = c.relnamespace
@@ -170,14 +170,6 @@ begin
             end if;
         end loop;
 
-        -- who may use the old one: a handler may run with the rights of its owner
-        for r in
-            select x.privilege_type, case x.grantee when 0 then 'public' else quote_ident(g.rolname) end as grantee
-            from aclexplode(t.relacl) x left join pg_roles g on g.oid = x.grantee
-            where x.grantee <> t.relowner order by 2, 1
-        loop
-            return next format('grant %s on %s to %s', r.privilege_type, target, r.grantee);
-        end loop;
     end loop;
 
     -- what may refer to another of the tables
@@ -267,6 +259,58 @@ begin
 end
 $$;
 comment on function evsource._shadow_statements(regclass[], text) is 'Internal: the statements that make tables like these in another schema.';
+
+-- The statements that say who may use these tables. Nobody has to read what is
+-- built or kept there, so of the grants only those of whoever builds it are
+-- copied: the handler may run with the rights of its own owner. What that one is
+-- not shown of the old tables it is not shown here. Default privileges of whoever
+-- made the tables are taken back.
+create function evsource._shadow_access(tables regclass[], shadow text, builder oid) returns setof text
+    language sql stable set search_path = pg_catalog, pg_temp
+    as $$
+with t as (
+    select c.*, u.number, format('%I.%I', shadow, c.relname) as target
+    from unnest(tables) with ordinality u (id, number) join pg_class c on c.oid = u.id
+), s as (
+    select q.oid, t.number, format('%I.%I', shadow, q.relname) as target, t.relowner
+    from t join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.oid and d.refobjsubid > 0
+        and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i')
+        join pg_class q on q.oid = d.objid and q.relkind = 'S'
+), statements (step, number, statement) as (
+    select 1, 0, format('revoke all on %s %I.%I from %s', case c.relkind when 'S' then 'sequence' else 'table' end, shadow, c.relname,
+        case x.grantee when 0 then 'public' else x.grantee::regrole::text end)
+    from pg_class c cross join lateral aclexplode(c.relacl) x
+    where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = shadow) and x.grantee <> c.relowner
+    group by c.relkind, c.relname, x.grantee
+    union all
+    select 2, t.number, format('alter table %s enable row level security', t.target) from t where t.relrowsecurity
+    union all
+    select 2, t.number, format('alter table %s force row level security', t.target) from t where t.relforcerowsecurity
+    union all
+    select 3, t.number, format('create policy %I on %s as %s for %s to %s%s%s', p.polname, t.target,
+        case when p.polpermissive then 'permissive' else 'restrictive' end,
+        case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+        (select string_agg(case r.id when 0 then 'public' else r.id::regrole::text end, ', ') from unnest(p.polroles) r (id)),
+        ' using (' || pg_get_expr(p.polqual, p.polrelid) || ')', ' with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
+    from t join pg_policy p on p.polrelid = t.oid
+    union all
+    select 4, t.number, format('grant %s on table %s to %s', g.privilege, t.target, builder::regrole)
+    from t cross join unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references']) g (privilege)
+    where builder <> t.relowner and has_table_privilege(builder, t.oid, g.privilege)
+    union all
+    select 4, t.number, format('grant %s (%I) on table %s to %s', g.privilege, a.attname, t.target, builder::regrole)
+    from t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+        cross join unnest(array['select', 'insert', 'update', 'references']) g (privilege)
+    where builder <> t.relowner and not has_table_privilege(builder, t.oid, g.privilege)
+        and has_column_privilege(builder, t.oid, a.attnum, g.privilege)
+    union all
+    select 4, s.number, format('grant %s on sequence %s to %s', g.privilege, s.target, builder::regrole)
+    from s cross join unnest(array['usage', 'select', 'update']) g (privilege)
+    where builder <> s.relowner and has_sequence_privilege(builder, s.oid, g.privilege)
+)
+select statement from statements order by step, number, statement
+$$;
+comment on function evsource._shadow_access(regclass[], text, oid) is 'Internal: the statements that say who may use tables like these in another schema.';
 
 -- nextval of a sequence that belongs to one of the tables is that of its shadow.
 create function evsource._shadow_default(expression text, tables regclass[], shadow text) returns text

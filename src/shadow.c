@@ -24,6 +24,7 @@
 #include "catalog/pg_depend.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "common/hashfn.h"
@@ -44,6 +45,7 @@
 #include "identity.h"
 #include "query.h"
 #include "relations.h"
+#include "resolve.h"
 #include "shadow.h"
 #include "swap.h"
 
@@ -59,10 +61,22 @@ static EvsQuery list_statements = {
 	2, {REGCLASSARRAYOID, TEXTOID}, SPI_OK_SELECT
 };
 
+static EvsQuery list_access = {
+	"select s from evsource._shadow_access($1, $2, $3) s",
+	3, {REGCLASSARRAYOID, TEXTOID, OIDOID}, SPI_OK_SELECT
+};
+
+/* Who may look into the schema, besides its owner and the tables'. */
+static EvsQuery list_others = {
+	"select distinct case x.grantee when 0 then 'public' else x.grantee::regrole::text end"
+	" from pg_catalog.pg_namespace n cross join lateral pg_catalog.aclexplode(n.nspacl) x"
+	" where n.nspname = $1 and x.grantee <> n.nspowner and x.grantee <> $2",
+	2, {NAMEOID, OIDOID}, SPI_OK_SELECT
+};
+
 /* Who may use a table is not its shape. */
 static EvsQuery hash_statements = {
-	"select pg_catalog.md5(pg_catalog.string_agg(s, ';')) from evsource._shadow_statements($1, '') s"
-	" where s not like 'grant %'",
+	"select pg_catalog.md5(pg_catalog.string_agg(s, ';')) from evsource._shadow_statements($1, '') s",
 	1, {REGCLASSARRAYOID}, SPI_OK_SELECT
 };
 
@@ -186,15 +200,24 @@ execute(const char *statement)
 	SPI_finish();
 }
 
-/* The same as the owner of evsource's tables. */
 static void
-execute_as_evsource(const char *statement)
+execute_all(List *statements, const char *role)
 {
 	EvsIdentity identity;
+	ListCell   *cell;
 
-	evs_identity_enter(&identity, GetUserNameFromId(evs_query_owner(), false), "pg_catalog, pg_temp");
-	execute(statement);
+	evs_identity_enter(&identity, role, "pg_catalog, pg_temp");
+	foreach(cell, statements)
+		execute(lfirst(cell));
 	evs_identity_leave(&identity);
+	CommandCounterIncrement();
+}
+
+/* As the owner of evsource's tables. */
+static void
+execute_as_evsource(char *statement)
+{
+	execute_all(list_make1(statement), GetUserNameFromId(evs_query_owner(), false));
 }
 
 static List *
@@ -203,6 +226,50 @@ get_statements(List *tables, const char *schema)
 	Datum		values[] = {PointerGetDatum(table_array(tables)), CStringGetTextDatum(schema)};
 
 	return evs_query_texts(&list_statements, values, NULL);
+}
+
+/* Who else runs code that needs the tables: the handler may be SECURITY DEFINER. */
+static Oid
+get_builder(const EvsProjection *projection, Oid owner)
+{
+	HeapTuple	tuple;
+	Form_pg_proc function;
+	Oid			builder = owner;
+
+	if (projection->handler == NULL)
+		return owner;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(evs_resolve_signature(projection->handler)));
+	if (!HeapTupleIsValid(tuple))
+		return owner;
+	function = (Form_pg_proc) GETSTRUCT(tuple);
+	if (function->prosecdef)
+		builder = function->proowner;
+	ReleaseSysCache(tuple);
+	return builder;
+}
+
+static List *
+get_access(List *tables, const char *schema, Oid builder)
+{
+	Datum		values[] = {
+		PointerGetDatum(table_array(tables)), CStringGetTextDatum(schema), ObjectIdGetDatum(builder)
+	};
+
+	return evs_query_texts(&list_access, values, NULL);
+}
+
+/* To nobody but its owner and the tables' is the schema open. */
+static void
+close_schema(const char *schema, Oid table_owner)
+{
+	NameData	name;
+	Datum		values[] = {NameGetDatum(&name), ObjectIdGetDatum(table_owner)};
+	ListCell   *cell;
+
+	namestrcpy(&name, schema);
+	foreach(cell, evs_query_texts(&list_others, values, NULL))
+		execute_as_evsource(psprintf("revoke all on schema %s from %s", quote_identifier(schema),
+									 (char *) lfirst(cell)));
 }
 
 /* The tables and sequences in a schema. */
@@ -258,30 +325,29 @@ evs_shadow_create(EvsProjection *projection)
 {
 	char	   *schema = schema_name(projection->name);
 	const char *quoted = quote_identifier(schema);
-	const char *owner = quote_identifier(GetUserNameFromId(evs_relation_owner(find_table(linitial(projection->tables))),
-														   false));
-	List	   *statements;
-	EvsIdentity identity;
-	ListCell   *cell;
+	Oid			owner = evs_relation_owner(find_table(linitial(projection->tables)));
+	Oid			builder = get_builder(projection, owner);
+	const char *owner_name = GetUserNameFromId(owner, false);
 	Oid			namespace;
+	ListCell   *cell;
 
 	evs_shadow_drop(schema);	/* one of ours that a restore has left */
-	statements = get_statements(projection->tables, schema);
-
 	execute_as_evsource(psprintf("create schema %s", quoted));
 	execute_as_evsource(psprintf("comment on schema %s is %s", quoted,
 								 quote_literal_cstr(psprintf("evsource: a version of the read model of projection \"%s\"",
 															 projection->name))));
-	execute_as_evsource(psprintf("grant usage, create on schema %s to %s", quoted, owner));
-	execute_as_evsource(psprintf("grant usage on schema %s to public", quoted));
+	close_schema(schema, InvalidOid);	/* default privileges */
+	execute_as_evsource(psprintf("grant usage, create on schema %s to %s", quoted,
+								 quote_identifier(owner_name)));
 
-	evs_identity_enter(&identity, GetUserNameFromId(evs_relation_owner(find_table(linitial(projection->tables))), false),
-					   "pg_catalog, pg_temp");
-	foreach(cell, statements)
-		execute(lfirst(cell));
-	evs_identity_leave(&identity);
+	execute_all(get_statements(projection->tables, schema), owner_name);
+	execute_all(get_access(projection->tables, schema, builder), owner_name);
 
-	execute_as_evsource(psprintf("revoke create on schema %s from %s", quoted, owner));
+	execute_as_evsource(psprintf("revoke create on schema %s from %s", quoted,
+								 quote_identifier(owner_name)));
+	if (builder != owner)
+		execute_as_evsource(psprintf("grant usage on schema %s to %s", quoted,
+									 quote_identifier(GetUserNameFromId(builder, false))));
 	CommandCounterIncrement();
 
 	namespace = get_namespace_oid(schema, false);
@@ -396,4 +462,8 @@ evs_shadow_swap(List *tables, const char *schema)
 
 	foreach(cell, tables)
 		evs_swap_tables(find_table(lfirst(cell)), find_shadow(lfirst(cell), schema));
+
+	/* nobody builds there any more */
+	close_schema(schema, evs_relation_owner(find_shadow(linitial(tables), schema)));
+	recordExtObjInitPriv(get_namespace_oid(schema, false), NamespaceRelationId);
 }

@@ -16,7 +16,8 @@ extern const char *evs_shadow_obstacle(EvsProjection *projection);
 /*
  * Make it: tables of the same shape in a schema of their own, whose name is
  * returned.  They are members of the extension, so no dump has them, and DROP
- * EXTENSION drops them.
+ * EXTENSION drops them.  Only the tables' owner may use them, and whoever the
+ * handler runs as, until they are exchanged.
  */
 extern char *evs_shadow_create(EvsProjection *projection);
 
