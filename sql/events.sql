@@ -30,10 +30,12 @@ create table evsource.events (
     constraint events_pkey primary key (position) with (fillfactor = 97),
     constraint events_stream_version_key unique (stream, version)
 );
-create index events_category_idx on evsource.events (evsource.category(stream), position) with (fillfactor = 97);
+create index events_category_idx on evsource.events (evsource.category(stream), position)
+    with (fillfactor = 97, deduplicate_items = off);
 create unique index events_id_key on evsource.events (id) where id is not null;
 -- a category's streams, in time proportional to their number
-create index events_first_idx on evsource.events (evsource.category(stream), stream) where version = 1;
+create index events_first_idx on evsource.events (evsource.category(stream), stream)
+    with (deduplicate_items = off) where version = 1;
 
 comment on table evsource.events is 'The append-only log: every event of every stream.';
 comment on column evsource.events.position is 'Place in the log: unique, increasing, gaps allowed. Drawn at append.';

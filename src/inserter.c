@@ -4,7 +4,8 @@
  * An INSERT looks up the indexes, copies their definitions, and prepares their
  * expressions and predicates each time it runs; for one row that is a fifth of
  * its work.  Here they are prepared once and kept until something changes them.
- * An index that none of the rows belongs into (a partial one) is not opened.
+ * An index that none of the rows belongs into (a partial one) is not opened.  What
+ * an index computes from a row is computed once for rows that agree in it.
  *
  * What is kept are definitions, never open relations: each call opens and locks
  * the indexes anew, in the way and the order of an INSERT.  Definitions cannot
@@ -17,10 +18,13 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/tableam.h"
 #include "catalog/index.h"
 #include "catalog/pg_am.h"
 #include "executor/executor.h"
+#include "nodes/bitmapset.h"
+#include "optimizer/optimizer.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -30,18 +34,33 @@
 #include "inserter.h"
 #include "relations.h"
 
+/* What there is to know of an index, besides what an IndexInfo says. */
+typedef struct EventIndex
+{
+	Oid			oid;
+	bool		plain;			/* to insert an entry is all the executor does */
+	bool		by_position;	/* positions are among its keys */
+	bool		computed;		/* it has expressions or a predicate ... */
+	int			ninputs;		/* ... that look at these columns; ... */
+	AttrNumber	inputs[EVS_EVENTS_NATTS];
+	bool		whole_row;		/* ... or at the whole row */
+} EventIndex;
+
 struct EvsInserter
 {
 	MemoryContext context;
 	Oid			events;
 	EState	   *estate;
 	ResultRelInfo *relinfo;		/* its indexes are open during a call only */
-	Oid		   *indexes;		/* of all of relinfo's indexes */
+	EventIndex *indexes;		/* of all of relinfo's indexes */
 	TupleDesc	desc;			/* a copy: slots must not pin the relcache's */
 	TupleDesc	shorter[EVS_EVENTS_NATTS + 1];	/* its first n columns */
 	TupleTableSlot *row;		/* the row whose index entries are inserted */
 	TupleTableSlot *stored[EVS_INSERTER_ROWS];	/* of the table; NULL: not made yet */
 	int			nstored;		/* that hold a row */
+	int			capacity;		/* for so many rows there are values: */
+	Datum	   *values;			/* all columns of a row, then those of the next */
+	bool	   *nulls;
 	MemoryContext rows;			/* where many rows are formed; NULL: not made yet */
 };
 
@@ -52,6 +71,33 @@ struct EvsInserter
 static EvsInserter *kept = NULL;
 static bool kept_is_valid = false;
 static bool kept_is_busy = false;
+
+static void
+describe_index(EventIndex *index, Relation relation, const IndexInfo *info)
+{
+	Bitmapset  *columns = NULL;
+	int			column = -1;
+
+	index->oid = RelationGetRelid(relation);
+	index->plain = info->ii_ExclusionOps == NULL &&
+		(!info->ii_Unique || relation->rd_index->indimmediate);
+	for (int key = 0; key < info->ii_NumIndexKeyAttrs; key++)
+		index->by_position |= info->ii_IndexAttrNumbers[key] == EVS_EVENTS_POSITION;
+	index->computed = info->ii_Expressions != NIL || info->ii_Predicate != NIL;
+
+	pull_varattnos((Node *) info->ii_Expressions, 1, &columns);
+	pull_varattnos((Node *) info->ii_Predicate, 1, &columns);
+	while ((column = bms_next_member(columns, column)) >= 0)
+	{
+		AttrNumber	number = column + FirstLowInvalidHeapAttributeNumber;
+
+		if (number < 1 || number > EVS_EVENTS_NATTS)
+			index->whole_row = true;
+		else
+			index->inputs[index->ninputs++] = number;
+	}
+	bms_free(columns);
+}
 
 /*
  * The definitions of the table's indexes.  Those of access methods other than
@@ -85,13 +131,13 @@ make_inserter(Relation events, MemoryContext parent, bool *keepable)
 	*keepable = true;
 	InitResultRelInfo(relinfo, events, 1, NULL, 0);
 	ExecOpenIndices(relinfo, false);
-	inserter->indexes = palloc(Max(relinfo->ri_NumIndices, 1) * sizeof(Oid));
+	inserter->indexes = palloc0(Max(relinfo->ri_NumIndices, 1) * sizeof(EventIndex));
 	for (int i = 0; i < relinfo->ri_NumIndices; i++)
 	{
 		Relation	index = relinfo->ri_IndexRelationDescs[i];
 		IndexInfo  *info = relinfo->ri_IndexRelationInfo[i];
 
-		inserter->indexes[i] = RelationGetRelid(index);
+		describe_index(&inserter->indexes[i], index, info);
 		if (index->rd_rel->relam != BTREE_AM_OID)
 			*keepable = false;
 		if (info->ii_Predicate != NIL)
@@ -101,35 +147,6 @@ make_inserter(Relation events, MemoryContext parent, bool *keepable)
 	}
 	MemoryContextSwitchTo(old);
 	return inserter;
-}
-
-static void
-put_row(EvsInserter *inserter, const EvsEvent *event)
-{
-	TupleTableSlot *row = inserter->row;
-
-	ExecClearTuple(row);
-	evs_event_stored_values(event, row->tts_values, row->tts_isnull);
-	ExecStoreVirtualTuple(row);
-	GetPerTupleExprContext(inserter->estate)->ecxt_scantuple = row;
-}
-
-/* Does any event of the batch belong into the index? */
-static bool
-index_is_wanted(EvsInserter *inserter, const IndexInfo *info, const EvsBatch *batch)
-{
-	ExprContext *econtext = GetPerTupleExprContext(inserter->estate);
-	bool		wanted = info->ii_Predicate == NIL;
-
-	if (!info->ii_ReadyForInserts)
-		return false;
-	for (int i = 0; i < batch->count && !wanted; i++)
-	{
-		put_row(inserter, &batch->events[i]);
-		wanted = ExecQual(info->ii_PredicateState, econtext);
-		ResetExprContext(econtext);
-	}
-	return wanted;
 }
 
 /* What is kept, if it may be used; otherwise one that is made now. */
@@ -161,19 +178,26 @@ get_inserter(Relation events)
 	return inserter;
 }
 
+/* It is locked until the transaction ends, see the top of this file. */
+static Relation
+open_index(EvsInserter *inserter, int i)
+{
+	Relation   *open = &inserter->relinfo->ri_IndexRelationDescs[i];
+
+	if (*open == NULL)
+		*open = index_open(inserter->indexes[i].oid, RowExclusiveLock);
+	return *open;
+}
+
 EvsInserter *
-evs_inserter_begin(Relation events, const EvsBatch *batch)
+evs_inserter_begin(Relation events)
 {
 	EvsInserter *inserter = get_inserter(events);
 	ResultRelInfo *relinfo = inserter->relinfo;
 
 	relinfo->ri_RelationDesc = events;
 	for (int i = 0; i < relinfo->ri_NumIndices; i++)
-	{
 		relinfo->ri_IndexRelationDescs[i] = NULL;
-		if (index_is_wanted(inserter, relinfo->ri_IndexRelationInfo[i], batch))
-			relinfo->ri_IndexRelationDescs[i] = index_open(inserter->indexes[i], RowExclusiveLock);
-	}
 	if (inserter == kept)
 		kept_is_busy = true;
 	return inserter;
@@ -221,19 +245,48 @@ evs_inserter_abandon(EvsInserter *inserter)
 	}
 }
 
+/* Room for the values of so many rows. */
+static void
+make_room(EvsInserter *inserter, int count)
+{
+	int			natts = inserter->desc->natts;
+	MemoryContext old;
+
+	if (count <= inserter->capacity)
+		return;
+	old = MemoryContextSwitchTo(inserter->context);
+	inserter->capacity = count > 1 ? EVS_INSERTER_ROWS : 1;
+	inserter->values = palloc(inserter->capacity * natts * sizeof(Datum));
+	inserter->nulls = palloc(inserter->capacity * natts * sizeof(bool));
+	/* columns that are not ours are dropped ones */
+	memset(inserter->nulls, true, inserter->capacity * natts * sizeof(bool));
+	MemoryContextSwitchTo(old);
+}
+
+static Datum *
+values_of(const EvsInserter *inserter, int n)
+{
+	return inserter->values + n * inserter->desc->natts;
+}
+
+static bool *
+nulls_of(const EvsInserter *inserter, int n)
+{
+	return inserter->nulls + n * inserter->desc->natts;
+}
+
 /*
  * A row ends with its last value that is not null, as if the columns behind it
  * had been added later: with none to mark as null, most rows need no bitmap, and
  * are 8 bytes shorter.
  */
 static HeapTuple
-form_row(EvsInserter *inserter, const EvsEvent *event)
+form_row(EvsInserter *inserter, int n)
 {
-	Datum		values[EVS_EVENTS_NATTS];
-	bool		nulls[EVS_EVENTS_NATTS];
+	Datum	   *values = values_of(inserter, n);
+	bool	   *nulls = nulls_of(inserter, n);
 	int			natts = EVS_EVENTS_NATTS;
 
-	evs_event_stored_values(event, values, nulls);
 	while (nulls[natts - 1])
 		natts--;
 	return heap_form_tuple(inserter->shorter[natts], values, nulls);
@@ -263,6 +316,7 @@ evs_inserter_form(EvsInserter *inserter, const EvsEvent *events, int count)
 
 	Assert(count <= EVS_INSERTER_ROWS);
 	clear_rows(inserter);
+	make_room(inserter, count);
 	if (count > 1)
 	{
 		if (inserter->rows == NULL)
@@ -271,92 +325,143 @@ evs_inserter_form(EvsInserter *inserter, const EvsEvent *events, int count)
 	}
 	for (int i = 0; i < count; i++)
 	{
-		ExecStoreHeapTuple(form_row(inserter, &events[i]), stored_slot(inserter, i), true);
+		evs_event_stored_values(&events[i], values_of(inserter, i), nulls_of(inserter, i));
+		ExecStoreHeapTuple(form_row(inserter, i), stored_slot(inserter, i), true);
 		inserter->nstored++;
 	}
 	MemoryContextSwitchTo(old);
 	return inserter->stored;
 }
 
-/* What the executor does with an entry of the index is to insert it. */
-static bool
-is_plain(Relation index, const IndexInfo *info)
+/* Make the n-th row the one that expressions see. */
+static void
+put_row(EvsInserter *inserter, int n)
 {
-	return info->ii_ExclusionOps == NULL &&
-		(!info->ii_Unique || index->rd_index->indimmediate);
+	TupleTableSlot *row = inserter->row;
+
+	ExecClearTuple(row);
+	row->tts_values = values_of(inserter, n);
+	row->tts_isnull = nulls_of(inserter, n);
+	row->tts_tid = inserter->stored[n]->tts_tid;
+	ExecStoreVirtualTuple(row);
+	GetPerTupleExprContext(inserter->estate)->ecxt_scantuple = row;
 }
 
-/* The entries of all rows in one index. */
-static void
-insert_plain_entries(EvsInserter *inserter, Relation index, IndexInfo *info,
-					 const EvsEvent *events)
+/*
+ * Has the n-th row the same values as the row before it wherever the index looks
+ * to compute something?  What an index computes is immutable, so it comes to the
+ * same.  (Not all equal values are found, only those that are at the same place.)
+ */
+static bool
+has_same_inputs(const EvsInserter *inserter, const EventIndex *index, int n)
 {
+	const Datum *values = values_of(inserter, n);
+	const bool *nulls = nulls_of(inserter, n);
+	const Datum *before = values_of(inserter, n - 1);
+	const bool *nulls_before = nulls_of(inserter, n - 1);
+
+	for (int i = 0; i < index->ninputs; i++)
+	{
+		int			column = index->inputs[i] - 1;
+
+		if (nulls[column] != nulls_before[column] ||
+			(!nulls[column] && values[column] != before[column]))
+			return false;
+	}
+	return !index->whole_row;
+}
+
+/*
+ * The entries of all rows in one index.  What it computes, whether a row belongs
+ * into it or a category, is most often the same for one row after the other.
+ */
+static void
+insert_plain_entries(EvsInserter *inserter, int i)
+{
+	const EventIndex *index = &inserter->indexes[i];
+	IndexInfo  *info = inserter->relinfo->ri_IndexRelationInfo[i];
 	Relation	table = inserter->relinfo->ri_RelationDesc;
 	IndexUniqueCheck check = info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
 	ExprContext *econtext = GetPerTupleExprContext(inserter->estate);
 	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	Datum		values[INDEX_MAX_KEYS];
 	bool		nulls[INDEX_MAX_KEYS];
+	bool		belongs = true;
 
-	for (int i = 0; i < inserter->nstored; i++)
+	for (int n = 0; n < inserter->nstored; n++)
 	{
-		put_row(inserter, &events[i]);
-		if (info->ii_Predicate == NIL || ExecQual(info->ii_PredicateState, econtext))
+		if (index->computed && (n == 0 || !has_same_inputs(inserter, index, n)))
 		{
-			FormIndexDatum(info, inserter->row, inserter->estate, values, nulls);
-			(void) index_insert(index, values, nulls, &inserter->stored[i]->tts_tid,
-								table, check, false, info);
-		}
-		/* an access method cleans up after itself, expressions do not */
-		if (info->ii_Predicate != NIL || info->ii_Expressions != NIL)
 			ResetExprContext(econtext);
+			put_row(inserter, n);
+			belongs = info->ii_Predicate == NIL || ExecQual(info->ii_PredicateState, econtext);
+			if (belongs)
+				FormIndexDatum(info, inserter->row, inserter->estate, values, nulls);
+		}
+		if (!belongs)
+			continue;
+		for (int key = 0; key < info->ii_NumIndexAttrs; key++)
+		{
+			int			column = info->ii_IndexAttrNumbers[key] - 1;
+
+			if (column < 0)
+				continue;
+			values[key] = values_of(inserter, n)[column];
+			nulls[key] = nulls_of(inserter, n)[column];
+		}
+		(void) index_insert(open_index(inserter, i), values, nulls,
+							&inserter->stored[n]->tts_tid, table, check, false, info);
 	}
 	ResetExprContext(econtext);
 	MemoryContextSwitchTo(old);
 }
 
-/* What is open of the indexes, as an INSERT does it. */
+/* The same for an index that has more to do than that: as an INSERT does it. */
 static void
-insert_entries(EvsInserter *inserter, const EvsEvent *events)
+insert_entries(EvsInserter *inserter, int i)
 {
-	for (int i = 0; i < inserter->nstored; i++)
+	ResultRelInfo *relinfo = inserter->relinfo;
+	Relation   *open = relinfo->ri_IndexRelationDescs;
+	Relation   *one = palloc0(relinfo->ri_NumIndices * sizeof(Relation));
+
+	one[i] = open_index(inserter, i);
+	relinfo->ri_IndexRelationDescs = one;
+	for (int n = 0; n < inserter->nstored; n++)
 	{
-		put_row(inserter, &events[i]);
-		inserter->row->tts_tid = inserter->stored[i]->tts_tid;
-		list_free(evs_insert_index_tuples(inserter->relinfo, inserter->row, inserter->estate));
+		put_row(inserter, n);
+		list_free(evs_insert_index_tuples(relinfo, inserter->row, inserter->estate));
 		ResetPerTupleExprContext(inserter->estate);
+	}
+	relinfo->ri_IndexRelationDescs = open;
+	pfree(one);
+}
+
+/* The indexes by position, or the others. */
+static void
+insert_into(EvsInserter *inserter, bool by_position)
+{
+	for (int i = 0; i < inserter->relinfo->ri_NumIndices; i++)
+	{
+		if (inserter->indexes[i].by_position != by_position ||
+			!inserter->relinfo->ri_IndexRelationInfo[i]->ii_ReadyForInserts)
+			continue;
+		if (inserter->indexes[i].plain)
+			insert_plain_entries(inserter, i);
+		else
+			insert_entries(inserter, i);
 	}
 }
 
 /*
  * Index by index, all rows into the one before the next: the pages and the code
- * of one index stay in the processor's caches.
+ * of one index stay in the processor's caches.  Those by position come first, as
+ * long as the positions are the latest: elsewhere we may have to wait.
  */
 void
-evs_inserter_index(EvsInserter *inserter, const EvsEvent *events)
+evs_inserter_index(EvsInserter *inserter)
 {
-	ResultRelInfo *relinfo = inserter->relinfo;
-	Relation   *open = relinfo->ri_IndexRelationDescs;
-	Relation   *one = palloc0(Max(relinfo->ri_NumIndices, 1) * sizeof(Relation));
-
-	for (int i = 0; i < relinfo->ri_NumIndices; i++)
-	{
-		IndexInfo  *info = relinfo->ri_IndexRelationInfo[i];
-
-		if (open[i] == NULL)
-			continue;
-		if (is_plain(open[i], info))
-		{
-			insert_plain_entries(inserter, open[i], info, events);
-			continue;
-		}
-		one[i] = open[i];
-		relinfo->ri_IndexRelationDescs = one;
-		insert_entries(inserter, events);
-		relinfo->ri_IndexRelationDescs = open;
-		one[i] = NULL;
-	}
-	pfree(one);
+	insert_into(inserter, true);
+	insert_into(inserter, false);
 }
 
 static void
@@ -365,7 +470,7 @@ relation_changed(Datum arg, Oid relid)
 	if (kept == NULL || relid == InvalidOid || relid == kept->events)
 		kept_is_valid = false;
 	for (int i = 0; kept_is_valid && i < kept->relinfo->ri_NumIndices; i++)
-		kept_is_valid = relid != kept->indexes[i];
+		kept_is_valid = relid != kept->indexes[i].oid;
 }
 
 /* An expression or predicate may call the function that changed. */

@@ -192,28 +192,47 @@ remember_last(const EvsBatch *batch, int i, ItemPointer tid)
 		evs_stream_remember(&batch->events[i], tid);
 }
 
+/* Draw the positions of these events, in their order. */
+static void
+draw_positions(EvsEvent *events, int count)
+{
+	int64		position = evs_horizon_draw(count);
+
+	for (int i = 0; i < count; i++)
+		events[i].position = position + i;
+}
+
 /*
  * Store events in the table and its indexes.  The pages of the table are filled
  * one after the other: a ring of buffers, as COPY has one, would gain nothing.
+ *
+ * Positions are drawn for a few events at a time, just before these go into the
+ * indexes: what all sessions insert there is then nearly in order.  If a whole
+ * batch's were drawn at once, each of the batches under way would insert in a
+ * place of its own, and leave pages behind that are half empty.
  */
 static void
-insert_events(EvsInserter *inserter, Relation events, const EvsBatch *batch)
+insert_events(EvsInserter *inserter, Relation events, EvsBatch *batch)
 {
-	int			at_a_time = batch->count < MULTI_INSERT_FROM ? 1 : EVS_INSERTER_ROWS;
 	CommandId	command = GetCurrentCommandId(true);
 
-	for (int done = 0; done < batch->count; done += at_a_time)
+	for (int done = 0, count; done < batch->count; done += count)
 	{
-		const EvsEvent *next = &batch->events[done];
-		int			count = Min(batch->count - done, at_a_time);
-		TupleTableSlot **rows = evs_inserter_form(inserter, next, count);
+		EvsEvent   *next = &batch->events[done];
+		TupleTableSlot **rows;
 
 		CHECK_FOR_INTERRUPTS();
-		if (count == 1)
-			table_tuple_insert(events, rows[0], command, 0, NULL);
-		else
+		count = Min(batch->count - done, EVS_INSERTER_ROWS);
+		draw_positions(next, count);
+		rows = evs_inserter_form(inserter, next, count);
+		if (count >= MULTI_INSERT_FROM)
 			table_multi_insert(events, rows, count, command, 0, NULL);
-		evs_inserter_index(inserter, next);
+		else
+		{
+			for (int i = 0; i < count; i++)
+				table_tuple_insert(events, rows[i], command, 0, NULL);
+		}
+		evs_inserter_index(inserter);
 		for (int i = 0; i < count; i++)
 			remember_last(batch, done + i, &rows[i]->tts_tid);
 	}
@@ -226,19 +245,14 @@ store_numbered(Relation events, EvsBatch *batch, text *stream, int64 expected_ve
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
 	EvsInserter *volatile inserter = NULL;
-	int64		position;
 
 	evs_intake_pass_restored();
-	position = evs_horizon_draw(batch->count);
 	for (int i = 0; i < batch->count; i++)
-	{
 		batch->events[i].recorded_at = now;
-		batch->events[i].position = position + i;
-	}
 
 	PG_TRY();
 	{
-		inserter = evs_inserter_begin(events, batch);
+		inserter = evs_inserter_begin(events);
 		insert_events(inserter, events, batch);
 		evs_inserter_end(inserter);
 	}

@@ -84,6 +84,29 @@ select stream, version, type from evsource.events where evsource_test_witness(ty
 drop index evsource.witness;
 drop function evsource_test_witness;
 
+-- What an index computes follows the rows of a long batch: what they have in common,
+-- what each has of its own, and what begins or ends in the middle of it.
+create function evsource_test_whole(e evsource.events) returns text immutable language plpgsql as
+$$ begin return e.type || ' ' || e.version; end $$;
+create index whole on evsource.events (evsource_test_whole(events.*));
+create index late on evsource.events (upper(stream), version) include (type) where version between 400 and 900;
+create index with_id on evsource.events ((id::text), position) where id is not null;
+create index next on evsource.events ((position % 10)) where position > 0;
+select version from evsource.append_batch('inserter-9', array_fill('InserterLined'::text, array[1000]),
+    array_fill('{}'::jsonb, array[1000]),
+    ids => (select array_agg(case when n > 995 then ('00000000-0000-0000-0000-00000000' || n + 1000)::uuid end order by n) from generate_series(1, 1000) n));
+select count(*), min(version), max(version) from evsource.events where upper(stream) = 'INSERTER-9' and version between 400 and 900;
+select version from evsource.events where evsource_test_whole(events.*) = 'InserterLined 777';
+select version, id from evsource.events where id is not null and id::text like '%-00000000%' and position > 0 order by version;
+explain (costs off) select count(*) from evsource.events where position % 10 = 5 and position > 0;
+select (select count(*) from evsource.events where position % 10 = 5 and position > 0)
+    = (select count(*) from evsource.read_all(0, 1000000) e where e."position" % 10 = 5) as same;
+-- Its positions are in the order of its versions.
+select count(*) from (select position > lag(position) over (order by version) as later
+    from evsource.events where stream = 'inserter-9') e where later;
+drop index evsource.whole, evsource.late, evsource.with_id, evsource.next;
+drop function evsource_test_whole;
+
 -- After all this the indexes of evsource hold what the table holds.
 select (select count(*) from evsource.events) = (select count(*) from evsource.read_all(0, 1000000)) as by_position,
     (select count(*) from evsource.events where evsource.category(stream) = 'inserter')
