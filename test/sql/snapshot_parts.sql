@@ -53,7 +53,8 @@ select parts < 10 as few from parts;
 select length(evsource.state('large', 'l-1') ->> 'a'), (select length(state ->> 'a') from evsource.load_snapshot('large', 'l-1'));
 
 -- Saved 100 times, each in a transaction, it takes little more than it did, whether
--- or not there is a vacuum.
+-- or not there is a vacuum. (Not while somebody has an old snapshot, before PostgreSQL 14
+-- in whatever database: an autovacuum elsewhere, for instance. Then once more.)
 alter table evsource.snapshot_parts set (autovacuum_enabled = false);
 create procedure save_often() language plpgsql as $$
 begin
@@ -62,8 +63,19 @@ begin
         commit;
     end loop;
 end $$;
-call save_often();
-select pg_relation_size('evsource.snapshot_parts') < 15 * 30 * 1024 as small;
+do $$
+declare
+    before bigint;
+begin
+    for round in 1 .. 20 loop
+        before := pg_relation_size('evsource.snapshot_parts');
+        call public.save_often();
+        exit when pg_relation_size('evsource.snapshot_parts') - before < 15 * 30 * 1024;
+        if round = 20 then
+            raise 'evsource.snapshot_parts has % bytes', pg_relation_size('evsource.snapshot_parts');
+        end if;
+    end loop;
+end $$;
 select evsource.state('large', 'l-3') ->> 'a' = noise('100', 30) as newest;
 
 -- One that cannot be read is not used.
