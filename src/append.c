@@ -189,7 +189,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	else
 	{
 		table_close(events, NoLock);
-		evs_store_insert(stream, batch);
+		evs_store_insert(stream, batch, expected_version);
 	}
 
 	last = &batch->events[batch->count - 1];

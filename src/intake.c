@@ -127,9 +127,11 @@ evs_intake_is_running(void)
 }
 
 void
-evs_intake_expect(EvsIntake *intake, EvsBatch *batch)
+evs_intake_expect(EvsIntake *intake, text *stream, EvsBatch *batch, int64 expected_version)
 {
+	intake->stream = stream;
 	intake->batch = batch;
+	intake->expected_version = expected_version;
 	intake->count = 0;
 	intake->trigger_depth = trigger_depth();
 	intake->nest_level = GetCurrentTransactionNestLevel();
@@ -489,6 +491,9 @@ evsource_intake_end(PG_FUNCTION_ARGS)
 	if (statement == NULL)
 		PG_RETURN_POINTER(NULL);
 
+	if (statement->intake != NULL && statement->intake->count > 0)
+		evs_stream_check_version(statement->intake->stream, statement->intake->expected_version,
+								 statement->intake->batch->events[0].version - 1);
 	evs_intake_pass_restored();
 	if (statement->streams != NULL)
 		evs_restore_end(statement->streams, ((TriggerData *) fcinfo->context)->tg_relation);

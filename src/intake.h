@@ -12,7 +12,9 @@
  */
 typedef struct EvsIntake
 {
+	text	   *stream;
 	EvsBatch   *batch;
+	int64		expected_version;	/* of the stream, see streams.h */
 	int			count;			/* rows seen */
 	int			trigger_depth;	/* at which the INSERT runs */
 	int			nest_level;		/* of the transaction it runs in */
@@ -39,8 +41,10 @@ extern void evs_intake_allow_deletes(bool allowed);
 
 /*
  * Call just before the INSERT: its triggers fill the intake, which lives until
- * then or until the (sub)transaction fails.
+ * then or until the (sub)transaction fails.  VE001 if the stream has not the
+ * expected version when the first event is numbered: triggers of others may append.
  */
-extern void evs_intake_expect(EvsIntake *intake, EvsBatch *batch);
+extern void evs_intake_expect(EvsIntake *intake, text *stream, EvsBatch *batch,
+							  int64 expected_version);
 
 #endif							/* EVS_INTAKE_H */

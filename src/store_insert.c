@@ -149,7 +149,7 @@ run_insert(Datum *arguments, bool versions)
 }
 
 void
-evs_store_insert(text *stream, EvsBatch *batch)
+evs_store_insert(text *stream, EvsBatch *batch, int64 expected_version)
 {
 	EvsIntake	intake;
 	Datum		arguments[7];
@@ -173,7 +173,7 @@ evs_store_insert(text *stream, EvsBatch *batch)
 	if (versions)
 		arguments[6] = column(batch, INT2OID, schema_version_of);
 
-	evs_intake_expect(&intake, batch);
+	evs_intake_expect(&intake, stream, batch, expected_version);
 	stored = run_insert(arguments, versions);
 	if (stored != (uint64) batch->count || intake.count != batch->count)
 		ereport(ERROR,

@@ -10,6 +10,6 @@
  * Store and dispatch the batch through evsource.events' triggers; fills in
  * version, position and recorded_at.  The caller has locked the stream.
  */
-extern void evs_store_insert(text *stream, EvsBatch *batch);
+extern void evs_store_insert(text *stream, EvsBatch *batch, int64 expected_version);
 
 #endif							/* EVS_STORE_INSERT_H */

@@ -284,6 +284,24 @@ select version from evsource.append('exec-17', 'Own');
 drop trigger "00_first" on evsource.events;
 select pg_temp.story('exec-16'), pg_temp.story('exec-17'), pg_temp.story('exec-18');
 
+-- What the append expects must still be so when its first event is numbered, whoever
+-- appended to its stream in between.
+create function exec_same() returns trigger language plpgsql as $$
+begin
+    if pg_trigger_depth() = 1 then
+        perform evsource.append('exec-20', 'Between');
+    end if;
+    return null;
+end $$;
+create trigger "00_same" before insert on evsource.events for each statement execute function exec_same();
+select version from evsource.append('exec-20', 'New', expected_version => 0);
+\echo :LAST_ERROR_SQLSTATE
+select version from evsource.append('exec-20', 'Any');
+select first_version, version from evsource.append_batch('exec-20', '{A,B}', '{1,2}', expected_version => 2);
+select version from evsource.append('exec-20', 'Exists', expected_version => -4);
+drop trigger "00_same" on evsource.events;
+select pg_temp.story('exec-20');
+
 -- No stream has a gap after all this.
 select stream, count(*), max(version) from evsource.events group by stream having count(*) <> max(version);
 
