@@ -36,6 +36,7 @@
 #include "event.h"
 #include "intake.h"
 #include "metadata.h"
+#include "read.h"
 #include "store.h"
 #include "store_insert.h"
 #include "streams.h"
@@ -146,11 +147,36 @@ may_be_refused(const EvsBatch *batch)
 	return evs_types_any() || evs_store_has_versions(batch);
 }
 
+/*
+ * An empty batch: the expected version is compared, and the stream's returned to who
+ * may know it.  Where policies say which streams are whose, one that nothing is
+ * stored in is not locked, and what the policies show is all there is.
+ */
+static void
+append_nothing(Relation events, text *stream, int64 expected_version, bool secured,
+			   EvsAppended *appended)
+{
+	int64		version;
+
+	if (secured)
+	{
+		(void) evs_read_check_access();
+		version = evs_read_secured_version(stream, PG_INT64_MAX);
+	}
+	else
+		version = evs_stream_lock(events, stream, Max(expected_version, 0));
+	evs_stream_check_version(events, stream, expected_version, version);
+	appended->version = version;
+	appended->version_is_hidden = version != expected_version &&
+		!evs_store_may_tell_version(events, stream, version);
+}
+
 void
 evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *appended)
 {
 	Relation	events;
 	bool		direct;
+	bool		secured;
 	int64		version;
 	EvsEvent   *last;
 
@@ -160,8 +186,17 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	evs_append_check(events, batch);
 
+	secured = evs_store_is_secured(events);
+	if (batch->count == 0)
+	{
+		append_nothing(events, stream, expected_version, secured, appended);
+		table_close(events, NoLock);
+		return;
+	}
+
+	/* under policies they have the first word: the INSERT compares the versions */
 	direct = evs_store_is_direct(events);
-	if (direct && batch->count > 0 && expected_version > 0 && !may_be_refused(batch) &&
+	if (direct && expected_version > 0 && !may_be_refused(batch) &&
 		evs_stream_lock_behind(events, stream, expected_version))
 		version = expected_version;
 	else
@@ -171,13 +206,8 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 		table_close(events, NoLock);
 		return;
 	}
-	evs_stream_check_version(stream, expected_version, version);
-	appended->version = version;
-	if (batch->count == 0)
-	{
-		table_close(events, NoLock);
-		return;
-	}
+	if (!secured)
+		evs_stream_check_version(events, stream, expected_version, version);
 
 	if (direct)
 	{
@@ -250,6 +280,7 @@ evs_append_result(const EvsAppended *appended)
 	values[0] = Int64GetDatum(appended->first_version);
 	nulls[0] = appended->first_version == 0;
 	values[1] = Int64GetDatum(appended->version);
+	nulls[1] = appended->version_is_hidden;
 	values[2] = Int64GetDatum(appended->position);
 	nulls[2] = appended->position == 0;
 	values[3] = BoolGetDatum(appended->stored);

@@ -12,6 +12,7 @@ typedef struct EvsAppended
 {
 	int64		first_version;	/* of the batch; 0 when the batch is empty */
 	int64		version;		/* of its last event: the stream's version */
+	bool		version_is_hidden;	/* its user may not know it: nothing was appended */
 	int64		position;		/* of its last event; 0 when the batch is empty */
 	pg_uuid_t	id;				/* of its last event */
 	bool		stored;			/* false: nothing new, see design "Append" */

@@ -331,7 +331,7 @@ execute(const Command *command, Relation events, EvsState *state, Outcome *outco
 				(errmsg_internal("decider \"%s\" decided on version " INT64_FORMAT " of a stream that is at " INT64_FORMAT " now",
 								 command->decider->name, state->seen_version, actual)));
 		if (retries >= evs_max_command_retries)
-			evs_stream_check_version(command->stream, state->seen_version, actual);
+			evs_stream_check_version(events, command->stream, state->seen_version, actual);
 		(void) evs_stream_lock(events, command->stream, actual);
 	}
 

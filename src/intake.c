@@ -492,7 +492,8 @@ evsource_intake_end(PG_FUNCTION_ARGS)
 		PG_RETURN_POINTER(NULL);
 
 	if (statement->intake != NULL && statement->intake->count > 0)
-		evs_stream_check_version(statement->intake->stream, statement->intake->expected_version,
+		evs_stream_check_version(((TriggerData *) fcinfo->context)->tg_relation,
+								 statement->intake->stream, statement->intake->expected_version,
 								 statement->intake->batch->events[0].version - 1);
 	evs_intake_pass_restored();
 	if (statement->streams != NULL)

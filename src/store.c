@@ -38,6 +38,7 @@
 #include "horizon.h"
 #include "inserter.h"
 #include "intake.h"
+#include "read.h"
 #include "store.h"
 #include "streams.h"
 
@@ -71,6 +72,13 @@ has_our_columns_only(TupleDesc desc)
 }
 
 bool
+evs_store_is_secured(Relation events)
+{
+	return events->rd_rel->relrowsecurity &&
+		check_enable_rls(RelationGetRelid(events), InvalidOid, false) == RLS_ENABLED;
+}
+
+bool
 evs_store_is_direct(Relation events)
 {
 	TupleConstr *constr = RelationGetDescr(events)->constr;
@@ -79,8 +87,7 @@ evs_store_is_direct(Relation events)
 		return false;
 	if (constr != NULL && constr->num_check > 0)
 		return false;
-	if (events->rd_rel->relrowsecurity &&
-		check_enable_rls(RelationGetRelid(events), InvalidOid, false) == RLS_ENABLED)
+	if (evs_store_is_secured(events))
 		return false;
 
 	/* looking a function up may rebuild the list: keep nothing of it meanwhile */
@@ -110,6 +117,20 @@ evs_store_may_tell(Relation events)
 
 	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
 		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
+}
+
+bool
+evs_store_may_tell_version(Relation events, text *stream, int64 version)
+{
+	Oid			relid = RelationGetRelid(events);
+	Oid			user = GetUserId();
+
+	if (pg_class_aclcheck(relid, user, ACL_SELECT) != ACLCHECK_OK &&
+		(pg_attribute_aclcheck(relid, EVS_EVENTS_STREAM, user, ACL_SELECT) != ACLCHECK_OK ||
+		 pg_attribute_aclcheck(relid, EVS_EVENTS_VERSION, user, ACL_SELECT) != ACLCHECK_OK))
+		return false;
+	return !evs_store_is_secured(events) ||
+		evs_read_secured_version(stream, version) == version;
 }
 
 /*
@@ -168,7 +189,7 @@ rethrow(MemoryContext context, Relation events, text *stream, int64 expected_ver
 	{
 		FlushErrorState();
 		if (stream != NULL)
-			evs_stream_check_version(stream, expected_version, evs_stream_lock(events, stream, 0));
+			evs_stream_check_version(events, stream, expected_version, evs_stream_lock(events, stream, 0));
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent append"),

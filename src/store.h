@@ -15,6 +15,9 @@
  */
 extern bool evs_store_is_direct(Relation events);
 
+/* Do policies say which rows of it are the current user's? */
+extern bool evs_store_is_secured(Relation events);
+
 /* Has the client given the version of the type of any event? */
 extern bool evs_store_has_versions(const EvsBatch *batch);
 
@@ -38,6 +41,9 @@ extern void evs_store_rethrow(MemoryContext context);
 
 /* May the current user read every event, so that an error may name any? */
 extern bool evs_store_may_tell(Relation events);
+
+/* May an error name this version of the stream: is it one that the user could read? */
+extern bool evs_store_may_tell_version(Relation events, text *stream, int64 version);
 
 /* Raise VE002 if the id is one that this store made for a stored event. */
 extern void evs_store_check_server_id(Relation events, const pg_uuid_t *id);

@@ -44,6 +44,7 @@
 
 #include "catalog.h"
 #include "event.h"
+#include "store.h"
 #include "streams.h"
 #include "wakeup.h"
 
@@ -377,18 +378,23 @@ evs_stream_lock_behind(Relation events, text *stream, int64 version)
 }
 
 void
-evs_stream_check_version(text *stream, int64 expected, int64 actual)
+evs_stream_check_version(Relation events, text *stream, int64 expected, int64 actual)
 {
+	char	   *name;
+
 	if (expected == EVS_EXPECTED_ANY ||
 		expected == actual ||
 		(expected == EVS_EXPECTED_EXISTS && actual > 0))
 		return;
 
 	/* clients parse the detail: its form is part of the interface */
+	name = text_to_cstring(stream);
 	ereport(ERROR,
 			(errcode(ERRCODE_EVS_WRONG_EXPECTED_VERSION),
-			 errmsg("wrong expected version for stream \"%s\"", text_to_cstring(stream)),
+			 errmsg("wrong expected version for stream \"%s\"", name),
+			 evs_store_may_tell_version(events, stream, actual) ?
 			 errdetail("Stream \"%s\": expected version %lld, actual version %lld.",
-					   text_to_cstring(stream), (long long) expected, (long long) actual),
+					   name, (long long) expected, (long long) actual) :
+			 errdetail("Stream \"%s\": expected version %lld.", name, (long long) expected),
 			 errhint("Load the stream again and decide on what it holds now.")));
 }

@@ -47,7 +47,11 @@ extern bool evs_stream_lock_behind(Relation events, text *stream, int64 version)
 /* Remember where this session stored an event that may be its stream's last. */
 extern void evs_stream_remember(const EvsEvent *event, ItemPointer tid);
 
-/* VE001 if the stream's actual version is not what an append expects. */
-extern void evs_stream_check_version(text *stream, int64 expected, int64 actual);
+/*
+ * VE001 if the stream's actual version is not what an append expects; the error
+ * names it to who may know it.
+ */
+extern void evs_stream_check_version(Relation events, text *stream,
+									 int64 expected, int64 actual);
 
 #endif							/* EVS_STREAMS_H */

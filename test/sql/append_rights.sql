@@ -35,6 +35,15 @@ rights-1	Written
 \.
 select count(*) from evsource.events;
 insert into evsource.events (stream, type) values ('rights-1', 'Written') returning version;
+-- Nor does it learn a stream's version, by a wrong one or by appending nothing.
+select * from evsource.append('rights-1', 'Guessed', expected_version => 9);
+\echo :LAST_ERROR_SQLSTATE
+select * from evsource.append('rights-9', 'Guessed', expected_version => -4);
+select * from evsource.append_batch('rights-1', '{}', '{}', expected_version => 9);
+select * from evsource.append_batch('rights-1', '{}', '{}');
+select * from evsource.append_json('rights-1', '[]', expected_version => -4);
+-- What it knew already it is told.
+select * from evsource.append_batch('rights-9', '{}', '{}', expected_version => 0);
 -- It cannot change what is written, nor say where it is written.
 update evsource.events set type = 'Forged';
 \echo :LAST_ERROR_SQLSTATE
@@ -109,6 +118,35 @@ reset role;
 -- Without a right to read, likewise.
 set role regress_append_writer;
 select * from evsource.append('rights-4', 'Opened', id => '21000000-0000-4000-8000-000000000003');
+reset role;
+
+-- It may read the two columns that tell.
+grant select (stream, version) on evsource.events to regress_append_columns;
+grant insert (id) on evsource.events to regress_append_columns;
+alter table evsource.events disable row level security;
+set role regress_append_columns;
+select * from evsource.append('rights-3', 'Guessed', expected_version => 9);
+select * from evsource.append_batch('rights-3', '{}', '{}');
+reset role;
+alter table evsource.events enable row level security;
+
+-- Of its own streams a tenant is told, of others' nothing, whichever version it guesses;
+-- nor does it keep them locked.
+set role regress_append_tenant;
+select * from evsource.append('tenant-1', 'E', expected_version => 4);
+select * from evsource.append_batch('tenant-1', '{}', '{}', expected_version => 5);
+select * from evsource.append('rights-3', 'Forged', expected_version => 1);
+select * from evsource.append('rights-3', 'Forged', expected_version => 9);
+begin;
+select * from evsource.append_batch('rights-3', '{}', '{}');
+select * from evsource.append_batch('rights-3', '{}', '{}', expected_version => 0);
+select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid();
+select * from evsource.append_batch('rights-3', '{}', '{}', expected_version => 1);
+rollback;
+-- Expectations hold where policies are, too.
+select version from evsource.append('tenant-2', 'A', expected_version => 1);
+select version from evsource.append('tenant-2', 'A', expected_version => 0);
+select version from evsource.append('tenant-2', 'A', expected_version => 0);
 reset role;
 
 -- The owner is not subject to them, and a role without a policy may do nothing.
