@@ -14,6 +14,10 @@
  * the ack of all.  Nothing is written before there is something to hand out: who
  * polls or waits in vain has no transaction id and leaves no WAL.
  *
+ * A cursor that is locked is not waited for: its partition is passed over, and as
+ * nobody tells when it comes free without anything being done, looked at again
+ * after a while.
+ *
  * Streams with a dead letter are passed over: their events become dead letters
  * behind it.
  *
@@ -60,6 +64,9 @@ PG_FUNCTION_INFO_V1(evsource_fetch_events);
 /* where commits do not wake us (ms) */
 #define COPY_TIMEOUT		1000
 
+/* when what another transaction had locked is looked at again (ms) */
+#define LOCKED_TIMEOUT		200
+
 /* How often somebody else may have been faster, before it is time to sleep. */
 #define MAX_LOOKS			100
 
@@ -73,6 +80,32 @@ typedef enum Look
 
 /* ---- which partition ---- */
 
+/* Not free for us, for the rest of this look: somebody has it, and has not said so yet. */
+static void
+note_locked(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *cursor)
+{
+	MemoryContext look = MemoryContextSwitchTo(MemoryContextGetParent(fetch->context));
+
+	fetch->locked_in = subscription->definition;
+	fetch->locked = bms_add_member(fetch->locked, cursor->partition);
+	MemoryContextSwitchTo(look);
+}
+
+static void
+pass_over_locked(EvsFetch *fetch, EvsSubscription *subscription)
+{
+	if (fetch->locked_in != subscription->definition)
+	{
+		bms_free(fetch->locked);
+		fetch->locked = NULL;
+	}
+	for (int i = 0; i < subscription->ncursors; i++)
+	{
+		if (bms_is_member(subscription->cursors[i].partition, fetch->locked))
+			subscription->cursors[i].is_free = false;
+	}
+}
+
 /* A cursor that somebody was faster to change may be locked all the same. */
 static bool
 claim_cursor(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *cursor,
@@ -81,6 +114,8 @@ claim_cursor(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCurs
 	bool		claimed = evs_cursor_claim(subscription, cursor, fetch->consumer, claim);
 
 	fetch->has_locks |= TransactionIdIsValid(GetTopTransactionIdIfAny());
+	if (!claimed)
+		note_locked(fetch, subscription, cursor);
 	return claimed;
 }
 
@@ -262,7 +297,8 @@ is_blocked(const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 static void
 note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 {
-	fetch->due = 0;
+	fetch->due = fetch->locked == NULL ? 0 :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_TIMEOUT);
 	for (int i = 0; i < subscription->ncursors; i++)
 	{
 		const EvsCursor *cursor = &subscription->cursors[i];
@@ -317,6 +353,7 @@ look_once(EvsFetch *fetch)
 	MemoryContextReset(fetch->context);
 	caller = MemoryContextSwitchTo(fetch->context);
 	subscription = evs_subscription_load(fetch->name, fetch->consumer);
+	pass_over_locked(fetch, subscription);
 	safe = evs_horizon_safe_position();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	look = look_with(fetch, subscription, safe, snapshot);
@@ -329,6 +366,8 @@ look_once(EvsFetch *fetch)
 static bool
 look(EvsFetch *fetch)
 {
+	bms_free(fetch->locked);
+	fetch->locked = NULL;
 	for (int i = 0; i < MAX_LOOKS; i++)
 	{
 		Look		result = look_once(fetch);

@@ -6,6 +6,7 @@
 
 #include "evsource.h"
 
+#include "nodes/bitmapset.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
 
@@ -27,6 +28,8 @@ typedef struct EvsFetch
 	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
 	bool		blocked;		/* there are events that are not safe to read yet */
 	bool		has_locks;		/* cursors may be locked by this transaction */
+	Bitmapset  *locked;			/* partitions that another transaction has */
+	int			locked_in;		/* ... when the definition had this number */
 	text	   *category;		/* the only one that is wanted, or NULL */
 } EvsFetch;
 

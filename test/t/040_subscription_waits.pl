@@ -87,6 +87,15 @@ foreach my $preload ('', 'evsource')
 	$wait->('some');
 	is($ended->(), 'some-5', "$mode: and so does the end of its lease");
 
+	# another consumer that had it in a transaction, and takes it back
+	$sql->(q{select evsource.append('some-6', 'Written')});
+	my $other = $node->background_psql('postgres');
+	$other->query_safe($_) for q{begin}, q{select from evsource.fetch_events('some')};
+	$wait->('some');
+	$other->query_safe(q{rollback});
+	is($ended->(), 'some-6', "$mode: and a transaction that gives it back without a word");
+	$other->quit;
+
 	# ends without events
 	$wait->('some', '100 ms');
 	is($ended->(), '', "$mode: the time is over");
