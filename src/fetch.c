@@ -294,6 +294,23 @@ is_blocked(const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 	return blocked;
 }
 
+/* The one category that is wanted, or NULL, for as long as the call lasts. */
+static void
+note_category(EvsFetch *fetch, const EvsFilter *filter)
+{
+	text	   *category = filter->ncategories == 1 ? filter->categories[0] : NULL;
+	Size		size = category == NULL ? 0 : VARSIZE_ANY(category);
+
+	if (fetch->category != NULL)
+		pfree(fetch->category);
+	fetch->category = NULL;
+	if (category != NULL)
+	{
+		fetch->category = MemoryContextAlloc(MemoryContextGetParent(fetch->context), size);
+		memcpy(fetch->category, category, size);
+	}
+}
+
 static void
 note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 {
@@ -308,6 +325,7 @@ note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, S
 			fetch->due = cursor->free_at;
 	}
 	fetch->blocked = is_blocked(subscription, safe, snapshot);
+	note_category(fetch, &subscription->filter);
 }
 
 static Look
@@ -408,19 +426,10 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 	while (!look(fetch) && !fetch->has_locks && milliseconds_until(until) > 0)
 	{
 		/* from the change on everything wakes us, so look again after it */
-		if (evs_wakeup_want_all(fetch->blocked))
+		if (evs_wakeup_want(fetch->category, fetch->blocked))
 			continue;
 		sleep_until(fetch, until);
 	}
-}
-
-/* The one category that a subscription wants, or NULL. */
-static text *
-only_category(const char *name, const char *consumer)
-{
-	const EvsSubscription *subscription = evs_subscription_load(name, consumer);
-
-	return subscription->filter.ncategories == 1 ? subscription->filter.categories[0] : NULL;
 }
 
 static void
@@ -428,7 +437,7 @@ wait_and_fetch(EvsFetch *fetch, int64 wait_ms)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait_ms);
 
-	evs_wakeup_register_subscription(fetch->name, only_category(fetch->name, fetch->consumer));
+	evs_wakeup_register_subscription(fetch->name, fetch->category);
 	PG_TRY();
 	{
 		wait_for_events(fetch, until);

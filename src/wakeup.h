@@ -76,10 +76,11 @@ extern void evs_wakeup_register_daemon(void);
  * For a subscription, and for events: of one category, if one is given.  Such a
  * registration lets the process sleep while others append; but the events of
  * its category may be committed and not yet safe to read, because of an open
- * append to any other.  Who finds that must want all until it is over.
+ * append to any other.  Who finds that must want all until it is over.  And a
+ * subscription may be changed to another category, or to several, meanwhile.
  */
 extern void evs_wakeup_register_subscription(const char *subscription, const text *category);
-extern bool evs_wakeup_want_all(bool all);	/* was it otherwise? */
+extern bool evs_wakeup_want(const text *category, bool all);	/* was it otherwise? */
 extern void evs_wakeup_unregister(void);
 extern bool evs_wakeup_needs_transaction(void);
 

@@ -129,6 +129,28 @@ release_locks(void)
 	CurrentResourceOwner = old_owner;
 }
 
+static uint32
+hash_of(const text *category)
+{
+	return category == NULL ? 0 :
+		evs_channel_category(VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
+}
+
+static void
+set_wanted(const text *category, bool all)
+{
+	wants_all = all;
+	registered_category = category != NULL;
+	wanted_category = hash_of(category);
+}
+
+static bool
+is_wanted(const text *category, bool all)
+{
+	return wants_all == all && registered_category == (category != NULL) &&
+		wanted_category == hash_of(category);
+}
+
 static void
 register_channel(uint32 channel, bool all, const text *category)
 {
@@ -141,10 +163,7 @@ register_channel(uint32 channel, bool all, const text *category)
 				 errdetail("This session waits already, and has called a function meanwhile."),
 				 errhint("Do not wait in upcasters.")));
 	registered_channel = channel;
-	wants_all = all;
-	registered_category = category != NULL;
-	wanted_category = category == NULL ? 0 :
-		evs_channel_category(VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
+	set_wanted(category, all);
 	if (shared != NULL)
 		publish_entry(shared);
 	else
@@ -177,15 +196,16 @@ evs_wakeup_register_subscription(const char *subscription, const text *category)
 }
 
 bool
-evs_wakeup_want_all(bool all)
+evs_wakeup_want(const text *category, bool all)
 {
 	EvsShared  *shared = evs_shmem();
 
 	Assert(registered);
-	if (shared == NULL || !registered_category || all == wants_all)
+	/* the locks are those of all events in any case */
+	if (shared == NULL || is_wanted(category, all || category == NULL))
 		return false;
 	withdraw_entry();
-	wants_all = all;
+	set_wanted(category, all || category == NULL);
 	publish_entry(shared);
 	registered = true;
 	return true;

@@ -96,6 +96,27 @@ foreach my $preload ('', 'evsource')
 	is($ended->(), 'some-6', "$mode: and a transaction that gives it back without a word");
 	$other->quit;
 
+	# what is wanted changes under who waits
+	$wait->('some', '20 s');
+	$sql->(q{select evsource.alter_subscription('some', categories => '{given}')});
+	$sql->(q{select evsource.append('given-1', 'Written')});
+	is($ended->(), 'given-1', "$mode: an append to a category that it was given meanwhile");
+	$wait->('some', '20 s');
+	$sql->(q{select evsource.alter_subscription('some', categories => '{some,given}')});
+	$sql->(q{select evsource.append('some-7', 'Written')});
+	is($ended->(), 'some-7', "$mode: or to one of two");
+	$wait->('some', '20 s');
+	$sql->(q{select evsource.alter_subscription('some', categories => '{some}')});
+	$sql->(q{select evsource.append('given-2', 'Written')});
+	is($sql->($asleep), 1, "$mode: not to one that was taken from it");
+	$sql->(q{select evsource.seek_subscription('some', (select position - 1 from evsource.events where stream = 'some-7'))});
+	is($ended->(), 'some-7', "$mode: what is to be handed out again");
+	$sql->(q{select evsource.alter_subscription('some', max_attempts => 1)}, q{select evsource.append('some-8', 'Written')},
+		q{select evsource.nack(receipt) from evsource.fetch_events('some')}, q{select from evsource.fetch_events('some')});
+	$wait->('some', '20 s');
+	$sql->(q{select evsource.retry_subscription_dead_letters('some')});
+	is($ended->(), 'some-8', "$mode: and a dead letter that is tried again");
+
 	# ends without events
 	$wait->('some', '100 ms');
 	is($ended->(), '', "$mode: the time is over");
