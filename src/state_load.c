@@ -25,6 +25,9 @@
 #include "snapshot_history.h"
 #include "snapshots.h"
 
+/* As many events are folded before it is worth looking for a newer snapshot. */
+#define PATIENCE 100
+
 static TimestampTz
 time_of(const EvsEvent *event)
 {
@@ -126,26 +129,60 @@ fold_event(EvsFolder *folder, EvsState *state, const EvsEvent *event, const EvsS
 	state->seen_position = event->position;
 }
 
+/* Can a state at that point have been computed from this row's? */
+static bool
+is_before(const EvsSnapshot *row, const EvsStateAt *at)
+{
+	return row->version <= at->version && (!at->has_time || row->occurred_at < at->before);
+}
+
+/* Has somebody saved a state that is further on than this one, and of use? */
+static bool
+take_newer_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
+			   Snapshot snapshot, EvsState *state)
+{
+	EvsProjection *projection = folder->projection;
+	EvsSnapshot row;
+
+	if (!projection->policy.restore_from_snapshot ||
+		!evs_snapshot_read(projection->name, stream, snapshot, &row) ||
+		row.version <= state->seen_version || !is_before(&row, at) ||
+		row.state_version != projection->state_version ||
+		!evs_snapshot_accept(projection, stream, &row))
+		return false;
+	take_row(state, &row);
+	state->restores++;
+	return true;
+}
+
 /*
- * Fold what the stream has after the state.  False, without having done
- * anything, if the stream does not have the event that the state has seen last.
+ * Fold what the stream has after the state.  False if the stream does not have
+ * the event that the state has seen last.  After so many events as patience says
+ * (0: however many they are) go on from a newer snapshot if there is one.
  */
 static bool
 fold_tail(EvsFolder *folder, text *stream, const EvsStateAt *at,
-		  Snapshot snapshot, EvsState *state)
+		  Snapshot snapshot, int patience, EvsState *state)
 {
 	EvsScan    *scan = evs_scan_stream(stream, state->seen_version, at->version,
 									   false, snapshot);
 	bool		confirmed = confirms(scan, state);
+	bool		overtaken = false;
 	EvsEvent	event;
 
 	if (confirmed)
 	{
 		start(folder, state);
-		while (evs_scan_next(scan, &event))
+		while (!overtaken && evs_scan_next(scan, &event))
+		{
 			fold_event(folder, state, &event, at);
+			if (patience > 0 && --patience == 0)
+				overtaken = take_newer_row(folder, stream, at, snapshot, state);
+		}
 	}
 	evs_scan_end(scan);
+	if (overtaken)
+		return fold_tail(folder, stream, at, snapshot, 0, state);
 	return confirmed;
 }
 
@@ -179,13 +216,6 @@ fold_from(EvsFolder *folder, text *stream, int64 version, bool whole,
 	return started;
 }
 
-/* Can a state at that point have been computed from this row's? */
-static bool
-is_before(const EvsSnapshot *row, const EvsStateAt *at)
-{
-	return row->version <= at->version && (!at->has_time || row->occurred_at < at->before);
-}
-
 /* Begin with a row that is before the point, if it can be used. */
 static bool
 fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
@@ -200,7 +230,7 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		return false;
 	}
 	take_row(state, row);
-	if (!fold_tail(folder, stream, at, snapshot, state))
+	if (!fold_tail(folder, stream, at, snapshot, 0, state))
 	{
 		forget(state);
 		state->rejections++;
@@ -308,12 +338,14 @@ void
 evs_state_load_stream(EvsFolder *folder, text *stream, const EvsStateAt *at,
 					  Snapshot snapshot, EvsState *state)
 {
-	/* a state that stands for truncated events has seen no event to confirm it */
-	if (state->seen_position > 0)
-	{
-		if (fold_tail(folder, stream, at, snapshot, state))
-			return;
-	}
+	/*
+	 * A state that stands for truncated events has seen no event to confirm it.
+	 * One that has been here for long may be further from the end of the stream
+	 * than the snapshot is.
+	 */
+	if (state->seen_position > 0 &&
+		fold_tail(folder, stream, at, snapshot, PATIENCE, state))
+		return;
 	if (state->seen_version > 0)
 		forget(state);
 	if (fold_from_snapshot(folder, stream, at, snapshot, state) ||
