@@ -125,6 +125,8 @@ OBJS = \
 	src/daemon_admin.o \
 	src/capture.o \
 	src/capture_definition.o \
+	src/capture_names.o \
+	src/capture_registry.o \
 	src/capture_plan.o \
 	src/capture_json.o \
 	src/capture_row.o \

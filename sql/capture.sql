@@ -1,5 +1,46 @@
 -- capture.sql: changes of tables become events. See src/capture.c.
 
+-- What a row means, whatever it is called: see src/capture_names.c.
+create type evsource._table_name;
+create function evsource._table_name_in(cstring) returns evsource._table_name
+    language c stable strict as 'MODULE_PATHNAME', 'evsource_table_name_in';
+create function evsource._table_name_out(evsource._table_name) returns cstring
+    language c stable strict as 'MODULE_PATHNAME', 'evsource_table_name_out';
+create type evsource._table_name (
+    input = evsource._table_name_in, output = evsource._table_name_out, like = pg_catalog.oid);
+create cast (pg_catalog.oid as evsource._table_name) without function;
+create cast (evsource._table_name as pg_catalog.oid) without function;
+create type evsource._role_name;
+create function evsource._role_name_in(cstring) returns evsource._role_name
+    language c stable strict as 'MODULE_PATHNAME', 'evsource_role_name_in';
+create function evsource._role_name_out(evsource._role_name) returns cstring
+    language c stable strict as 'MODULE_PATHNAME', 'evsource_role_name_out';
+create type evsource._role_name (
+    input = evsource._role_name_in, output = evsource._role_name_out, like = pg_catalog.oid);
+create cast (pg_catalog.oid as evsource._role_name) without function;
+create cast (evsource._role_name as pg_catalog.oid) without function;
+comment on type evsource._table_name is 'Internal: a table; its name in a dump.';
+comment on function evsource._table_name_in(cstring) is 'Internal: input of a type.';
+comment on function evsource._table_name_out(evsource._table_name) is 'Internal: output of a type.';
+comment on type evsource._role_name is 'Internal: a role; its name in a dump.';
+comment on function evsource._role_name_in(cstring) is 'Internal: input of a type.';
+comment on function evsource._role_name_out(evsource._role_name) is 'Internal: output of a type.';
+
+-- Who appends what the triggers of a table with these arguments capture. Without a
+-- key: a dump may know of tables that it does not have.
+create table evsource.captures (
+    relation   evsource._table_name not null,
+    arguments  text[] not null,
+    registrant evsource._role_name not null
+);
+comment on table evsource.captures is 'With whose rights tables are captured. Written when a capture is registered, never by hand.';
+create trigger captures_changed
+    after insert or update or delete or truncate on evsource.captures
+    for each statement execute function evsource._changed();
+alter table evsource.captures enable always trigger captures_changed;
+select pg_catalog.pg_extension_config_dump('evsource.captures',
+    'where relation::pg_catalog.oid in (select oid from pg_catalog.pg_class)');
+
 create function evsource.capture() returns trigger
     language c as 'MODULE_PATHNAME', 'evsource_capture';
 comment on function evsource.capture() is
@@ -30,7 +71,9 @@ comment on function evsource._trigger_arguments(oid) is 'Internal: the arguments
 create view evsource.captured_tables as
     select pg_catalog.format('%I.%I', n.nspname, c.relname) as table_name,
         a.category, a.key_columns, a.exclude_columns,
-        coalesce(a.registrant, pg_catalog.pg_get_userbyid(c.relowner)::text) as captured_by,
+        (select pg_catalog.pg_get_userbyid(r.registrant::pg_catalog.oid)::text from evsource.captures r
+         where r.relation::pg_catalog.oid = t.tgrelid and r.arguments = a.words
+             and r.registrant::pg_catalog.oid <> 0 limit 1) as captured_by,
         t.tgenabled <> 'D' as enabled
     from pg_catalog.pg_trigger t
         join pg_catalog.pg_proc p on p.oid = t.tgfoid
@@ -43,24 +86,30 @@ create view evsource.captured_tables as
                     where w.place > 1 and w.place < coalesce(e.at, r.at, w.place + 1)) as key_columns,
                 coalesce(pg_catalog.array_agg(w.word order by w.place) filter (
                     where w.place > e.at and w.place < coalesce(r.at, w.place + 1)), '{}') as exclude_columns,
-                pg_catalog.max(w.word) filter (where w.place > r.at) as registrant
+                s.words
             from (select evsource._trigger_arguments(t.oid) as words offset 0) s
                 cross join lateral (select pg_catalog.array_position(s.words, '--exclude') as at) e
                 cross join lateral (select pg_catalog.array_position(s.words, '--as') as at) r
                 cross join lateral pg_catalog.unnest(s.words) with ordinality w (word, place)
-            group by e.at, r.at) a
+            group by s.words, e.at, r.at) a
     where pn.nspname = 'evsource' and p.proname = 'capture'
         and t.tgtype & 1 = 1        -- for each row
         and not c.relispartition;
 comment on view evsource.captured_tables is 'The tables whose changes are captured, and how.';
 
--- Who creates such a trigger by hand must be able to act as the role that it names.
+-- Who creates such a trigger by hand registers it, and must be able to act as the role
+-- that it names, or as the table's owner.
 create function evsource._guard_captures() returns event_trigger
     language c as 'MODULE_PATHNAME', 'evsource_guard_captures';
-comment on function evsource._guard_captures() is 'Internal: refuses captures with rights that their creator does not have.';
+comment on function evsource._guard_captures() is 'Internal: registers captures, refuses those with rights that their creator does not have, and forgets those that are dropped.';
 create event trigger evsource_guard_captures on ddl_command_end
-    when tag in ('CREATE TRIGGER')
+    when tag in ('CREATE TRIGGER', 'CREATE SCHEMA')
     execute function evsource._guard_captures();
 alter event trigger evsource_guard_captures enable always;
-comment on event trigger evsource_guard_captures is 'Refuses captures with rights that their creator does not have.';
+comment on event trigger evsource_guard_captures is 'Registers captures; refuses captures with rights that their creator does not have.';
 
+create event trigger evsource_forget_captures on sql_drop
+    when tag in ('DROP TRIGGER', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')
+    execute function evsource._guard_captures();
+alter event trigger evsource_forget_captures enable always;
+comment on event trigger evsource_forget_captures is 'Forgets the captures of tables and triggers that are dropped.';

@@ -102,7 +102,8 @@ capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger, Oid role)
  *
  * Errors: 39P01 as a trigger of another kind, 22023 for other arguments, 42703
  * when a key column is gone, 23502 when one is null, 42704 when the role is gone,
- * 42501 when the role may not append, and what an append raises.
+ * 42501 when nobody has registered the trigger or the role may not append, and what
+ * an append raises.
  */
 Datum
 evsource_capture(PG_FUNCTION_ARGS)
@@ -123,7 +124,7 @@ evsource_capture(PG_FUNCTION_ARGS)
 		refuse_trigger(trigger);
 
 	plan = evs_capture_plan(trigger);
-	role = evs_capture_role(plan, trigger->tg_relation);
+	role = evs_capture_role(plan, trigger);
 	if (TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
 		capture_row(plan, trigger, role);
 	else

@@ -18,7 +18,7 @@ typedef struct EvsCaptureDefinition
 	const char *category;
 	List	   *key;			/* names of columns, at least one */
 	List	   *exclude;		/* names of columns */
-	const char *registrant;		/* the role that appends; NULL: the table's owner */
+	const char *as;				/* the role to append; NULL: the table's owner */
 } EvsCaptureDefinition;
 
 /* Words among the arguments, which are no names of columns. */
@@ -28,6 +28,20 @@ typedef struct EvsCaptureDefinition
 /* Errors: 22023 when they are not what evsource.capture takes. */
 extern void evs_capture_parse(char *const *arguments, int count,
 							  EvsCaptureDefinition *definition);
+
+/*
+ * Who has registered the capture of a table, or of one that it is a partition of, by
+ * a trigger with these arguments (capture_registry.c).  InvalidOid: nobody has, or it
+ * is a role that was not there when a dump was restored.
+ */
+extern Oid	evs_capture_registered(Oid relid, char *const *arguments, int count);
+
+/* The caller has checked that who asks for it can act as that role. */
+extern void evs_capture_register(Oid relid, char *const *arguments, int count, Oid registrant);
+
+/* Forget a table's captures; those of what was dropped, in an event trigger. */
+extern void evs_capture_unregister(Oid relid);
+extern void evs_capture_forget_dropped(void);
 
 /* 22023 unless it can be the category of captured rows. */
 extern void evs_capture_check_category(const char *category);
@@ -50,7 +64,7 @@ typedef struct EvsCapturePlan
 	Oid			relid;
 	bool		is_heap;		/* its rows know their commands */
 	const char *category;
-	const char *registrant;		/* NULL: the table's owner */
+	Oid			registrant;		/* who appends; of a trigger's plan only */
 	text	   *inserted;		/* types of events */
 	text	   *updated;
 	text	   *deleted;
@@ -71,8 +85,11 @@ extern EvsCapturePlan *evs_capture_plan(const TriggerData *trigger);
 extern EvsCapturePlan *evs_capture_make_plan(Relation table,
 											 const EvsCaptureDefinition *definition);
 
-/* The role that appends what is captured of the table; 42704 when it is gone. */
-extern Oid	evs_capture_role(const EvsCapturePlan *plan, Relation table);
+/*
+ * The role that appends what the trigger captures.  Errors: 42501 when it is not
+ * registered, 42704 when the role is gone.
+ */
+extern Oid	evs_capture_role(const EvsCapturePlan *plan, const TriggerData *trigger);
 
 extern void evs_capture_plan_init(void);
 

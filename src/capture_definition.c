@@ -3,10 +3,9 @@
  *
  *	evsource.capture('line', 'order_id', 'number', '--exclude', 'note', '--as', 'ann')
  *
- * The trigger is all there is of a capture: a dump holds it, the table may be
- * renamed, and partitions inherit it.  Who appends is therefore written there as
- * well, and it is checked when a trigger is created (evsource_guard_captures, in
- * capture_guard.c) that its creator may act as that role.
+ * They tell how the table is captured: a dump holds them, the table may be renamed,
+ * and partitions inherit them.  Who appends is asked for there as well, but granted
+ * elsewhere (capture_registry.c).
  */
 #include "capture.h"
 
@@ -54,7 +53,7 @@ evs_capture_parse(char *const *arguments, int count, EvsCaptureDefinition *defin
 		{
 			if (i != count - 2)
 				refuse("\"%s\" is not followed by one role, the last argument.", arguments[i]);
-			definition->registrant = arguments[++i];
+			definition->as = arguments[++i];
 		}
 		else if (strncmp(arguments[i], "--", 2) == 0)
 			refuse("\"%s\" is not known.", arguments[i]);

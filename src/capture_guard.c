@@ -1,80 +1,143 @@
 /*
  * capture_guard.c - nobody captures with rights that are not theirs.
  *
- * A capture trigger says itself which role appends (capture_definition.c), or
- * leaves it to the table's owner.  So who creates one must be able to act as that
- * role.  PostgreSQL asks for the right to create triggers on the table and to
- * execute the function; this event trigger asks for the rest.  It follows that
- * the right to execute evsource.capture() gives nothing to a role that it does
- * not have anyway: a role that adds partitions may be granted it.
+ * A trigger by hand is registered when it is created (capture_registry.c): for the
+ * role that it names, or for the table's owner.  Its creator must be able to act as
+ * that role.  PostgreSQL asks for the right to create triggers on the table and to
+ * execute the function; this event trigger asks for the rest.  It follows that the
+ * right to execute evsource.capture() gives nothing to a role that it does not have
+ * anyway: a role that adds partitions may be granted it.
+ *
+ * The event trigger looks at the triggers that a command has made, not at the
+ * command: CREATE SCHEMA may hold CREATE TRIGGER.  What it does not see is not
+ * registered, and is refused when it fires.
+ *
+ * A dump has the records before the triggers, and they stay.  Where it has none (a dump
+ * of the schema only, of one table), the triggers are registered as if by hand.
  *
  * Triggers that partitions get from their table are no commands of their own.
- * Event triggers can be turned off by superusers only, who may do anything.
  */
 #include "capture.h"
 
+#include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
-#include "nodes/value.h"
-#include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 #include "catalog.h"
+#include "query.h"
 #include "relations.h"
 
 PG_FUNCTION_INFO_V1(evsource_guard_captures);
 
-static void
-check_trigger(const CreateTrigStmt *statement)
+/* The role that would append; InvalidOid when it is not there (yet). */
+static Oid
+role_asked_for(Oid relid, const EvsCaptureDefinition *definition)
 {
-	char	  **arguments = palloc(Max(list_length(statement->args), 1) * sizeof(char *));
-	int			count = 0;
+	if (definition->as == NULL)
+		return evs_relation_owner(relid);
+	/* a superuser restores a dump, perhaps before it restores the roles */
+	return get_role_oid(definition->as, superuser());
+}
+
+static void
+check_trigger(Oid relid, const Trigger *trigger)
+{
 	EvsCaptureDefinition definition;
-	ListCell   *cell;
+	Oid			registered = evs_capture_registered(relid, trigger->tgargs, trigger->tgnargs);
 	Oid			role;
 
-	foreach(cell, statement->args)
-		arguments[count++] = strVal(lfirst(cell));
-	evs_capture_parse(arguments, count, &definition);
-
-	/* a superuser restores a dump, perhaps before it restores the roles */
-	if (superuser())
+	evs_capture_parse(trigger->tgargs, trigger->tgnargs, &definition);
+	role = OidIsValid(registered) ? registered : role_asked_for(relid, &definition);
+	if (!OidIsValid(role))
 		return;
-	role = definition.registrant != NULL ? get_role_oid(definition.registrant, false) :
-		evs_relation_owner(RangeVarGetRelid(statement->relation, NoLock, false));
 	if (!has_privs_of_role(GetUserId(), role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to capture with the rights of role \"%s\"",
-						GetUserNameFromId(role, false)),
-				 errdetail("Trigger \"%s\" would append events as that role.", statement->trigname),
+						GetUserNameFromId(role, true)),
+				 errdetail("Trigger \"%s\" would append events as that role.", trigger->tgname),
 				 errhint("Call evsource.capture_table(): it captures with the rights of its caller.")));
+	if (!OidIsValid(registered))
+		evs_capture_register(relid, trigger->tgargs, trigger->tgnargs, role);
+}
+
+/* The capture triggers of a table among those that were created. */
+static void
+check_table(Oid relid, List *created)
+{
+	/* whoever created them has it locked */
+	Relation	table = table_open(relid, NoLock);
+
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &table->trigdesc->triggers[i];
+
+		if (trigger->tgfoid == evs_catalog()->capture && list_member_oid(created, trigger->tgoid))
+			check_trigger(relid, trigger);
+	}
+	table_close(table, NoLock);
+}
+
+static void
+check_created(void)
+{
+	static EvsQuery find = {
+		"select t.oid, t.tgrelid from pg_catalog.pg_event_trigger_ddl_commands() c"
+		" join pg_catalog.pg_trigger t on t.oid = c.objid"
+		" where c.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass",
+		0, {0}, SPI_OK_SELECT
+	};
+	EvsQueryResult result;
+	List	   *created = NIL;
+	List	   *tables = NIL;
+	ListCell   *cell;
+
+	evs_query_begin(&find, NULL, NULL, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(result.context);
+		bool		isnull;
+
+		created = lappend_oid(created, DatumGetObjectId(SPI_getbinval(result.rows[row], result.tupdesc, 1, &isnull)));
+		tables = list_append_unique_oid(tables, DatumGetObjectId(SPI_getbinval(result.rows[row], result.tupdesc, 2, &isnull)));
+		MemoryContextSwitchTo(old);
+	}
+	evs_query_end(&result);
+
+	foreach(cell, tables)
+		check_table(lfirst_oid(cell), created);
 }
 
 /*
- * evsource._guard_captures() returns event_trigger, after CREATE TRIGGER.
+ * evsource._guard_captures() returns event_trigger, after commands that create
+ * triggers and those that drop them or their tables.
  *
  * Errors: 42501, and 22023 for arguments that evsource.capture does not take.
  */
 Datum
 evsource_guard_captures(PG_FUNCTION_ARGS)
 {
-	CreateTrigStmt *statement;
+	EventTriggerData *data;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" was not called as an event trigger",
 						get_func_name(fcinfo->flinfo->fn_oid)),
-				 errhint("It is for the event trigger evsource_guard_captures only.")));
+				 errhint("It is for the event triggers of evsource only.")));
 
-	statement = (CreateTrigStmt *) ((EventTriggerData *) fcinfo->context)->parsetree;
-	if (IsA(statement, CreateTrigStmt) && evs_catalog_exists() &&
-		LookupFuncName(statement->funcname, 0, NULL, true) == evs_catalog()->capture)
-		check_trigger(statement);
+	data = (EventTriggerData *) fcinfo->context;
+	if (!evs_catalog_exists())
+		PG_RETURN_NULL();
+	if (strcmp(data->event, "sql_drop") == 0)
+		evs_capture_forget_dropped();
+	else
+		check_created();
 	PG_RETURN_NULL();
 }

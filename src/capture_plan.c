@@ -10,13 +10,14 @@
 
 #include "access/tableam.h"
 #include "catalog/pg_attribute.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
+#include "catalog.h"
 #include "relations.h"
 
 /* attgenerated of a column that is not stored: PostgreSQL 18 */
@@ -31,6 +32,9 @@ typedef struct Kept
 } Kept;
 
 static HTAB *kept_plans = NULL;
+
+/* the table of records, as it was when the newest plan was made */
+static Oid	captures = InvalidOid;
 
 /*
  * The beginning of the types' names: "order_line" gives "OrderLine".  Letters
@@ -132,8 +136,6 @@ evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
 	plan->relid = RelationGetRelid(table);
 	plan->is_heap = table->rd_tableam == GetHeapamTableAmRoutine();
 	plan->category = pstrdup(definition->category);
-	if (definition->registrant != NULL)
-		plan->registrant = pstrdup(definition->registrant);
 	plan->inserted = cstring_to_text(psprintf("%sInserted", prefix));
 	plan->updated = cstring_to_text(psprintf("%sUpdated", prefix));
 	plan->deleted = cstring_to_text(psprintf("%sDeleted", prefix));
@@ -173,8 +175,12 @@ evs_capture_plan(const TriggerData *trigger)
 
 	PG_TRY();
 	{
+		captures = evs_catalog()->captures;
 		evs_capture_parse(trigger->tg_trigger->tgargs, trigger->tg_trigger->tgnargs, &definition);
 		plan = evs_capture_make_plan(trigger->tg_relation, &definition);
+		plan->registrant = evs_capture_registered(RelationGetRelid(trigger->tg_relation),
+												  trigger->tg_trigger->tgargs,
+												  trigger->tg_trigger->tgnargs);
 	}
 	PG_CATCH();
 	{
@@ -189,21 +195,24 @@ evs_capture_plan(const TriggerData *trigger)
 }
 
 Oid
-evs_capture_role(const EvsCapturePlan *plan, Relation table)
+evs_capture_role(const EvsCapturePlan *plan, const TriggerData *trigger)
 {
-	Oid			role;
-
-	if (plan->registrant == NULL)
-		return table->rd_rel->relowner;
-	role = get_role_oid(plan->registrant, true);
-	if (!OidIsValid(role))
+	if (!OidIsValid(plan->registrant))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to capture changes of table \"%s\"",
+						RelationGetRelationName(trigger->tg_relation)),
+				 errdetail("Nobody is registered for trigger \"%s\": it was created while the event trigger evsource_guard_captures was off, or restored where its role was missing.",
+						   trigger->tg_trigger->tgname),
+				 errhint("Capture the table anew: evsource.capture_table(..., if_exists => 'alter').")));
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(plan->registrant)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role \"%s\" does not exist", plan->registrant),
-				 errdetail("The changes of table \"%s\" are captured with its rights.",
-						   RelationGetRelationName(table)),
+				 errmsg("the role that captures table \"%s\" does not exist",
+						RelationGetRelationName(trigger->tg_relation)),
+				 errdetail("Trigger \"%s\" appends with its rights.", trigger->tg_trigger->tgname),
 				 errhint("Capture the table as another role: evsource.capture_table(..., if_exists => 'alter').")));
-	return role;
+	return plan->registrant;
 }
 
 static void
@@ -216,7 +225,7 @@ relation_changed(Datum arg, Oid relid)
 		return;
 	hash_seq_init(&status, kept_plans);
 	while ((kept = hash_seq_search(&status)) != NULL)
-		if (relid == InvalidOid || relid == kept->relid)
+		if (relid == InvalidOid || relid == kept->relid || relid == captures)
 			kept->valid = false;
 }
 

@@ -1,14 +1,15 @@
 /*
  * capture_table.c - create and drop the triggers that capture a table.
  *
- * A capture is its triggers and nothing else:
+ * A capture is its triggers, and the record of who has registered it
+ * (capture_registry.c):
  *
  *	evsource_capture			after each row: captures it
  *	evsource_capture_truncate	after TRUNCATE: captures that
  *	evsource_capture_begin		before a statement: loads the library
  *
  * They are created as the caller, who needs the right to do so (TRIGGER on the
- * table), and name the caller as the one who appends.  Creating them takes
+ * table), and is registered as the one who appends.  Creating them takes
  * ShareRowExclusiveLock, which writers wait for until the transaction ends: so a
  * backfill in the same transaction finds every row that the triggers do not see.
  */
@@ -216,34 +217,41 @@ qualified_name(Relation table)
 									  RelationGetRelationName(table));
 }
 
-static void
-append_argument(StringInfo arguments, const char *argument)
+/* The arguments of the triggers; returns how many. */
+static int
+arguments_of(const EvsCaptureDefinition *definition, char ***arguments)
 {
-	appendStringInfo(arguments, "%s%s", arguments->len > 0 ? ", " : "",
-					 quote_literal_cstr(argument));
+	List	   *words = list_make1(unconstify(char *, definition->category));
+	ListCell   *cell;
+	int			count = 0;
+
+	words = list_concat(words, definition->key);
+	if (definition->exclude != NIL)
+		words = list_concat(lappend(words, EVS_CAPTURE_EXCLUDE), definition->exclude);
+	words = lappend(lappend(words, EVS_CAPTURE_AS), unconstify(char *, definition->as));
+
+	*arguments = palloc(list_length(words) * sizeof(char *));
+	foreach(cell, words)
+		(*arguments)[count++] = lfirst(cell);
+	return count;
 }
 
+/* The record first: it is looked for when a trigger is created. */
 static void
 create_triggers(Relation table, const EvsCaptureDefinition *definition)
 {
-	StringInfoData arguments;
-	ListCell   *cell;
+	StringInfoData list;
+	char	  **arguments;
+	int			count = arguments_of(definition, &arguments);
 
-	initStringInfo(&arguments);
-	append_argument(&arguments, definition->category);
-	foreach(cell, definition->key)
-		append_argument(&arguments, lfirst(cell));
-	if (definition->exclude != NIL)
-		append_argument(&arguments, EVS_CAPTURE_EXCLUDE);
-	foreach(cell, definition->exclude)
-		append_argument(&arguments, lfirst(cell));
-	append_argument(&arguments, EVS_CAPTURE_AS);
-	append_argument(&arguments, definition->registrant);
-
+	evs_capture_register(RelationGetRelid(table), arguments, count, GetUserId());
+	initStringInfo(&list);
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&list, "%s%s", i > 0 ? ", " : "", quote_literal_cstr(arguments[i]));
 	for (int i = 0; i < lengthof(triggers); i++)
 		run_command(psprintf("create trigger %s %s on %s for each %s execute function evsource.capture(%s)",
 							 triggers[i][0], triggers[i][1], qualified_name(table),
-							 triggers[i][2], arguments.data));
+							 triggers[i][2], list.data));
 }
 
 /*
@@ -273,13 +281,10 @@ let_owner_add_partitions(Relation table)
 static void
 drop_triggers(Relation table, const Trigger *capture)
 {
-	EvsCaptureDefinition definition;
+	Oid			registrant = evs_capture_registered(RelationGetRelid(table),
+													capture->tgargs, capture->tgnargs);
 	EvsIdentity identity;
-	Oid			registrant = InvalidOid;
 
-	evs_capture_parse(capture->tgargs, capture->tgnargs, &definition);
-	if (definition.registrant != NULL)
-		registrant = get_role_oid(definition.registrant, true);
 	if (!object_ownercheck(RelationRelationId, RelationGetRelid(table), GetUserId()) &&
 		!(OidIsValid(registrant) && has_privs_of_role(GetUserId(), registrant)))
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(table->rd_rel->relkind),
@@ -292,6 +297,7 @@ drop_triggers(Relation table, const Trigger *capture)
 		run_command(psprintf("drop trigger if exists %s on %s", triggers[i][0],
 							 qualified_name(table)));
 	evs_identity_leave(&identity);
+	evs_capture_unregister(RelationGetRelid(table));
 }
 
 /* What to do when the table is captured already: true to replace that. */
@@ -352,7 +358,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 		definition.key = primary_key(table);
 	definition.exclude = names_of(fcinfo, 3, "exclude_columns");
 	check_columns(table, list_concat_copy(definition.key, definition.exclude));
-	definition.registrant = GetUserNameFromId(GetUserId(), false);
+	definition.as = GetUserNameFromId(GetUserId(), false);
 	/* refuses what a trigger would refuse when it fires */
 	(void) evs_capture_make_plan(table, &definition);
 

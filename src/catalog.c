@@ -111,6 +111,7 @@ evs_catalog(void)
 	fresh.intake_row = find_trigger_function(fresh.schema, "_intake_row");
 	fresh.intake_end = find_trigger_function(fresh.schema, "_intake_end");
 	fresh.replicated_row = find_trigger_function(fresh.schema, "_replicated_row");
+	fresh.captures = find_relation(fresh.schema, "captures");
 	fresh.capture = find_trigger_function(fresh.schema, "capture");
 
 	catalog = fresh;
@@ -166,7 +167,7 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.snapshots || relid == catalog.snapshots_pkey ||
 		relid == catalog.snapshot_parts ||
 		relid == catalog.snapshot_parts_pkey || relid == catalog.store ||
-		relid == catalog.published)
+		relid == catalog.published || relid == catalog.captures)
 		forget_catalog();
 }
 

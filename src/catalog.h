@@ -41,6 +41,7 @@ typedef struct EvsCatalog
 	Oid			intake_row;
 	Oid			intake_end;
 	Oid			replicated_row;
+	Oid			captures;		/* who captures which table */
 	Oid			capture;		/* function of the triggers on captured tables */
 } EvsCatalog;
 

@@ -29,6 +29,12 @@ select evsource.create_projection('orders', handler => 'count_order', tables => 
 select evsource.create_projection('totals', handler => 'total', snapshot_every => 2);
 select evsource.append('order-' || n % 7, 'Placed') from generate_series(1, 100) n;
 select evsource.publish_safe_position();
+create role captor;
+select evsource.grant_access('captor', 'admin');
+create table captured (id int primary key);
+grant all on captured to captor;
+set role captor;
+select evsource.capture_table('captured');
 });
 
 my $expected = holds($old, 'postgres', 'orders');
@@ -53,6 +59,8 @@ is($new->safe_psql('postgres', q{select version from evsource.append('order-1', 
 is($new->safe_psql('postgres', q{select n, evsource.state('totals', 'order-1') from orders where stream = 'order-1'}),
 	'16|{"n": 16}', 'and are dispatched');
 is($new->safe_psql('postgres', 'set role app_reader; select count(*) from evsource.read_all()'), 101, 'readers read');
+is($new->safe_psql('postgres', q{insert into captured values (1); select captured_by, (select count(*) from evsource.events where stream = 'captured-1') from evsource.captured_tables}),
+	'captor|1', 'tables are captured');
 my ($status, $out, $error) = $new->psql('postgres', 'drop extension evsource cascade');
 like($error, qr/its log holds events/, 'the guard stands');
 $new->stop;

@@ -114,6 +114,40 @@ $node->safe_psql('restored', q{set role teller; update shop.lines set v = -v, se
 is($node->safe_psql('restored', q{select version, type, data -> 'changed', data::text like '%secret%' from evsource.events where stream = 'line-3+3' order by version}),
 	qq{1|LineInserted||f\n2|LineUpdated|["v"]|f}, 'and go on');
 
+# A dump may lack a table that is captured, or be restored where a role is missing: what
+# can be captured still is, and the rest is refused.
+$node->safe_psql('bank', q{
+	create role fleeting;
+	select evsource.grant_access('fleeting', 'admin');
+	create table shop.left_out (id int primary key);
+	create table shop.by_hand (id int primary key);
+	create table shop.orphaned (id int primary key);
+	grant trigger on shop.orphaned to fleeting;
+	grant usage on schema shop to fleeting;
+	alter table shop.by_hand owner to registrar;
+	create trigger capture after insert on shop.by_hand for each row execute function evsource.capture('hand', 'id');
+	alter table shop.by_hand owner to postgres;
+	select evsource.capture_table('shop.left_out');
+	set role fleeting;
+	select evsource.capture_table('shop.orphaned')});
+$captures = q{select table_name, captured_by from evsource.captured_tables where table_name like 'shop.%' order by 1};
+my $captured = $node->safe_psql('bank', $captures);
+is($captured, "shop.by_hand|registrar\nshop.left_out|postgres\nshop.lines|registrar\nshop.orphaned|fleeting", 'captures of several roles');
+my @dump = ([ 'pg_dump', '-Fc', '-f', "$dump.part", '-T', 'shop.left_out', 'bank' ], [ 'pg_dump', '-s', '-f', "$dump.schema", 'bank' ]);
+$node->command_ok($_, 'a dump: ' . join(' ', @$_[ 1, 3 .. $#$_ ])) foreach @dump;
+$node->safe_psql('bank', q{alter role fleeting rename to away});
+is($node->safe_psql('bank', $captures), $captured =~ s/fleeting/away/r, 'a role keeps its captures when it is renamed');
+$node->safe_psql('postgres', 'create database part template template0; create database schema_only template template0');
+$node->command_ok([ 'pg_restore', '-O', '-x', '-e', '-d', 'part', "$dump.part" ], 'the part is restored');
+is($node->safe_psql('part', $captures), "shop.by_hand|registrar\nshop.lines|registrar\nshop.orphaned|", 'with its captures');
+my (undef, undef, $why) = $node->psql('part', 'insert into shop.orphaned values (1)');
+like($why, qr/permission denied to capture changes of table "orphaned"/, 'what nobody captures is refused');
+
+# A dump of the schema has no records: whoever restores it registers the triggers.
+$node->safe_psql('bank', q{alter role away rename to fleeting});
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', "$dump.schema", '-d', 'schema_only' ], 'the schema is restored');
+is($node->safe_psql('schema_only', $captures), $captured =~ s/by_hand.registrar/by_hand|postgres/r, 'with its captures, too');
+
 # --- logical replication -------------------------------------------------------
 
 my $subscriber = PostgreSQL::Test::Cluster->new('subscriber');
