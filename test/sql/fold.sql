@@ -76,6 +76,30 @@ select version from evsource.append('account-1', 'Found', '{"lost": false}');
 select evsource.state('lost', 'account-1');
 select evsource.drop_projection('lost');
 
+-- One that does not come to an end is cancelled as any statement is, whoever waits for it.
+create function endless(state jsonb, e evsource.event) returns jsonb language plpgsql as
+$$begin
+    while e.type = 'Endless' loop end loop;
+    return state || '{"ended": true}';
+end$$;
+select evsource.create_projection('endless', 'endless', categories => '{endless}');
+select version from evsource.append('endless-1', 'Short');
+set statement_timeout = '100ms';
+select version from evsource.append('endless-1', 'Endless');
+\echo :LAST_ERROR_SQLSTATE
+reset statement_timeout;
+select evsource.stream_version('endless-1'), evsource.state('endless', 'endless-1');
+select evsource.pause_projection('endless');
+select version from evsource.append('endless-1', 'Endless');
+set statement_timeout = '100ms';
+select evsource.state('endless', 'endless-1');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.resume_projection('endless');
+\echo :LAST_ERROR_SQLSTATE
+reset statement_timeout;
+select evsource.state_at_version('endless', 'endless-1', 1);
+select evsource.drop_projection('endless');
+
 -- A fold may return the state that it was passed, again and again.
 create function keep(state jsonb, e evsource.event) returns jsonb language plpgsql as
 $$begin
