@@ -19,6 +19,7 @@
 
 #include "query.h"
 #include "subscription.h"
+#include "wakeup.h"
 
 /* A cursor's row, locked. */
 typedef struct Row
@@ -150,6 +151,7 @@ evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
 	claim->partition = cursor->partition;
 	if (!lock_row(subscription, cursor, consumer, claim, &row))
 		return false;
+	evs_wakeup_holds_cursor(subscription->name);
 
 	if (row.is_out)
 		count_failure(claim, &row);

@@ -14,9 +14,9 @@
  * the ack of all.  Nothing is written before there is something to hand out: who
  * polls or waits in vain has no transaction id and leaves no WAL.
  *
- * A cursor that is locked is not waited for: its partition is passed over, and as
- * nobody tells when it comes free without anything being done, looked at again
- * after a while.
+ * A cursor that is locked is not waited for: its partition is passed over.  Who has
+ * it wakes us when he acknowledges or is rolled back; if he commits a lease, we do
+ * not know of it before we look again, which is after a while.
  *
  * Streams with a dead letter are passed over: their events become dead letters
  * behind it.
@@ -65,7 +65,7 @@ PG_FUNCTION_INFO_V1(evsource_fetch_events);
 #define COPY_TIMEOUT		1000
 
 /* when what another transaction had locked is looked at again (ms) */
-#define LOCKED_TIMEOUT		200
+#define LOCKED_TIMEOUT		1000
 
 /* How often somebody else may have been faster, before it is time to sleep. */
 #define MAX_LOOKS			100

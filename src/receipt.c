@@ -131,6 +131,7 @@ update_cursor(EvsQuery *query, Receipt *receipt, int nextra, Datum *extra, int64
 
 	if (owner == NULL)
 		return false;
+	evs_wakeup_holds_cursor(receipt->subscription);
 	evs_subscription_check_rights(receipt->subscription, owner);
 	return true;
 }

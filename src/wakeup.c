@@ -48,6 +48,11 @@ static Oid	created_database = InvalidOid;
 static uint32 moved[MAX_MOVED];
 static int	nmoved = 0;
 
+/* what it has locked, and lets go when it is rolled back */
+static uint32 held[MAX_MOVED];
+static int	nheld = 0;
+static bool held_more = false;
+
 /* and to which categories it has appended, by their hashes */
 #define MAX_CATEGORIES		8	/* more: any */
 static uint32 categories[MAX_CATEGORIES];
@@ -234,6 +239,23 @@ evs_wakeup_subscription(const char *subscription)
 }
 
 void
+evs_wakeup_holds_cursor(const char *subscription)
+{
+	uint32		channel = evs_channel_of_subscription(subscription);
+
+	(void) evs_shmem();
+	for (int i = 0; i < nheld; i++)
+	{
+		if (held[i] == channel)
+			return;
+	}
+	if (nheld < MAX_MOVED)
+		held[nheld++] = channel;
+	else
+		held_more = true;
+}
+
+void
 evs_wakeup_daemon(void)
 {
 	channel_moves(evs_channel_of_daemon());
@@ -271,6 +293,15 @@ evs_wakeup_prepared_ended(void)
 	changed = saved;
 }
 
+/* What was locked is all that has moved. */
+static void
+let_go(void)
+{
+	memcpy(moved, held, sizeof(held));
+	nmoved = nheld;
+	changed = held_more;
+}
+
 static void
 transaction_ends(XactEvent event, void *arg)
 {
@@ -283,10 +314,30 @@ transaction_ends(XactEvent event, void *arg)
 			concerns_daemon = false;
 			created_database = InvalidOid;
 			nmoved = 0;
+			if (event == XACT_EVENT_ABORT)
+				let_go();
 			break;
 		default:
 			break;
 	}
+}
+
+/* Part of a transaction is rolled back: it may be the part that has locked it. */
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	uint32		moved_so_far[MAX_MOVED];
+	int			count = nmoved;
+	bool		changed_so_far = changed;
+
+	if (event != SUBXACT_EVENT_ABORT_SUB || nheld == 0)
+		return;
+	memcpy(moved_so_far, moved, sizeof(moved));
+	let_go();
+	wake();
+	memcpy(moved, moved_so_far, sizeof(moved));
+	nmoved = count;
+	changed = changed_so_far;
 }
 
 static void
@@ -305,6 +356,8 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 	changed = false;
 	concerns_daemon = false;
 	nmoved = 0;
+	nheld = 0;
+	held_more = false;
 	ncategories = 0;
 }
 
@@ -312,5 +365,6 @@ void
 evs_wakeup_init(void)
 {
 	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
 	RegisterResourceReleaseCallback(resources_released, NULL);
 }

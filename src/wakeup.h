@@ -30,6 +30,9 @@ extern void evs_wakeup_any_stream(void);
 /* This transaction lets a cursor of a subscription go, or changes it. */
 extern void evs_wakeup_subscription(const char *subscription);
 
+/* This transaction has locked one: others can have it when it is rolled back. */
+extern void evs_wakeup_holds_cursor(const char *subscription);
+
 /* This transaction moves the checkpoint of a projection. */
 extern void evs_wakeup_projection(const char *projection);
 

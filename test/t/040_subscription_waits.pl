@@ -96,6 +96,31 @@ foreach my $preload ('', 'evsource')
 	is($ended->(), 'some-6', "$mode: and a transaction that gives it back without a word");
 	$other->quit;
 
+	# a consumer that has its cursor locked, in a transaction that is not committed
+	$sql->(q{select evsource.append('some-26', 'Written')});
+	$other = $node->background_psql('postgres');
+	my $fetch = q{select count(*) from evsource.fetch_events('some', lease => '%s')};
+	my $hold = sub { $other->query_safe($_) for 'begin', @_ };
+	$hold->(sprintf $fetch, '1 hour');
+	$wait->('some');
+	is($sql->($asleep), 1, "$mode: what another has fetched and not committed is waited for");
+	$other->query_safe('rollback');
+	is($ended->(), 'some-26', "$mode: until that is rolled back");
+
+	$sql->(q{select evsource.append('some-27', 'Written')});
+	$hold->('savepoint s', sprintf $fetch, '1 hour');
+	$wait->('some');
+	$other->query_safe('rollback to s');
+	is($ended->(), 'some-27', "$mode: or the part of the transaction that has done so");
+	$other->query_safe('commit');
+
+	$sql->(q{select evsource.append('some-28', 'Written')});
+	$hold->(sprintf $fetch, '1 hour');
+	$wait->('some');
+	$sql->(q{select pg_terminate_backend(pid) from pg_stat_activity where query ~ '^select count.*1 hour'});
+	is($ended->(), 'some-28', "$mode: or its session ends");
+	$other->quit;
+
 	# what is wanted changes under who waits
 	$wait->('some', '20 s');
 	$sql->(q{select evsource.alter_subscription('some', categories => '{given}')});
