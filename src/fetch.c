@@ -311,6 +311,7 @@ note_category(EvsFetch *fetch, const EvsFilter *filter)
 	}
 }
 
+/* When to look again without being woken: of what is locked, no time is known. */
 static void
 note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 {
@@ -321,6 +322,7 @@ note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, S
 		const EvsCursor *cursor = &subscription->cursors[i];
 
 		if (!cursor->is_free && cursor->free_at != 0 &&
+			!bms_is_member(cursor->partition, fetch->locked) &&
 			(fetch->due == 0 || cursor->free_at < fetch->due))
 			fetch->due = cursor->free_at;
 	}

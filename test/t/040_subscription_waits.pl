@@ -119,6 +119,24 @@ foreach my $preload ('', 'evsource')
 	$wait->('some');
 	$sql->(q{select pg_terminate_backend(pid) from pg_stat_activity where query ~ '^select count.*1 hour'});
 	is($ended->(), 'some-28', "$mode: or its session ends");
+
+	# and does not wake who waits when it is: he still learns when its lease is over
+	$other = $node->background_psql('postgres');
+	$sql->(q{select evsource.append('some-29', 'Written')});
+	$hold->(sprintf $fetch, '1 s');
+	$wait->('some');
+	$other->query_safe('commit');
+	is($ended->(), 'some-29', "$mode: it commits, and then its lease runs out");
+
+	# a lease that has run out while its owner is at work: no reason to look all the time
+	$sql->(q{select evsource.append('some-30', 'Written')});
+	$other->query_safe(q{create temporary table got as select * from evsource.fetch_events('some', lease => '1 ms')});
+	$hold->(q{select evsource.ack(receipt) from got});
+	$wait->('some');
+	my $sleeping = grep { $sql->($asleep) } 1 .. 20;
+	cmp_ok($sleeping, '>', 15, "$mode: who waits for a cursor that is locked sleeps");
+	$other->query_safe('rollback');
+	is($ended->(), 'some-30', "$mode: until it is not any more");
 	$other->quit;
 
 	# what is wanted changes under who waits
