@@ -46,7 +46,7 @@ values
         'capture', 'capture_table', 'release_table',
         'create_subscription', 'alter_subscription', 'drop_subscription', 'seek_subscription',
         'retry_subscription_dead_letters',
-        'publish_safe_position', 'grant_access', 'revoke_access'])
+        'publish_safe_position', 'grant_access', 'revoke_access', '_grant_access', '_revoke_access'])
 $$;
 comment on function evsource._access() is 'Internal: what each level of grant_access adds to the one before it.';
 
@@ -99,8 +99,56 @@ end
 $$;
 comment on function evsource._change_access(regrole, text, text[]) is 'Internal: grants or revokes what the levels name.';
 
-create function evsource.grant_access(role regrole, level text) returns void
+-- What an administrator may do with other roles: not with administrators, or whoever
+-- had the rights once could keep them for ever.
+
+create function evsource._grant_access(role regrole, levels text[]) returns void
     language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    perform evsource._change_access(role, 'grant %s on %s to %s', array_remove(levels, 'admin'));
+end
+$$;
+comment on function evsource._grant_access(regrole, text[]) is 'Internal: grants levels, all but the highest.';
+
+create function evsource._revoke_access(role regrole) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    if exists (select from pg_proc p cross join aclexplode(p.proacl) a
+               where p.pronamespace = 'evsource'::regnamespace and p.proname = 'grant_access'
+                   and a.grantee = role and a.grantee <> p.proowner) then
+        raise exception 'permission denied to revoke the rights of role %', role using errcode = '42501',
+            detail = 'It is an administrator of evsource.',
+            hint = 'The owner of evsource or a superuser can do so.';
+    end if;
+    perform evsource._change_access(role, 'revoke %s on %s from %s', array['reader', 'writer', 'admin']);
+end
+$$;
+comment on function evsource._revoke_access(regrole) is 'Internal: revokes all levels of a role that is no administrator.';
+
+-- What their owner may do: nobody else is granted these two.
+
+create function evsource._grant_admin(role regrole) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    perform evsource._change_access(role, 'grant %s on %s to %s', array['reader', 'writer', 'admin']);
+end
+$$;
+comment on function evsource._grant_admin(regrole) is 'Internal: grants the level admin.';
+
+create function evsource._revoke_admin(role regrole) returns void
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    perform evsource._change_access(role, 'revoke %s on %s from %s', array['reader', 'writer', 'admin']);
+end
+$$;
+comment on function evsource._revoke_admin(regrole) is 'Internal: revokes all levels of any role.';
+
+create function evsource.grant_access(role regrole, level text) returns void
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
 declare
     levels constant text[] := array['reader', 'writer', 'admin'];
@@ -113,21 +161,33 @@ begin
         raise exception 'invalid value for parameter "level": "%"', level using errcode = '22023',
             hint = 'Use ''reader'', ''writer'' or ''admin''; each includes the ones before it.';
     end if;
-    perform evsource._change_access(role, 'grant %s on %s to %s', levels[:rank]);
+    if level <> 'admin' then
+        perform evsource._grant_access(role, levels[:rank]);
+    elsif has_function_privilege('evsource._grant_admin(regrole)', 'execute') then
+        perform evsource._grant_admin(role);
+    else
+        raise exception 'permission denied to grant level "admin"' using errcode = '42501',
+            detail = 'An administrator can grant ''reader'' and ''writer''.',
+            hint = 'The owner of evsource or a superuser can do so.';
+    end if;
 end
 $$;
 comment on function evsource.grant_access(regrole, text) is
-'Let a role read (reader), read and append (writer), or do everything but own the tables (admin). Adds to what the role has. Errors: 22023 for another level, 42704 for no such role.';
+'Let a role read (reader), read and append (writer), or do everything but own the tables (admin: for the owner of evsource to grant). Adds to what the role has. Errors: 22023 for another level, 42704 for no such role, 42501.';
 
 create function evsource.revoke_access(role regrole) returns void
-    language plpgsql security definer set search_path = pg_catalog, pg_temp
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
 begin
-    perform evsource._change_access(role, 'revoke %s on %s from %s', array['reader', 'writer', 'admin']);
+    if has_function_privilege('evsource._revoke_admin(regrole)', 'execute') then
+        perform evsource._revoke_admin(role);
+    else
+        perform evsource._revoke_access(role);
+    end if;
 end
 $$;
 comment on function evsource.revoke_access(regrole) is
-'Take back all that grant_access gives at any level.';
+'Take back all that grant_access gives at any level. Those of an administrator only the owner of evsource can take back: 42501.';
 
 -- Nothing to PUBLIC, whatever the default privileges are and whatever the parts
 -- before have made ...

@@ -263,12 +263,33 @@ update evsource.projections set owner = 'regress_admin';
 insert into evsource.checkpoints values ('p', 1, 1);
 delete from evsource.snapshots;
 update evsource.events set type = 'T';
+-- It makes no other administrator, and takes no other's rights.
+\set SHOW_CONTEXT never
+select evsource.grant_access('regress_stranger', 'admin');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.revoke_access('regress_shop');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.revoke_access('regress_admin');
+select evsource._grant_access('regress_stranger', array['reader', 'admin']);
+select evsource._revoke_admin('regress_shop');
+select evsource.grant_access('regress_stranger', 'writer');
+\set SHOW_CONTEXT errors
 -- Another role's projections stay the other's.
 select evsource.drop_projection('regress_orders');
 select evsource.revoke_access('regress_stranger');
 reset role;
 select kind, name from granted where grantee = 'regress_stranger'::regrole;
 select * from unexpected where role <> 'regress_shop'::regrole;
+-- The owner's members do.
+create role regress_deputy;
+select format('grant %I to regress_deputy', r.rolname) from pg_class c join pg_roles r on r.oid = c.relowner
+where c.oid = 'evsource.events'::regclass \gexec
+set role regress_deputy;
+select evsource.grant_access('regress_stranger', 'admin');
+select evsource.revoke_access('regress_stranger');
+reset role;
+drop role regress_deputy;
+select kind, name from granted where grantee = 'regress_stranger'::regrole;
 
 -- Grants by hand do as well: to append and not to read takes this,
 revoke all on schema evsource from regress_stranger;
