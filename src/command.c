@@ -369,6 +369,7 @@ load_state_after(const Command *command, int64 version, EvsState *state)
 		return;
 	}
 	evs_state_begin(&call, command->projection, 0);
+	call.folder->asked = true;
 	evs_state_load_stream(call.folder, command->stream, &at, call.snapshot, state);
 	evs_state_finish(call.folder, state);
 	copy = palloc(VARSIZE(state->state));

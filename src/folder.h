@@ -45,6 +45,7 @@ typedef struct EvsFolder
 	const EvsFoldRoutine *routine;	/* NULL: call the function */
 	FmgrInfo	flinfo;
 	FunctionCallInfo fcinfo;
+	bool		asked;			/* for one state: what it is made of is told */
 
 	/* the run of events under way */
 	Jsonb	   *state;			/* unless it is expanded */

@@ -92,6 +92,21 @@ take_row(EvsState *state, const EvsSnapshot *row)
 	state->saved_count = row->event_count;
 }
 
+/*
+ * Tell what a state that somebody asked for is made of: a point to begin with (a
+ * version or a position; 0: the begin) and the events that were folded after it.
+ */
+static void
+tell(const EvsFolder *folder, const text *key, const char *begin, int64 point, int64 folded)
+{
+	if (folder->asked)
+		ereport(DEBUG1,
+				(errmsg_internal("state of projection \"%s\" for key \"%s\": %s%s, " INT64_FORMAT " event%s folded",
+								 folder->projection->name, text_to_cstring(key), begin,
+								 point == 0 ? "" : psprintf(" " INT64_FORMAT, point),
+								 folded, folded == 1 ? "" : "s")));
+}
+
 /* Is the event part of the state, as far as its time is concerned? */
 static bool
 is_in_time(const EvsEvent *event, const EvsStateAt *at)
@@ -238,6 +253,8 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		return false;
 	}
 	state->restores++;
+	tell(folder, stream, "from the snapshot of version", row->version,
+			  state->event_count - row->event_count);
 	/* a state that had to be brought up is worth saving again */
 	if (state_version != projection->state_version)
 		state->saved_count = 0;
@@ -331,13 +348,19 @@ fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	state->saved_count = 0;
 	state->seen_version = row.upto;
 	state->seen_position = 0;
-	return fold_from(folder, stream, row.upto + 1, false, at, snapshot, state);
+	(void) fold_from(folder, stream, row.upto + 1, false, at, snapshot, state);
+	tell(folder, stream, "from what was kept of truncated events up to version", row.upto,
+			  state->event_count - row.event_count);
+	return true;
 }
 
 void
 evs_state_load_stream(EvsFolder *folder, text *stream, const EvsStateAt *at,
 					  Snapshot snapshot, EvsState *state)
 {
+	int64		version = state->seen_version;
+	int64		count = state->event_count;
+
 	/*
 	 * A state that stands for truncated events has seen no event to confirm it.
 	 * One that has been here for long may be further from the end of the stream
@@ -345,15 +368,23 @@ evs_state_load_stream(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	 */
 	if (state->seen_position > 0 &&
 		fold_tail(folder, stream, at, snapshot, PATIENCE, state))
+	{
+		tell(folder, stream, "as this session had it at version", version,
+			 state->event_count - count);
 		return;
+	}
 	if (state->seen_version > 0)
 		forget(state);
 	if (fold_from_snapshot(folder, stream, at, snapshot, state) ||
-		fold_from_history(folder, stream, at, snapshot, state) ||
-		fold_from(folder, stream, 1, true, at, snapshot, state) ||
-		fold_from_base(folder, stream, at, snapshot, state))
+		fold_from_history(folder, stream, at, snapshot, state))
 		return;
-	(void) fold_from(folder, stream, 1, false, at, snapshot, state);
+	if (!fold_from(folder, stream, 1, true, at, snapshot, state))
+	{
+		if (fold_from_base(folder, stream, at, snapshot, state))
+			return;
+		(void) fold_from(folder, stream, 1, false, at, snapshot, state);
+	}
+	tell(folder, stream, "from the first event on", 0, state->event_count);
 }
 
 /* Does the key function give the event this key? */
@@ -391,6 +422,8 @@ evs_state_load_log(EvsFolder *folder, text *key, int64 upto, const EvsStateAt *a
 	evs_scan_end(scan);
 	evs_keyer_close(keyer);
 }
+
+#define ROW "from its row as of position"
 
 /* The earlier of two times, of which the first may be none. */
 static void
@@ -432,14 +465,20 @@ evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 {
 	EvsProjection *projection = folder->projection;
 	EvsSnapshot row;
+	bool		has_row;
 
 	/* the row is the state whatever made it, but not the state of the past */
-	if (projection->policy.restore_from_snapshot &&
+	has_row = projection->policy.restore_from_snapshot &&
 		evs_snapshot_read(projection->name, key, snapshot, &row) && is_before(&row, at) &&
 		row.definition == evs_snapshot_definition(projection) &&
-		evs_snapshot_accept(projection, key, &row))
+		evs_snapshot_accept(projection, key, &row);
+	if (has_row)
 		take_row(state, &row);
 	evs_state_load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
+	if (has_row)
+		tell(folder, key, ROW, row.position, state->event_count - row.event_count);
+	else
+		tell(folder, key, "from the first event on", 0, state->event_count);
 }
 
 void
@@ -450,16 +489,21 @@ evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
 	EvsSnapshot row;
 
 	if (!evs_snapshot_read(folder->projection->name, key, snapshot, &row))
+	{
 		start(folder, state);
+		tell(folder, key, "without a row", 0, 0);
+	}
 	else if (evs_snapshot_accept(folder->projection, key, &row))
 	{
 		take_row(state, &row);
 		state->restores++;
 		start(folder, state);
+		tell(folder, key, ROW, row.position, 0);
 	}
 	else
 	{
 		state->rejections++;
 		evs_state_load_log(folder, key, upto, &at, snapshot, state);
+		tell(folder, key, "from the first event on", 0, state->event_count);
 	}
 }

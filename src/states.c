@@ -249,6 +249,7 @@ state_now(EvsProjection *projection, uint64 generation, text *key, EvsState *sta
 	EvsStateCall call;
 
 	evs_state_begin(&call, projection, generation);
+	call.folder->asked = true;
 	if (projection->key_kind == EVS_KEY_STREAM)
 		entry = load_cached(&call, key, state);
 	else
@@ -404,6 +405,7 @@ past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation
 	EvsCachedState *entry = NULL;
 
 	evs_state_begin(&call, projection, generation);
+	call.folder->asked = true;
 	if (projection->key_kind != EVS_KEY_STREAM)
 		evs_state_load_key_at(call.folder, key, at, call.snapshot, &state);
 	else
