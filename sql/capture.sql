@@ -61,7 +61,7 @@ comment on function evsource.capture_table(text, text, text[], text[], boolean, 
 create function evsource.release_table(table_name text) returns void
     language c as 'MODULE_PATHNAME', 'evsource_release_table';
 comment on function evsource.release_table(text) is
-'No longer capture a table. For its owner, and for who captured it. Errors: 42P01, 42704 when it is not captured, 42501.';
+'No longer capture a table: all its captures end. For its owner, and for who captured it. Errors: 42P01, 42704 when it is not captured, 42809 when it is as a partition, 42501.';
 
 create function evsource._trigger_arguments(trigger oid) returns text[]
     language c stable strict as 'MODULE_PATHNAME', 'evsource_trigger_arguments';

@@ -275,27 +275,61 @@ let_owner_add_partitions(Relation table)
 }
 
 /*
- * Who registered the capture may drop it, and the table's owner; PostgreSQL
- * itself asks for the latter.
+ * Who registered a capture may end it, and the table's owner.  Several captures of a
+ * table end together, so they take the right to end each of them.
  */
 static void
-drop_triggers(Relation table, const Trigger *capture)
+check_may_release(Relation table)
 {
-	Oid			registrant = evs_capture_registered(RelationGetRelid(table),
-													capture->tgargs, capture->tgnargs);
+	Oid			relid = RelationGetRelid(table);
+
+	if (object_ownercheck(RelationRelationId, relid, GetUserId()))
+		return;
+	for (int i = 0; i < table->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &table->trigdesc->triggers[i];
+		Oid			registrant;
+
+		if (trigger->tgfoid != evs_catalog()->capture)
+			continue;
+		registrant = evs_capture_registered(relid, trigger->tgargs, trigger->tgnargs);
+		if (!OidIsValid(registrant) || !has_privs_of_role(GetUserId(), registrant))
+			aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(table->rd_rel->relkind),
+						   RelationGetRelationName(table));
+	}
+}
+
+/*
+ * Drop the triggers that capture the table, whatever they are called.  Those of the
+ * table that it is a partition of stay.
+ */
+static void
+release(Relation table)
+{
+	static EvsQuery find = {
+		"select t.tgname from pg_catalog.pg_trigger t"
+		" where t.tgrelid = $1 and t.tgfoid = $2 and t.tgparentid = 0 order by t.tgname",
+		2, {OIDOID, OIDOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		ObjectIdGetDatum(RelationGetRelid(table)), ObjectIdGetDatum(evs_catalog()->capture)
+	};
+	List	   *names = evs_query_texts(&find, values, NULL);
+	char	   *table_name = qualified_name(table);
 	EvsIdentity identity;
+	ListCell   *cell;
 
-	if (!object_ownercheck(RelationRelationId, RelationGetRelid(table), GetUserId()) &&
-		!(OidIsValid(registrant) && has_privs_of_role(GetUserId(), registrant)))
-		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(table->rd_rel->relkind),
-					   RelationGetRelationName(table));
+	check_may_release(table);
+	if (names == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s\" is captured as a partition", RelationGetRelationName(table)),
+				 errhint("Release the table that it is a partition of, or detach it.")));
 
+	/* PostgreSQL asks for the table's owner */
 	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
-	run_command(psprintf("drop trigger %s on %s", quote_identifier(capture->tgname),
-						 qualified_name(table)));
-	for (int i = 1; i < lengthof(triggers); i++)
-		run_command(psprintf("drop trigger if exists %s on %s", triggers[i][0],
-							 qualified_name(table)));
+	foreach(cell, names)
+		run_command(psprintf("drop trigger %s on %s", quote_identifier(lfirst(cell)), table_name));
 	evs_identity_leave(&identity);
 	evs_capture_unregister(RelationGetRelid(table));
 }
@@ -372,7 +406,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 		}
 		if (!replace)
 			refuse_captured(table, captured);
-		drop_triggers(table, captured);
+		release(table);
 	}
 
 	create_triggers(table, &definition);
@@ -386,21 +420,21 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 /*
  * evsource.release_table(table_name text) returns void: no longer capture it.
  *
- * Errors: 42P01 when there is no such table, 42704 when it is not captured, 42501
+ * Errors: 42P01 when there is no such table, 42704 when it is not captured, 42809 when
+ * it is as a partition, 42501
  * unless the caller owns the table or captured it.
  */
 Datum
 evsource_release_table(PG_FUNCTION_ARGS)
 {
 	Relation	table = open_table(fcinfo, AccessShareLock, NULL);
-	Trigger    *captured = capture_trigger(table);
 
-	if (captured == NULL)
+	if (capture_trigger(table) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not captured", RelationGetRelationName(table)),
 				 errhint("The view evsource.captured_tables shows which tables are.")));
-	drop_triggers(table, captured);
+	release(table);
 	relation_close(table, NoLock);
 	PG_RETURN_VOID();
 }

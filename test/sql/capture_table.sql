@@ -39,6 +39,24 @@ insert into notes values ('x', 8, 'b');
 select evsource.release_table('notes');
 select count(*) from public.log;
 
+-- Captures of one table end together, whatever their triggers are called, and with the
+-- last of them nothing is left.
+create table twice (id int primary key, n int);
+select evsource.capture_table('twice');
+create trigger also after insert or update or delete on twice for each row execute function evsource.capture('other', 'id');
+insert into twice values (1, 0);
+select stream, type from public.log where stream ~ '^(twice|other)-';
+select evsource.release_table('twice');
+insert into twice values (2, 0);
+select evsource.capture_table('twice');
+create trigger also after insert or update or delete on twice for each row execute function evsource.capture('other', 'id');
+select evsource.capture_table('twice', 'third', if_exists => 'alter');
+insert into twice values (3, 0);
+truncate twice;
+select stream, type from public.log where stream ~ '^(twice|other|third)';
+select tgname from pg_trigger where tgrelid = 'twice'::regclass order by tgname;
+drop table twice;
+
 -- What cannot be captured.
 create view a_view as select 1 as id;
 create table no_key (id int, j jsonb);
@@ -177,6 +195,11 @@ reset role;
 select stream, version, type, data -> 'new' -> 'v' as v from public.log where evsource.category(stream) = 'part';
 select table_name, key_columns from evsource.captured_tables;
 select evsource.capture_table('app.parts_a', 'again');
+select evsource.release_table('app.parts_a');
+create trigger of_its_own after insert on app.parts_a for each row execute function evsource.capture('own', 'id');
+select evsource.release_table('app.parts_a');
+insert into app.parts values ('a', 9, 0);
+select stream from public.log where stream ~ '9$' order by stream;
 drop table app.parts;
 
 -- A backfill is an insert for each row, and says so; when the category has events,
