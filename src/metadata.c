@@ -115,7 +115,8 @@ evs_metadata_for(Jsonb *given)
 
 /*
  * evsource.set_metadata(metadata jsonb) returns void: the default metadata for
- * the rest of this transaction; NULL takes it back.  22023 if not an object.
+ * the rest of this transaction, in place of the setting; NULL for none.  22023 if
+ * not an object.
  */
 Datum
 evsource_set_metadata(PG_FUNCTION_ARGS)

@@ -40,6 +40,35 @@ select evsource.set_metadata('{"user": "ann"}');
 select (evsource.append('meta-3', 'Three')).version, pg_temp.last('meta-3');
 commit;
 select (evsource.append('meta-3', 'Four')).version, pg_temp.last('meta-3');
+-- It takes the place of the setting, and null takes both away; the setting is back after
+-- the savepoint, and after the transaction, however that ends.
+begin;
+select evsource.set_metadata('{"user": "ann"}');
+savepoint one;
+select evsource.set_metadata(null);
+select (evsource.append('meta-6', 'One')).version, pg_temp.last('meta-6');
+rollback to one;
+select (evsource.append('meta-6', 'Two')).version, pg_temp.last('meta-6');
+savepoint two;
+select evsource.set_metadata('{"user": "bob"}');
+release two;
+select (evsource.append('meta-6', 'Three')).version, pg_temp.last('meta-6');
+rollback;
+show evsource.metadata;
+begin;
+savepoint one;
+select evsource.set_metadata('{"user": "ann"}');
+rollback to one;
+show evsource.metadata;
+select (evsource.append('meta-6', 'One')).version, pg_temp.last('meta-6');
+select evsource.set_metadata(null);
+commit;
+select (evsource.append('meta-6', 'Two')).version, pg_temp.last('meta-6');
+begin;
+select evsource.set_metadata('{"user": "ann"}');
+select 1 / 0;
+rollback;
+show evsource.metadata;
 -- Empty text and an empty object are none.
 set evsource.metadata = '';
 select (evsource.append('meta-3', 'Five')).version, pg_temp.last('meta-3');
