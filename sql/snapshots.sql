@@ -78,12 +78,14 @@ create table evsource.snapshot_rejections (
     projection    text collate "C" not null,
     reason        text collate "C" not null,
     key           text collate "C" not null,
+    message       text,
     state_version integer not null,
     rejected_at   timestamptz not null,
     primary key (projection, reason)
 );
 comment on table evsource.snapshot_rejections is 'Why snapshots of a projection could not be used.';
 comment on column evsource.snapshot_rejections.key is 'The first key whose snapshot was rejected for this reason.';
+comment on column evsource.snapshot_rejections.message is 'What the error said that was met with it, if it was one.';
 comment on column evsource.snapshot_rejections.state_version is 'The projection''s state version then.';
 comment on column evsource.snapshot_rejections.rejected_at is 'When that was.';
 

@@ -127,7 +127,7 @@ comment on view evsource.snapshot_stats is 'The snapshots of each fold projectio
 create view evsource.snapshot_status as
     select p.projection, p.state_version,
         s.snapshots, s.outdated,
-        r.reason as rejection, r.key as rejected_key, r.rejected_at
+        r.reason as rejection, r.message as rejection_message, r.key as rejected_key, r.rejected_at
     from evsource.projections p
         left join lateral (
             select pg_catalog.count(*) as snapshots,

@@ -27,6 +27,7 @@
 #include "settings.h"
 #include "standin.h"
 #include "shmem.h"
+#include "snapshots.h"
 #include "state_cache.h"
 #include "types.h"
 #include "utility.h"
@@ -54,6 +55,7 @@ _PG_init(void)
 	evs_new_events_stream_init();
 	evs_run_init();
 	evs_state_cache_init();
+	evs_snapshot_reject_init();
 	evs_capture_plan_init();
 	evs_capture_pending_init();
 	evs_guard_init();

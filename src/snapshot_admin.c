@@ -208,6 +208,8 @@ evs_snapshots_restore(EvsProjection *projection)
 	int64		keys = 0;
 
 	(void) save_keys(projection, every > 0 ? every : PG_INT64_MAX, &keys);
+	/* what could not be used has been replaced */
+	evs_snapshot_forget_rejections(projection->name);
 	return keys;
 }
 

@@ -171,6 +171,7 @@ bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool accepted = false;
 	char	   *volatile problem = NULL;
+	char	   *volatile message = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
@@ -191,8 +192,10 @@ bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
 		CurrentResourceOwner = owner;
 		if (is_foreign_error(error->sqlerrcode))
 			ReThrowError(error);
-		problem = psprintf("has state version %d, not %d, and bringing it up failed: %s",
-						   row->state_version, projection->state_version, error->message);
+		problem = psprintf("has state version %d, not %d, and bringing it up failed with SQLSTATE %s",
+						   row->state_version, projection->state_version,
+						   unpack_sql_state(error->sqlerrcode));
+		message = error->message;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -202,7 +205,7 @@ bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
 		problem = psprintf("has state version %d, not %d",
 						   row->state_version, projection->state_version);
 	if (problem != NULL)
-		evs_snapshot_reject(projection, key, problem);
+		evs_snapshot_reject(projection, key, problem, message);
 	else
 		row->state_version = projection->state_version;
 	return problem == NULL;
@@ -217,21 +220,21 @@ evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
 
 	if (row->state == NULL || row->event_count <= 0 || row->position <= 0 || (by_stream && row->version <= 0))
 	{
-		evs_snapshot_reject(projection, key, "cannot be read");
+		evs_snapshot_reject(projection, key, "cannot be read", NULL);
 		return false;
 	}
 
 	/* without a stream to read it is the state itself, made by whatever made it */
 	if (by_stream && made_by >> 32 != definition >> 32)
 	{
-		evs_snapshot_reject(projection, key, "was made with another filter or start");
+		evs_snapshot_reject(projection, key, "was made with another filter or start", NULL);
 		return false;
 	}
 	if (row->state_version != projection->state_version)
 		return bring_up(projection, key, row);
 	if (by_stream && made_by != definition)
 	{
-		evs_snapshot_reject(projection, key, "was made by another handler or upcaster");
+		evs_snapshot_reject(projection, key, "was made by another handler or upcaster", NULL);
 		return false;
 	}
 	return true;

@@ -4,12 +4,14 @@
  * After a change of the state version there may be a million snapshots that
  * cannot be used, and each is met at every load until it is replaced.  That is
  * told once: the first time that a reason is met it is written down, in
- * evsource.snapshot_rejections, and logged.  Reasons name versions and not
- * keys, so they are few; one row says what a million keys have in common.
+ * evsource.snapshot_rejections, and logged.  Reasons name versions and SQLSTATEs,
+ * neither keys nor what an owner's function said, so they are few; one row says
+ * what a million keys have in common, and what was said of the first.
  *
  * Whoever only asks for a state must not wait, and may not be able to write (a
  * standby, a transaction that is read only or whose snapshot is fixed): then
- * the session remembers that it has logged the reason.
+ * the session remembers that it has logged the reason.  What it wrote down may
+ * roll back, so that is remembered no longer than the transaction.
  */
 #include "snapshots.h"
 
@@ -22,15 +24,23 @@
 
 #include "query.h"
 
-/* A session remembers this many, and beyond them tells nothing but at DEBUG1. */
+/* A session remembers this many; the oldest make room. */
 #define MAX_TOLD	64
 
-static List *told = NIL;		/* of char *, in TopMemoryContext */
+typedef struct Told
+{
+	bool		logged;
+	bool		noted;			/* or found to be */
+	bool		settled;		/* noted, and that cannot roll back any more */
+	char		text[FLEXIBLE_ARRAY_MEMBER];
+} Told;
+
+static List *told = NIL;		/* of Told, in TopMemoryContext */
 
 static EvsQuery note = {
-	"insert into evsource.snapshot_rejections (projection, reason, key, state_version, rejected_at)"
-	" values ($1, $2, $3, $4, clock_timestamp()) on conflict do nothing",
-	4, {TEXTOID, TEXTOID, TEXTOID, INT4OID}, SPI_OK_INSERT
+	"insert into evsource.snapshot_rejections (projection, reason, key, message, state_version, rejected_at)"
+	" values ($1, $2, $3, $4, $5, clock_timestamp()) on conflict do nothing",
+	5, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID}, SPI_OK_INSERT
 };
 
 static EvsQuery forget = {
@@ -38,25 +48,32 @@ static EvsQuery forget = {
 	1, {TEXTOID}, SPI_OK_DELETE
 };
 
-/* Does this session hear of it for the first time?  Remembers that it did. */
-static bool
-is_new_here(const char *projection, const char *reason)
+/* What this session has told of the reason. */
+static Told *
+find_told(const char *projection, const char *reason)
 {
-	char	   *both = psprintf("%s\n%s", projection, reason);
+	char	   *text = psprintf("%s\n%s", projection, reason);
+	Told	   *found;
 	ListCell   *cell;
 	MemoryContext caller;
 
 	foreach(cell, told)
 	{
-		if (strcmp(lfirst(cell), both) == 0)
-			return false;
+		found = lfirst(cell);
+		if (strcmp(found->text, text) == 0)
+			return found;
 	}
 	if (list_length(told) >= MAX_TOLD)
-		return false;
+	{
+		pfree(linitial(told));
+		told = list_delete_first(told);
+	}
 	caller = MemoryContextSwitchTo(TopMemoryContext);
-	told = lappend(told, pstrdup(both));
+	found = palloc0(offsetof(Told, text) + strlen(text) + 1);
+	strcpy(found->text, text);
+	told = lappend(told, found);
 	MemoryContextSwitchTo(caller);
-	return true;
+	return found;
 }
 
 static bool
@@ -68,31 +85,41 @@ can_write(void)
 
 /* Write it down; false if it was already, or somebody is doing it. */
 static bool
-note_rejection(const EvsProjection *projection, text *key, const char *reason)
+note_rejection(const EvsProjection *projection, text *key, const char *reason,
+			   const char *message)
 {
 	Datum		values[] = {
 		CStringGetTextDatum(projection->name),
 		CStringGetTextDatum(reason),
 		PointerGetDatum(key),
+		message ? CStringGetTextDatum(message) : (Datum) 0,
 		Int32GetDatum(projection->state_version)
 	};
+	char		nulls[] = {' ', ' ', ' ', message ? ' ' : 'n', ' ', '\0'};
 
 	return evs_snapshot_lock(projection->name, DatumGetTextPP(values[1]), EVS_SNAPSHOT_TRY_KEY) &&
-		evs_query_run(&note, values, NULL) > 0;
+		evs_query_run(&note, values, nulls) > 0;
 }
 
 void
-evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason)
+evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason,
+					const char *message)
 {
-	bool		tell = is_new_here(projection->name, reason);
+	Told	   *mine = find_told(projection->name, reason);
+	bool		tell = !mine->logged;
 
-	if (tell && can_write())
-		tell = note_rejection(projection, key, reason);
+	if (!mine->noted && can_write())
+	{
+		mine->noted = true;
+		/* who wrote it down before has logged it, too */
+		tell = note_rejection(projection, key, reason, message) && tell;
+	}
+	mine->logged = true;
 
 	ereport(tell ? LOG : DEBUG1,
 			(errmsg("snapshot of projection \"%s\" for key \"%s\" is not used",
 					projection->name, text_to_cstring(key)),
-			 errdetail("It %s.", reason),
+			 message ? errdetail("It %s: %s", reason, message) : errdetail("It %s.", reason),
 			 errhint("The state is computed from the events; saving it again replaces the snapshot. What was rejected shows in evsource.snapshot_status.")));
 }
 
@@ -102,4 +129,45 @@ evs_snapshot_forget_rejections(const char *projection)
 	Datum		values[] = {CStringGetTextDatum(projection)};
 
 	(void) evs_query_run(&forget, values, NULL);
+}
+
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	ListCell   *cell;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	foreach(cell, told)
+	{
+		Told	   *each = lfirst(cell);
+
+		if (event == XACT_EVENT_COMMIT)
+			each->settled = each->noted;
+		else
+			each->noted = each->settled;
+	}
+}
+
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId mine,
+					SubTransactionId parent, void *arg)
+{
+	ListCell   *cell;
+
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	foreach(cell, told)
+	{
+		Told	   *each = lfirst(cell);
+
+		each->noted = each->settled;
+	}
+}
+
+void
+evs_snapshot_reject_init(void)
+{
+	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
 }

@@ -40,10 +40,13 @@ extern bool evs_snapshot_read(const char *projection, text *key,
 extern bool evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row);
 
 /*
- * Tell, once, that a row cannot be used, and why (as what follows "It"); and
- * forget what was told of a projection.
+ * Tell, once, that a row cannot be used, and why: as what follows "It", the same
+ * words for all keys, and what an error said of this one, or NULL.  And forget
+ * what was told of a projection.
  */
-extern void evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason);
+extern void evs_snapshot_reject(EvsProjection *projection, text *key,
+								const char *reason, const char *message);
+extern void evs_snapshot_reject_init(void);
 extern void evs_snapshot_forget_rejections(const char *projection);
 
 /*

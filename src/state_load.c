@@ -249,7 +249,7 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	{
 		forget(state);
 		state->rejections++;
-		evs_snapshot_reject(projection, stream, "ends with an event that the stream does not have");
+		evs_snapshot_reject(projection, stream, "ends with an event that the stream does not have", NULL);
 		return false;
 	}
 	state->restores++;

@@ -156,7 +156,7 @@ is_usable(EvsProjection *projection, const EvsTableSnapshot *saved, const char *
 	plain.migrate_state = NULL;
 	if (strcmp(saved->shape, shape) != 0)
 	{
-		evs_snapshot_reject(projection, key, "is of tables with other columns");
+		evs_snapshot_reject(projection, key, "is of tables with other columns", NULL);
 		return false;
 	}
 	return evs_snapshot_accept(&plain, key, &row);
