@@ -140,9 +140,7 @@ evs_subscription_load(const char *name, const char *consumer)
 		"  and (c.retry_at is null or c.retry_at <= clock_timestamp()),"
 		" greatest(c.lease_until, c.retry_at)"
 		" from evsource.subscriptions s join evsource.cursors c on c.subscription = s.subscription"
-		" where s.subscription = $1"
-		"  and c.generation = (select min(m.generation) from evsource.cursors m where m.subscription = $1)"
-		" order by c.partition",
+		" where s.subscription = $1 order by c.generation, c.partition",
 		2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 	};
 	EvsSubscription *subscription = palloc0(sizeof(EvsSubscription));
@@ -169,14 +167,17 @@ evs_subscription_load(const char *name, const char *consumer)
 	subscription->definition = DatumGetInt32(value(&result, 0, 5));
 	subscription->has_retries = DatumGetBool(value(&result, 0, 6));
 	subscription->partitions = DatumGetInt32(value(&result, 0, 9));
-	subscription->ncursors = (int) result.count;
 	subscription->cursors = MemoryContextAlloc(result.context,
 											   sizeof(EvsCursor) * result.count);
 	for (uint64 row = 0; row < result.count; row++)
 	{
 		EvsCursor  *cursor = &subscription->cursors[row];
 
+		/* others begin where these end */
 		cursor->generation = DatumGetInt32(value(&result, row, 7));
+		if (cursor->generation != subscription->cursors[0].generation)
+			break;
+		subscription->ncursors++;
 		cursor->partition = DatumGetInt32(value(&result, row, 8));
 		cursor->position = int64_value(&result, row, 10);
 		cursor->end = int64_value(&result, row, 11);
