@@ -110,6 +110,7 @@ OBJS = \
 	src/blockers.o \
 	src/publish.o \
 	src/subscription.o \
+	src/subscription_lock.o \
 	src/subscribe.o \
 	src/cursor.o \
 	src/subscription_letters.o \

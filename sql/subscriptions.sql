@@ -105,13 +105,13 @@ create function evsource.alter_subscription(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_alter_subscription';
 comment on function evsource.alter_subscription(text, text[], text[], integer, integer, text, text[]) is
-'Changes what is given; defaults names what is to be unrestricted again. New partitions begin where the old ones, which are drained first, end. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ.';
+'Changes what is given; defaults names what is to be unrestricted again. New partitions begin where the old ones, which are drained first, end. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03 when consumers keep their partitions locked.';
 
 create function evsource.drop_subscription(subscription text) returns void
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_drop_subscription';
 comment on function evsource.drop_subscription(text) is
-'Drops a subscription with its cursors and dead letters. Errors: 42704 unknown subscription, 42501.';
+'Drops a subscription with its cursors and dead letters. Errors: 42704 unknown subscription, 42501, 55P03 when consumers keep its partitions locked.';
 
 create function evsource.seek_subscription(
     subscription text,
@@ -121,7 +121,7 @@ create function evsource.seek_subscription(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_seek_subscription';
 comment on function evsource.seek_subscription(text, bigint, timestamptz) is
-'Moves a subscription: what comes after the position, or was recorded at that time or later, is handed out next. Receipts lose their validity, dead letters after the position go. Returns the position. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ.';
+'Moves a subscription: what comes after the position, or was recorded at that time or later, is handed out next. Receipts lose their validity, dead letters after the position go. Returns the position. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03 when consumers keep its partitions locked.';
 
 create function evsource.fetch_events(
     subscription text,
@@ -152,7 +152,7 @@ create function evsource.retry_subscription_dead_letters(subscription text, stre
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_retry_subscription';
 comment on function evsource.retry_subscription_dead_letters(text, text) is
-'Has the dead letters of a subscription handed out again, those of one stream or all. Returns how many. Errors: 42704 unknown subscription, 42501.';
+'Has the dead letters of a subscription handed out again, those of one stream or all. Returns how many. Errors: 42704 unknown subscription, 42501, 55P03 when consumers keep its partitions locked.';
 
 create view evsource.subscription_status as
     select s.subscription, s.owner, s.partitions, c.position, l.lag, l.lag_seconds,

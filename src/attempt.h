@@ -12,4 +12,7 @@
  */
 extern ErrorData *evs_attempt(void (*work) (void *), void *arg);
 
+/* Wait before the next one, with nothing held that was not held before. */
+extern void evs_attempt_pause(int milliseconds);
+
 #endif							/* EVS_ATTEMPT_H */

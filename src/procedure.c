@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "apply.h"
+#include "attempt.h"
 #include "barrier.h"
 #include "definition.h"
 #include "horizon.h"
@@ -76,25 +77,6 @@ interval_milliseconds(const Interval *interval)
 				 errmsg("lock_timeout must not be negative"),
 				 errhint("Null or zero waits as long as it takes.")));
 	return (int) Min(milliseconds, INT_MAX);
-}
-
-static void
-pause_between(int milliseconds)
-{
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
-
-	for (;;)
-	{
-		long		left;
-
-		CHECK_FOR_INTERRUPTS();
-		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-		if (left <= 0)
-			return;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 left, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
 }
 
 /*
@@ -281,7 +263,7 @@ evs_procedure_repeat(EvsProcedure *procedure, EvsOutcome (*step) (EvsProcedure *
 		if (outcome != EVS_DONE)
 			evs_procedure_next_transaction(true);
 		if (outcome == EVS_WAIT)
-			pause_between(procedure->pause);
+			evs_attempt_pause(procedure->pause);
 	} while (outcome != EVS_DONE);
 }
 

@@ -1,9 +1,9 @@
 /*
  * subscribe.c - create, change, move and drop subscriptions.
  *
- * Who changes one locks its row, then those of its cursors: so it waits for
- * consumers that are in the middle of a transaction, and whoever claims a cursor
- * after it finds another number of the definition there and loads it again.
+ * Who changes one locks its row and those of its cursors (subscription_lock.c):
+ * whoever claims a cursor after it finds another number of the definition there
+ * and loads it again.
  *
  * Other partitions begin where the old ones end.  The old cursors get an end,
  * beyond which nothing of theirs is out; they are drained up to there, and only
@@ -121,28 +121,6 @@ start_argument(FunctionCallInfo fcinfo, int start_argument, int after_argument)
 }
 
 /* ---- rows ---- */
-
-/* Lock the subscription and its cursors for a change. */
-static void
-open_for_change(const char *name)
-{
-	static EvsQuery lock = {
-		"select s.owner from evsource.subscriptions s where s.subscription = $1 for update",
-		1, {TEXTOID}, SPI_OK_SELECT
-	};
-	static EvsQuery lock_cursors = {
-		"select from evsource.cursors c where c.subscription = $1"
-		" order by c.generation, c.partition for update",
-		1, {TEXTOID}, SPI_OK_SELECT
-	};
-	Datum		values[] = {CStringGetTextDatum(name)};
-	List	   *owners = evs_query_texts(&lock, values, NULL);
-
-	if (owners == NIL)
-		evs_subscription_unknown(name);
-	evs_subscription_check_rights(name, linitial(owners));
-	(void) evs_query_run(&lock_cursors, values, NULL);
-}
 
 static void
 run_by_name(EvsQuery *query, const char *name)
@@ -285,7 +263,7 @@ divide_anew(const char *name)
  * evsource.alter_subscription(subscription, categories, types, partitions,
  * max_attempts, owner, defaults)
  *
- * Errors: 42704, 42501, 22004, 22023, 25000 under REPEATABLE READ.
+ * Errors: 42704, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03.
  */
 Datum
 evsource_alter_subscription(PG_FUNCTION_ARGS)
@@ -342,7 +320,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 									  words, lengthof(words));
 	}
 
-	open_for_change(name);
+	evs_subscription_open_for_change(name);
 	(void) evs_query_run(&update, values, nulls);
 	if (evs_query_texts(&partitions_differ, values, NULL) != NIL)
 		divide_anew(name);
@@ -354,7 +332,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 /*
  * evsource.drop_subscription(subscription)
  *
- * Errors: 42704, 42501.
+ * Errors: 42704, 42501, 55P03.
  */
 Datum
 evsource_drop_subscription(PG_FUNCTION_ARGS)
@@ -365,7 +343,7 @@ evsource_drop_subscription(PG_FUNCTION_ARGS)
 	char	   *name = evs_subscription_name(fcinfo, 0);
 
 	evs_require_writable("evsource.drop_subscription()");
-	open_for_change(name);
+	evs_subscription_open_for_change(name);
 	drop_cursors(name);
 	drop_dead_letters(name, 0);
 	run_by_name(&definition, name);
@@ -394,7 +372,7 @@ position_at(Datum as_of)
  * What comes after the position is handed out next, again or at once.  What is
  * out is forgotten, its receipts are no good any more.
  *
- * Errors: 42704, 42501, 22004 when neither is given, 22023.
+ * Errors: 42704, 42501, 22004 when neither is given, 22023, 55P03.
  */
 Datum
 evsource_seek_subscription(PG_FUNCTION_ARGS)
@@ -410,7 +388,7 @@ evsource_seek_subscription(PG_FUNCTION_ARGS)
 						 ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("give after_position or as_of, and not both"),
 				 errhint("after_position => 0 begins anew.")));
-	open_for_change(name);
+	evs_subscription_open_for_change(name);
 	if (PG_ARGISNULL(1))
 		position = position_at(PG_GETARG_DATUM(2));
 	else
@@ -430,7 +408,7 @@ evsource_seek_subscription(PG_FUNCTION_ARGS)
  * evsource.retry_subscription_dead_letters(subscription, stream) returns bigint
  *
  * Dead letters are handed out again, those of one stream or all.  Returns how
- * many.  Errors: 42704, 42501.
+ * many.  Errors: 42704, 42501, 55P03.
  */
 Datum
 evsource_retry_subscription(PG_FUNCTION_ARGS)
@@ -445,7 +423,7 @@ evsource_retry_subscription(PG_FUNCTION_ARGS)
 	uint64		count;
 
 	evs_require_writable("evsource.retry_subscription_dead_letters()");
-	open_for_change(name);
+	evs_subscription_open_for_change(name);
 	values[0] = CStringGetTextDatum(name);
 	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
 	count = evs_query_run(&query, values, PG_ARGISNULL(1) ? " n" : NULL);

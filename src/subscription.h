@@ -57,6 +57,16 @@ extern EvsSubscription *evs_subscription_load(const char *name, const char *cons
 extern void evs_subscription_check_rights(const char *name, const char *owner);
 extern void evs_subscription_unknown(const char *name);
 
+/* ---- subscription_lock.c ---- */
+
+/*
+ * Lock the subscription and its cursors until the end of the transaction.  Errors:
+ * 42704, 42501, 55P03 when consumers have them for too long.
+ */
+extern void evs_subscription_open_for_change(const char *name);
+
+/* ---- subscription.c ---- */
+
 /* Milliseconds of an interval, at least 0: 22023; name is the parameter. */
 extern int64 evs_interval_milliseconds(Interval *interval, const char *name);
 
