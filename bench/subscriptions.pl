@@ -63,7 +63,7 @@ sub stop_waiting
 	Bench::wait_for(sub { Bench::sql($count_waiting) == 0 });
 }
 
-Bench::start_server(settings => [ 'max_connections=' . ($waiters + 150), 'track_commit_timestamp=on' ]);
+Bench::start_server(settings => [ 'max_connections=' . ($waiters + 150), 'track_commit_timestamp=on', 'evsource.max_wait=0' ]);
 Bench::fresh_database();
 Bench::sql("select count(evsource.create_subscription('idle' || i, categories => array['idle' || i], start => 'now')) from generate_series(1, $waiters) i");
 Bench::sql('vacuum analyze');

@@ -25,6 +25,9 @@
  * What it has committed may not be safe to read yet, because of another open
  * append; who sees that lets everybody wake him until it is over.
  *
+ * The statement that calls has a snapshot, which a function cannot give back; so
+ * nobody waits for longer than evsource.max_wait.
+ *
  * Who has locked a cursor does not wait: its consumer could not acknowledge, and
  * nobody else could fetch from it.  The lock goes with the transaction, so the
  * call ends.
@@ -52,6 +55,7 @@
 #include "read.h"
 #include "replication.h"
 #include "scan.h"
+#include "settings.h"
 #include "subscription.h"
 #include "unit.h"
 #include "wakeup.h"
@@ -514,6 +518,8 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 	fetch.result = set->setResult;
 	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch",
 										  ALLOCSET_DEFAULT_SIZES);
+	if (evs_max_wait > 0)
+		wait_ms = Min(wait_ms, evs_max_wait);
 	if (!look(&fetch) && wait_ms > 0)
 		wait_and_fetch(&fetch, wait_ms);
 	return (Datum) 0;

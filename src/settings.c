@@ -18,6 +18,7 @@ int			evs_max_dead_letters = 1000;
 int			evs_max_command_retries = 3;
 int			evs_max_dispatch_depth = 16;
 int			evs_max_partitions = 16;
+int			evs_max_wait = 60000;
 char	   *evs_metadata = NULL;
 
 void
@@ -109,6 +110,14 @@ evs_settings_init(void)
 							&evs_max_partitions,
 							16, 1, 1024,
 							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("evsource.max_wait",
+							"How long fetch_events waits for events at most, whatever it is told.",
+							"A statement that waits holds back vacuum. 0: as long as it is told.",
+							&evs_max_wait,
+							60000, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.max_workers",

@@ -14,6 +14,7 @@ extern int	evs_max_dead_letters;
 extern int	evs_max_command_retries;
 extern int	evs_max_dispatch_depth;
 extern int	evs_max_partitions;
+extern int	evs_max_wait;
 extern char *evs_metadata;
 
 extern void evs_settings_init(void);

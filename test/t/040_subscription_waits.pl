@@ -161,8 +161,8 @@ foreach my $preload ('', 'evsource')
 	is($ended->(), 'some-8', "$mode: and a dead letter that is tried again");
 
 	# ends without events
-	$wait->('some', '100 ms');
-	is($ended->(), '', "$mode: the time is over");
+	is($sql->(q{select count(*) from evsource.fetch_events('some', wait => '100 ms')}), 0, "$mode: the time is over");
+	is($sql->(q{set evsource.max_wait = '100 ms'}, q{select count(*) from evsource.fetch_events('some', wait => '60 s')}), 0, "$mode: or evsource.max_wait is");
 	$wait->('some');
 	$sql->(q{select pg_cancel_backend(pid) from pg_stat_activity where query ~ 'with got' and pid <> pg_backend_pid()});
 	is($ended->(), '57014', "$mode: a wait can be cancelled");
