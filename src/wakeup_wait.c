@@ -6,6 +6,8 @@
  */
 #include "evsource.h"
 
+#include <limits.h>
+
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -248,7 +250,8 @@ safe_timeout(long timeout)
 void
 evs_wakeup_sleep(long timeout, uint32 wait_event)
 {
-	timeout = safe_timeout(timeout);
+	/* WaitLatch() takes no more; who waits longer looks in between */
+	timeout = Min(safe_timeout(timeout), INT_MAX);
 	(void) WaitLatch(MyLatch,
 					 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
 					 timeout, wait_event);

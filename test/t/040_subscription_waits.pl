@@ -160,6 +160,12 @@ foreach my $preload ('', 'evsource')
 	$sql->(q{select evsource.retry_subscription_dead_letters('some')});
 	is($ended->(), 'some-8', "$mode: and a dead letter that is tried again");
 
+	# a wait of more milliseconds than an integer holds
+	$sql->(q{select evsource.seek_subscription('all', as_of => 'infinity')});
+	$wait->('all', '60 days');
+	$sql->(q{select evsource.append('other-2', 'Written')});
+	is($ended->(), 'other-2', "$mode: a wait of months ends, too, when there is something");
+
 	# ends without events
 	is($sql->(q{select count(*) from evsource.fetch_events('some', wait => '100 ms')}), 0, "$mode: the time is over");
 	is($sql->(q{set evsource.max_wait = '100 ms'}, q{select count(*) from evsource.fetch_events('some', wait => '60 s')}), 0, "$mode: or evsource.max_wait is");
