@@ -33,6 +33,9 @@
 #define CREW_LAYOUT			1
 #define CREW_LOCK_CLASS		0xEA
 
+/* The segment that we belong to, if we do: nobody can attach to one twice. */
+static dsm_segment *own_segment = NULL;
+
 /* how long a team may take to leave by itself (ms); then it is told to */
 #define TIME_TO_LEAVE		1000
 
@@ -61,6 +64,7 @@ evs_crew_create(int nteams, dsm_handle *handle)
 	EvsCrew    *crew = dsm_segment_address(segment);
 
 	dsm_pin_mapping(segment);
+	own_segment = segment;
 	memset(crew, 0, size);
 	crew->layout = CREW_LAYOUT;
 	crew->launcher = MyProcPid;
@@ -89,18 +93,26 @@ evs_crew_withdraw(const EvsPost *post)
 	(void) LockRelease(&tag, ExclusiveLock, true);
 }
 
+void
+evs_crew_leave(dsm_segment *segment)
+{
+	if (segment != own_segment)
+		dsm_detach(segment);
+}
+
 static EvsCrew *
 attach(dsm_handle handle, dsm_segment **segment)
 {
 	EvsCrew    *crew;
 
-	*segment = dsm_attach(handle);
+	*segment = own_segment != NULL && dsm_segment_handle(own_segment) == handle ?
+		own_segment : dsm_attach(handle);
 	if (*segment == NULL)
 		return NULL;
 	crew = dsm_segment_address(*segment);
 	if (crew->layout == CREW_LAYOUT)
 		return crew;
-	dsm_detach(*segment);
+	evs_crew_leave(*segment);
 	return NULL;
 }
 
@@ -111,7 +123,10 @@ evs_crew_attach(dsm_handle handle)
 	EvsCrew    *crew = attach(handle, &segment);
 
 	if (crew != NULL)
+	{
 		dsm_pin_mapping(segment);
+		own_segment = segment;
+	}
 	return crew;
 }
 
@@ -133,7 +148,7 @@ evs_crew_find(Oid database, dsm_segment **segment)
 		if (tag->locktag_field3 < crew->nteams &&
 			crew->teams[tag->locktag_field3].database == database)
 			return &crew->teams[tag->locktag_field3];
-		dsm_detach(*segment);
+		evs_crew_leave(*segment);
 	}
 	return NULL;
 }
@@ -158,7 +173,7 @@ evs_crew_is_elsewhere(const EvsPost *post)
 			continue;
 		team = tag->locktag_field3 < crew->nteams ? &crew->teams[tag->locktag_field3] : NULL;
 		is_there = team != NULL && team->database == post->database && team->coordinator != 0;
-		dsm_detach(segment);
+		evs_crew_leave(segment);
 		if (is_there)
 			return true;
 	}
@@ -257,7 +272,7 @@ evs_crew_is_in(Oid database)
 
 	if (evs_crew_find(database, &segment) == NULL)
 		return false;
-	dsm_detach(segment);
+	evs_crew_leave(segment);
 	return true;
 }
 
@@ -287,7 +302,7 @@ evs_crew_clear_database(Oid database)
 	/* the command waits until they have gone */
 	if (!wait_until_gone(team, TIME_TO_LEAVE))
 		terminate(team);
-	dsm_detach(segment);
+	evs_crew_leave(segment);
 }
 
 void
@@ -304,5 +319,5 @@ evs_crew_make_room(void)
 	if (team == NULL)
 		return;
 	(void) wait_until_gone(team, TIME_TO_END);
-	dsm_detach(segment);
+	evs_crew_leave(segment);
 }

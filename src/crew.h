@@ -90,8 +90,9 @@ extern void evs_crew_withdraw(const EvsPost *post);
 /* Coordinator, worker: the crew that we belong to; NULL when it is gone. */
 extern EvsCrew *evs_crew_attach(dsm_handle handle);
 
-/* Anybody: the team of a database, or NULL.  Detach from the segment when done. */
+/* Anybody: the team of a database, or NULL; leave its segment when done. */
 extern EvsTeam *evs_crew_find(Oid database, dsm_segment **segment);
+extern void evs_crew_leave(dsm_segment *segment);
 
 /* Does another crew than the post's, whose launcher lives, have a coordinator there? */
 extern bool evs_crew_is_elsewhere(const EvsPost *post);

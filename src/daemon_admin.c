@@ -46,7 +46,7 @@ find_team(bool *has_coordinator)
 	if (team == NULL)
 		return false;
 	*has_coordinator = team->coordinator != 0;
-	dsm_detach(segment);
+	evs_crew_leave(segment);
 	return true;
 }
 
@@ -124,7 +124,7 @@ evsource_stop_daemon(PG_FUNCTION_ARGS)
 			evs_crew_wake(team->coordinator);
 			evs_crew_wake(team->launcher);
 		}
-		dsm_detach(segment);
+		evs_crew_leave(segment);
 		stopped = true;
 		pause_between_looks();
 	}
@@ -227,7 +227,7 @@ evsource_daemon_workers(PG_FUNCTION_ARGS)
 	put_coordinator(result, team);
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 		put_worker(result, team, i);
-	dsm_detach(segment);
+	evs_crew_leave(segment);
 	return (Datum) 0;
 }
 
@@ -287,6 +287,6 @@ evsource_projection_workers(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	foreach(cell, evs_async_units())
 		put_unit(result, team, lfirst(cell), number++);
-	dsm_detach(segment);
+	evs_crew_leave(segment);
 	return (Datum) 0;
 }
