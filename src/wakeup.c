@@ -290,6 +290,8 @@ evs_wakeup_prepared_ended(void)
 	(void) evs_shmem();
 	changed = true;
 	wake();
+	if (evs_daemon_enabled)
+		evs_shmem_request(MyDatabaseId);
 	changed = saved;
 }
 
