@@ -65,13 +65,16 @@ pin_settings(void)
 		{"default_transaction_deferrable", "off"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"lock_timeout", "0"},
+		{"role", "none"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"session_replication_role", "origin"},
 		{"statement_timeout", "0"},
+		{"transaction_timeout", "0"},	/* since 17 */
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+		if (GetConfigOption(settings[i][0], true, false) != NULL)
+			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 EvsPost

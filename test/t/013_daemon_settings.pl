@@ -1,0 +1,69 @@
+# What a database is given by ALTER DATABASE ... SET is not for the daemon; its
+# handlers may look at the daemon itself; and it comes for a projection that was
+# created in a prepared transaction.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+my $node = PostgreSQL::Test::Cluster->new('daemon_settings');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'evsource'
+max_prepared_transactions = 5
+});
+$node->start;
+my $database = 'postgres';
+my $sql = sub { return $node->safe_psql($database, $_[0]) };
+my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until($database, $query), $name) };
+
+# Settings that would keep it from its work.
+$sql->(q{
+create role anybody;
+alter database postgres set role = anybody;
+alter database postgres set statement_timeout = '10ms';
+alter database postgres set lock_timeout = '10ms';
+});
+my $timeout = $sql->(q{set role none; select count(*) from pg_settings where name = 'transaction_timeout'});
+$sql->(q{set role none; alter database postgres set transaction_timeout = '10ms'}) if $timeout;
+$ENV{PGOPTIONS} = '-c role=none -c statement_timeout=0 -c lock_timeout=0' . ($timeout ? ' -c transaction_timeout=0' : '');
+
+$sql->(q{
+create extension evsource;
+create table counts (stream text primary key, n int, workers int);
+create function count_events(e evsource.event) returns void language plpgsql as $$
+begin
+	perform pg_sleep(0.02);
+	perform from evsource.projection_status;
+	insert into counts values (e.stream, 1, (select count(*) from evsource.daemon_status where role = 'worker'))
+	on conflict (stream) do update set n = counts.n + 1, workers = excluded.workers;
+end $$;
+select evsource.create_projection('counts', 'count_events', mode => 'async', tables => '{counts}');
+select count(*) from generate_series(1, 5) i, lateral evsource.append('account-' || i % 2, 'Paid');
+});
+$soon->(q{select lag = 0 from evsource.projection_status}, 'it applies');
+is($sql->(q{select sum(n), min(workers) > 0 from counts}), '5|t', 'with handlers that look at the daemon');
+$sql->(q{delete from counts; select evsource.request_rebuild('counts', online => true)});
+$soon->(q{select not exists (select from evsource.progress)}, 'it rebuilds');
+is($sql->(q{select sum(n) from counts}), '5', 'what is right then');
+is($sql->(q{select state, last_error is null from evsource.projection_status}), 'active|t', 'and nothing went wrong');
+
+# The first async projection of a database, and of two phases.
+$sql->('create database later');
+$database = 'later';
+$sql->(q{
+create extension evsource;
+select evsource.append('a-1', 'Happened');
+begin; select evsource.create_projection('counts', 'evsource.fold_count', mode => 'async'); prepare transaction 'create';
+});
+is($sql->(q{select count(*) from evsource.daemon_status}), '0', 'nobody is needed before it is committed');
+$sql->(q{commit prepared 'create'});
+$soon->(q{select lag = 0 from evsource.projection_status}, 'then somebody comes');
+
+done_testing();
