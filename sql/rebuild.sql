@@ -21,7 +21,8 @@ create table evsource.rebuilds (
     resumed_count bigint not null default 0,
     updated_at    timestamptz not null default pg_catalog.now(),
     last_error    text,
-    kept_stale    boolean not null default false
+    kept_stale    boolean not null default false,
+    paused        boolean not null default false    -- in place: the projection was paused before
 );
 comment on table evsource.rebuilds is 'Rebuilds that were requested or are under way, and old versions that are kept.';
 
@@ -83,9 +84,12 @@ comment on function evsource._shadow_filler(smallint, "char", boolean) is 'Inter
 
 -- The statements that make tables of the same shape in another schema. Not what
 -- only others look at: grants and comments stay with the old table, which stays.
--- Of the triggers those that shape a row.
+-- Of the triggers those that shape a row. They tell, too, whether the tables have
+-- changed: so the same tables must give the same statements in every session.
 create function evsource._shadow_statements(tables regclass[], shadow text) returns setof text
     language plpgsql stable set search_path = pg_catalog, pg_temp
+    set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres'
+    set extra_float_digits = 1 set bytea_output = 'hex' set quote_all_identifiers = off
     as $$
 declare
     t record;

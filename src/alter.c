@@ -170,6 +170,16 @@ evsource_alter_projection(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+void
+evs_alter_pause(EvsProjection *projection)
+{
+	if (is_live(projection))
+		evs_replay_settle(projection);
+	projection->state = EVS_STATE_PAUSED;
+	evs_registry_update(projection);
+	evs_checkpoint_finish(projection->name);
+}
+
 /*
  * evsource.pause_projection(projection) returns void
  *
@@ -187,12 +197,7 @@ evsource_pause_projection(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
-	if (is_live(projection))
-		evs_replay_settle(projection);
-	projection->state = EVS_STATE_PAUSED;
-	evs_registry_update(projection);
-	evs_checkpoint_finish(projection->name);
-
+	evs_alter_pause(projection);
 	PG_RETURN_VOID();
 }
 

@@ -14,6 +14,9 @@
  */
 extern void evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently);
 
+/* Nothing more is applied to it; behind the barrier when appends are concerned. */
+extern void evs_alter_pause(EvsProjection *projection);
+
 /*
  * Empty the read model, as the owner, and forget the states and snapshots.  The
  * rows of projection and checkpoint are the caller's.  55000 when there is no

@@ -27,15 +27,6 @@ evs_barrier(void)
 	LockRelationOid(evs_catalog()->events, ShareRowExclusiveLock);
 }
 
-static void
-lock_all(List *relations, LOCKMODE mode)
-{
-	ListCell   *cell;
-
-	foreach(cell, relations)
-		LockRelationOid(lfirst_oid(cell), mode);
-}
-
 bool
 evs_barrier_within(int timeout)
 {
@@ -43,46 +34,46 @@ evs_barrier_within(int timeout)
 							timeout);
 }
 
-/* What is to be locked, and how long that may take. */
-typedef struct Wanted
+/* What is to be done, and how long each of its locks may take. */
+typedef struct Hurry
 {
-	List	   *relations;
-	LOCKMODE	mode;
+	void		(*work) (void *);
+	void	   *arg;
 	int			timeout;
-} Wanted;
+} Hurry;
 
 static void
-lock_in_time(void *arg)
+work_in_time(void *arg)
 {
-	Wanted	   *wanted = arg;
+	Hurry	   *hurry = arg;
 	int			nest_level = NewGUCNestLevel();
 	char		value[16];
 
-	snprintf(value, sizeof(value), "%d", wanted->timeout);
+	snprintf(value, sizeof(value), "%d", hurry->timeout);
 	(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	lock_all(wanted->relations, wanted->mode);
+	hurry->work(hurry->arg);
 	AtEOXact_GUC(true, nest_level);
 }
 
 /*
- * A timeout is an error, so the attempt is a subtransaction: its lock passes on
+ * A timeout is an error, so the attempt is a subtransaction: its locks pass on
  * to the transaction when it succeeds.  Being the victim of a deadlock is worth
  * another attempt, too: what is given up lets the others go on.
  */
 bool
-evs_locks_within(List *relations, LOCKMODE mode, int timeout)
+evs_within(int timeout, void (*work) (void *), void *arg)
 {
-	Wanted		wanted = {relations, mode, timeout};
+	Hurry		hurry = {work, arg, timeout};
 	ErrorData  *error;
 
 	if (timeout <= 0)
 	{
-		lock_all(relations, mode);
+		work(arg);
 		return true;
 	}
 
-	error = evs_attempt(lock_in_time, &wanted);
+	error = evs_attempt(work_in_time, &hurry);
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
@@ -91,6 +82,31 @@ evs_locks_within(List *relations, LOCKMODE mode, int timeout)
 	FreeErrorData(error);
 
 	return false;
+}
+
+/* What is to be locked. */
+typedef struct Wanted
+{
+	List	   *relations;
+	LOCKMODE	mode;
+} Wanted;
+
+static void
+lock_all(void *arg)
+{
+	Wanted	   *wanted = arg;
+	ListCell   *cell;
+
+	foreach(cell, wanted->relations)
+		LockRelationOid(lfirst_oid(cell), wanted->mode);
+}
+
+bool
+evs_locks_within(List *relations, LOCKMODE mode, int timeout)
+{
+	Wanted		wanted = {relations, mode};
+
+	return evs_within(timeout, lock_all, &wanted);
 }
 
 void

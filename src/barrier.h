@@ -20,6 +20,12 @@ extern void evs_barrier(void);
 extern bool evs_barrier_within(int timeout);
 
 /*
+ * Do something in the same way: none of the locks that it waits for may take
+ * longer.  False: nothing of it is done.
+ */
+extern bool evs_within(int timeout, void (*work) (void *), void *arg);
+
+/*
  * Lock tables in the same way: all of them, in this order, or none.
  */
 extern bool evs_locks_within(List *relations, LOCKMODE mode, int timeout);

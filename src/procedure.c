@@ -42,6 +42,9 @@
 /* How often to try for the barrier. */
 #define MAX_ATTEMPTS	10
 
+/* ms to wait for a transaction before we look whether we still have to */
+#define LONGEST_WAIT	1000
+
 /* The events of the first batch. */
 #define FIRST_BATCH		100000
 
@@ -244,6 +247,28 @@ evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
 	return EVS_DONE;
 }
 
+static void
+wait_for_awaited(void *arg)
+{
+	EvsProcedure *procedure = arg;
+
+	(void) VirtualXactLock(procedure->awaited, true);
+}
+
+/*
+ * Before the next step: what was in the way may be over sooner than we know.
+ * No lock is held, so that others can go on, and cancel what we wait for.
+ */
+static void
+wait_between(EvsProcedure *procedure)
+{
+	if (!VirtualTransactionIdIsValid(procedure->awaited))
+		evs_attempt_pause(procedure->pause);
+	else
+		(void) evs_within(LONGEST_WAIT, wait_for_awaited, procedure);
+	SetInvalidVirtualTransactionId(procedure->awaited);
+}
+
 void
 evs_procedure_repeat(EvsProcedure *procedure, EvsOutcome (*step) (EvsProcedure *))
 {
@@ -263,7 +288,7 @@ evs_procedure_repeat(EvsProcedure *procedure, EvsOutcome (*step) (EvsProcedure *
 		if (outcome != EVS_DONE)
 			evs_procedure_next_transaction(true);
 		if (outcome == EVS_WAIT)
-			evs_attempt_pause(procedure->pause);
+			wait_between(procedure);
 	} while (outcome != EVS_DONE);
 }
 
@@ -275,6 +300,7 @@ evs_procedure_init(EvsProcedure *procedure, const char *name, EvsProjectionState
 	procedure->name = name;
 	procedure->state = state;
 	procedure->timeout = timeout;
+	SetInvalidVirtualTransactionId(procedure->awaited);
 	procedure->context = AllocSetContextCreate(CurrentMemoryContext,
 											   "evsource replay step",
 											   ALLOCSET_DEFAULT_SIZES);

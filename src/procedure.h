@@ -33,6 +33,8 @@ typedef struct EvsProcedure
 								 * read model */
 	VirtualTransactionId *readers;	/* who may not have seen it */
 	int			nreaders;		/* how many of them are still there */
+	VirtualTransactionId awaited;	/* EVS_WAIT was said because of this one */
+	Oid			shadow;			/* rebuild: the schema that all this is about */
 	MemoryContext context;		/* of one transaction */
 } EvsProcedure;
 

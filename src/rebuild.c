@@ -110,23 +110,29 @@ start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *proj
 	return EVS_MORE;
 }
 
-/* The projection is what it should be: the request is fulfilled. */
+/* The projection is what it should be: the request is fulfilled, a pause goes on. */
 static EvsOutcome
-complete(EvsProcedure *procedure)
+complete(EvsProcedure *procedure, const EvsRebuild *rebuild, EvsProjection *projection)
 {
+	if (rebuild->paused)
+		evs_alter_pause(projection);
 	evs_rebuild_delete(procedure->name);
 	procedure->complete = true;
 	return EVS_DONE;
 }
 
 static EvsOutcome
-step_in_place(EvsProcedure *procedure)
+step_in_place(EvsProcedure *procedure, EvsRebuild *rebuild)
 {
 	EvsProjection *projection = evs_procedure_open(procedure);
 	EvsOutcome	outcome;
 
+	/* somebody else has made it active */
 	if (projection == NULL)
-		return complete(procedure);
+	{
+		rebuild->paused = false;
+		return complete(procedure, rebuild, projection);
+	}
 
 	/* altered meanwhile */
 	if (projection->stale)
@@ -135,7 +141,7 @@ step_in_place(EvsProcedure *procedure)
 		return EVS_MORE;
 	}
 	outcome = evs_procedure_catch_up(procedure, projection);
-	return outcome == EVS_DONE ? complete(procedure) : outcome;
+	return outcome == EVS_DONE ? complete(procedure, rebuild, projection) : outcome;
 }
 
 /*
@@ -236,7 +242,7 @@ finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjectio
 		return EVS_WAIT;
 	finish_streams(projection, projection->mode == EVS_MODE_INLINE ?
 				   evs_horizon_last_position() : evs_horizon_safe_position());
-	return complete(procedure);
+	return complete(procedure, rebuild, projection);
 }
 
 /* ---- any rebuild ---- */
@@ -249,6 +255,8 @@ start(EvsProcedure *procedure, EvsRebuild *rebuild)
 	int64		total = count_events(projection);
 
 	projection = evs_registry_open(rebuild->name);
+	if (projection->state != EVS_STATE_REBUILDING)
+		rebuild->paused = projection->state == EVS_STATE_PAUSED;
 	if (rebuild->from_snapshot && !procedure->restored)
 	{
 		restore_snapshots(procedure, projection);
@@ -289,7 +297,7 @@ evs_rebuild_advance(EvsProcedure *procedure)
 			return start(procedure, &rebuild);
 		case EVS_REBUILD_BUILDING:
 			return rebuild.online ? evs_online_step(procedure, &rebuild) :
-				step_in_place(procedure);
+				step_in_place(procedure, &rebuild);
 		case EVS_REBUILD_FAILED:
 		case EVS_REBUILD_KEPT:
 			break;
@@ -322,10 +330,15 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	const char *name = procedure->name;
 	EvsProjection *projection;
 	EvsRebuild	rebuild = {.name = name};
+	EvsRebuild	before;
 
 	evs_require_read_committed("rebuild a projection");
 	evs_rebuild_lock(name);
 	projection = evs_registry_open(name);
+	if (projection->state == EVS_STATE_PAUSED)
+		rebuild.paused = true;
+	else if (projection->state == EVS_STATE_REBUILDING && evs_rebuild_read(name, &before))
+		rebuild.paused = before.paused;
 	evs_rebuild_forget(name);
 	evs_reset_check(projection);
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
@@ -345,12 +358,14 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 		start_over(projection, 0);
 
 	if (projection->mode == EVS_MODE_INLINE)
-	{
 		evs_replay_activate(projection);
-		return;
+	else
+	{
+		apply_all(projection);
+		evs_procedure_finish_async(projection);
 	}
-	apply_all(projection);
-	evs_procedure_finish_async(projection);
+	if (rebuild.paused)
+		evs_alter_pause(projection);
 }
 
 void

@@ -24,6 +24,7 @@
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -314,6 +315,30 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 
 /* ---- on the way ---- */
 
+static void
+forget_readers(EvsProcedure *procedure)
+{
+	procedure->built = InvalidTransactionId;
+	procedure->nreaders = 0;
+	if (procedure->readers != NULL)
+		pfree(procedure->readers);
+	procedure->readers = NULL;
+}
+
+/*
+ * What we remember is that of another rebuild if the tables are others: the
+ * one that we knew was cancelled, or has begun anew in another session.
+ */
+static void
+look_at_shadow(EvsProcedure *procedure, const EvsRebuild *rebuild)
+{
+	Oid			shadow = get_namespace_oid(rebuild->shadow, true);
+
+	if (procedure->shadow != shadow)
+		forget_readers(procedure);
+	procedure->shadow = shadow;
+}
+
 /* What was built is of no use any more: begin anew. */
 static EvsOutcome
 start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
@@ -327,8 +352,7 @@ start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
 	rebuild->tables = NIL;
 	rebuild->shadow = rebuild->shape = NULL;
 	evs_rebuild_write(rebuild);
-	procedure->built = InvalidTransactionId;
-	procedure->readers = NULL;
+	forget_readers(procedure);
 	procedure->attempts = 0;
 	return EVS_MORE;
 }
@@ -352,10 +376,12 @@ old_snapshots_gone(EvsProcedure *procedure)
 	}
 	while (procedure->nreaders > 0)
 	{
-		if (!VirtualXactLock(procedure->readers[procedure->nreaders - 1],
-							 !procedure->background))
+		VirtualTransactionId reader = procedure->readers[procedure->nreaders - 1];
+
+		if (!VirtualXactLock(reader, false))
 		{
 			procedure->pause = SNAPSHOT_PAUSE;
+			procedure->awaited = reader;
 			return false;
 		}
 		procedure->nreaders--;
@@ -414,7 +440,8 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 	evs_failures_clear(projection->name);
 	evs_failures_clear(rebuild->shadow);
 	evs_troubles_exchange(projection->name, rebuild->shadow);
-	projection->state = EVS_STATE_ACTIVE;
+	if (projection->state != EVS_STATE_PAUSED)
+		projection->state = EVS_STATE_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &rebuild->checkpoint);
@@ -441,6 +468,20 @@ wait_for_tables(EvsProcedure *procedure, EvsRebuild *rebuild)
 						   "transactions that have used the tables and not ended",
 						   "locks on the tables of the projection");
 	return EVS_WAIT;
+}
+
+/* Nobody changes the tables any more: is it still possible? */
+static void
+check_again(const EvsRebuild *rebuild, EvsProjection *projection)
+{
+	const char *obstacle = evs_shadow_obstacle(projection);
+
+	if (obstacle != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot complete the online rebuild of projection \"%s\"", rebuild->name),
+				 errdetail("Online it is not possible any more: %s.", obstacle),
+				 errhint("Remove what is in the way and call again: it goes on where it stopped; or rebuild in place, with online => false.")));
 }
 
 static EvsOutcome
@@ -478,6 +519,7 @@ finish(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (!evs_shadow_exists(rebuild->tables, rebuild->shadow) ||
 		strcmp(evs_shadow_shape(rebuild->tables), rebuild->shape) != 0)
 		return start_over(procedure, rebuild);
+	check_again(rebuild, projection);
 
 	if (rebuild->keep_old)
 		count_old(projection, &old, evs_horizon_last_position());
@@ -500,6 +542,7 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 		!evs_shadow_exists(rebuild->tables, rebuild->shadow))
 		return start_over(procedure, rebuild);
 
+	look_at_shadow(procedure, rebuild);
 	redirected = redirect(rebuild, projection, &watch);
 	upto = get_limit(projection);
 	applied = apply_batch(procedure, rebuild, redirected, &watch, upto);

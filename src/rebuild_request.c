@@ -80,6 +80,7 @@ evs_rebuild_register(EvsRebuild *wanted)
 				evs_checkpoint_resume(wanted->name);
 			return;
 		}
+		wanted->paused = current.state != EVS_REBUILD_KEPT && current.paused;
 		evs_rebuild_forget(wanted->name);
 	}
 	wanted->state = EVS_REBUILD_REQUESTED;
@@ -181,8 +182,8 @@ evsource_accept_rebuild(PG_FUNCTION_ARGS)
  * then gets, in this transaction, the events since that was replaced; an async
  * one with its next run.
  *
- * Errors: 42704, 42501, 55000 when none is kept or the tables have changed
- * since, 25000 under REPEATABLE READ, whatever the handler raises.
+ * Errors: 42704, 42501, 55000 when none is kept, the tables have changed since,
+ * or others have come to depend on what is in them, 25000 under REPEATABLE READ, whatever the handler raises.
  */
 Datum
 evsource_revert_rebuild(PG_FUNCTION_ARGS)
@@ -192,6 +193,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	bool		is_inline = projection->mode == EVS_MODE_INLINE;
 	bool		was_stale = projection->stale;
 	EvsCheckpoint kept = rebuild.checkpoint;
+	const char *reason;
 
 	evs_require_read_committed("revert a rebuild");
 	(void) evs_snapshot_lock(rebuild.name, NULL, EVS_SNAPSHOT_LOCK_ALL);
@@ -207,6 +209,13 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild.name),
 				 errdetail("Its tables have been changed since."),
 				 errhint("Drop it with evsource.accept_rebuild().")));
+	reason = evs_shadow_obstacle(projection);
+	if (reason != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild.name),
+				 errdetail("Now it is not possible: %s.", reason),
+				 errhint("Remove what is in the way, or drop the old version with evsource.accept_rebuild().")));
 	evs_shadow_swap(rebuild.tables, rebuild.shadow);
 	(void) evs_snapshots_clear(rebuild.name, false);
 	evs_failures_clear(rebuild.name);
@@ -214,7 +223,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 
 	/* events that the other version has applied are history for this one */
 	projection->replay_until = Max(projection->replay_until, rebuild.checkpoint.position);
-	projection->stale = rebuild.kept_stale;
+	projection->stale = rebuild.kept_stale || !rebuild.same_definition;
 	if (projection->state != EVS_STATE_PAUSED)
 		projection->state = is_inline ? EVS_STATE_CATCHING_UP : EVS_STATE_ACTIVE;
 	evs_registry_update(projection);
@@ -238,26 +247,39 @@ is_passing(int sqlerrcode)
 		sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 }
 
-/* What the worker remembers of the rebuild that it works on. */
+/* What the worker remembers of the rebuilds that it works on, in turns. */
+static List *procedures = NIL;
+
 static EvsProcedure *
 get_procedure(const char *name)
 {
-	static MemoryContext context = NULL;
-	static EvsProcedure procedure;
+	ListCell   *cell;
+	MemoryContext context;
 	MemoryContext caller;
+	EvsProcedure *procedure;
 
-	if (context != NULL && strcmp(procedure.name, name) == 0)
-		return &procedure;
+	foreach(cell, procedures)
+		if (strcmp(((EvsProcedure *) lfirst(cell))->name, name) == 0)
+			return lfirst(cell);
 
-	if (context != NULL)
-		MemoryContextDelete(context);
 	context = AllocSetContextCreate(TopMemoryContext, "evsource rebuild",
 									ALLOCSET_SMALL_SIZES);
 	caller = MemoryContextSwitchTo(context);
-	evs_procedure_init(&procedure, pstrdup(name), EVS_STATE_REBUILDING, WORKER_TIMEOUT);
-	procedure.background = true;
+	procedure = palloc(sizeof(EvsProcedure));
+	evs_procedure_init(procedure, pstrdup(name), EVS_STATE_REBUILDING, WORKER_TIMEOUT);
+	procedure->background = true;
+	MemoryContextSwitchTo(TopMemoryContext);
+	procedures = lappend(procedures, procedure);
 	MemoryContextSwitchTo(caller);
-	return &procedure;
+	return procedure;
+}
+
+/* Its context has the one of a step as its child. */
+static void
+forget_procedure(EvsProcedure *procedure)
+{
+	procedures = list_delete_ptr(procedures, procedure);
+	MemoryContextDelete(MemoryContextGetParent(procedure->context));
 }
 
 /* Where a rebuild is: what it applies next comes after that.  -1: nowhere yet. */
@@ -337,11 +359,9 @@ fail(const char *name, MemoryContext context)
 	return passing ? EVS_WAIT : EVS_DONE;
 }
 
-EvsOutcome
-evs_rebuild_step(const char *name)
+static EvsOutcome
+step(EvsProcedure *procedure)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	EvsProcedure *procedure = get_procedure(name);
 	volatile EvsOutcome outcome = EVS_DONE;
 
 	PG_TRY();
@@ -362,20 +382,25 @@ evs_rebuild_step(const char *name)
 	}
 	PG_CATCH();
 	{
-		outcome = fail(name, procedure->context);
+		outcome = fail(procedure->name, procedure->context);
 	}
 	PG_END_TRY();
+	return outcome;
+}
+
+EvsOutcome
+evs_rebuild_step(const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EvsProcedure *procedure = get_procedure(name);
+	EvsOutcome	outcome = step(procedure);
 
 	evs_caution_rest();
-	MemoryContextReset(procedure->context);
-	if (outcome == EVS_DONE)
-	{
-		procedure->built = InvalidTransactionId;
-		procedure->readers = NULL;
-		procedure->restored = procedure->from_snapshots = false;
-		procedure->attempts = procedure->rounds = 0;
-	}
 	MemoryContextSwitchTo(caller);
+	if (outcome == EVS_DONE)
+		forget_procedure(procedure);
+	else
+		MemoryContextReset(procedure->context);
 	return outcome;
 }
 

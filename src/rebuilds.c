@@ -34,7 +34,7 @@
 static EvsQuery select_rebuild = {
 	"select r.state, r.background, r.online, r.from_snapshot, r.keep_old, r.tables,"
 	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION ", false), r.kept_stale,"
-	" r.position, r.event_count, coalesce(r.total, 0), r.rounds"
+	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -42,18 +42,18 @@ static EvsQuery select_rebuild = {
 
 static EvsQuery write_rebuild = {
 	"insert into evsource.rebuilds as r (projection, state, background, online, from_snapshot,"
-	"  keep_old, tables, shadow, shape, kept_stale, position, event_count, total, rounds)"
-	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+	"  keep_old, tables, shadow, shape, kept_stale, position, event_count, total, rounds, paused)"
+	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 	" on conflict (projection) do update set state = excluded.state,"
 	"  background = excluded.background, online = excluded.online,"
 	"  from_snapshot = excluded.from_snapshot, keep_old = excluded.keep_old,"
 	"  tables = excluded.tables, shadow = excluded.shadow, shape = excluded.shape,"
 	"  kept_stale = excluded.kept_stale, position = excluded.position,"
 	"  event_count = excluded.event_count, total = excluded.total, rounds = excluded.rounds,"
-	"  updated_at = clock_timestamp(),"
+	"  paused = excluded.paused, updated_at = clock_timestamp(),"
 	"  last_error = case when excluded.state = 'failed' then r.last_error end",
-	14, {TEXTOID, TEXTOID, BOOLOID, BOOLOID, BOOLOID, BOOLOID, TEXTARRAYOID, TEXTOID, TEXTOID,
-	BOOLOID, INT8OID, INT8OID, INT8OID, INT4OID}, SPI_OK_INSERT
+	15, {TEXTOID, TEXTOID, BOOLOID, BOOLOID, BOOLOID, BOOLOID, TEXTARRAYOID, TEXTOID, TEXTOID,
+	BOOLOID, INT8OID, INT8OID, INT8OID, INT4OID, BOOLOID}, SPI_OK_INSERT
 };
 
 static EvsQuery delete_rebuild = {
@@ -185,6 +185,7 @@ read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
 	rebuild->checkpoint.event_count = DatumGetInt64(get_value(result, 12, &is_null));
 	rebuild->total = DatumGetInt64(get_value(result, 13, &is_null));
 	rebuild->rounds = DatumGetInt32(get_value(result, 14, &is_null));
+	rebuild->paused = DatumGetBool(get_value(result, 15, &is_null));
 }
 
 bool
@@ -241,8 +242,8 @@ names_or_null(List *names, char *null)
 void
 evs_rebuild_write(const EvsRebuild *rebuild)
 {
-	Datum		values[14];
-	char		nulls[14];
+	Datum		values[15];
+	char		nulls[15];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(rebuild->name);
@@ -260,6 +261,7 @@ evs_rebuild_write(const EvsRebuild *rebuild)
 	values[11] = Int64GetDatum(rebuild->checkpoint.event_count);
 	values[12] = Int64GetDatum(rebuild->total);
 	values[13] = Int32GetDatum(rebuild->rounds);
+	values[14] = BoolGetDatum(rebuild->paused);
 	(void) evs_query_run(&write_rebuild, values, nulls);
 }
 

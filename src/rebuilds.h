@@ -31,6 +31,7 @@ typedef struct EvsRebuild
 	char	   *shadow;			/* the schema in which they are */
 	char	   *shape;			/* that of the tables when these were made */
 	bool		same_definition;	/* of the projection, since the rebuild began */
+	bool		paused;			/* in place: the projection was paused before */
 	bool		kept_stale;		/* the version that is kept was stale */
 	EvsCheckpoint checkpoint;	/* of what is in the shadow */
 	int64		total;			/* events there were to apply */

@@ -65,6 +65,20 @@ call evsource.rebuild_projection('sums', online => true);
 table model;
 select state, event_count from evsource.projection_status;
 
+-- It is still paused, also in place: what comes then waits for the end of the pause.
+select version from evsource.append('a-1', 'Happened');
+table model;
+call evsource.rebuild_projection('sums', online => false);
+select version from evsource.append('a-1', 'Happened');
+begin;
+call evsource.rebuild_projection('sums');
+commit;
+select version from evsource.append('a-1', 'Happened');
+table model;
+select state, event_count, lag from evsource.projection_status;
+select evsource.resume_projection('sums');
+table model;
+
 -- Async: what it has applied is history, the rest is not.
 select evsource.alter_projection('sums', mode => 'async');
 select version from evsource.append('a-1', 'Happened');
@@ -124,6 +138,18 @@ alter table sums add column more integer;
 select evsource.revert_rebuild('sums');
 select evsource.accept_rebuild('sums');
 select evsource.alter_projection('sums', mode => 'inline');
+
+-- Nor when others have come to depend on what is in them.
+call evsource.rebuild_projection('sums', keep_old => true);
+create table orders (stream text references sums);
+insert into orders values ('a-1');
+select evsource.revert_rebuild('sums');
+drop table orders;
+create table heir () inherits (sums);
+select evsource.revert_rebuild('sums');
+drop table heir;
+select evsource.revert_rebuild('sums');
+select evsource.accept_rebuild('sums');
 
 -- An error on the way: the old version lives, the next call goes on.
 insert into obstacle values (150);
