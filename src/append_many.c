@@ -4,8 +4,9 @@
  * The steps are those of append.c, taken for as many streams as may be locked
  * together, then for the next ones.  A few events at a time are enough for most
  * of what a multi-insert saves, and hold few locks.  The streams of a turn are
- * locked in the order of their hashes, so that two sessions that append to the
- * same ones take turns.
+ * locked in the order of their names, so that two sessions that append to the
+ * same ones take turns.  Who has more events than fit into one, and cannot rule out
+ * that others append to the same streams, brings them in that order.
  *
  * Projections get everything in one batch when all of it is stored.
  */
@@ -21,63 +22,42 @@
 #include "store.h"
 #include "streams.h"
 
-/* An event's stream, and its place in the batch. */
-typedef struct Place
-{
-	uint64		hash;
-	EvsEvent   *event;
-} Place;
-
-/* By hash, then by name, then in the order of the batch. */
+/* By the stream's name, then in the order of the batch. */
 static int
 compare_places(const void *left, const void *right)
 {
-	const Place *a = left;
-	const Place *b = right;
-	int			length;
-	int			order;
+	EvsEvent   *const *a = left;
+	EvsEvent   *const *b = right;
+	int			order = evs_compare_text((*a)->stream, (*b)->stream);
 
-	if (a->hash != b->hash)
-		return a->hash < b->hash ? -1 : 1;
-	length = Min(VARSIZE_ANY_EXHDR(a->event->stream), VARSIZE_ANY_EXHDR(b->event->stream));
-	order = memcmp(VARDATA_ANY(a->event->stream), VARDATA_ANY(b->event->stream), length);
-	if (order == 0)
-		order = (int) VARSIZE_ANY_EXHDR(a->event->stream) - (int) VARSIZE_ANY_EXHDR(b->event->stream);
-	if (order == 0)
-		order = a->event < b->event ? -1 : a->event > b->event;
-	return order;
+	return order != 0 ? order : (*a < *b ? -1 : *a > *b);
 }
 
 /* Lock the streams of the events, and give each event its version. */
 static void
 number(Relation events, EvsBatch *batch)
 {
-	Place		places[EVS_STREAMS_AT_ONCE];
+	EvsEvent   *places[EVS_STREAMS_AT_ONCE];
 	text	   *streams[EVS_STREAMS_AT_ONCE];
 	int64		versions[EVS_STREAMS_AT_ONCE];
 	int			count = 0;
 
 	for (int i = 0; i < batch->count; i++)
-	{
-		places[i].event = &batch->events[i];
-		places[i].hash = evs_stream_hash(batch->events[i].stream);
-	}
-	qsort(places, batch->count, sizeof(Place), compare_places);
+		places[i] = &batch->events[i];
+	qsort(places, batch->count, sizeof(EvsEvent *), compare_places);
 	for (int i = 0; i < batch->count; i++)
 	{
-		text	   *stream = places[i].event->stream;
-
-		if (count == 0 || !evs_same_text(streams[count - 1], stream))
-			streams[count++] = stream;
-		places[i].event->stream = streams[count - 1];
+		if (count == 0 || !evs_same_text(streams[count - 1], places[i]->stream))
+			streams[count++] = places[i]->stream;
+		places[i]->stream = streams[count - 1];
 	}
 
 	evs_stream_lock_many(events, streams, versions, count);
 	for (int i = 0, stream = -1; i < batch->count; i++)
 	{
-		if (stream < 0 || places[i].event->stream != streams[stream])
+		if (stream < 0 || places[i]->stream != streams[stream])
 			stream++;
-		places[i].event->version = ++versions[stream];
+		places[i]->version = ++versions[stream];
 	}
 }
 

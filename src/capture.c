@@ -51,7 +51,7 @@ command_of(const EvsCapturePlan *plan, HeapTuple tuple, bool deleted)
 }
 
 static void
-capture_row(EvsCapturePlan *plan, const TriggerData *trigger, Oid role)
+capture_row(EvsCapturePlan *plan, const TriggerData *trigger)
 {
 	Jsonb	   *metadata = evs_metadata_for(NULL);
 	EvsEvent	events[2];
@@ -82,18 +82,18 @@ capture_row(EvsCapturePlan *plan, const TriggerData *trigger, Oid role)
 		if (count == 2)
 			phase = i == 0 ? EVS_CAPTURE_LEAVES : EVS_CAPTURE_COMES;
 		events[i].metadata = metadata;
-		evs_capture_add(role, command, phase, &events[i]);
+		evs_capture_add(plan, command, phase, &events[i]);
 	}
 }
 
 static void
-capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger, Oid role)
+capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger)
 {
 	EvsEvent	event;
 
 	evs_capture_truncated(plan, trigger->tg_relation, &event);
 	event.metadata = evs_metadata_for(NULL);
-	evs_capture_add(role, GetCurrentCommandId(false), EVS_CAPTURE_LEAVES, &event);
+	evs_capture_add(plan, GetCurrentCommandId(false), EVS_CAPTURE_LEAVES, &event);
 }
 
 /*
@@ -110,7 +110,6 @@ evsource_capture(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	EvsCapturePlan *plan;
-	Oid			role;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -124,11 +123,11 @@ evsource_capture(PG_FUNCTION_ARGS)
 		refuse_trigger(trigger);
 
 	plan = evs_capture_plan(trigger);
-	role = evs_capture_role(plan, trigger);
+	evs_capture_check_registrant(plan, trigger);
 	if (TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-		capture_row(plan, trigger, role);
+		capture_row(plan, trigger);
 	else
-		capture_truncate(plan, trigger, role);
+		capture_truncate(plan, trigger);
 	evs_capture_added();
 	PG_RETURN_POINTER(NULL);
 }

@@ -71,6 +71,7 @@ typedef struct EvsCapturePlan
 	text	   *truncated;
 	int			nkeys;
 	int		   *keys;			/* indexes of columns */
+	bool		shares_streams; /* rows may have the same key */
 	int			ncolumns;
 	EvsCaptureColumn *columns;	/* those that are captured, and the key */
 } EvsCapturePlan;
@@ -86,10 +87,10 @@ extern EvsCapturePlan *evs_capture_make_plan(Relation table,
 											 const EvsCaptureDefinition *definition);
 
 /*
- * The role that appends what the trigger captures.  Errors: 42501 when it is not
- * registered, 42704 when the role is gone.
+ * Errors: 42501 when nobody has registered the trigger, 42704 when the role that
+ * appends is gone.
  */
-extern Oid	evs_capture_role(const EvsCapturePlan *plan, const TriggerData *trigger);
+extern void evs_capture_check_registrant(const EvsCapturePlan *plan, const TriggerData *trigger);
 
 extern void evs_capture_plan_init(void);
 
@@ -116,8 +117,8 @@ typedef enum EvsCapturePhase
  * Append the event, copied, when the statement that is under way ends, in the
  * order of commands and phases (capture_pending.c).
  */
-extern void evs_capture_add(Oid role, CommandId command, EvsCapturePhase phase,
-							const EvsEvent *event);
+extern void evs_capture_add(const EvsCapturePlan *plan, CommandId command,
+							EvsCapturePhase phase, const EvsEvent *event);
 
 /* Call when the changes of one row have been added. */
 extern void evs_capture_added(void);

@@ -17,6 +17,10 @@
  * keys are moved on by one, each stream first loses its old row.  A command sees
  * no row of its own, so this is an order in which it could have happened.
  *
+ * Rows of one key share a stream, and sessions that change different ones of them
+ * meet there.  So that they do not deadlock, the events of a statement are appended in
+ * the order of their streams then, if they are more than are locked at once.
+ *
  * A big statement is appended in parts.  If rows leave streams in it, those that
  * come to streams are kept for its end; and there are no parts if triggers change
  * captured tables too.
@@ -33,6 +37,7 @@
 #include "append.h"
 #include "event.h"
 #include "identity.h"
+#include "streams.h"
 
 typedef struct Change
 {
@@ -56,6 +61,7 @@ typedef struct Pending
 	bool		disordered;		/* the order of collection is not the right one */
 	bool		leaving;		/* the statement has rows that leave their stream */
 	bool		nested;			/* some come from statements of triggers */
+	bool		shared;			/* some are of rows that may share their streams */
 } Pending;
 
 static Pending pending;
@@ -82,6 +88,21 @@ compare_changes(const void *left, const void *right)
 	const Change *b = right;
 	int			order = compare_order(a, b);
 
+	return order != 0 ? order : (a->sequence < b->sequence ? -1 : 1);
+}
+
+/* Who appends comes first: each has a batch of his own. */
+static int
+compare_streams(const void *left, const void *right)
+{
+	const Change *a = left;
+	const Change *b = right;
+	int			order = compare_order(a, b);
+
+	if (order == 0 && a->role != b->role)
+		order = a->role < b->role ? -1 : 1;
+	if (order == 0)
+		order = evs_compare_text(a->event.stream, b->event.stream);
 	return order != 0 ? order : (a->sequence < b->sequence ? -1 : 1);
 }
 
@@ -161,6 +182,7 @@ keep(const Pending *done, int first)
 {
 	pending.sequence = done->sequence;
 	pending.leaving = done->leaving;
+	pending.shared = done->shared;
 	for (int i = first; i < done->count; i++)
 		add_change(&done->changes[i]);
 	pending.enough = done->enough;
@@ -179,7 +201,9 @@ append_pending(bool at_end)
 
 	/* handlers that the append calls may change captured tables themselves */
 	memset(&pending, 0, sizeof(pending));
-	if (done.disordered)
+	if (done.shared && done.count > EVS_STREAMS_AT_ONCE)
+		qsort(done.changes, done.count, sizeof(Change), compare_streams);
+	else if (done.disordered)
 		qsort(done.changes, done.count, sizeof(Change), compare_changes);
 	count = done.count;
 	if (!at_end && done.leaving)
@@ -204,7 +228,8 @@ append_pending(bool at_end)
 }
 
 void
-evs_capture_add(Oid role, CommandId command, EvsCapturePhase phase, const EvsEvent *event)
+evs_capture_add(const EvsCapturePlan *plan, CommandId command, EvsCapturePhase phase,
+				const EvsEvent *event)
 {
 	Change		change;
 
@@ -212,9 +237,10 @@ evs_capture_add(Oid role, CommandId command, EvsCapturePhase phase, const EvsEve
 	change.phase = phase;
 	change.sequence = pending.sequence++;
 	change.nest_level = GetCurrentTransactionNestLevel();
-	change.role = role;
+	change.role = plan->registrant;
 	change.event = *event;
 	pending.nested |= firing > 1;
+	pending.shared |= plan->shares_streams;
 	add_change(&change);
 }
 

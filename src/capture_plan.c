@@ -8,8 +8,10 @@
  */
 #include "capture.h"
 
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_index.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -123,6 +125,44 @@ take_key(EvsCapturePlan *plan, Relation table, List *key)
 	}
 }
 
+/* Is a column of the table, by its number, part of the key? */
+static bool
+is_of_key(const EvsCapturePlan *plan, AttrNumber number)
+{
+	for (int i = 0; i < plan->nkeys; i++)
+		if (plan->columns[plan->keys[i]].number == number)
+			return true;
+	return false;
+}
+
+/* Does a unique index see to it that no two rows have the same key? */
+static bool
+is_unique(const EvsCapturePlan *plan, Relation table)
+{
+	List	   *indexes = RelationGetIndexList(table);
+	bool		unique = false;
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(cell)));
+		Form_pg_index index;
+		bool		fits;
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(cell));
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		fits = index->indisunique && index->indimmediate && index->indisvalid &&
+			heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+		/* an expression is column 0, which no key has */
+		for (int i = 0; fits && i < index->indnkeyatts; i++)
+			fits = is_of_key(plan, index->indkey.values[i]);
+		unique |= fits;
+		ReleaseSysCache(tuple);
+	}
+	return unique;
+}
+
 EvsCapturePlan *
 evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
 {
@@ -142,6 +182,7 @@ evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
 	plan->truncated = cstring_to_text(psprintf("%sTruncated", prefix));
 	take_columns(plan, RelationGetDescr(table), definition->exclude);
 	take_key(plan, table, definition->key);
+	plan->shares_streams = !is_unique(plan, table);
 	MemoryContextSwitchTo(old);
 	return plan;
 }
@@ -194,8 +235,8 @@ evs_capture_plan(const TriggerData *trigger)
 	return plan;
 }
 
-Oid
-evs_capture_role(const EvsCapturePlan *plan, const TriggerData *trigger)
+void
+evs_capture_check_registrant(const EvsCapturePlan *plan, const TriggerData *trigger)
 {
 	if (!OidIsValid(plan->registrant))
 		ereport(ERROR,
@@ -212,7 +253,6 @@ evs_capture_role(const EvsCapturePlan *plan, const TriggerData *trigger)
 						RelationGetRelationName(trigger->tg_relation)),
 				 errdetail("Trigger \"%s\" appends with its rights.", trigger->tg_trigger->tgname),
 				 errhint("Capture the table as another role: evsource.capture_table(..., if_exists => 'alter').")));
-	return plan->registrant;
 }
 
 static void

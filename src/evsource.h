@@ -49,6 +49,16 @@ evs_same_text(const text *a, const text *b)
 		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
 }
 
+/* The order of their bytes, the same in every session. */
+static inline int
+evs_compare_text(const text *a, const text *b)
+{
+	int			order = memcmp(VARDATA_ANY(a), VARDATA_ANY(b),
+							   Min(VARSIZE_ANY_EXHDR(a), VARSIZE_ANY_EXHDR(b)));
+
+	return order != 0 ? order : (int) VARSIZE_ANY_EXHDR(a) - (int) VARSIZE_ANY_EXHDR(b);
+}
+
 /* Which events a reader or a projection wants.  A count of 0 means "all". */
 typedef struct EvsFilter
 {

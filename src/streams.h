@@ -29,7 +29,7 @@ extern int64 evs_stream_lock_last(Relation events, text *stream, int64 *position
 
 /*
  * The same for several streams, of different names and in the order of their
- * hashes, so that sessions take them in one order.  Their events have to be in
+ * bytes, so that sessions take them in one order.  Their events have to be in
  * the table before a stream is locked again.
  */
 extern void evs_stream_lock_many(Relation events, text *const *streams,
