@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -28,16 +29,15 @@
 /* so many times rarer: what there is to fold stays a moment's work */
 #define PATIENCE		4
 
-/* Does the key have a snapshot that has not been seen by everybody yet? */
-static bool
-is_recent(const char *projection, text *key)
+/* The transaction that wrote the key's snapshot, whoever can see that. */
+static TransactionId
+newest_writer(Relation snapshots, const char *projection, text *key)
 {
-	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->snapshots_pkey, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(snapshots, NULL);
 	IndexScanDesc scan;
 	ScanKeyData keys[2];
-	bool		recent = false;
+	TransactionId writer = InvalidTransactionId;
 
 	/* ScanKeyInit compares by the C collation: that of the columns */
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(projection));
@@ -47,17 +47,38 @@ is_recent(const char *projection, text *key)
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		bool		isnull;
-		TransactionId writer = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber,
-																	 &isnull));
 
-		recent = TransactionIdIsNormal(writer) &&
-			!GlobalVisCheckRemovableXid(snapshots, writer);
+		writer = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
+	return writer;
+}
+
+/* Does the key have a snapshot that somebody may still see the one before of? */
+static bool
+is_recent(const char *projection, text *key)
+{
+	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
+	TransactionId writer = newest_writer(snapshots, projection, key);
+	bool		recent = TransactionIdIsNormal(writer) &&
+		!GlobalVisCheckRemovableXid(snapshots, writer);
+
 	table_close(snapshots, NoLock);
 	return recent;
+}
+
+/* Has somebody saved one that this transaction, whose snapshot is fixed, cannot replace? */
+static bool
+is_taken(const char *projection, text *key)
+{
+	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
+	TransactionId writer = newest_writer(snapshots, projection, key);
+
+	table_close(snapshots, NoLock);
+	return TransactionIdIsNormal(writer) && !TransactionIdIsCurrentTransactionId(writer) &&
+		XidInMVCCSnapshot(writer, GetTransactionSnapshot());
 }
 
 bool
@@ -71,5 +92,6 @@ evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *
 	if (events < every * PATIENCE && VARSIZE(state->state) >= LARGE_STATE &&
 		is_recent(projection->name, key))
 		return false;
-	return evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY);
+	return evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY) &&
+		!(IsolationUsesXactSnapshot() && is_taken(projection->name, key));
 }
