@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "failure.h"
 #include "query.h"
 #include "subscription.h"
 #include "wakeup.h"
@@ -103,40 +104,56 @@ lock_row(const EvsSubscription *subscription, const EvsCursor *cursor,
 	return found;
 }
 
+/*
+ * Events up to this one have failed: the first suspect, or all after "from" are.
+ * True when it was the last attempt of one that was alone: it is a dead letter.
+ */
+static bool
+fail(EvsClaim *claim, int64 from, int64 upto, bool alone, const char *reason)
+{
+	if (claim->suspect_until != 0 && upto >= claim->suspect_from)
+		claim->attempts++;
+	else
+	{
+		claim->suspect_from = from;
+		claim->attempts = 1;
+	}
+	claim->suspect_until = Max(claim->suspect_until, upto);
+	if (!alone || claim->attempts < claim->subscription->max_attempts)
+		return false;
+
+	evs_subscription_bury(claim->subscription->name, upto, claim->attempts, reason);
+	if (upto < claim->suspect_until)
+	{
+		claim->suspect_from = upto + 1;
+		claim->attempts = 1;
+	}
+	else
+		claim->suspect_from = claim->suspect_until = claim->attempts = 0;
+	return true;
+}
+
 /* What was out has come to nothing. */
 static void
 count_failure(EvsClaim *claim, const Row *row)
 {
-	const char *name = claim->subscription->name;
 	const char *reason = row->consumer == NULL ? "its lease ran out" :
 		psprintf("the lease of consumer \"%s\" ran out", row->consumer);
 
 	if (row->retry)
-	{
-		evs_subscription_retry_failed(name, row->handed_out, reason);
-		return;
-	}
-
-	if (claim->suspect_until != 0 && row->handed_out >= claim->suspect_from)
-		claim->attempts++;
+		evs_subscription_retry_failed(claim->subscription->name, row->handed_out, reason);
 	else
-	{
-		claim->suspect_from = row->alone ? row->handed_out : claim->position + 1;
-		claim->attempts = 1;
-	}
-	claim->suspect_until = Max(claim->suspect_until, row->handed_out);
+		(void) fail(claim, row->alone ? row->handed_out : claim->position + 1,
+					row->handed_out, row->alone, reason);
+}
 
-	if (row->alone && claim->attempts >= claim->subscription->max_attempts)
-	{
-		evs_subscription_bury(name, row->handed_out, claim->attempts, reason);
-		if (row->handed_out < claim->suspect_until)
-		{
-			claim->suspect_from = row->handed_out + 1;
-			claim->attempts = 1;
-		}
-		else
-			claim->suspect_from = claim->suspect_until = claim->attempts = 0;
-	}
+bool
+evs_cursor_fail(EvsClaim *claim, int64 position, const char *reason)
+{
+	bool		is_last = fail(claim, position, position, true, reason);
+
+	claim->retry_at = is_last ? 0 : evs_failure_retry_at(claim->attempts);
+	return is_last;
 }
 
 bool
@@ -200,12 +217,12 @@ evs_cursor_advance(const EvsClaim *claim, int64 position)
 {
 	static EvsQuery move = {
 		"update evsource.cursors set position = greatest(position, $4), token = null, consumer = null,"
-		" lease_until = null, retry_at = null, handed_out = null, seen = null, alone = false, retry = false,"
+		" lease_until = null, retry_at = $8, handed_out = null, seen = null, alone = false, retry = false,"
 		" suspect_from = case when $6 > $4 then nullif($5, 0) end,"
 		" suspect_until = case when $6 > $4 then nullif($6, 0) end,"
 		" attempts = case when $6 > $4 then $7 else 0 end"
 		" where subscription = $1 and generation = $2 and partition = $3",
-		7, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID, INT4OID}, SPI_OK_UPDATE
+		8, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID, INT4OID, TIMESTAMPTZOID}, SPI_OK_UPDATE
 	};
 	static EvsQuery finish = {
 		"delete from evsource.cursors"
@@ -216,8 +233,9 @@ evs_cursor_advance(const EvsClaim *claim, int64 position)
 		CStringGetTextDatum(claim->subscription->name), Int32GetDatum(claim->generation),
 		Int32GetDatum(claim->partition), Int64GetDatum(position),
 		Int64GetDatum(claim->suspect_from), Int64GetDatum(claim->suspect_until),
-		Int32GetDatum(claim->attempts)
+		Int32GetDatum(claim->attempts), TimestampTzGetDatum(claim->retry_at)
 	};
 
-	(void) evs_query_run(position >= claim->end ? &finish : &move, values, NULL);
+	(void) evs_query_run(position >= claim->end ? &finish : &move, values,
+						 claim->retry_at != 0 ? NULL : "       n");
 }

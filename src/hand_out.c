@@ -5,6 +5,11 @@
  * Streams with a dead letter are passed over: their events become dead letters
  * behind it.  Events are handed out as the reading functions do: the newest
  * version of their type, and not before their commits are on disk.
+ *
+ * When the upcaster of an event fails, the batch is read once more, with a
+ * subtransaction for each upcaster.  It ends before that event; and when it would
+ * begin with it, the event has failed, as if a consumer had: after some attempts
+ * it is a dead letter.  Meanwhile the other partitions go on.
  */
 #include "evsource.h"
 
@@ -14,9 +19,11 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "attempt.h"
 #include "dead_letters.h"
 #include "event.h"
 #include "event_row.h"
+#include "failure.h"
 #include "hand_out.h"
 #include "query.h"
 #include "read.h"
@@ -32,7 +39,9 @@ typedef struct Batch
 	EvsFetch   *fetch;
 	EvsClaim   *claim;
 	EvsRead		read;			/* notes commits */
-	EvsTypeRun *types;
+	bool		has_types;		/* events may have to be brought to newer versions */
+	EvsTypeRun *types;			/* of this reading, unless ... */
+	bool		careful;		/* ... one has failed, and each is tried by itself */
 	EvsReceipts receipts;
 	EvsEventRow event_row;		/* forms the part of a row that is evsource.event */
 	HeapTupleData row;			/* the row formed last */
@@ -108,7 +117,7 @@ view_event(Batch *batch, EvsEvent *event, TupleTableSlot *slot)
 	evs_read_view(event, slot->tts_values, slot->tts_isnull);
 	if (batch->dead != NULL)
 		event->stream = DatumGetTextPP(PointerGetDatum(event->stream));
-	if (batch->dead != NULL || batch->types != NULL)
+	if (batch->dead != NULL || batch->has_types)
 		event->type = DatumGetTextPP(PointerGetDatum(event->type));
 }
 
@@ -176,6 +185,46 @@ is_dead(Batch *batch, const EvsEvent *event)
 	return batch->dead != NULL && evs_key_set_has_any(batch->dead, &keys);
 }
 
+/* ---- upcasters ---- */
+
+static void
+upcast_alone(void *arg)
+{
+	evs_type_upcast(evs_type_run(), arg);
+}
+
+/* NULL, or why an event cannot be read, and not for reasons that pass. */
+static ErrorData *
+try_upcast(Batch *batch, EvsEvent *event)
+{
+	ErrorData  *error;
+
+	if (!batch->has_types)
+		return NULL;
+	if (batch->types != NULL)
+	{
+		evs_type_upcast(batch->types, event);
+		return NULL;
+	}
+	error = evs_attempt(upcast_alone, event);
+	if (error != NULL && evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+/* Tell the consumer; returns the reason as a dead letter has it. */
+static char *
+warn(const Batch *batch, const EvsEvent *event, const ErrorData *error)
+{
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("cannot hand out the event at position %lld to a consumer of subscription \"%s\"",
+					(long long) event->position, batch->claim->subscription->name),
+			 errdetail_internal("%s", error->message),
+			 error->context ? errcontext("%s", error->context) : 0));
+	return psprintf("it cannot be read: %s", error->message);
+}
+
 /*
  * Take this event?  False: the batch ends before it.  Suspects go out alone, and
  * so does what is larger than a batch may be.
@@ -199,56 +248,120 @@ is_suspect(const EvsClaim *claim, int64 position)
 		position <= claim->suspect_until;
 }
 
-/* Read from where the cursor is; nothing may be handed out, if all are dead. */
-static void
-read_batch(Batch *batch, int64 safe, Snapshot snapshot)
+/* The event that the batch would begin with cannot be read: true if it is passed over. */
+static bool
+give_up(Batch *batch, const EvsEvent *event, const ErrorData *error)
+{
+	text	   *stream = event->stream;
+	EvsKeys		keys = {&stream, 1};
+
+	if (!evs_cursor_fail(batch->claim, event->position, warn(batch, event, error)))
+		return false;
+	if (batch->dead == NULL)
+	{
+		MemoryContext event_context = MemoryContextSwitchTo(batch->context);
+
+		batch->dead = evs_key_set_create();
+		MemoryContextSwitchTo(event_context);
+	}
+	evs_key_set_add(batch->dead, &keys);
+	return true;
+}
+
+/* Take an event, or leave it; false: the batch ends before it or with it. */
+static bool
+take_event(Batch *batch, TupleTableSlot *slot)
 {
 	EvsClaim   *claim = batch->claim;
+	EvsFetch   *fetch = batch->fetch;
+	EvsEvent	event;
+	int64		size;
+	bool		suspect;
+	ErrorData  *error;
+
+	view_event(batch, &event, slot);
+	if (is_dead(batch, &event))
+	{
+		park_behind(claim->subscription->name, &event);
+		batch->out.seen = event.position;
+		return true;
+	}
+	size = size_of(&event);
+	if (!belongs_to_batch(batch, &event, size))
+		return false;
+	suspect = is_suspect(claim, event.position);
+	error = try_upcast(batch, &event);
+	if (error != NULL)
+	{
+		if (fetch->count > 0 || !give_up(batch, &event, error))
+			return false;
+		batch->out.seen = event.position;
+		return true;
+	}
+	evs_read_note_commit(&batch->read, slot);
+	batch->bytes += size;
+	put_event(batch, &event, suspect ? claim->attempts + 1 : 1);
+	batch->out.seen = event.position;
+	return !suspect && fetch->count < fetch->max_count;
+}
+
+/* What a batch is read from. */
+typedef struct Source
+{
+	Batch	   *batch;
+	int64		safe;
+	Snapshot	snapshot;
+} Source;
+
+/* Read from where the cursor is; nothing may be handed out, if all are dead. */
+static void
+read_batch(void *arg)
+{
+	Source	   *source = arg;
+	Batch	   *batch = source->batch;
+	EvsClaim   *claim = batch->claim;
 	EvsFilter	filter = claim->subscription->filter;
-	int64		upto = Min(safe, claim->end);
+	int64		upto = Min(source->safe, claim->end);
 	EvsScan    *scan;
 	TupleTableSlot *slot;
-	bool		ended = true;
+	bool		goes_on = true;
 
 	filter.partitions = claim->subscription->partitions;
 	filter.partition = claim->partition;
 	batch->out.seen = claim->position;
+	batch->types = batch->has_types && !batch->careful ? evs_type_run() : NULL;
 
-	scan = evs_scan_log(claim->position, upto, &filter, snapshot);
-	while (ended && (slot = evs_scan_next_slot(scan)) != NULL)
+	scan = evs_scan_log(claim->position, upto, &filter, source->snapshot);
+	while (goes_on && (slot = evs_scan_next_slot(scan)) != NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
-		EvsEvent	event;
-		int64		size;
 
 		MemoryContextReset(batch->event_context);
-		view_event(batch, &event, slot);
-		size = size_of(&event);
-		if (is_dead(batch, &event))
-		{
-			park_behind(claim->subscription->name, &event);
-			batch->out.seen = event.position;
-		}
-		else if (!belongs_to_batch(batch, &event, size))
-			ended = false;
-		else
-		{
-			bool		suspect = is_suspect(claim, event.position);
-
-			evs_read_note_commit(&batch->read, slot);
-			batch->bytes += size;
-			if (batch->types != NULL)
-				evs_type_upcast(batch->types, &event);
-			put_event(batch, &event, suspect ? claim->attempts + 1 : 1);
-			batch->out.seen = event.position;
-			if (suspect || batch->fetch->count == batch->fetch->max_count)
-				ended = false;
-		}
+		goes_on = take_event(batch, slot);
 		MemoryContextSwitchTo(caller);
 	}
-	if (ended)
+	if (goes_on)
 		batch->out.seen = Max(batch->out.seen, upto);
 	evs_scan_end(scan);
+}
+
+/* The same, where an upcaster may fail. */
+static void
+read_typed_batch(Source *source)
+{
+	Batch	   *batch = source->batch;
+	ErrorData  *error = evs_attempt(read_batch, source);
+
+	if (error == NULL)
+		return;
+	if (evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	tuplestore_clear(batch->fetch->result);
+	batch->fetch->count = 0;
+	batch->bytes = 0;
+	memset(&batch->read, 0, sizeof(EvsRead));
+	batch->careful = true;
+	read_batch(source);
 }
 
 /* A dead letter that is tried again; false when the event is gone. */
@@ -263,12 +376,16 @@ read_dead_letter(Batch *batch, int64 position, int attempt, Snapshot snapshot)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
 		EvsEvent	event;
+		ErrorData  *error;
 
 		view_event(batch, &event, slot);
 		evs_read_note_commit(&batch->read, slot);
-		if (batch->types != NULL)
-			evs_type_upcast(batch->types, &event);
-		put_event(batch, &event, attempt);
+		error = try_upcast(batch, &event);
+		if (error == NULL)
+			put_event(batch, &event, attempt);
+		else
+			evs_subscription_retry_failed(batch->claim->subscription->name, position,
+										  warn(batch, &event, error));
 		MemoryContextSwitchTo(caller);
 	}
 	evs_scan_end(scan);
@@ -283,7 +400,7 @@ batch_begin(Batch *batch, EvsFetch *fetch, EvsClaim *claim, bool retry)
 	batch->fetch = fetch;
 	batch->claim = claim;
 	batch->out.retry = retry;
-	batch->types = evs_types_any_now() ? evs_type_run() : NULL;
+	batch->has_types = evs_types_any_now();
 	batch->event_context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch event",
 												 ALLOCSET_DEFAULT_SIZES);
 	if (!retry)
@@ -314,9 +431,13 @@ void
 evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Snapshot snapshot)
 {
 	Batch		batch;
+	Source		source = {&batch, safe, snapshot};
 
 	batch_begin(&batch, fetch, claim, false);
-	read_batch(&batch, safe, snapshot);
+	if (batch.has_types)
+		read_typed_batch(&source);
+	else
+		read_batch(&source);
 	batch_end(&batch);
 }
 
@@ -329,6 +450,7 @@ evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position, int a
 	batch_begin(&batch, fetch, claim, true);
 	if (!read_dead_letter(&batch, position, attempt, snapshot))
 		return false;
-	batch_end(&batch);
+	if (fetch->count > 0)
+		batch_end(&batch);
 	return true;
 }

@@ -41,8 +41,8 @@ typedef struct EvsFetch
 extern void evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Snapshot snapshot);
 
 /*
- * The same with a dead letter that is tried again.  False: its event is gone from
- * the log, and nothing was done.
+ * The same with a dead letter that is tried again; it may fail again at once, if it
+ * cannot be read.  False: its event is gone from the log, and nothing was done.
  */
 extern bool evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position,
 									 int attempt, Snapshot snapshot);

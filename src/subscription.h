@@ -83,6 +83,7 @@ typedef struct EvsClaim
 	int64		suspect_from;	/* events from here ... */
 	int64		suspect_until;	/* ... to here go out alone; 0: none */
 	int			attempts;		/* how often the one at suspect_from went out in vain */
+	TimestampTz retry_at;		/* nothing goes out before; 0: at once */
 	int64		token;			/* of the receipts to come */
 } EvsClaim;
 
@@ -92,6 +93,12 @@ typedef struct EvsClaim
  */
 extern bool evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
 							 const char *consumer, EvsClaim *claim);
+
+/*
+ * The next event cannot be handed out.  True: that was its last attempt, it is a
+ * dead letter now; else the cursor is to be left for a while.
+ */
+extern bool evs_cursor_fail(EvsClaim *claim, int64 position, const char *reason);
 
 /* What goes out with a claim. */
 typedef struct EvsHandOut
