@@ -26,8 +26,13 @@
 /* a state of fewer bytes leaves little behind */
 #define LARGE_STATE		1024
 
-/* so many times rarer: what there is to fold stays a moment's work */
+/*
+ * So many times rarer: what there is to fold stays a moment's work, also when
+ * each event costs what it takes to copy a very large state.
+ */
 #define PATIENCE		4
+#define VERY_LARGE_STATE	(64 * 1024)
+#define LESS_PATIENCE	2
 
 /* The transaction that wrote the key's snapshot, whoever can see that. */
 static TransactionId
@@ -81,6 +86,14 @@ is_taken(const char *projection, text *key)
 		XidInMVCCSnapshot(writer, GetTransactionSnapshot());
 }
 
+static int
+patience(const Jsonb *state)
+{
+	if (VARSIZE(state) < LARGE_STATE)
+		return 1;
+	return VARSIZE(state) < VERY_LARGE_STATE ? PATIENCE : LESS_PATIENCE;
+}
+
 bool
 evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *state)
 {
@@ -89,8 +102,7 @@ evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *
 
 	if (every == 0 || events < every)
 		return false;
-	if (events < every * PATIENCE && VARSIZE(state->state) >= LARGE_STATE &&
-		is_recent(projection->name, key))
+	if (events < every * patience(state->state) && is_recent(projection->name, key))
 		return false;
 	return evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY) &&
 		!(IsolationUsesXactSnapshot() && is_taken(projection->name, key));
