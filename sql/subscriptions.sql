@@ -36,6 +36,8 @@ create table evsource.cursors (
     suspect_until bigint,
     attempts      integer not null default 0,       -- that the first of them has had
     retry_at      timestamptz,               -- nothing goes out before
+    acked         bigint,                    -- the token whose receipts were the last to be acknowledged
+    acked_in      xid8,                      -- by this transaction
     primary key (subscription, generation, partition)
 ) with (fillfactor = 50);
 comment on table evsource.cursors is 'How far each partition of a subscription is, and what is out to whom.';
@@ -140,7 +142,7 @@ create function evsource.ack(receipt text, required boolean default false) retur
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_ack';
 comment on function evsource.ack(text, boolean) is
-'This event and all before it in its partition are done. False: the lease is lost; an error (VE005) if it is required. Errors: 22004, 22023 for what is not a receipt, 42501.';
+'This event and all before it in its partition are done, now or before by this receipt. False: the lease is lost. With required it is this transaction that has done it, or an error (VE005). Errors: 22004, 22023 for what is not a receipt, 42501.';
 
 create function evsource.nack(receipt text, reason text default null, retry_after interval default '1s') returns boolean
     language c volatile parallel unsafe

@@ -101,9 +101,9 @@ receipt_argument(FunctionCallInfo fcinfo, Receipt *receipt)
 }
 
 /*
- * Run an UPDATE of the cursor that has this token, whose first parameters are
- * the receipt's and which returns the subscription's owner.  False: there is
- * none.  Other columns that it returns go to numbers.
+ * Run a statement, an UPDATE as a rule, on the cursor that has this token.  Its first
+ * parameters are the receipt's, and it returns the subscription's owner.  False:
+ * there is none.  Another column that it returns goes to number.
  */
 static bool
 update_cursor(EvsQuery *query, Receipt *receipt, int nextra, Datum *extra, int64 *number)
@@ -136,10 +136,13 @@ update_cursor(EvsQuery *query, Receipt *receipt, int nextra, Datum *extra, int64
 	return true;
 }
 
+#define OF_THE_RECEIPT \
+	" where s.subscription = $1 and c.subscription = $1 and c.generation = $2 and c.partition = $3"
+
 #define THE_CURSOR \
-	" from evsource.subscriptions s" \
-	" where s.subscription = $1 and c.subscription = $1 and c.generation = $2" \
-	" and c.partition = $3 and c.token = $4"
+	" from evsource.subscriptions s" OF_THE_RECEIPT " and c.token = $4"
+
+#define ACKED_NOW	" acked = $4, acked_in = pg_current_xact_id(),"
 
 #define NOTHING_OUT \
 	"token = null, consumer = null, lease_until = null, handed_out = null, seen = null," \
@@ -152,7 +155,7 @@ static bool
 ack_events(Receipt *receipt)
 {
 	static EvsQuery last = {
-		"update evsource.cursors c set position = greatest(c.seen, $5), " NOTHING_OUT ","
+		"update evsource.cursors c set position = greatest(c.seen, $5), " NOTHING_OUT "," ACKED_NOW
 		" suspect_from = case when c.suspect_until > $5 then greatest(c.suspect_from, $5 + 1) end,"
 		" suspect_until = case when c.suspect_until > $5 then c.suspect_until end,"
 		" attempts = case when c.suspect_until > $5 then 1 else 0 end"
@@ -160,8 +163,8 @@ ack_events(Receipt *receipt)
 		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
 	};
 	static EvsQuery earlier = {
-		"update evsource.cursors c set position = greatest(c.position, $5)"
-		THE_CURSOR " and not c.retry and $5 < c.handed_out returning s.owner",
+		"update evsource.cursors c set" ACKED_NOW " position = $5"
+		THE_CURSOR " and not c.retry and $5 < c.handed_out and $5 > c.position returning s.owner",
 		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
 	};
 
@@ -173,7 +176,7 @@ static bool
 ack_dead_letter(Receipt *receipt)
 {
 	static EvsQuery cursor = {
-		"update evsource.cursors c set " NOTHING_OUT
+		"update evsource.cursors c set" ACKED_NOW " " NOTHING_OUT
 		THE_CURSOR " and c.retry and $5 = c.handed_out returning s.owner",
 		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
 	};
@@ -182,6 +185,38 @@ ack_dead_letter(Receipt *receipt)
 		return false;
 	evs_subscription_forget_letter(receipt->subscription, receipt->position);
 	return true;
+}
+
+/*
+ * Has this receipt, or one of a later event with the same token, been acknowledged?
+ * *here: by this very transaction.
+ */
+static bool
+is_acked(Receipt *receipt, bool *here)
+{
+	static EvsQuery query = {
+		"select s.owner, coalesce(c.acked_in = pg_current_xact_id_if_assigned(), false)::integer::bigint"
+		" from evsource.subscriptions s, evsource.cursors c" OF_THE_RECEIPT
+		" and c.acked = $4 and $5 <= c.position",
+		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
+	};
+	int64		by_this_transaction;
+
+	if (!update_cursor(&query, receipt, 0, NULL, &by_this_transaction))
+		return false;
+	*here = by_this_transaction != 0;
+	return true;
+}
+
+static void
+is_acked_elsewhere(const Receipt *receipt)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_EVS_LEASE_LOST),
+			 errmsg("the event at position %lld of subscription \"%s\" is acknowledged already",
+					(long long) receipt->position, receipt->subscription),
+			 errdetail("An earlier transaction has done so with this receipt, and has stored what it made of the events."),
+			 errhint("Roll back, and fetch again.")));
 }
 
 static void
@@ -202,24 +237,36 @@ lease_is_lost(const Receipt *receipt)
  * This event and all before it in its partition are done.  False: the lease is
  * lost, somebody else has got the events or will.
  *
- * Errors: 22004 for null, 22023 for what is not a receipt, 42501, VE005 when the
- * lease is lost and that is required not to be.
+ * An ack may be repeated, and one of an earlier event may come after it.  But who
+ * requires it stores his results in the same transaction.  When he cannot know
+ * whether that was committed, and does all of it again, it must fail.
+ *
+ * Errors: 22004 for null, 22023 for what is not a receipt, 42501, VE005 when it is
+ * required and the lease is lost, or the ack is another transaction's.
  */
 Datum
 evsource_ack(PG_FUNCTION_ARGS)
 {
 	Receipt		receipt;
 	bool		required = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
-	bool		done;
+	bool		here = false;
 
 	evs_require_writable("evsource.ack()");
 	receipt_argument(fcinfo, &receipt);
-	done = receipt.retry ? ack_dead_letter(&receipt) : ack_events(&receipt);
-	if (!done && required)
-		lease_is_lost(&receipt);
-	if (done)
+	if (receipt.retry ? ack_dead_letter(&receipt) : ack_events(&receipt))
+	{
 		evs_wakeup_subscription(receipt.subscription);
-	PG_RETURN_BOOL(done);
+		PG_RETURN_BOOL(true);
+	}
+	if (is_acked(&receipt, &here))
+	{
+		if (required && !here)
+			is_acked_elsewhere(&receipt);
+		PG_RETURN_BOOL(true);
+	}
+	if (required)
+		lease_is_lost(&receipt);
+	PG_RETURN_BOOL(false);
 }
 
 /* ---- nack ---- */

@@ -24,7 +24,7 @@ select version, attempt from got;
 select evsource.ack(receipt) from got;
 create temporary table got2 as select * from evsource.fetch_events('mailer');
 select version, attempt from got2;
--- An ack covers all events before it, and may be repeated no more than it is needed.
+-- An ack covers all events before it, and may be repeated; not those of earlier receipts.
 select evsource.ack(receipt) from got2;
 select evsource.ack(receipt) from got2;
 select evsource.ack(receipt) from got;
@@ -61,6 +61,34 @@ select evsource.ack(receipt, required => true) from got;
 commit;
 select count(*) from sent;
 select count(*) from evsource.fetch_events('mailer');
+
+-- Each event of a batch may be acknowledged, in any order.
+select count(*) from evsource.append_batch('letter-31', array['A', 'B', 'C', 'D'], array['1', '2', '3', '4']::jsonb[]);
+create temporary table work as select * from evsource.fetch_events('mailer');
+select version, evsource.ack(receipt, required => true) from (select * from work order by position desc) w;
+\set VERBOSITY sqlstate
+-- So whoever cannot know whether it was done may repeat it; but not with the results, of all or a part.
+select evsource.ack(receipt) from work where version = 4;
+select evsource.ack(receipt) from work where version = 2;
+select evsource.ack(receipt, required => true) from work where version = 4;
+truncate work;
+select count(*) from evsource.append_batch('letter-31', array['A', 'B', 'C', 'D'], array['1', '2', '3', '4']::jsonb[]);
+insert into work select * from evsource.fetch_events('mailer');
+select evsource.ack(receipt, required => true) from work where version = 6;
+select evsource.ack(receipt) from work where version = 6;
+select evsource.ack(receipt, required => true) from work where version = 6;
+\set VERBOSITY default
+-- What is rolled back was not acknowledged.
+begin;
+savepoint s;
+select evsource.ack(receipt, required => true) from work where version = 8;
+rollback to s;
+select evsource.ack(receipt, required => true) from work where version = 7;
+select evsource.ack(receipt, required => true) from work where version = 5;
+commit;
+select lag from evsource.subscription_status where subscription = 'mailer';
+select evsource.ack(receipt, required => true) from work where version = 8;
+drop table work;
 
 -- A batch is bounded by count and by bytes; one event goes out at least.
 select count(*) from evsource.append_batch('letter-4', array_fill('Big'::text, array[10]), array_fill(to_jsonb(repeat('x', 1000)), array[10]));
