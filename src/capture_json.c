@@ -265,7 +265,7 @@ set_bytea(JsonbValue *value, Datum datum)
 {
 	bytea	   *bytes = DatumGetByteaPP(datum);
 	int			length = VARSIZE_ANY_EXHDR(bytes);
-	char	   *hex = palloc(2 + (Size) length * 2);
+	char	   *hex = MemoryContextAllocHuge(CurrentMemoryContext, 2 + (Size) length * 2);
 
 	hex[0] = '\\';
 	hex[1] = 'x';

@@ -6,6 +6,9 @@
  *	OrderDeleted	{"old": row}
  *	OrderTruncated	{"table": name}
  *
+ * When both rows of an update do not fit into a jsonb, "old" has only what changed, and
+ * the key.
+ *
  * A row is an object with every captured column; NULL is null.  A jsonb value
  * that is the JSON null would look the same: the columns where it is one are
  * listed under "new_json_null" and "old_json_null", which most events do not have.
@@ -145,13 +148,17 @@ push_key(JsonbParseState **state, const char *name, int length)
 	pushJsonbValue(state, WJB_KEY, &key);
 }
 
+/* The columns that are told, or all. */
 static void
-push_row(JsonbParseState **state, const char *name, EvsCapturePlan *plan, const Row *row)
+push_row(JsonbParseState **state, const char *name, EvsCapturePlan *plan, const Row *row,
+		 const bool *told)
 {
 	push_key(state, name, strlen(name));
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < plan->ncolumns; i++)
 	{
+		if (told != NULL && !told[i])
+			continue;
 		push_key(state, plan->columns[i].name, plan->columns[i].name_length);
 		pushJsonbValue(state, WJB_VALUE, &row->values[i]);
 	}
@@ -178,18 +185,75 @@ push_names(JsonbParseState **state, const char *name, EvsCapturePlan *plan, cons
 	pushJsonbValue(state, WJB_END_ARRAY, NULL);
 }
 
+/* About how many bytes a row takes in a jsonb: not less. */
+static int64
+size_of(EvsCapturePlan *plan, const Row *row, const bool *told)
+{
+	int64		size = 0;
+
+	for (int i = 0; row != NULL && i < plan->ncolumns; i++)
+	{
+		const JsonbValue *value = &row->values[i];
+
+		if (told != NULL && !told[i])
+			continue;
+		/* what stands before each, and is added to align it */
+		size += plan->columns[i].name_length + 2 * sizeof(JEntry) + 3;
+		if (value->type == jbvString)
+			size += value->val.string.len;
+		else if (value->type == jbvNumeric)
+			size += VARSIZE_ANY(value->val.numeric);
+		else if (value->type == jbvBinary)
+			size += value->val.binary.len;
+	}
+	return size;
+}
+
+/* What stands around the rows: their names, and those of changed columns. */
+#define MAX_EVENT	((int64) JENTRY_OFFLENMASK - MaxTupleAttributeNumber * (NAMEDATALEN + 2 * sizeof(JEntry)))
+
+/*
+ * Which columns of the old row the event of an update tells; NULL: all of them, if there
+ * is room for both rows.
+ */
+static bool *
+told_of_old(EvsCapturePlan *plan, const Row *old_row, const Row *new_row, const bool *changed)
+{
+	bool	   *told = NULL;
+	int64		size = size_of(plan, new_row, NULL) + size_of(plan, old_row, NULL);
+
+	if (size > MAX_EVENT && changed != NULL)
+	{
+		told = palloc(Max(plan->ncolumns, 1) * sizeof(bool));
+		memcpy(told, changed, plan->ncolumns * sizeof(bool));
+		for (int i = 0; i < plan->nkeys; i++)
+			told[plan->keys[i]] = true;
+		size = size_of(plan, new_row, NULL) + size_of(plan, old_row, told);
+	}
+	if (size > MAX_EVENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row of captured table \"%s\" is too large for an event",
+						get_rel_name(plan->relid)),
+				 errdetail("What is to be told takes %lld bytes, and at most %lld fit into a jsonb.",
+						   (long long) size, (long long) MAX_EVENT),
+				 errhint("Capture the table without its large columns: evsource.capture_table(..., exclude_columns => ..., if_exists => 'alter').")));
+	return told;
+}
+
 static Jsonb *
 make_data(EvsCapturePlan *plan, const Row *old_row, const Row *new_row, const bool *changed)
 {
+	bool	   *told = told_of_old(plan, old_row, new_row, changed);
 	JsonbParseState *state = NULL;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (changed != NULL)
 		push_names(&state, "changed", plan, changed);
 	if (new_row != NULL)
-		push_row(&state, "new", plan, new_row);
+		push_row(&state, "new", plan, new_row, NULL);
 	if (old_row != NULL)
-		push_row(&state, "old", plan, old_row);
+		push_row(&state, "old", plan, old_row, told);
 	if (new_row != NULL && new_row->json_nulls > 0)
 		push_names(&state, "new_json_null", plan, new_row->is_json_null);
 	if (old_row != NULL && old_row->json_nulls > 0)

@@ -148,6 +148,15 @@ select count(*) from rebuilt.large;
 select count(*) as updates, bool_and(data -> 'old' -> 'packed' = data -> 'new' -> 'packed') as same
 from evsource.events where type = 'LargeUpdated';
 
+-- When there is no room for both rows of an update in one jsonb, "old" has what changed,
+-- and the key. What does not fit at all is refused.
+create table heavy (id int primary key, n int, body text);
+select evsource.capture_table('heavy');
+insert into heavy values (1, 0, repeat('x', 140000000));
+update heavy set n = 1;
+select data -> 'changed' as changed, data -> 'old' as old, length(data -> 'new' ->> 'body') as body from evsource.events where type = 'HeavyUpdated';
+update heavy set body = repeat('y', 140000000);
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_capture_extremes;
