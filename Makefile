@@ -19,6 +19,7 @@ OBJS = \
 	src/wakeup.o \
 	src/wakeup_wait.o \
 	src/utility.o \
+	src/role_guard.o \
 	src/listen.o \
 	src/event.o \
 	src/event_row.o \

@@ -111,7 +111,16 @@ check_owner(const EvsProjection *projection)
 static void
 enter(const EvsProjection *projection, EvsIdentity *identity)
 {
-	evs_identity_enter(identity, projection->owner, projection->search_path);
+	Oid			owner = get_role_oid(projection->owner, true);
+
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("owner \"%s\" of projection \"%s\" does not exist",
+						projection->owner, projection->name),
+				 errdetail("The projection runs as that role, and is not skipped."),
+				 errhint("Create the role again; or, as a superuser, give the projection another owner (evsource.alter_projection), pause it or drop it.")));
+	evs_identity_enter_role(identity, owner, projection->search_path);
 	check_owner(projection);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	dispatch.replaying = projection->replaying;

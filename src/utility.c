@@ -19,6 +19,8 @@
  *
  * LISTEN for events needs the daemon, which does not know of listeners otherwise.
  *
+ * DROP ROLE is refused for roles that evsource acts as: see role_guard.c.
+ *
  * COPY FROM fires triggers without the executor: what they capture is appended
  * when it is through.
  */
@@ -37,6 +39,7 @@
 #include "capture.h"
 #include "crew.h"
 #include "listen.h"
+#include "role_guard.h"
 #include "utility.h"
 #include "wakeup.h"
 
@@ -163,6 +166,7 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 	bool		ends_prepared = ends_prepared_transaction(statement);
 
 	clear_database(statement);
+	evs_role_guard_command(statement);
 
 	if (is_copy_from(statement))
 		run_copy(EVS_PROCESS_UTILITY_ARGUMENTS);

@@ -169,6 +169,11 @@ set role regress_capture_gone;
 select evsource.capture_table('app.orders', 'order', if_exists => 'alter');
 reset role;
 drop role regress_capture_gone;
+\set here :DBNAME
+\c :home
+drop role regress_capture_gone;     -- in another database nobody knows of it
+\c :here
+set client_min_messages = warning;
 update app.orders set status = 'who was it' where id = 1;
 drop table app.orders, app.mine;
 

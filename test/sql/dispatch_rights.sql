@@ -193,6 +193,37 @@ select version from evsource.append('stock-1', 'Received', '{"item": "nut"}');
 alter role regress_holder rename to regress_keeper;
 select version from evsource.append('stock-1', 'Received', '{"item": "nut"}');
 
+-- A role that owns no object but a projection, and has its rights as a member of another,
+-- cannot be dropped all the same,
+create role regress_member in role regress_keeper, regress_auditor;
+create table keep.counts (stream text);
+grant insert on keep.counts to regress_keeper;
+set role regress_member;
+select evsource.create_projection('owned', query => 'insert into keep.counts select stream from new_events', categories => '{owned}');
+select evsource.create_subscription('owned');
+reset role;
+drop role regress_member;
+\echo :LAST_ERROR_SQLSTATE
+drop user if exists regress_nobody, regress_member;
+-- and when it is gone nevertheless, nobody is skipped, and there are three ways on.
+alter role regress_member rename to regress_members;
+select version from evsource.append('owned-1', 'T');
+\echo :LAST_ERROR_SQLSTATE
+begin;
+select evsource.pause_projection('owned');
+select version from evsource.append('owned-1', 'T');
+rollback;
+begin;
+select evsource.drop_projection('owned');
+select version from evsource.append('owned-1', 'T');
+rollback;
+select evsource.alter_projection('owned', owner => 'regress_members');
+select version from evsource.append('owned-1', 'T');
+select count(*) from keep.counts;
+select evsource.event_count('owned');
+select evsource.drop_projection('owned'), evsource.drop_subscription('owned');
+drop role regress_members;
+
 \c :home
 drop database evsource_dispatch_rights;
 drop role regress_keeper, regress_auditor, regress_clerk;

@@ -178,6 +178,7 @@ alter event trigger evsource_guard_drops disable;
 drop owned by regress_types_admin;
 drop role regress_types_admin;
 alter event trigger evsource_guard_drops enable;
+alter role regress_types_admin rename to regress_types_gone;
 select version from evsource.append('s-7', 'Limited', '9');
 -- Who defines it again, when that role is gone, takes it over.
 create function below_limit(jsonb) returns text language sql as $$ select 'says ' || current_user where $1::int > 10 $$;
@@ -216,4 +217,4 @@ reset role;
 \c :home
 set client_min_messages = warning;
 drop database evsource_types_refused;
-drop role regress_types_writer;
+drop role regress_types_writer, regress_types_gone;

@@ -1,0 +1,83 @@
+/*
+ * role_guard.c - refuse to drop roles that evsource acts as.
+ *
+ * Owners are kept by name, so PostgreSQL does not know of them, and no event
+ * trigger fires for DROP ROLE.  A role that was granted what it needs cannot be
+ * dropped because of these grants; one that has it as a member of another role can.
+ * Every append would fail then, for an inline projection is never skipped.
+ *
+ * It can only be seen where the library is loaded, and in the database where the
+ * command runs.  Whoever finds an owner gone says how to go on: dispatch.c.
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "lib/stringinfo.h"
+#include "nodes/parsenodes.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "query.h"
+#include "role_guard.h"
+
+/* more are only counted */
+#define NAMED 10
+
+static EvsQuery find_owned = {
+	"select 'owner of projection \"' || p.projection || '\"'"
+	" from evsource.projections p where p.owner = $1"
+	" union all select 'owner of version ' || t.version || ' of event type \"' || t.type || '\"'"
+	" from evsource.event_types t where t.owner = $1"
+	" union all select 'owner of decider \"' || d.decider || '\"'"
+	" from evsource.deciders d where d.owner = $1"
+	" union all select 'owner of subscription \"' || s.subscription || '\"'"
+	" from evsource.subscriptions s where s.owner = $1"
+	" union all select 'captures table ' || c.relation::oid::regclass"
+	" from evsource.captures c where c.registrant::oid = $2"
+	" order by 1",
+	2, {TEXTOID, OIDOID}, SPI_OK_SELECT
+};
+
+static void
+check_role(const char *role)
+{
+	Datum		values[] = {CStringGetTextDatum(role), ObjectIdGetDatum(get_role_oid(role, true))};
+	List	   *owned = evs_query_texts(&find_owned, values, NULL);
+	StringInfoData names;
+	ListCell   *cell;
+	int			named = 0;
+
+	if (owned == NIL)
+		return;
+	initStringInfo(&names);
+	foreach(cell, owned)
+	{
+		if (named == NAMED)
+			break;
+		appendStringInfo(&names, "%s%s", named++ > 0 ? "\n" : "", (char *) lfirst(cell));
+	}
+	if (list_length(owned) > named)
+		appendStringInfo(&names, "\nand %d more", list_length(owned) - named);
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("role \"%s\" cannot be dropped because evsource acts as that role", role),
+			 errdetail_internal("%s", names.data),
+			 errhint("Give these another owner, as by evsource.alter_projection(projection, owner => ...), define them again as another role, or drop them.")));
+}
+
+void
+evs_role_guard_command(Node *statement)
+{
+	ListCell   *cell;
+
+	if (!IsA(statement, DropRoleStmt) || !OidIsValid(get_extension_oid("evsource", true)))
+		return;
+	foreach(cell, ((DropRoleStmt *) statement)->roles)
+	{
+		RoleSpec   *role = lfirst(cell);
+
+		if (role->roletype == ROLESPEC_CSTRING && OidIsValid(get_role_oid(role->rolename, true)))
+			check_role(role->rolename);
+	}
+}
