@@ -39,6 +39,7 @@ OBJS = \
 	src/store.o \
 	src/inserter.o \
 	src/store_insert.o \
+	src/stored_row.o \
 	src/restore.o \
 	src/intake.o \
 	src/projection.o \

@@ -14,7 +14,7 @@ comment on sequence evsource.timeline_seq is 'The timeline of this server when i
 select pg_catalog.setval('evsource.timeline_seq', -timeline_id) from pg_catalog.pg_control_checkpoint();
 
 -- Columns of fixed width first: no byte is lost to alignment. What is rarely
--- there last: a row ends with its last value, see src/inserter.c. Positions grow, so
+-- there last: a row ends with its last value, see src/stored_row.c. Positions grow, so
 -- the pages of their indexes need room only for those that commit late.
 create table evsource.events (
     position    bigint      not null,

@@ -17,7 +17,6 @@
 #include "evsource.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "access/tableam.h"
 #include "catalog/index.h"
@@ -33,6 +32,7 @@
 #include "event.h"
 #include "inserter.h"
 #include "relations.h"
+#include "stored_row.h"
 
 /* What there is to know of an index, besides what an IndexInfo says. */
 typedef struct EventIndex
@@ -275,23 +275,6 @@ nulls_of(const EvsInserter *inserter, int n)
 	return inserter->nulls + n * inserter->desc->natts;
 }
 
-/*
- * A row ends with its last value that is not null, as if the columns behind it
- * had been added later: with none to mark as null, most rows need no bitmap, and
- * are 8 bytes shorter.
- */
-static HeapTuple
-form_row(EvsInserter *inserter, int n)
-{
-	Datum	   *values = values_of(inserter, n);
-	bool	   *nulls = nulls_of(inserter, n);
-	int			natts = EVS_EVENTS_NATTS;
-
-	while (nulls[natts - 1])
-		natts--;
-	return heap_form_tuple(inserter->shorter[natts], values, nulls);
-}
-
 /* The slot of the chunk's n-th row. */
 static TupleTableSlot *
 stored_slot(EvsInserter *inserter, int n)
@@ -313,6 +296,7 @@ TupleTableSlot **
 evs_inserter_form(EvsInserter *inserter, const EvsEvent *events, int count)
 {
 	MemoryContext old = CurrentMemoryContext;
+	HeapTuple	row = NULL;
 
 	Assert(count <= EVS_INSERTER_ROWS);
 	clear_rows(inserter);
@@ -326,7 +310,9 @@ evs_inserter_form(EvsInserter *inserter, const EvsEvent *events, int count)
 	for (int i = 0; i < count; i++)
 	{
 		evs_event_stored_values(&events[i], values_of(inserter, i), nulls_of(inserter, i));
-		ExecStoreHeapTuple(form_row(inserter, i), stored_slot(inserter, i), true);
+		row = evs_stored_row(inserter->shorter, values_of(inserter, i), nulls_of(inserter, i),
+							 row, i > 0 ? values_of(inserter, i - 1) : NULL);
+		ExecStoreHeapTuple(row, stored_slot(inserter, i), true);
 		inserter->nstored++;
 	}
 	MemoryContextSwitchTo(old);

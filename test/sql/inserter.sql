@@ -107,6 +107,26 @@ select count(*) from (select position > lag(position) over (order by version) as
 drop index evsource.whole, evsource.late, evsource.with_id, evsource.next;
 drop function evsource_test_whole;
 
+-- The rows of a batch are those of single appends, whatever they have in common with
+-- the row before: type, metadata, occurred_at, data that is short, long, or very long.
+create table inserter_mix as select n, 'InserterMixed' || n % 3 / 2 as type,
+    to_jsonb(repeat('x', case when n % 11 = 0 then 1 when n % 13 = 0 then 10000 when n % 17 = 0 then 119 + n % 7 else 130 + n end)) as data,
+    case when n % 19 = 0 then '{"by": "ann"}'::jsonb end as metadata,
+    case when n % 23 = 0 then timestamptz '2020-01-01 00:00+00' end as occurred_at
+    from generate_series(1, 600) n;
+select first_version, version from evsource.append_batch('inserter-mix1', (select array_agg(type order by n) from inserter_mix),
+    (select array_agg(data order by n) from inserter_mix), (select array_agg(metadata order by n) from inserter_mix),
+    occurred_at => (select array_agg(occurred_at order by n) from inserter_mix));
+select max(r.version) from (select * from inserter_mix order by n) m,
+    lateral evsource.append('inserter-mix2', m.type, m.data, m.metadata, occurred_at => m.occurred_at) r;
+select count(*), count(distinct one.type), count(one.metadata), count(one.occurred_at) from evsource.events one
+    join evsource.events two on two.stream = 'inserter-mix2' and two.version = one.version
+    join inserter_mix m on m.n = one.version
+    where one.stream = 'inserter-mix1' and (one.type, one.data) = (m.type, m.data) and (two.type, two.data) = (m.type, m.data)
+    and (one.metadata, one.occurred_at) is not distinct from (m.metadata, m.occurred_at)
+    and pg_column_size(one.*) = pg_column_size(two.*) and pg_column_size(one.data) = pg_column_size(two.data);
+drop table inserter_mix;
+
 -- After all this the indexes of evsource hold what the table holds.
 select (select count(*) from evsource.events) = (select count(*) from evsource.read_all(0, 1000000)) as by_position,
     (select count(*) from evsource.events where evsource.category(stream) = 'inserter')
