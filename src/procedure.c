@@ -116,6 +116,14 @@ evs_procedure_barrier(EvsProcedure *procedure)
 	return false;
 }
 
+void
+evs_procedure_gave_way_to_readers(EvsProcedure *procedure)
+{
+	evs_procedure_gave_way(procedure, "readers",
+						   "transactions that have used the tables and not ended",
+						   "locks on the tables of the projection");
+}
+
 EvsProjection *
 evs_procedure_open(const EvsProcedure *procedure)
 {

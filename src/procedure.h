@@ -81,6 +81,9 @@ extern bool evs_procedure_barrier(EvsProcedure *procedure);
 extern void evs_procedure_gave_way(EvsProcedure *procedure, const char *without,
 								   const char *detail, const char *hint);
 
+/* And for whoever did not get the projection's tables. */
+extern void evs_procedure_gave_way_to_readers(EvsProcedure *procedure);
+
 /*
  * The projection, if it still is what this procedure works on; NULL if another
  * session has completed the work.  Errors: 55000 when it is in another state.

@@ -62,6 +62,16 @@ note_history(EvsProjection *projection)
 	projection->replay_until = Max(projection->replay_until, checkpoint.position);
 }
 
+/* Readers of the tables come first, and others do not queue behind us for long. */
+static bool
+lock_tables(EvsProcedure *procedure, const EvsProjection *projection)
+{
+	if (evs_reset_lock(projection, procedure->timeout))
+		return true;
+	evs_procedure_gave_way_to_readers(procedure);
+	return false;
+}
+
 /* Empty the read model; an inline projection's appends are at rest. */
 static void
 start_over(EvsProjection *projection, int64 total)
@@ -104,6 +114,8 @@ start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *proj
 	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
 		!evs_procedure_barrier(procedure))
 		return EVS_WAIT;
+	if (!lock_tables(procedure, projection))
+		return EVS_WAIT;
 	start_over(projection, total);
 	begin_building(rebuild);
 	procedure->attempts = 0;
@@ -137,6 +149,8 @@ step_in_place(EvsProcedure *procedure, EvsRebuild *rebuild)
 	/* altered meanwhile */
 	if (projection->stale)
 	{
+		if (!lock_tables(procedure, projection))
+			return EVS_WAIT;
 		start_over(projection, count_events(projection));
 		return EVS_MORE;
 	}
@@ -210,6 +224,8 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 		return EVS_WAIT;
 	if (!evs_table_snapshot_find(projection, &saved))
 		return start_in_place(procedure, rebuild, projection, total);
+	if (!lock_tables(procedure, projection))
+		return EVS_WAIT;
 
 	note_history(projection);
 	evs_table_snapshot_load(projection, &saved);

@@ -11,9 +11,13 @@
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
+#include "utils/regproc.h"
 #include "utils/snapmgr.h"
 
 #include "alter.h"
@@ -88,6 +92,24 @@ call_on_reset(const EvsProjection *projection)
 	(void) FunctionCallInvoke(fcinfo);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
+}
+
+bool
+evs_reset_lock(const EvsProjection *projection, int timeout)
+{
+	List	   *relations = NIL;
+	ListCell   *cell;
+
+	evs_resolve_check_tables(projection);
+	foreach(cell, projection->tables)
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell), NULL);
+		Oid			table = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, false);
+
+		/* partitions are emptied with their table */
+		relations = list_concat(relations, find_all_inheritors(table, NoLock, NULL));
+	}
+	return evs_locks_within(relations, AccessExclusiveLock, timeout);
 }
 
 void
