@@ -242,9 +242,10 @@ make_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 
 /*
  * The same as a subtransaction, for what a handler did to the old version must
- * not stay.  NULL, or the table that it used instead, with or without success.
+ * not stay.  False: it has used one of the old tables instead, with or without
+ * success; or the owner may not make the new ones.
  */
-static const char *
+static bool
 try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -278,9 +279,15 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	if (error != NULL && (watch.touched == NULL || error->sqlerrcode == ERRCODE_QUERY_CANCELED))
+	if (error == NULL && watch.touched == NULL)
+		return true;
+	if (error != NULL && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE && rebuild->shadow == NULL)
+		report_obstacle(rebuild, psprintf("Its owner may not make such tables: %s.", error->message), NULL);
+	else if (watch.touched == NULL || (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED))
 		ReThrowError(error);
-	return watch.touched;
+	else
+		report_obstacle(rebuild, describe_touched(watch.touched), TOUCHED_HINT);
+	return false;
 }
 
 bool
@@ -296,10 +303,8 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 		return false;
 	}
 
-	obstacle = try_shadow(procedure, rebuild, projection);
-	if (obstacle != NULL)
+	if (!try_shadow(procedure, rebuild, projection))
 	{
-		report_obstacle(rebuild, describe_touched(obstacle), TOUCHED_HINT);
 		rebuild->tables = NIL;
 		rebuild->shadow = rebuild->shape = NULL;
 		return false;
@@ -464,9 +469,7 @@ static EvsOutcome
 wait_for_tables(EvsProcedure *procedure, EvsRebuild *rebuild)
 {
 	evs_rebuild_write(rebuild);
-	evs_procedure_gave_way(procedure, "readers",
-						   "transactions that have used the tables and not ended",
-						   "locks on the tables of the projection");
+	evs_procedure_gave_way_to_readers(procedure);
 	return EVS_WAIT;
 }
 

@@ -238,13 +238,11 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 
 /* ---- a worker ---- */
 
-/* Nobody's fault: the next attempt may succeed. */
+/* Nobody's fault: the next attempt may succeed; unless it has crashed too often. */
 static bool
 is_passing(int sqlerrcode)
 {
-	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
-		sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+	return evs_failure_is_transient(sqlerrcode) && sqlerrcode != ERRCODE_CRASH_SHUTDOWN;
 }
 
 /* What the worker remembers of the rebuilds that it works on, in turns. */

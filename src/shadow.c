@@ -139,6 +139,13 @@ schema_name(const char *projection)
 																		  strlen(projection), 0)));
 }
 
+static bool
+is_ours(Oid namespace)
+{
+	return getExtensionOfObject(NamespaceRelationId, namespace) ==
+		get_extension_oid("evsource", false);
+}
+
 /* ---- before ---- */
 
 /* Does the handler's search_path lead to the tables? */
@@ -167,6 +174,11 @@ evs_shadow_obstacle(EvsProjection *projection)
 	Datum		values[] = {PointerGetDatum(table_array(projection->tables))};
 	const char *reason;
 
+	Oid			namespace = get_namespace_oid(schema_name(projection->name), true);
+
+	if (OidIsValid(namespace) && !is_ours(namespace))
+		return psprintf("there is a schema %s that is not evsource's",
+						quote_identifier(schema_name(projection->name)));
 	if (projection->on_reset != NULL)
 		return psprintf("its function %s empties what evsource does not know", projection->on_reset);
 	reason = query_text(&find_obstacle, values);
@@ -229,8 +241,8 @@ get_statements(List *tables, const char *schema)
 }
 
 /* Who else runs code that needs the tables: the handler may be SECURITY DEFINER. */
-static Oid
-get_builder(const EvsProjection *projection, Oid owner)
+Oid
+evs_shadow_builder(const EvsProjection *projection, Oid owner)
 {
 	HeapTuple	tuple;
 	Form_pg_proc function;
@@ -326,7 +338,7 @@ evs_shadow_create(EvsProjection *projection)
 	char	   *schema = schema_name(projection->name);
 	const char *quoted = quote_identifier(schema);
 	Oid			owner = evs_relation_owner(find_table(linitial(projection->tables)));
-	Oid			builder = get_builder(projection, owner);
+	Oid			builder = evs_shadow_builder(projection, owner);
 	const char *owner_name = GetUserNameFromId(owner, false);
 	Oid			namespace;
 	ListCell   *cell;
@@ -365,8 +377,7 @@ evs_shadow_drop(const char *schema)
 	ObjectAddress address;
 	ListCell   *cell;
 
-	if (!OidIsValid(namespace) ||
-		getExtensionOfObject(NamespaceRelationId, namespace) != get_extension_oid("evsource", true))
+	if (!OidIsValid(namespace) || !is_ours(namespace))
 		return;
 
 	foreach(cell, relations_in(namespace))

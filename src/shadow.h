@@ -21,6 +21,9 @@ extern const char *evs_shadow_obstacle(EvsProjection *projection);
  */
 extern char *evs_shadow_create(EvsProjection *projection);
 
+/* The role that the handler runs as: this one, which owns the projection, or its own owner. */
+extern Oid	evs_shadow_builder(const EvsProjection *projection, Oid owner);
+
 /* Drop it with all that is in it.  A schema that is not evsource's stays. */
 extern void evs_shadow_drop(const char *schema);
 

@@ -158,7 +158,33 @@ select evsource.accept_rebuild('counts');
 -- A schema that has the shadow's name is somebody else's.
 create schema evsource_shadow_counts;
 call evsource.rebuild_projection('counts', online => true);
+set client_min_messages = notice;
+call evsource.rebuild_projection('counts');
+set client_min_messages = warning;
 drop schema evsource_shadow_counts;
+
+-- An owner who may not make such tables has them rebuilt in place.
+create role rebuild_owner;
+select evsource.grant_access('rebuild_owner', 'admin');
+grant create on schema public to rebuild_owner;
+create table parents (stream text primary key);
+insert into parents select stream from counts;
+set role rebuild_owner;
+create table owned (stream text primary key, events bigint);
+select evsource.create_projection('owned', tables => '{owned}', query =>
+    'insert into owned as o select stream, count(*) from new_events group by 1 on conflict (stream) do update set events = o.events + excluded.events');
+reset role;
+alter table owned add foreign key (stream) references parents;
+set role rebuild_owner;
+call evsource.rebuild_projection('owned', online => true);
+set client_min_messages = notice;
+call evsource.rebuild_projection('owned');
+set client_min_messages = warning;
+select sum(events) from owned;
+select evsource.drop_projection('owned');
+reset role;
+drop owned by rebuild_owner;
+drop role rebuild_owner;
 
 -- Only who may change a projection may have it rebuilt.
 create role rebuild_admin;
