@@ -86,7 +86,9 @@ comment on function evsource._shadow_filler(smallint, "char", boolean) is 'Inter
 -- only others look at: grants and comments stay with the old table, which stays.
 -- Of the triggers those that shape a row. They tell, too, whether the tables have
 -- changed: so the same tables must give the same statements in every session.
-create function evsource._shadow_statements(tables regclass[], shadow text) returns setof text
+-- Tables that only a trial needs (passing) need not survive a crash, nor have the
+-- files of others: they have no dropped columns, and refer to each other only.
+create function evsource._shadow_statements(tables regclass[], shadow text, passing boolean default false) returns setof text
     language plpgsql stable set search_path = pg_catalog, pg_temp
     set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres'
     set extra_float_digits = 1 set bytea_output = 'hex' set quote_all_identifiers = off
@@ -113,7 +115,7 @@ begin
     loop
         target := format('%I.%I', shadow, t.relname);
 
-        return next format('create table %s (%s) using heap%s%s', target,
+        return next format('create %stable %s (%s) using heap%s%s', case when passing then 'unlogged ' else '' end, target,
             (select string_agg(case
                 when a.attisdropped then
                     format('%I pg_catalog.%I', 'evsource dropped ' || a.attnum, evsource._shadow_filler(a.attlen, a.attalign, a.attbyval))
@@ -129,13 +131,13 @@ begin
              from pg_attribute a
                 left join pg_type y on y.oid = a.atttypid
                 left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-             where a.attrelid = t.oid and a.attnum > 0),
+             where a.attrelid = t.oid and a.attnum > 0 and not (passing and a.attisdropped)),
             ' with (' || t.settings || ')', ' tablespace ' || quote_ident(t.spcname));
 
         for r in
             select a.*, y.typstorage, to_jsonb(a) ->> 'attcompression' as compression
             from pg_attribute a left join pg_type y on y.oid = a.atttypid
-            where a.attrelid = t.oid and a.attnum > 0 order by a.attnum
+            where a.attrelid = t.oid and a.attnum > 0 and not (passing and a.attisdropped) order by a.attnum
         loop
             if r.attisdropped then
                 return next format('alter table %s drop column %I', target, 'evsource dropped ' || r.attnum);
@@ -209,6 +211,10 @@ begin
         loop
             if not r.of_constraint then
                 head := format('CREATE %sINDEX %I ON %s ', case when r.indisunique then 'UNIQUE ' else '' end, r.relname, t.name);
+                -- of a partitioned table it says ON ONLY
+                if starts_with(r.definition, replace(head, ' ON ', ' ON ONLY ')) then
+                    r.definition := head || substr(r.definition, length(head) + length('ONLY ') + 1);
+                end if;
                 if not starts_with(r.definition, head) then
                     raise exception 'unexpected definition of an index: %', r.definition;
                 end if;
@@ -232,7 +238,7 @@ begin
             select k.conname, pg_get_constraintdef(k.oid) as definition, k.confrelid = any (tables) as inside,
                 format(' REFERENCES %I.%I(', n.nspname, c.relname) as was, format(' REFERENCES %I.%I(', shadow, c.relname) as becomes
             from pg_constraint k join pg_class c on c.oid = k.confrelid join pg_namespace n on n.oid = c.relnamespace
-            where k.conrelid = t.oid and k.contype = 'f' order by k.conname
+            where k.conrelid = t.oid and k.contype = 'f' and not (passing and k.confrelid <> all (tables)) order by k.conname
         loop
             definition := r.definition;
             if r.inside then
@@ -262,7 +268,7 @@ begin
     end loop;
 end
 $$;
-comment on function evsource._shadow_statements(regclass[], text) is 'Internal: the statements that make tables like these in another schema.';
+comment on function evsource._shadow_statements(regclass[], text, boolean) is 'Internal: the statements that make tables like these in another schema.';
 
 -- The statements that say who may use these tables. Nobody has to read what is
 -- built or kept there, so of the grants only those of whoever builds it are

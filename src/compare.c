@@ -177,9 +177,9 @@ statement_by_key(const TableShape *shape, const char *one, const char *other)
 		appendStringInfo(&order, "%scoalesce(a.%s, b.%s)", comma, name, name);
 	}
 	appendStringInfo(&statement,
-					 ")::text, to_jsonb(a) - $1, to_jsonb(b) - $1"
+					 ")::text, to_jsonb(a.*) - $1, to_jsonb(b.*) - $1"
 					 " from %s a full join %s b on %s"
-					 " where to_jsonb(a) - $1 is distinct from to_jsonb(b) - $1"
+					 " where to_jsonb(a.*) - $1 is distinct from to_jsonb(b.*) - $1"
 					 " order by %s limit $2",
 					 one, other, condition.data, order.data);
 	return statement.data;
@@ -190,10 +190,10 @@ static char *
 statement_by_row(const char *one, const char *other)
 {
 	return psprintf("select null::text, a.r, null::jsonb from ("
-					"select to_jsonb(a) - $1 as r from %s a except all select to_jsonb(b) - $1 from %s b) a"
+					"select to_jsonb(a.*) - $1 as r from %s a except all select to_jsonb(b.*) - $1 from %s b) a"
 					" union all "
 					"select null::text, null::jsonb, b.r from ("
-					"select to_jsonb(b) - $1 as r from %s b except all select to_jsonb(a) - $1 from %s a) b"
+					"select to_jsonb(b.*) - $1 as r from %s b except all select to_jsonb(a.*) - $1 from %s a) b"
 					" order by 2, 3 limit $2",
 					one, other, other, one);
 }

@@ -20,10 +20,14 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
@@ -31,6 +35,7 @@
 #include "identity.h"
 #include "query.h"
 #include "resolve.h"
+#include "shadow.h"
 #include "standin.h"
 
 /* The stand-in that is entered, in which subtransaction; NULL: none. */
@@ -124,55 +129,96 @@ plan_copies(const EvsProjection *projection, const char *schema)
 	return standin;
 }
 
-static void
-execute(const char *statement)
-{
-	int			result = SPI_execute(statement, false, 0);
+static EvsQuery list_statements = {
+	"select s from evsource._shadow_statements($1, $2, true) s",
+	2, {REGCLASSARRAYOID, TEXTOID}, SPI_OK_SELECT
+};
 
-	if (result != SPI_OK_UTILITY)
-		elog(ERROR, "%s: %s", SPI_result_code_string(result), statement);
-}
-
-/* The schema is made by the owner of evsource: others need not be allowed to. */
-static void
-create_schema(const EvsStandin *standin)
-{
-	EvsIdentity identity;
-
-	evs_identity_enter(&identity, GetUserNameFromId(evs_query_owner(), false),
-					   "pg_catalog, pg_temp");
-	execute(psprintf("create schema %s authorization %s",
-					 quote_identifier(standin->schema),
-					 quote_identifier(standin->projection->owner)));
-	evs_identity_leave(&identity);
-}
+/* The owner of the copies writes them whatever is forced on him: who compares will say so. */
+static EvsQuery list_access = {
+	"select s from evsource._shadow_access($1, $2, $3) s where s not like '% force row level security'",
+	3, {REGCLASSARRAYOID, TEXTOID, OIDOID}, SPI_OK_SELECT
+};
 
 static void
-create_copies(const EvsStandin *standin)
+execute_all(List *statements, const char *role)
 {
 	EvsIdentity identity;
 	ListCell   *cell;
 
-	evs_identity_enter(&identity, standin->projection->owner, "pg_catalog, pg_temp");
-	foreach(cell, standin->tables)
+	evs_identity_enter(&identity, role, "pg_catalog, pg_temp");
+	SPI_connect();
+	foreach(cell, statements)
 	{
-		EvsStandinTable *table = lfirst(cell);
+		int			result = SPI_execute(lfirst(cell), false, 0);
 
-		execute(psprintf("create unlogged table %s (like %s including all)",
-						 table->copy, table->name));
+		if (result != SPI_OK_UTILITY)
+			elog(ERROR, "%s: %s", SPI_result_code_string(result), (char *) lfirst(cell));
 	}
+	SPI_finish();
 	evs_identity_leave(&identity);
+	CommandCounterIncrement();
+}
+
+static Datum
+table_array(const EvsStandin *standin)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * list_length(standin->tables));
+	int			count = 0;
+	ListCell   *cell;
+
+	foreach(cell, standin->tables)
+		elements[count++] = ObjectIdGetDatum(((EvsStandinTable *) lfirst(cell))->relid);
+	return PointerGetDatum(construct_array(elements, count, REGCLASSOID, sizeof(Oid), true,
+										   TYPALIGN_INT));
+}
+
+/* The schema is made by the owner of evsource: others need not be allowed to. */
+static void
+create_schema(const EvsStandin *standin, Oid builder)
+{
+	const char *schema = quote_identifier(standin->schema);
+	const char *owner = quote_identifier(standin->projection->owner);
+	List	   *statements = list_make1(psprintf("create schema %s authorization %s", schema, owner));
+
+	statements = lappend(statements, psprintf("grant usage on schema %s to %s", schema,
+											  quote_identifier(GetUserNameFromId(builder, false))));
+	execute_all(statements, GetUserNameFromId(evs_query_owner(), false));
+}
+
+static void
+create_copies(const EvsStandin *standin, Oid builder)
+{
+	Datum		values[] = {
+		table_array(standin), CStringGetTextDatum(standin->schema), ObjectIdGetDatum(builder)
+	};
+
+	execute_all(evs_query_texts(&list_statements, values, NULL), standin->projection->owner);
+	execute_all(evs_query_texts(&list_access, values, NULL), standin->projection->owner);
+}
+
+/*
+ * Each session has names of its own, or two of them would wait for each other;
+ * and nobody's schema is in the way.
+ */
+static char *
+choose_schema(const char *prefix)
+{
+	char	   *name = psprintf("%s_%d", prefix, MyProcPid);
+
+	while (OidIsValid(get_namespace_oid(name, true)))
+		name = psprintf("%s_", name);
+	return name;
 }
 
 EvsStandin *
-evs_standin_create(const EvsProjection *projection, const char *schema)
+evs_standin_create(const EvsProjection *projection, const char *prefix)
 {
-	EvsStandin *standin = plan_copies(projection, schema);
+	EvsStandin *standin = plan_copies(projection, choose_schema(prefix));
+	Oid			builder = evs_shadow_builder(projection, get_role_oid(projection->owner, false));
 
-	SPI_connect();
-	create_schema(standin);
-	create_copies(standin);
-	SPI_finish();
+	create_schema(standin, builder);
+	create_copies(standin, builder);
 	return standin;
 }
 

@@ -2,7 +2,7 @@
  * standin.h - copies of a projection's tables in a schema of their own, which its
  * handler finds in place of the tables.
  *
- *	standin = evs_standin_create(projection, "name of a schema");
+ *	standin = evs_standin_create(projection, "prefix of a schema's name");
  *	evs_standin_enter(standin);
  *	... dispatch batches to standin->projection ...
  *	evs_standin_leave();
@@ -40,15 +40,15 @@ typedef struct EvsStandin
 extern EvsProjection *evs_standin_projection(const EvsProjection *projection);
 
 /*
- * Create the schema, and in it an empty copy of each table of the projection:
- * columns, defaults, constraints and indexes, but no foreign keys, triggers,
- * grants or policies.  The copies belong to the projection's owner and do not
- * survive a crash.  All in CurrentMemoryContext.
+ * Create a schema, and in it an empty copy of each table of the projection, made
+ * of the same statements as for a rebuild beside it (shadow.h), but without
+ * foreign keys to other tables.  The copies belong to the projection's owner and
+ * do not survive a crash.  All in CurrentMemoryContext.
  *
  * Errors: 55000 when the projection has no tables, 42P01 when one is gone, 0A000
  * for two of the same name and for what is no ordinary table.
  */
-extern EvsStandin *evs_standin_create(const EvsProjection *projection, const char *schema);
+extern EvsStandin *evs_standin_create(const EvsProjection *projection, const char *prefix);
 
 /*
  * From here on, a statement that reads or writes one of the tables that have

@@ -189,6 +189,58 @@ begin read only;
 select count(*) from evsource.verify_projection('balance');
 commit;
 
+-- Names of columns, foreign keys among the tables, triggers that shape a row and
+-- sequences mean in a copy what they mean in the table.
+create table named_a (a text primary key, b jsonb);
+create table named_b (a jsonb, b text[]);
+create table parents (id text primary key, gone int);
+alter table parents drop column gone;
+create table children (id serial primary key, parent text references parents on delete cascade, note text);
+create table numbers (stream text primary key, number int not null default nextval('children_id_seq'));
+create function lower_note() returns trigger language plpgsql as $$begin new.note := lower(new.note); return new; end$$;
+create trigger shape before insert on children for each row execute function lower_note();
+create function apply_family(e evsource.event) returns void language plpgsql as
+$$begin
+    if e.type = 'Born' then
+        insert into parents values (e.stream) on conflict do nothing;
+        insert into children (parent, note) values (e.stream, 'ABC');
+    else
+        delete from parents where id = e.stream;
+    end if;
+end$$;
+create function apply_names(e evsource.event) returns void language plpgsql as
+$$begin
+    insert into named_a values (e.stream, '{"a": 1}') on conflict do nothing;
+    insert into named_b values (jsonb_build_object('stream', e.stream), array[e.type]);
+end$$;
+select evsource.create_projection('family', 'apply_family', tables => '{parents,children}', categories => '{family}');
+select evsource.create_projection('names', 'apply_names', tables => '{named_a,named_b}', categories => '{family}');
+select count(*) from generate_series(1, 6) i, lateral evsource.append('family-' || i % 3, case i when 5 then 'Left' else 'Born' end);
+select last_value from children_id_seq;
+select * from evsource.verify_projection('family', max_differences => null);
+select * from evsource.verify_projection('names', max_differences => null);
+select * from evsource.try_projection('family', 'apply_family');
+select last_value from children_id_seq;
+update named_a set b = '{"b": 1}' where a = 'family-1';
+update named_b set b = '{x}' where a = '{"stream": "family-2"}' and b = '{Left}';
+select * from evsource.verify_projection('names', max_differences => null);
+
+-- So do they where it is partitioned.
+create table parts (a text, n bigint, primary key (a)) partition by hash (a);
+create table parts_0 partition of parts for values with (modulus 2, remainder 0);
+create table parts_1 partition of parts for values with (modulus 2, remainder 1);
+create index parts_n on parts (n);
+select evsource.create_projection('parts', query => 'insert into parts as p select stream, count(*) from new_events group by 1 on conflict (a) do update set n = p.n + excluded.n',
+    tables => '{parts}', categories => '{family}');
+select * from evsource.verify_projection('parts');
+update parts set n = 7 where a = 'family-1';
+select * from evsource.verify_projection('parts');
+
+-- A schema of somebody's has the name that it had.
+create schema evsource_verify;
+select count(*) from evsource.verify_projection('family');
+drop schema evsource_verify;
+
 -- It takes the rights of the owner. A table whose policies bind its owner is not
 -- compared in part.
 create role regress_verify_owner;
