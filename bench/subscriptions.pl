@@ -1,10 +1,11 @@
-# subscriptions.pl - what consumers cost: appends while a thousand others wait, the
-# time from a commit to the consumer, and fetching beside 32 writers against the
-# plain ordered SELECT of the same rows.
+# subscriptions.pl - what consumers cost: appends while a thousand others wait or
+# one listens, the time from a commit to each of them, and fetching beside 32 writers
+# against the plain ordered SELECT of the same rows.
 use strict;
 use warnings;
 use POSIX ();
 use Time::HiRes qw(sleep time);
+use BenchListener;
 
 my $waiters = $ENV{EVSOURCE_BENCH_WAITERS} // 1000;
 my $columns = 'position, stream, version, type, data, metadata, id, occurred_at, recorded_at';
@@ -120,6 +121,44 @@ Bench::row(
 	measured => sprintf('p50 %.2f ms, p99 %.2f ms, highest %.1f ms of %d', $median, $late, $highest, $count),
 	floor => 'none',
 	checks => [ [ 'p50', $median, '<=', 2 ] ]);
+
+# ---- from the commit to one who listens ----
+
+my $heard = Bench::scratch_file('heard');
+sub listening
+{
+	my ($work) = @_;
+	my $listener = BenchListener->recorder('evsource_events', $heard);
+	# the first message comes when the daemon does
+	Bench::wait_for(sub { -s $heard });
+	my $result = $work->();
+	sleep(0.1);
+	$listener->end;
+	return $result;
+}
+
+unlink $heard;
+listening(sub { run_appenders(1, $seconds, '-R', 200) });
+Bench::sql("create table public.heard (at double precision, position bigint)");
+Bench::sql("\\copy public.heard from '$heard' with (delimiter ' ')");
+# what is told of together is late by as much as the first of it
+($median, $late, $highest, $count) = split /\|/, Bench::sql("
+	with told as (select at, position, lag(position) over (order by at) as before from public.heard)
+	select p[1], p[2], highest, n from (
+		select percentile_disc(array[0.5, 0.99]) within group (order by ms) as p, max(ms) as highest, count(*) as n from (
+			select (t.at - extract(epoch from pg_xact_commit_timestamp(e.xmin))) * 1000 as ms
+			from told t join evsource.events e on e.position > t.before and e.position <= t.position) latencies) l");
+my $heard_appends = Bench::in_turns('appends, one listening',
+	none => sub { return { rate => run_appenders(32, $length) } },
+	listening => sub { return { rate => listening(sub { run_appenders(32, $length) }) } });
+my $kept_listening = Bench::ratio($heard_appends->{listening}{rate}, $heard_appends->{none}{rate});
+Bench::row(
+	path => 'commit → LISTEN, 200 tx/s; appends of 32 clients meanwhile',
+	budget => 'p50 ≤ 10 ms, tx/s ≥ 0.9 × without',
+	measured => sprintf('p50 %.2f ms, p99 %.2f ms, highest %.1f ms of %d; %.2f × (%s tx/s)', $median, $late, $highest, $count,
+		$kept_listening, Bench::short(Bench::median(@{ $heard_appends->{listening}{rate} }))),
+	floor => sprintf('%s tx/s', Bench::short(Bench::median(@{ $heard_appends->{none}{rate} }))),
+	checks => [ [ 'p50', $median, '<=', 10 ], [ 'tx/s', $kept_listening, '>=', 0.9 ] ]);
 
 # ---- fetching beside writers ----
 

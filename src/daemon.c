@@ -30,7 +30,7 @@
 
 bool		evs_daemon_enabled = true;
 int			evs_max_workers = 4;
-int			evs_notify_interval = 10;
+int			evs_notify_interval = 5;
 int			evs_publish_interval = 1000;
 
 StaticAssertDecl(sizeof(EvsPost) <= BGW_EXTRALEN, "EvsPost must fit into bgw_extra");

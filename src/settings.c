@@ -140,7 +140,7 @@ evs_settings_init(void)
 							"How often the daemon tells those who LISTEN of new events, while there are any.",
 							"A few may come sooner. 0: it does not.",
 							&evs_notify_interval,
-							10, 0, INT_MAX,
+							5, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
