@@ -4,9 +4,11 @@
 use strict;
 use warnings;
 
+use PostgreSQL::Test::BackgroundPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $origin = PostgreSQL::Test::Cluster->new('origin');
 $origin->init(allows_streaming => 'logical', extra => ['--encoding=UTF8']);
@@ -90,6 +92,26 @@ on_copy(q{select evsource.run_projection('per_type')});
 is(on_copy('select * from per_type order by 1'),
 	on_origin('select type, count(*) from evsource.events group by type order by 1'), 'an async projection follows the copy');
 is(on_copy(q{select evsource.state('last', 'a-1')}), on_origin(q{select evsource.stream_version('a-1')}), 'a fold does');
+
+# Who listens there is told, though nothing is committed there that would wake the daemon.
+{
+	delete local $ENV{PGOPTIONS};	# what the Makefile sets so that the daemon leaves other tests alone
+	my $listener = $copy->background_psql('postgres');
+	$listener->query_safe('listen evsource_events');
+	on_copy('select evsource.start_daemon()');
+	my $position = on_origin(q{select position from evsource.append('a-1', 'Told')});
+	catch_up();
+	my $heard = 0;
+	for (1 .. 600)
+	{
+		$heard = $1 if $listener->query_safe('select 1') =~ /.*"evsource_events" with payload "(\d+)"/s;
+		last if $heard >= $position;
+		usleep(50_000);
+	}
+	cmp_ok($heard, '>=', $position, 'who listens is told of what has arrived');
+	on_copy('select evsource.stop_daemon()');
+	$listener->quit;
+}
 
 # What is truncated goes there, too.
 on_origin(q{select evsource.truncate_stream('a-1', 10)});
