@@ -56,6 +56,7 @@ create table evsource.subscription_dead_letters (
     primary key (subscription, position)
 );
 create index subscription_dead_letters_stream_idx on evsource.subscription_dead_letters (subscription, stream, position);
+create index subscription_dead_letters_retry_idx on evsource.subscription_dead_letters (subscription, position) where retry;
 comment on table evsource.subscription_dead_letters is 'Events that the consumers of a subscription could not process, and later events of the same streams behind them.';
 
 select pg_catalog.pg_extension_config_dump('evsource.subscriptions', '');

@@ -20,7 +20,6 @@
 #include "utils/memutils.h"
 
 #include "attempt.h"
-#include "dead_letters.h"
 #include "event.h"
 #include "event_row.h"
 #include "failure.h"
@@ -48,7 +47,7 @@ typedef struct Batch
 	Size		allocated;		/* for it */
 	MemoryContext context;
 	MemoryContext event_context;
-	EvsKeySet  *dead;			/* streams that have dead letters; NULL: none has */
+	EvsDeadStreams *dead;		/* NULL: no stream has dead letters */
 	int64		bytes;
 	EvsHandOut	out;
 } Batch;
@@ -129,60 +128,10 @@ size_of(const EvsEvent *event)
 		(event->metadata ? toast_raw_datum_size(PointerGetDatum(event->metadata)) : 0);
 }
 
-/*
- * The streams of a subscription that have dead letters, or NULL; asked with the
- * cursor claimed, so that none of its streams is missed.
- */
-static EvsKeySet *
-dead_streams(const char *subscription)
-{
-	static EvsQuery query = {
-		"select distinct stream from evsource.subscription_dead_letters where subscription = $1",
-		1, {TEXTOID}, SPI_OK_SELECT
-	};
-	Datum		values[] = {CStringGetTextDatum(subscription)};
-	List	   *streams = evs_query_texts(&query, values, NULL);
-	EvsKeySet  *set = streams == NIL ? NULL : evs_key_set_create();
-	ListCell   *cell;
-
-	foreach(cell, streams)
-	{
-		text	   *stream = cstring_to_text(lfirst(cell));
-		EvsKeys		keys = {&stream, 1};
-
-		evs_key_set_add(set, &keys);
-	}
-	return set;
-}
-
-/* An event behind a dead letter of its stream becomes one, too. */
-static void
-park_behind(const char *subscription, const EvsEvent *event)
-{
-	static EvsQuery query = {
-		"insert into evsource.subscription_dead_letters"
-		" (subscription, position, stream, version, type, attempts, reason, retry)"
-		" select $1, $2, $3, $4, $5, 0, 'an earlier event of its stream is a dead letter',"
-		"  exists (select from evsource.subscription_dead_letters d"
-		"   where d.subscription = $1 and d.stream = $3 and d.retry)"
-		" on conflict do nothing",
-		5, {TEXTOID, INT8OID, TEXTOID, INT8OID, TEXTOID}, SPI_OK_INSERT
-	};
-	Datum		values[] = {
-		CStringGetTextDatum(subscription), Int64GetDatum(event->position),
-		PointerGetDatum(event->stream), Int64GetDatum(event->version), PointerGetDatum(event->type)
-	};
-
-	(void) evs_query_run(&query, values, NULL);
-}
-
 static bool
 is_dead(Batch *batch, const EvsEvent *event)
 {
-	text	   *stream = event->stream;
-	EvsKeys		keys = {&stream, 1};
-
-	return batch->dead != NULL && evs_key_set_has_any(batch->dead, &keys);
+	return batch->dead != NULL && evs_dead_streams_have(batch->dead, event->stream);
 }
 
 /* ---- upcasters ---- */
@@ -252,19 +201,14 @@ is_suspect(const EvsClaim *claim, int64 position)
 static bool
 give_up(Batch *batch, const EvsEvent *event, const ErrorData *error)
 {
-	text	   *stream = event->stream;
-	EvsKeys		keys = {&stream, 1};
+	MemoryContext event_context;
 
 	if (!evs_cursor_fail(batch->claim, event->position, warn(batch, event, error)))
 		return false;
-	if (batch->dead == NULL)
-	{
-		MemoryContext event_context = MemoryContextSwitchTo(batch->context);
-
-		batch->dead = evs_key_set_create();
-		MemoryContextSwitchTo(event_context);
-	}
-	evs_key_set_add(batch->dead, &keys);
+	/* there is one now */
+	event_context = MemoryContextSwitchTo(batch->context);
+	batch->dead = evs_dead_streams(batch->claim->subscription->name);
+	MemoryContextSwitchTo(event_context);
 	return true;
 }
 
@@ -282,7 +226,7 @@ take_event(Batch *batch, TupleTableSlot *slot)
 	view_event(batch, &event, slot);
 	if (is_dead(batch, &event))
 	{
-		park_behind(claim->subscription->name, &event);
+		evs_subscription_park_behind(claim->subscription->name, &event);
 		batch->out.seen = event.position;
 		return true;
 	}
@@ -404,7 +348,7 @@ batch_begin(Batch *batch, EvsFetch *fetch, EvsClaim *claim, bool retry)
 	batch->event_context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch event",
 												 ALLOCSET_DEFAULT_SIZES);
 	if (!retry)
-		batch->dead = dead_streams(claim->subscription->name);
+		batch->dead = evs_dead_streams(claim->subscription->name);
 	evs_receipts_begin(&batch->receipts, claim, retry);
 	evs_event_row_init(&batch->event_row);
 	batch->context = CurrentMemoryContext;

@@ -146,6 +146,18 @@ typedef struct EvsLetter
 extern void evs_subscription_bury(const char *subscription, int64 position, int attempts,
 								  const char *reason);
 
+extern void evs_subscription_park_behind(const char *subscription, const EvsEvent *event);
+
+/*
+ * The streams that have dead letters, or NULL when there are none; asked with the
+ * cursor claimed, so that none of its streams is missed, and valid for as long as
+ * it is.  They live in CurrentMemoryContext, the name must live as long.
+ */
+typedef struct EvsDeadStreams EvsDeadStreams;
+
+extern EvsDeadStreams *evs_dead_streams(const char *subscription);
+extern bool evs_dead_streams_have(EvsDeadStreams *streams, text *stream);
+
 /* It is done, or its event is gone. */
 extern void evs_subscription_forget_letter(const char *subscription, int64 position);
 

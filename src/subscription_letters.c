@@ -15,6 +15,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "dead_letters.h"
 #include "query.h"
 #include "subscription.h"
 
@@ -37,6 +38,95 @@ evs_subscription_bury(const char *subscription, int64 position, int attempts,
 	};
 
 	(void) evs_query_run(&query, values, NULL);
+}
+
+/* An event behind a dead letter of its stream, which is to be tried again like that. */
+void
+evs_subscription_park_behind(const char *subscription, const EvsEvent *event)
+{
+	static EvsQuery query = {
+		"insert into evsource.subscription_dead_letters"
+		" (subscription, position, stream, version, type, attempts, reason, retry)"
+		" select $1, $2, $3, $4, $5, 0, 'an earlier event of its stream is a dead letter',"
+		"  coalesce((select d.retry from evsource.subscription_dead_letters d"
+		"   where d.subscription = $1 and d.stream = $3 order by d.position limit 1), false)"
+		" on conflict do nothing",
+		5, {TEXTOID, INT8OID, TEXTOID, INT8OID, TEXTOID}, SPI_OK_INSERT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription), Int64GetDatum(event->position),
+		PointerGetDatum(event->stream), Int64GetDatum(event->version), PointerGetDatum(event->type)
+	};
+
+	(void) evs_query_run(&query, values, NULL);
+}
+
+/* ---- streams that have some ---- */
+
+/* So many letters are read at once; when there are more, each stream is asked for. */
+#define FEW_LETTERS		200
+
+struct EvsDeadStreams
+{
+	const char *subscription;
+	EvsKeySet  *dead;
+	EvsKeySet  *alive;			/* that were asked for; NULL: all that are dead are known */
+};
+
+EvsDeadStreams *
+evs_dead_streams(const char *subscription)
+{
+	static EvsQuery query = {
+		"select stream from evsource.subscription_dead_letters where subscription = $1 limit $2",
+		2, {TEXTOID, INT4OID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(subscription), Int32GetDatum(FEW_LETTERS + 1)};
+	List	   *found = evs_query_texts(&query, values, NULL);
+	EvsDeadStreams *streams;
+	ListCell   *cell;
+
+	if (found == NIL)
+		return NULL;
+	streams = palloc(sizeof(EvsDeadStreams));
+	streams->subscription = subscription;
+	streams->dead = evs_key_set_create();
+	streams->alive = list_length(found) > FEW_LETTERS ? evs_key_set_create() : NULL;
+	foreach(cell, found)
+	{
+		text	   *stream = cstring_to_text(lfirst(cell));
+		EvsKeys		keys = {&stream, 1};
+
+		evs_key_set_add(streams->dead, &keys);
+	}
+	return streams;
+}
+
+static bool
+has_letters(const char *subscription, text *stream)
+{
+	static EvsQuery query = {
+		"select 'yes' from evsource.subscription_dead_letters"
+		" where subscription = $1 and stream = $2 limit 1",
+		2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(subscription), PointerGetDatum(stream)};
+
+	return evs_query_texts(&query, values, NULL) != NIL;
+}
+
+bool
+evs_dead_streams_have(EvsDeadStreams *streams, text *stream)
+{
+	EvsKeys		keys = {&stream, 1};
+	bool		found;
+
+	if (evs_key_set_has_any(streams->dead, &keys))
+		return true;
+	if (streams->alive == NULL || evs_key_set_has_any(streams->alive, &keys))
+		return false;
+	found = has_letters(streams->subscription, stream);
+	evs_key_set_add(found ? streams->dead : streams->alive, &keys);
+	return found;
 }
 
 /* ---- events that are gone ---- */

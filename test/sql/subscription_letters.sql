@@ -41,6 +41,28 @@ select version from evsource.append('clerk-0', 'Asked');
 select take(), take();
 select count(*) from letters;
 
+-- Many of them cost those nothing that have none: a few rows are read, whatever there is.
+insert into evsource.events (stream, type) select 'clerk-many' || n % 5000, 'Asked' from generate_series(1, 10000) n;
+select evsource.seek_subscription('clerk', as_of => 'infinity') is not null;
+insert into evsource.subscription_dead_letters (subscription, position, stream, version, type, attempts, reason)
+select 'clerk', position, stream, version, type, 1, 'not now' from evsource.events where stream ~ '^clerk-many' order by position;
+analyze evsource.subscription_dead_letters;
+create function read() returns bigint language sql as $$
+    select sum(seq_tup_read + idx_tup_fetch)::bigint from pg_stat_xact_all_tables where relid = 'evsource.subscription_dead_letters'::regclass $$;
+select count(evsource.append('clerk-alive' || n % 5, 'Asked')) from generate_series(1, 50) n;
+select count(evsource.append('clerk-many' || n % 5, 'Asked')) from generate_series(1, 50) n;
+begin;
+select count(*) from evsource.fetch_events('clerk', 100, lease => '1 ms');
+select read() < 1000 as few;
+rollback;
+-- To try them again costs each as much.
+select evsource.retry_subscription_dead_letters('clerk') as retried;
+begin;
+select stream, version from evsource.fetch_events('clerk', lease => '1 ms');
+select read() < 1000 as few;
+rollback;
+drop function read;
+
 select evsource.drop_subscription('clerk');
 drop view letters;
 drop function fail, take;
