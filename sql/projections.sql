@@ -28,6 +28,7 @@ create table evsource.projections (
     keep_snapshots        integer not null,  -- versions of each snapshot
     path                  text[],            -- what a fold with a path is passed
     replay_until          bigint not null default 0,   -- applied up to here, events are history
+    vouched               bigint not null default 0,   -- for which definition is_compatible and migrate_state speak
     created_at            timestamptz not null default pg_catalog.now()
 );
 comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name: they survive dump, restore and pg_upgrade.';

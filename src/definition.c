@@ -506,6 +506,14 @@ evs_definition_same_model(const EvsProjection *a, const EvsProjection *b)
 }
 
 bool
+evs_definition_same_versions(const EvsProjection *a, const EvsProjection *b)
+{
+	return a->state_version == b->state_version &&
+		strings_equal(a->is_compatible, b->is_compatible) &&
+		strings_equal(a->migrate_state, b->migrate_state);
+}
+
+bool
 evs_definition_equal(const EvsProjection *a, const EvsProjection *b)
 {
 	ListCell   *left;
@@ -527,8 +535,7 @@ evs_definition_equal(const EvsProjection *a, const EvsProjection *b)
 		a->policy.snapshot_after_batch == b->policy.snapshot_after_batch &&
 		a->policy.restore_from_snapshot == b->policy.restore_from_snapshot &&
 		a->policy.keep_snapshots == b->policy.keep_snapshots &&
-		strings_equal(a->is_compatible, b->is_compatible) &&
-		strings_equal(a->migrate_state, b->migrate_state) &&
+		evs_definition_same_versions(a, b) &&
 		a->partitions == b->partitions &&
 		a->notify == b->notify;
 }

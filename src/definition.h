@@ -18,8 +18,12 @@ extern EvsProjection *evs_definition_default(const char *name);
 extern void evs_definition_apply(EvsProjection *projection,
 								 const EvsParameters *parameters);
 
-/* Are they the same definition?  Do they make the same read model? */
+/*
+ * Are they the same definition?  Do they make the same read model?  Do they say
+ * the same of state versions?
+ */
 extern bool evs_definition_equal(const EvsProjection *a, const EvsProjection *b);
 extern bool evs_definition_same_model(const EvsProjection *a, const EvsProjection *b);
+extern bool evs_definition_same_versions(const EvsProjection *a, const EvsProjection *b);
 
 #endif							/* EVS_DEFINITION_H */

@@ -217,6 +217,7 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	projection->stale = DatumGetBool(row_value(&row, "stale", &isnull));
 	projection->partitions = DatumGetInt32(row_value(&row, "partitions", &isnull));
 	projection->replay_until = DatumGetInt64(row_value(&row, "replay_until", &isnull));
+	projection->vouched = DatumGetInt64(row_value(&row, "vouched", &isnull));
 
 	pfree(row.values);
 	pfree(row.nulls);

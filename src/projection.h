@@ -75,6 +75,7 @@ typedef struct EvsProjection
 	bool		stale;			/* its definition changed since it was built */
 	int			partitions;		/* async: workers that share it, by stream */
 	int64		replay_until;	/* what it is applied up to here is history */
+	int64		vouched;		/* evs_snapshot_vouch() when its state version was given */
 
 	/* what running it has found out; lives and dies with the struct */
 	MemoryContext context;		/* holds all of the above */

@@ -22,6 +22,7 @@
 #include "horizon.h"
 #include "registry.h"
 #include "replay.h"
+#include "snapshots.h"
 #include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_create_projection);
@@ -205,6 +206,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 	projection = evs_definition_default(name);
 	evs_definition_apply(projection, &parameters);
 	projection->replay_until = evs_horizon_safe_position();
+	projection->vouched = evs_snapshot_vouch(projection);
 
 	if (projection->mode != EVS_MODE_INLINE)
 	{

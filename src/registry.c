@@ -43,7 +43,7 @@ typedef struct Arguments
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, \
 	TEXTOID, INT8OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, \
 	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID, INT4OID, TEXTARRAYOID, \
-	INT4OID, INT8OID
+	INT4OID, INT8OID, INT8OID
 
 static EvsQuery insert_projection = {
 	"insert into evsource.projections"
@@ -51,10 +51,10 @@ static EvsQuery insert_projection = {
 	"  start_after, state_version, tables, on_reset, on_error, owner, search_path,"
 	"  snapshot_every, snapshot_after_batch, restore_from_snapshot,"
 	"  is_compatible, migrate_state, notify, stale, keep_snapshots, path,"
-	"  partitions, replay_until)"
+	"  partitions, replay_until, vouched)"
 	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)",
-	27, {DEFINITION_TYPES}, SPI_OK_INSERT
+	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
+	28, {DEFINITION_TYPES}, SPI_OK_INSERT
 };
 
 static EvsQuery update_projection = {
@@ -64,9 +64,10 @@ static EvsQuery update_projection = {
 	" on_reset = $13, on_error = $14, owner = $15, search_path = $16,"
 	" snapshot_every = $17, snapshot_after_batch = $18, restore_from_snapshot = $19,"
 	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23,"
-	" keep_snapshots = $24, path = $25, partitions = $26, replay_until = $27"
+	" keep_snapshots = $24, path = $25, partitions = $26, replay_until = $27,"
+	" vouched = $28"
 	" where projection = $1",
-	27, {DEFINITION_TYPES}, SPI_OK_UPDATE
+	28, {DEFINITION_TYPES}, SPI_OK_UPDATE
 };
 
 static EvsQuery delete_projection = {
@@ -404,6 +405,7 @@ add_definition(Arguments *arguments, const EvsProjection *projection)
 	add_texts(arguments, projection->path, projection->npath);
 	add_integer(arguments, projection->partitions);
 	add_bigint(arguments, projection->replay_until);
+	add_bigint(arguments, projection->vouched);
 }
 
 void

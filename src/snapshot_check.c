@@ -5,9 +5,10 @@
  * the state is computed from the events.  It can be used when
  *
  *	- filter, start and key are those that it was made with;
- *	- it has the projection's state version, and the handler is the same;
- *	  or is_compatible() says that its version will do; or migrate_state()
- *	  brings it up.
+ *	- it has the projection's state version, and handler and upcasters are the
+ *	  same; or is_compatible() says that its version will do; or migrate_state()
+ *	  brings it up.  These two speak for the handler and the upcasters that there
+ *	  were when they or the state version were given, not for later ones.
  *
  * That the stream has the event that the snapshot ends with is for whoever
  * reads the stream to check: state_load.c.
@@ -67,6 +68,22 @@ selection_hash(const EvsProjection *projection)
 	return hash_combine(hash, (uint32) ((uint64) projection->start_after >> 32));
 }
 
+/* What is done with them. */
+static uint32
+handler_hash(const EvsProjection *projection)
+{
+	const char *code = projection->handler ? projection->handler : projection->query;
+	uint32		hash = hash_text(0, code, strlen(code));
+
+	return projection->npath > 0 ? hash_texts(hash, projection->path, projection->npath) : hash;
+}
+
+static int64
+two_hashes(uint32 upper, uint32 lower)
+{
+	return (int64) ((uint64) upper << 32 | lower);
+}
+
 /*
  * The selection in the upper half; in the lower the handler, and the upcasters
  * that make the events which it gets of stored ones.
@@ -74,15 +91,29 @@ selection_hash(const EvsProjection *projection)
 int64
 evs_snapshot_definition(const EvsProjection *projection)
 {
-	uint64		upper = selection_hash(projection);
-	const char *code = projection->handler ? projection->handler : projection->query;
-	uint32		lower = hash_text(0, code, strlen(code));
+	return two_hashes(selection_hash(projection),
+					  handler_hash(projection) ^ evs_types_fingerprint(&projection->filter));
+}
 
-	if (projection->npath > 0)
-		lower = hash_texts(lower, projection->path, projection->npath);
+int64
+evs_snapshot_base_definition(const EvsProjection *projection)
+{
+	return two_hashes(selection_hash(projection), handler_hash(projection));
+}
 
-	lower ^= evs_types_fingerprint(&projection->filter);
-	return (int64) (upper << 32 | lower);
+int64
+evs_snapshot_vouch(const EvsProjection *projection)
+{
+	return two_hashes(handler_hash(projection), evs_types_fingerprint(&projection->filter));
+}
+
+/* Do is_compatible and migrate_state speak for what the row would be used for? */
+static bool
+is_vouched_for(const EvsProjection *projection, const EvsSnapshot *row)
+{
+	uint64		differs = (uint64) projection->vouched ^ (uint64) evs_snapshot_vouch(projection);
+
+	return row->upto > 0 ? differs >> 32 == 0 : differs == 0;
 }
 
 /* ---- the owner's functions ---- */
@@ -214,7 +245,8 @@ bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
 bool
 evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
 {
-	uint64		definition = (uint64) evs_snapshot_definition(projection);
+	uint64		definition = (uint64) (row->upto > 0 ? evs_snapshot_base_definition(projection) :
+										   evs_snapshot_definition(projection));
 	uint64		made_by = (uint64) row->definition;
 	bool		by_stream = projection->key_kind == EVS_KEY_STREAM;
 
@@ -231,7 +263,14 @@ evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
 		return false;
 	}
 	if (row->state_version != projection->state_version)
-		return bring_up(projection, key, row);
+	{
+		if (!by_stream || is_vouched_for(projection, row))
+			return bring_up(projection, key, row);
+		evs_snapshot_reject(projection, key,
+							psprintf("has state version %d, not %d, and handler or upcaster have changed since that was given",
+									 row->state_version, projection->state_version), NULL);
+		return false;
+	}
 	if (by_stream && made_by != definition)
 	{
 		evs_snapshot_reject(projection, key, "was made by another handler or upcaster", NULL);

@@ -136,7 +136,7 @@ evs_history_set_base(const EvsProjection *projection, text *key, const EvsState 
 		UUIDPGetDatum(evs_snapshot_last_event_id(state)),
 		Int64GetDatum(state->event_count),
 		Int32GetDatum(projection->state_version),
-		Int64GetDatum(evs_snapshot_definition(projection)),
+		Int64GetDatum(evs_snapshot_base_definition(projection)),
 		TimestampTzGetDatum(state->occurred_at),
 		Int64GetDatum(upto),
 		JsonbPGetDatum(state->state)
@@ -145,6 +145,40 @@ evs_history_set_base(const EvsProjection *projection, text *key, const EvsState 
 	Assert(state->event_count > 0);
 	(void) evs_query_run(&clear_below, below, NULL);
 	(void) evs_query_run(&insert_base, values, NULL);
+}
+
+/* The first base that cannot be used with this definition. */
+static EvsQuery find_useless_base = {
+	"select key from evsource.snapshot_history"
+	" where projection = $1 and upto is not null and"
+	"  (definition >> 32 <> $2 >> 32 or"
+	"   case when state_version = $3 then definition <> $2 else not $4 end)"
+	" order by key limit 1",
+	4, {TEXTOID, INT8OID, INT4OID, BOOLOID}, SPI_OK_SELECT
+};
+
+void
+evs_history_check_bases(const EvsProjection *projection)
+{
+	int64		vouched = projection->vouched ^ evs_snapshot_vouch(projection);
+	Datum		values[] = {
+		CStringGetTextDatum(projection->name),
+		Int64GetDatum(evs_snapshot_base_definition(projection)),
+		Int32GetDatum(projection->state_version),
+		BoolGetDatum((uint64) vouched >> 32 == 0 &&
+					 (projection->is_compatible != NULL || projection->migrate_state != NULL))
+	};
+	List	   *keys = evs_query_texts(&find_useless_base, values, NULL);
+
+	if (keys == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot alter projection \"%s\" in a way that makes states useless which stand for truncated events",
+					projection->name),
+			 errdetail("Stream \"%s\" was truncated; of its first events the state is left that they made.",
+					   (char *) linitial(keys)),
+			 errhint("For another handler or state version, give a new state_version together with migrate_state or is_compatible; for another filter or start, create another projection.")));
 }
 
 /* ---- keeping ---- */

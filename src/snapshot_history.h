@@ -28,6 +28,9 @@ extern bool evs_history_base(const char *projection, text *key, Snapshot snapsho
 extern void evs_history_set_base(const EvsProjection *projection, text *key,
 								 const EvsState *state, int64 upto);
 
+/* 55000 if a base of the projection cannot be used with the definition that it is to have. */
+extern void evs_history_check_bases(const EvsProjection *projection);
+
 /*
  * The snapshots of these keys (a text[]) are about to be replaced: keep them;
  * and when they were, drop those that are more than the policy keeps.

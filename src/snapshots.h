@@ -55,6 +55,18 @@ extern void evs_snapshot_forget_rejections(const char *projection);
  */
 extern int64 evs_snapshot_definition(const EvsProjection *projection);
 
+/*
+ * The same of a state that stands for truncated events: no upcaster can do
+ * anything about them any more.
+ */
+extern int64 evs_snapshot_base_definition(const EvsProjection *projection);
+
+/*
+ * What is_compatible and migrate_state speak for when they are given: states that
+ * the handler and the upcasters of now would make.
+ */
+extern int64 evs_snapshot_vouch(const EvsProjection *projection);
+
 /* Whoever saves or clears takes one of these first, until the transaction ends. */
 typedef enum EvsSnapshotLock
 {

@@ -99,8 +99,12 @@ select projection, key, upto, event_count from evsource.snapshot_history where u
 select evsource.create_projection('new', 'fold', categories => '{s}');
 select evsource.state('new', 's-1'), evsource.state('new', 's-2');
 
--- A base that cannot be used is no reason to make a state up ...
+-- No change makes a base useless: see also snapshot_vouched.
 select evsource.alter_projection('state', state_version => 2);
+\echo :LAST_ERROR_SQLSTATE
+-- One that cannot be used all the same is no reason to make a state up ...
+create function migrate_none(state jsonb, saved int) returns jsonb language sql immutable as $$select null::jsonb$$;
+select evsource.alter_projection('state', state_version => 2, migrate_state => 'migrate_none');
 \set VERBOSITY default
 select evsource.state('state', 's-1');
 \echo :LAST_ERROR_SQLSTATE
