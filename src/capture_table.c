@@ -10,8 +10,9 @@
  *
  * They are created as the caller, who needs the right to do so (TRIGGER on the
  * table), and is registered as the one who appends.  Creating them takes
- * ShareRowExclusiveLock, which writers wait for until the transaction ends: so a
- * backfill in the same transaction finds every row that the triggers do not see.
+ * ShareRowExclusiveLock, dropping them AccessExclusiveLock; writers wait for either
+ * until the transaction ends: so a backfill in the same transaction finds every row
+ * that the triggers do not see.
  */
 #include "capture.h"
 
@@ -79,13 +80,18 @@ required_text(FunctionCallInfo fcinfo, int argument, const char *name)
 	return PG_GETARG_TEXT_PP(argument);
 }
 
-static Relation
-open_table(FunctionCallInfo fcinfo, LOCKMODE lock, RangeVarGetRelidCallback check)
+static RangeVar *
+table_argument(FunctionCallInfo fcinfo)
 {
 	char	   *name = text_to_cstring(required_text(fcinfo, 0, "table_name"));
-	RangeVar   *range = makeRangeVarFromNameList(stringToQualifiedNameList(name, NULL));
 
-	return relation_open(RangeVarGetRelidExtended(range, lock, 0, check, NULL), NoLock);
+	return makeRangeVarFromNameList(stringToQualifiedNameList(name, NULL));
+}
+
+static Relation
+open_table(const RangeVar *name, LOCKMODE lock, RangeVarGetRelidCallback check)
+{
+	return relation_open(RangeVarGetRelidExtended(name, lock, 0, check, NULL), NoLock);
 }
 
 static void
@@ -275,28 +281,33 @@ let_owner_add_partitions(Relation table)
 }
 
 /*
- * Who registered a capture may end it, and the table's owner.  Several captures of a
- * table end together, so they take the right to end each of them.
+ * Called with the table that a name means, before it is locked.  Who registered a
+ * capture may end it, and the table's owner.  Several captures of a table end
+ * together, so they take the right to end each of them.
  */
 static void
-check_may_release(Relation table)
+check_may_release(const RangeVar *name, Oid relid, Oid old_relid, void *arg)
 {
-	Oid			relid = RelationGetRelid(table);
+	static EvsQuery find = {
+		"select 1 from pg_catalog.pg_trigger t left join evsource.captures c"
+		" on c.relation::pg_catalog.oid = t.tgrelid and c.arguments = evsource._trigger_arguments(t.oid)"
+		" where t.tgrelid = $1 and t.tgfoid = $2 and t.tgparentid = 0"
+		" having pg_catalog.bool_and(coalesce(pg_catalog.pg_has_role($3, c.registrant::pg_catalog.oid, 'usage'), false))",
+		3, {OIDOID, OIDOID, OIDOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		ObjectIdGetDatum(relid), ObjectIdGetDatum(evs_catalog()->capture), ObjectIdGetDatum(GetUserId())
+	};
+	EvsQueryResult result;
+	bool		may;
 
-	if (object_ownercheck(RelationRelationId, relid, GetUserId()))
+	if (!OidIsValid(relid) || object_ownercheck(RelationRelationId, relid, GetUserId()))
 		return;
-	for (int i = 0; i < table->trigdesc->numtriggers; i++)
-	{
-		Trigger    *trigger = &table->trigdesc->triggers[i];
-		Oid			registrant;
-
-		if (trigger->tgfoid != evs_catalog()->capture)
-			continue;
-		registrant = evs_capture_registered(relid, trigger->tgargs, trigger->tgnargs);
-		if (!OidIsValid(registrant) || !has_privs_of_role(GetUserId(), registrant))
-			aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(table->rd_rel->relkind),
-						   RelationGetRelationName(table));
-	}
+	evs_query_begin(&find, values, NULL, InvalidSnapshot, &result);
+	may = result.count > 0;
+	evs_query_end(&result);
+	if (!may)
+		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relid)), name->relname);
 }
 
 /*
@@ -319,7 +330,6 @@ release(Relation table)
 	EvsIdentity identity;
 	ListCell   *cell;
 
-	check_may_release(table);
 	if (names == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -350,6 +360,31 @@ must_replace(FunctionCallInfo fcinfo, int argument)
 	return false;
 }
 
+/*
+ * What it takes to create triggers, or to drop some first.  Not the one after the
+ * other: who holds a lock and asks for a stronger one deadlocks with whoever reads.
+ */
+static LOCKMODE
+lock_for(const RangeVar *name, bool replace)
+{
+	static EvsQuery find = {
+		"select from pg_catalog.pg_trigger t where t.tgrelid = $1 and t.tgfoid = $2 limit 1",
+		2, {OIDOID, OIDOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		ObjectIdGetDatum(RangeVarGetRelid(name, NoLock, true)), ObjectIdGetDatum(evs_catalog()->capture)
+	};
+	EvsQueryResult result;
+	bool		captured;
+
+	if (!replace)
+		return ShareRowExclusiveLock;
+	evs_query_begin(&find, values, NULL, InvalidSnapshot, &result);
+	captured = result.count > 0;
+	evs_query_end(&result);
+	return captured ? AccessExclusiveLock : ShareRowExclusiveLock;
+}
+
 static void
 refuse_captured(Relation table, const Trigger *trigger)
 {
@@ -376,10 +411,11 @@ refuse_captured(Relation table, const Trigger *trigger)
 Datum
 evsource_capture_table(PG_FUNCTION_ARGS)
 {
-	Relation	table = open_table(fcinfo, ShareRowExclusiveLock, check_may_capture);
+	RangeVar   *name = table_argument(fcinfo);
+	bool		replace = must_replace(fcinfo, 5);
+	Relation	table = open_table(name, lock_for(name, replace), check_may_capture);
 	EvsCaptureDefinition definition = {0};
 	Trigger    *captured;
-	bool		replace = must_replace(fcinfo, 5);
 	bool		backfill = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
 	int64		count = 0;
 
@@ -406,6 +442,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 		}
 		if (!replace)
 			refuse_captured(table, captured);
+		check_may_release(name, RelationGetRelid(table), InvalidOid, NULL);
 		release(table);
 	}
 
@@ -427,7 +464,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 Datum
 evsource_release_table(PG_FUNCTION_ARGS)
 {
-	Relation	table = open_table(fcinfo, AccessShareLock, NULL);
+	Relation	table = open_table(table_argument(fcinfo), AccessExclusiveLock, check_may_release);
 
 	if (capture_trigger(table) == NULL)
 		ereport(ERROR,
