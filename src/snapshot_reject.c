@@ -36,6 +36,7 @@ typedef struct Told
 } Told;
 
 static List *told = NIL;		/* of Told, in TopMemoryContext */
+static uint64 told_generation = 0;	/* of projections, when that was looked at last */
 
 static EvsQuery note = {
 	"insert into evsource.snapshot_rejections (projection, reason, key, message, state_version, rejected_at)"
@@ -76,6 +77,24 @@ find_told(const char *projection, const char *reason)
 	return found;
 }
 
+/* A projection has changed: what was noted may have been cleared. */
+static void
+hear_of_changes(void)
+{
+	uint64		generation = evs_state_cache_generation();
+	ListCell   *cell;
+
+	if (told_generation == generation)
+		return;
+	told_generation = generation;
+	foreach(cell, told)
+	{
+		Told	   *each = lfirst(cell);
+
+		each->noted = each->settled = false;
+	}
+}
+
 static bool
 can_write(void)
 {
@@ -105,9 +124,12 @@ void
 evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason,
 					const char *message)
 {
-	Told	   *mine = find_told(projection->name, reason);
-	bool		tell = !mine->logged;
+	Told	   *mine;
+	bool		tell;
 
+	hear_of_changes();
+	mine = find_told(projection->name, reason);
+	tell = !mine->logged;
 	if (!mine->noted && can_write())
 	{
 		mine->noted = true;

@@ -152,6 +152,17 @@ select evsource.state('told', 't-2');
 commit;
 set client_min_messages = warning;
 select rejection from evsource.snapshot_status where projection = 'told';
+-- what was cleared and is met once more is told once more, by a session that has told it, too
+set evsource.state_cache_size = 0;
+select evsource.state('told', 't-3');
+select evsource.state('told', 't-2');
+select rejection, rejected_key from evsource.snapshot_status where projection = 'told';
+select evsource.clear_snapshots('told');
+select evsource.save_snapshot('told');
+update evsource.snapshots set state_version = 1 where projection = 'told';
+select evsource.state('told', 't-2');
+select rejection, rejected_key from evsource.snapshot_status where projection = 'told';
+reset evsource.state_cache_size;
 -- what was restored was a full replay
 select evsource.restore_projection('told');
 select outdated from evsource.snapshot_status where projection = 'told';
