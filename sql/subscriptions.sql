@@ -8,7 +8,7 @@ create table evsource.subscriptions (
     types        text[] collate "C",
     start_after  bigint not null,
     partitions   integer not null,
-    max_attempts integer not null,
+    max_attempts integer not null,              -- 0: no limit
     generation   integer not null default 1,    -- of the newest cursors
     definition   integer not null default 1,    -- a number for each change
     created_at   timestamptz not null default pg_catalog.now()
@@ -94,7 +94,7 @@ create function evsource.create_subscription(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_create_subscription';
 comment on function evsource.create_subscription(text, text[], text[], text, bigint, integer, integer, text, text) is
-'Creates a subscription to the events of some categories and types (null: all), from the beginning, from now on, or after a position. Returns its name. Errors: 42710 when there is one, 22004 and 22023 for bad arguments, 42501.';
+'Creates a subscription to the events of some categories and types (null: all), from the beginning, from now on, or after a position. max_attempts: after so many an event is a dead letter (0: never). Returns its name. Errors: 42710 when there is one, 22004 and 22023 for bad arguments, 42501.';
 
 create function evsource.alter_subscription(
     subscription text,

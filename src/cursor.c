@@ -111,6 +111,8 @@ lock_row(const EvsSubscription *subscription, const EvsCursor *cursor,
 static bool
 fail(EvsClaim *claim, int64 from, int64 upto, bool alone, const char *reason)
 {
+	int			max_attempts = claim->subscription->max_attempts;
+
 	if (claim->suspect_until != 0 && upto >= claim->suspect_from)
 		claim->attempts++;
 	else
@@ -119,7 +121,7 @@ fail(EvsClaim *claim, int64 from, int64 upto, bool alone, const char *reason)
 		claim->attempts = 1;
 	}
 	claim->suspect_until = Max(claim->suspect_until, upto);
-	if (!alone || claim->attempts < claim->subscription->max_attempts)
+	if (!alone || max_attempts == 0 || claim->attempts < max_attempts)
 		return false;
 
 	evs_subscription_bury(claim->subscription->name, upto, claim->attempts, reason);

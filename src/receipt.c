@@ -284,7 +284,7 @@ nack_event(Receipt *receipt, int64 retry_ms, int64 *attempts)
 		" attempts = case when c.suspect_from = $5 or c.suspect_from <= $5 and c.alone then c.attempts + 1 else 1 end,"
 		" suspect_from = $5, suspect_until = greatest(c.suspect_until, $5)"
 		THE_CURSOR " and not c.retry and $5 > c.position and $5 <= c.handed_out"
-		" returning s.owner, case when c.attempts >= s.max_attempts then c.attempts else 0 end::bigint",
+		" returning s.owner, case when s.max_attempts > 0 and c.attempts >= s.max_attempts then c.attempts else 0 end::bigint",
 		6, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID}, SPI_OK_UPDATE_RETURNING
 	};
 	Datum		extra[] = {Int64GetDatum(retry_ms)};

@@ -36,14 +36,14 @@ PG_FUNCTION_INFO_V1(evsource_retry_subscription);
 /* ---- arguments ---- */
 
 static int
-count_argument(FunctionCallInfo fcinfo, int argument, const char *name, int most)
+count_argument(FunctionCallInfo fcinfo, int argument, const char *name, int least, int most)
 {
 	int			count = PG_GETARG_INT32(argument);
 
-	if (count < 1 || count > most)
+	if (count < least || count > most)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be between 1 and %d", name, most),
+				 errmsg("%s must be between %d and %d", name, least, most),
 				 errdetail("It is %d.", count)));
 	return count;
 }
@@ -214,9 +214,9 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 	values[3] = filter_argument(fcinfo, 2, true, &nulls[3]);
 	values[4] = Int64GetDatum(start);
 	values[5] = Int32GetDatum(PG_ARGISNULL(5) ? 1 :
-							  count_argument(fcinfo, 5, "partitions", EVS_MAX_SUBSCRIPTION_PARTITIONS));
+							  count_argument(fcinfo, 5, "partitions", 1, EVS_MAX_SUBSCRIPTION_PARTITIONS));
 	values[6] = Int32GetDatum(PG_ARGISNULL(6) ? 5 :
-							  count_argument(fcinfo, 6, "max_attempts", PG_INT16_MAX));
+							  count_argument(fcinfo, 6, "max_attempts", 0, PG_INT16_MAX));
 
 	if (evs_query_run(&insert, values, nulls) > 0)
 		create_cursors(name, start);
@@ -301,10 +301,10 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 	values[2] = filter_argument(fcinfo, 2, true, &nulls[2]);
 	nulls[3] = PG_ARGISNULL(3) ? 'n' : ' ';
 	values[3] = PG_ARGISNULL(3) ? (Datum) 0 :
-		Int32GetDatum(count_argument(fcinfo, 3, "partitions", EVS_MAX_SUBSCRIPTION_PARTITIONS));
+		Int32GetDatum(count_argument(fcinfo, 3, "partitions", 1, EVS_MAX_SUBSCRIPTION_PARTITIONS));
 	nulls[4] = PG_ARGISNULL(4) ? 'n' : ' ';
 	values[4] = PG_ARGISNULL(4) ? (Datum) 0 :
-		Int32GetDatum(count_argument(fcinfo, 4, "max_attempts", PG_INT16_MAX));
+		Int32GetDatum(count_argument(fcinfo, 4, "max_attempts", 0, PG_INT16_MAX));
 	nulls[5] = owner == NULL ? 'n' : ' ';
 	values[5] = owner == NULL ? (Datum) 0 : CStringGetTextDatum(owner);
 	nulls[6] = PG_ARGISNULL(6) ? 'n' : ' ';

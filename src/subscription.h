@@ -33,7 +33,7 @@ typedef struct EvsSubscription
 	char	   *name;
 	char	   *owner;
 	EvsFilter	filter;			/* its categories and types */
-	int			max_attempts;
+	int			max_attempts;	/* 0: no limit */
 	int			definition;		/* number of the definition: claims compare it */
 	bool		has_retries;	/* dead letters that are to be tried again */
 	int			partitions;		/* of the generation that is worked on */

@@ -9,13 +9,14 @@ works, and when it dies another takes over.
 """
 import os
 import sys
+import time
 
 import psycopg
 import redis
 
-# One partition: the whole log in its order. An event that is handed out in vain
-# again and again is not given up.
-SETUP = "select evsource.create_subscription('redis', max_attempts => 32767, if_exists => 'keep')"
+# One partition: the whole log in its order. No event is given up, however long the
+# broker is away.
+SETUP = "select evsource.create_subscription('redis', max_attempts => 0, if_exists => 'keep')"
 
 # Waits until there is something, without polling.
 NEXT = """
@@ -27,11 +28,17 @@ FIELDS = ("id", "position", "stream", "version", "type", "data", "metadata", "oc
 
 
 def publish(broker, events):
-    """All of them, in one round trip, or an exception."""
-    pipeline = broker.pipeline(transaction=False)
-    for event in events:
-        pipeline.xadd("events", dict(zip(FIELDS, event)))
-    pipeline.execute()
+    """All of them, in one round trip, as soon as the broker is there."""
+    while True:
+        pipeline = broker.pipeline(transaction=False)
+        for event in events:
+            pipeline.xadd("events", dict(zip(FIELDS, event)))
+        try:
+            pipeline.execute()
+            return
+        except redis.exceptions.ConnectionError as error:
+            print(f"waiting for the broker: {error}", file=sys.stderr, flush=True)
+            time.sleep(1)
 
 
 def main(name):

@@ -41,6 +41,16 @@ select version from evsource.append('clerk-0', 'Asked');
 select take(), take();
 select count(*) from letters;
 
+-- With no limit of attempts there are none.
+select evsource.alter_subscription('clerk', max_attempts => 0);
+select version from evsource.append('clerk-2', 'Asked');
+do $$ begin for i in 1 .. 50 loop perform fail(); end loop; end $$;
+select stream, attempt from evsource.fetch_events('clerk', consumer => 'one');
+select stream, attempt from evsource.fetch_events('clerk', consumer => 'one');
+select count(*) from letters;
+select evsource.ack(receipt) from evsource.fetch_events('clerk', consumer => 'one');
+select evsource.alter_subscription('clerk', max_attempts => 1);
+
 -- Many of them cost those nothing that have none: a few rows are read, whatever there is.
 insert into evsource.events (stream, type) select 'clerk-many' || n % 5000, 'Asked' from generate_series(1, 10000) n;
 select evsource.seek_subscription('clerk', as_of => 'infinity') is not null;

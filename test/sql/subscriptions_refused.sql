@@ -18,7 +18,7 @@ select evsource.create_subscription('wrong', types => array[null]);
 select evsource.create_subscription('wrong', start => 'soon');
 select evsource.create_subscription('wrong', partitions => 0);
 select evsource.create_subscription('wrong', partitions => 1025);
-select evsource.create_subscription('wrong', max_attempts => 0);
+select evsource.create_subscription('wrong', max_attempts => -1);
 select evsource.create_subscription('wrong', if_exists => 'drop');
 select evsource.create_subscription('wrong', owner => 'regress_nobody');
 \set VERBOSITY terse
