@@ -38,6 +38,7 @@ create trigger captures_changed
     after insert or update or delete or truncate on evsource.captures
     for each statement execute function evsource._changed();
 alter table evsource.captures enable always trigger captures_changed;
+alter table evsource.captures replica identity full;    -- for publications of all tables
 select pg_catalog.pg_extension_config_dump('evsource.captures',
     'where relation::pg_catalog.oid in (select oid from pg_catalog.pg_class)');
 
