@@ -2,9 +2,9 @@
  * capture_plan.c - how a table's rows become events, prepared once a session.
  *
  * A plan is kept for each trigger that has fired; a partition has a trigger of
- * its own.  What changes the table or its triggers makes a new plan.  An old one
- * may be in use further up (an output function of the user's may run statements
- * of its own): it lives on until the end of the transaction.
+ * its own.  What changes the table or its triggers makes its plan invalid.  Such a
+ * plan may be in use further up (who appends may run handlers that change captured
+ * tables): when the next one is made it is let go, with the end of the transaction.
  */
 #include "capture.h"
 
@@ -187,6 +187,24 @@ evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
 	return plan;
 }
 
+/* Also those of triggers that will never fire again. */
+static void
+let_invalid_go(void)
+{
+	HASH_SEQ_STATUS status;
+	Kept	   *kept;
+
+	hash_seq_init(&status, kept_plans);
+	while ((kept = hash_seq_search(&status)) != NULL)
+	{
+		/* one without a plan is being made */
+		if (kept->valid || kept->plan == NULL)
+			continue;
+		MemoryContextSetParent(kept->plan->context, TopTransactionContext);
+		(void) hash_search(kept_plans, &kept->trigger, HASH_REMOVE, NULL);
+	}
+}
+
 EvsCapturePlan *
 evs_capture_plan(const TriggerData *trigger)
 {
@@ -194,7 +212,6 @@ evs_capture_plan(const TriggerData *trigger)
 	EvsCaptureDefinition definition;
 	EvsCapturePlan *plan;
 	Kept	   *kept;
-	bool		found;
 
 	if (kept_plans == NULL)
 	{
@@ -207,9 +224,8 @@ evs_capture_plan(const TriggerData *trigger)
 		return kept->plan;
 
 	/* before the new one is made: the table may change again meanwhile */
-	kept = hash_search(kept_plans, &oid, HASH_ENTER, &found);
-	if (found && kept->plan != NULL)
-		MemoryContextSetParent(kept->plan->context, TopTransactionContext);
+	let_invalid_go();
+	kept = hash_search(kept_plans, &oid, HASH_ENTER, NULL);
 	kept->relid = RelationGetRelid(trigger->tg_relation);
 	kept->plan = NULL;
 	kept->valid = true;

@@ -162,6 +162,28 @@ insert into thin select id from wanted on conflict do nothing;
 \endif
 select stream, type from public.log where evsource.category(stream) = 'thin' and version > 1 or stream = 'thin-13' order by stream collate "C", version;
 
+-- What a session knows of a captured table goes with the table.
+select current_setting('server_version_num')::int >= 140000 as tells_memory \gset
+do $$
+begin
+    for i in 1 .. 100 loop
+        create temp table passing (id int primary key, v text);
+        perform evsource.capture_table('passing');
+        insert into passing values (1, 'x');
+        drop table passing;
+    end loop;
+end
+$$;
+create temp table passing (id int primary key);
+select evsource.capture_table('passing');
+insert into passing values (1);
+\if :tells_memory
+select count(*) < 20 as few from pg_backend_memory_contexts where name = 'evsource capture plan' \gset
+\else
+\set few t
+\endif
+\echo :few
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_capture_odd;
