@@ -299,7 +299,7 @@ evs_types_fingerprint(const EvsFilter *filter)
 		{
 			const EvsTypeVersion *version = type->versions[v];
 
-			if (version == NULL || !version->changes_stored || version->upcaster == NULL)
+			if (version == NULL || version->upcaster == NULL)
 				continue;
 			hash = hash_bytes_into(hash, VARDATA_ANY(type->type), VARSIZE_ANY_EXHDR(type->type));
 			hash = hash_combine(hash, v);

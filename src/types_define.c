@@ -59,14 +59,20 @@ static EvsQuery insert_version = {
 	SPI_OK_INSERT
 };
 
-/* Who has applied events of the type that are of an earlier version. */
-static EvsQuery mark_stale = {
-	"update evsource.projections p set stale = true"
+/* Who has applied events of the type that are of an earlier version, at these positions. */
+static EvsQuery find_concerned = {
+	"select p.projection from evsource.projections p"
 	" where not p.stale and (p.types is null or $1 = any (p.types))"
 	" and exists (select from evsource.events e"
-	"  where e.type = $1 and coalesce(e.schema_version, 1) < $2 and e.position > p.start_after"
+	"  where e.type = $1 and coalesce(e.schema_version, 1) < $2"
+	"  and e.position > greatest(p.start_after, $3) and e.position <= $4"
 	"  and (p.categories is null or evsource.category(e.stream) = any (p.categories)))",
-	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE
+	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
+};
+
+static EvsQuery mark_stale = {
+	"update evsource.projections set stale = true where projection = $1 and not stale",
+	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
 static EvsQuery find_readers = {
@@ -93,17 +99,53 @@ is_stored_at(const text *type, int from_version, int to_version, int64 after, in
 }
 
 /*
- * The same for the whole log, with the barrier held on return.  Most of the log
- * is looked at before anybody has to wait.
+ * What a change of a type has to know of the log.  Looked at in two parts: most of
+ * it before anybody has to wait, the rest behind the barrier.
  */
-static bool
-is_stored(const text *type, int from_version, int to_version)
+typedef struct Survey
+{
+	const text *type;
+	int			first,			/* are events stored in these versions? */
+				last;			/* first > last: nobody asks */
+	int			below;			/* are some stored in an earlier one than this? */
+	bool		wants_readers;	/* and which projections have applied those? */
+	bool		found;
+	bool		found_below;
+	List	   *readers;		/* their names */
+} Survey;
+
+static void
+look(Survey *survey, int64 after, int64 upto)
+{
+	const text *type = survey->type;
+
+	survey->found = survey->found || (survey->first <= survey->last &&
+									  is_stored_at(type, survey->first, survey->last, after, upto));
+	if (survey->below > 1 && is_stored_at(type, 1, survey->below - 1, after, upto))
+	{
+		Datum		values[] = {
+			PointerGetDatum(type), Int32GetDatum(survey->below),
+			Int64GetDatum(after), Int64GetDatum(upto)
+		};
+
+		survey->found_below = true;
+		if (survey->wants_readers)
+			survey->readers = list_concat(survey->readers,
+										  evs_query_texts(&find_concerned, values, NULL));
+	}
+}
+
+/* Returns with the barrier held. */
+static void
+make_surveys(Survey *surveys, int count)
 {
 	int64		safe = evs_horizon_safe_position();
-	bool		found = is_stored_at(type, from_version, to_version, 0, safe);
 
+	for (int i = 0; i < count; i++)
+		look(&surveys[i], 0, safe);
 	evs_barrier();
-	return found || is_stored_at(type, from_version, to_version, safe, PG_INT64_MAX);
+	for (int i = 0; i < count; i++)
+		look(&surveys[i], safe, PG_INT64_MAX);
 }
 
 /* Nobody else changes or rebuilds the projections that may become stale. */
@@ -111,21 +153,9 @@ static void
 lock_readers(const text *type)
 {
 	Datum		values[] = {PointerGetDatum(type)};
-	EvsQueryResult result;
-	List	   *names = NIL;
+	List	   *names = evs_query_texts(&find_readers, values, NULL);
 	ListCell   *cell;
-	bool		isnull;
 
-	evs_query_begin(&find_readers, values, NULL, InvalidSnapshot, &result);
-	for (uint64 i = 0; i < result.count; i++)
-	{
-		Datum		name = SPI_getbinval(result.rows[i], result.tupdesc, 1, &isnull);
-		MemoryContext caller = MemoryContextSwitchTo(result.context);
-
-		names = lappend(names, TextDatumGetCString(name));
-		MemoryContextSwitchTo(caller);
-	}
-	evs_query_end(&result);
 	foreach(cell, names)
 		evs_registry_lock(lfirst(cell));
 }
@@ -164,11 +194,16 @@ forget_version(const text *type, int version)
 }
 
 static void
-mark_readers_stale(const text *type, int version)
+mark_readers_stale(const Survey *survey)
 {
-	Datum		values[] = {PointerGetDatum(type), Int32GetDatum(version)};
+	ListCell   *cell;
 
-	evs_query_run(&mark_stale, values, NULL);
+	foreach(cell, survey->readers)
+	{
+		Datum		values[] = {CStringGetTextDatum(lfirst(cell))};
+
+		evs_query_run(&mark_stale, values, NULL);
+	}
 }
 
 /* ---- rights ---- */
@@ -286,22 +321,26 @@ check_gap(const text *type, const EvsEventType *defined, int version)
 }
 
 /*
- * May this take the place of what is defined?  A rule only as long as no event
- * was stored by it; an upcaster also not once events are read through it.
+ * In which versions must no event be stored, that this may take the place of
+ * what is defined?  A rule only as long as no event was stored by it; an upcaster
+ * also not once events are read through it.
  */
 static void
-check_redefinition(const text *type, const EvsTypeVersion *old, const EvsTypeVersion *new)
+survey_redefinition(Survey *survey, const EvsTypeVersion *old, const EvsTypeVersion *new)
 {
 	int			version = new->version;
 	bool		same_rule = old == NULL ? new->schema_path == NULL && new->validator == NULL :
 		same_path(old->schema_path, new->schema_path) && same_string(old->validator, new->validator);
 	bool		new_way = old != NULL && old->upcaster != NULL &&
 		!same_string(old->upcaster, new->upcaster);
-	int			first = new_way ? 1 : version;
-	int			last = same_rule ? version - 1 : version;
 
-	if (first > last || !is_stored(type, first, last))
-		return;
+	survey->first = new_way ? 1 : version;
+	survey->last = same_rule ? version - 1 : version;
+}
+
+static void
+refuse_redefinition(const text *type, int version)
+{
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("version %d of event type \"%s\" cannot be defined anew",
@@ -338,6 +377,7 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 	EvsTypeVersion new = {.version = version_argument(fcinfo)};
 	EvsEventType *defined;
 	EvsTypeVersion *old;
+	Survey		survey = {.type = type, .first = 1, .below = new.version};
 
 	evs_require_read_committed("define an event type");
 	new.schema_path = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONPATH_P_COPY(2);
@@ -373,22 +413,21 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 
 	if (new.upcaster != NULL)
 		lock_readers(type);
+	survey.wants_readers = new.upcaster != NULL;
 	if (defined != NULL && new.version <= defined->newest)
-		check_redefinition(type, old, &new);
+		survey_redefinition(&survey, old, &new);
+	make_surveys(&survey, 1);
+	if (survey.found)
+		refuse_redefinition(type, new.version);
 
 	/* what is stored and not yet of this version, will it be read? */
-	if (new.version > 1 && is_stored(type, 1, new.version - 1))
-	{
-		if (new.upcaster == NULL)
-			refuse_missing_step(type, new.version);
-		new.changes_stored = true;
-	}
-	evs_barrier();
+	if (survey.found_below && new.upcaster == NULL)
+		refuse_missing_step(type, new.version);
+	new.changes_stored = survey.found_below;
 
 	forget_version(type, new.version);
 	store_version(type, &new);
-	if (new.changes_stored)
-		mark_readers_stale(type, new.version);
+	mark_readers_stale(&survey);
 	PG_RETURN_VOID();
 }
 
@@ -412,22 +451,33 @@ check_droppable(const EvsEventType *defined, int version)
 				 errhint("Drop the newest version first.")));
 }
 
-static void
-drop_version(const EvsEventType *defined, int version)
+static Survey
+survey_drop(const EvsEventType *defined, int version)
 {
 	const EvsTypeVersion *dropped = defined->versions[version];
+	Survey		survey = {
+		.type = defined->type,
+		/* in version 1 are also those that were stored before anything was defined */
+		.first = version,
+		.last = version > 1 ? EVS_MAX_SCHEMA_VERSION : 0,
+		.below = version,
+		.wants_readers = dropped != NULL && dropped->upcaster != NULL
+	};
 
-	/* in version 1 are also those that were stored before anything was defined */
-	if (version > 1 && is_stored(defined->type, version, EVS_MAX_SCHEMA_VERSION))
+	return survey;
+}
+
+static void
+drop_version(const EvsEventType *defined, int version, const Survey *survey)
+{
+	if (survey->found)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("version %d of event type \"%s\" cannot be dropped",
 						version, text_to_cstring(defined->type)),
 				 errdetail("Events are stored in that version."),
 				 errhint("Define version %d, which can be as the one before was.", version + 1)));
-	evs_barrier();
-	if (dropped != NULL && dropped->changes_stored)
-		mark_readers_stale(defined->type, version);
+	mark_readers_stale(survey);
 	forget_version(defined->type, version);
 }
 
@@ -444,6 +494,7 @@ evsource_drop_event_type(PG_FUNCTION_ARGS)
 	text	   *type = type_argument(fcinfo);
 	EvsEventType *defined;
 	int			first = 1;
+	Survey	   *surveys;
 
 	evs_require_read_committed("drop an event type");
 	LockRelationOid(evs_catalog()->event_types, ShareRowExclusiveLock);
@@ -460,7 +511,11 @@ evsource_drop_event_type(PG_FUNCTION_ARGS)
 	}
 
 	lock_readers(type);
+	surveys = palloc((defined->newest - first + 1) * sizeof(Survey));
+	for (int version = first; version <= defined->newest; version++)
+		surveys[version - first] = survey_drop(defined, version);
+	make_surveys(surveys, defined->newest - first + 1);
 	for (int version = defined->newest; version >= first; version--)
-		drop_version(defined, version);
+		drop_version(defined, version, &surveys[version - first]);
 	PG_RETURN_VOID();
 }
