@@ -191,7 +191,13 @@ check_snapshot(EvsStateCall *call, const Truncation *truncation, const EvsState 
 					 projection->name, truncation->name)));
 }
 
-/* Keep the state that the events have come to. */
+static bool
+keeps_state(const EvsProjection *projection)
+{
+	return projection->kind == EVS_KIND_FOLD && projection->key_kind == EVS_KEY_STREAM;
+}
+
+/* Keep the state that the events have come to.  The key's snapshot is locked. */
 static void
 keep_state(EvsProjection *projection, const Truncation *truncation)
 {
@@ -199,7 +205,6 @@ keep_state(EvsProjection *projection, const Truncation *truncation)
 	EvsStateCall call;
 	EvsState	state = {0};
 
-	(void) evs_snapshot_lock(projection->name, truncation->stream, EVS_SNAPSHOT_LOCK_KEY);
 	evs_state_begin(&call, projection, 0);
 	evs_state_load_stream(call.folder, truncation->stream, &at, call.snapshot, &state);
 	evs_state_finish(call.folder, &state);
@@ -293,7 +298,18 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 	check_rights();
 	evs_require_read_committed("truncate a stream");
 
+	/*
+	 * Whoever reads may have saved a state by the way, and sit on it: wait for
+	 * that before anybody has to wait for us.
+	 */
 	projections = projections_over(&truncation);
+	foreach(cell, projections)
+	{
+		EvsProjection *projection = lfirst(cell);
+
+		if (keeps_state(projection))
+			(void) evs_snapshot_lock(projection->name, truncation.stream, EVS_SNAPSHOT_LOCK_KEY);
+	}
 	evs_barrier();
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	check_version(&truncation, evs_stream_lock(events, truncation.stream, 0));
@@ -310,7 +326,7 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 		EvsProjection *projection = lfirst(cell);
 
 		check_applied(projection, &truncation);
-		if (projection->kind == EVS_KIND_FOLD && projection->key_kind == EVS_KEY_STREAM)
+		if (keeps_state(projection))
 			keep_state(projection, &truncation);
 		if (is_live(projection))
 			evs_replay_settle(projection);
