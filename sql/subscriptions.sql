@@ -159,7 +159,7 @@ comment on function evsource.retry_subscription_dead_letters(text, text) is
 
 create view evsource.subscription_status as
     select s.subscription, s.owner, s.partitions, c.position, l.lag, l.lag_seconds,
-           c.leased, c.consumers, c.draining, d.dead_letters, d.last_error, d.last_error_position, d.last_error_at
+           c.leased, c.consumers, c.draining, d.dead_letters, f.last_error, f.last_error_position, f.last_error_at
     from evsource.subscriptions s
     cross join lateral (
         select min(c.position) as position,
@@ -170,20 +170,27 @@ create view evsource.subscription_status as
     cross join lateral (
         select count(*) as lag,
                coalesce(extract(epoch from clock_timestamp() - min(e.recorded_at)), 0)::double precision as lag_seconds
-        from evsource.events e
-        where e.position > c.position
+        from (
+            -- a cursor is a place in an array: each event looks at its own, however many there are
+            select k.partitions, min(q.until) as until,
+                   array_agg(coalesce(q.position, 9223372036854775807) order by n.partition) as positions
+            from (select distinct q.generation, q.partitions from evsource.cursors q where q.subscription = s.subscription) k
+            cross join generate_series(0, k.partitions - 1) n (partition)
+            left join evsource.cursors q
+                on q.subscription = s.subscription and q.generation = k.generation and q.partition = n.partition
+            group by k.generation, k.partitions) g
+        join evsource.events e
+            on e.position > c.position
             and (s.categories is null or evsource.category(e.stream) = any (s.categories))
             and (s.types is null or e.type = any (s.types))
-            and exists (
-                select from evsource.cursors q
-                where q.subscription = s.subscription
-                    and q.partition = evsource._partition(e.stream, q.partitions)
-                    and e.position > q.position and (q.until is null or e.position <= q.until))) l
+            and e.position > g.positions[evsource._partition(e.stream, g.partitions) + 1]
+            and (g.until is null or e.position <= g.until)) l
     cross join lateral (
-        select count(*) as dead_letters,
-               (array_agg(d.reason order by d.failed_at desc) filter (where d.attempts > 0))[1] as last_error,
-               (array_agg(d.position order by d.failed_at desc) filter (where d.attempts > 0))[1] as last_error_position,
-               max(d.failed_at) as last_error_at
-        from evsource.subscription_dead_letters d where d.subscription = s.subscription) d;
+        select count(*) as dead_letters from evsource.subscription_dead_letters d where d.subscription = s.subscription) d
+    left join lateral (
+        select d.reason as last_error, d.position as last_error_position, d.failed_at as last_error_at
+        from evsource.subscription_dead_letters d
+        where d.subscription = s.subscription and d.failed_at is not null
+        order by d.failed_at desc limit 1) f on true;
 comment on view evsource.subscription_status is
 'Subscriptions: how far each is, how many events it lags behind, how many partitions are out to how many named consumers, and its dead letters.';

@@ -184,6 +184,15 @@ select count(*) from evsource.fetch_events('patient');
 select c.position = evsource.safe_position() as moved from evsource.cursors c where subscription = 'patient';
 select evsource.drop_subscription('patient');
 
+-- How far it is behind is counted in one go, whatever the number of its partitions.
+select evsource.create_subscription('divided', categories => '{letter}', partitions => 100);
+begin;
+select s.lag = count(*) as all_of_it, s.lag > 1000 as much from evsource.subscription_status s, evsource.events e
+where s.subscription = 'divided' and evsource.category(e.stream) = 'letter' group by s.lag;
+select sum(seq_tup_read + idx_tup_fetch) < 2000 as few from pg_stat_xact_all_tables where relid = 'evsource.cursors'::regclass;
+commit;
+select evsource.drop_subscription('divided');
+
 -- Streams are divided; each partition is one consumer's at a time.
 select evsource.create_subscription('group', categories => '{team}', start => 'now', partitions => 4);
 select count(*) from (select evsource.append('team-' || n % 20, 'Played', to_jsonb(n)) from generate_series(1, 200) n) a;
