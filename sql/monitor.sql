@@ -57,13 +57,21 @@ create view evsource.projection_status as
            f.failed_at as last_error_at,
            c.conflicts,
            w.pid as worker_pid,
-           w.heartbeat
+           w.heartbeat,
+           (select count(*) from evsource.dead_letters d where d.projection = p.projection) as dead_letters
     from evsource.projections p
     join evsource._checkpoints c using (projection)
     left join lateral (
-        select s.message, s.position, s.failed_at from evsource.projection_failures s
-        where s.projection = p.projection
-        order by s.retry_at is not null, s.position, s.partition
+        (select s.message, s.position, s.failed_at from evsource.projection_failures s
+         where s.projection = p.projection
+         order by s.retry_at is not null, s.position, s.partition
+         limit 1)
+        union all
+        -- what it has got past by leaving it aside
+        (select d.message, d.position, d.failed_at from evsource.dead_letters d
+         where d.projection = p.projection and d.failed_at is not null
+         order by d.failed_at desc, d.position desc
+         limit 1)
         limit 1) f on true
     left join (
         select distinct on (v.projection) v.projection, v.pid, v.heartbeat
@@ -71,7 +79,7 @@ create view evsource.projection_status as
         order by v.projection, v.busy desc, v.partition) w on w.projection = p.projection
     cross join lateral (select p.mode = 'inline' and p.state = 'active') s (live);
 comment on view evsource.projection_status is
-'Registered projections: how far each is, how many events it lags behind and how many it has applied, and which worker of the daemon does so.';
+'Registered projections: how far each is, how many events it lags behind, how many it has applied and how many it has left aside, and which worker of the daemon does so.';
 
 -- A session's rate is what it has done since it began to work on it, so that a
 -- rebuild which was interrupted for a day does not look slow.
@@ -83,13 +91,16 @@ create view evsource.progress as
                 else 100.0
            end as percent,
            round(r.rate::numeric, 1) as events_per_second,
-           case when r.rate > 0
+           case when r.rate > 0 and b.pids is null
                 then make_interval(secs => greatest(w.total - w.events_done, 0) / r.rate)
            end as time_left,
-           w.position, w.started_at, w.updated_at, w.last_error
+           w.position, w.started_at, w.updated_at, w.last_error,
+           case when a.at_work then w.pid end as pid,
+           b.pids as waits_for
     from (
         select p.projection, case b.state when 'failed' then b.state else p.state end as state, false as online, c.event_count as events_done, c.total,
-               c.position, c.started_at, c.updated_at, c.resumed_at, c.resumed_count, b.last_error
+               c.position, c.started_at, c.updated_at, c.resumed_at, c.resumed_count, b.last_error,
+               b.projection is not null as is_rebuild, b.background, b.pid, b.waits_for
         from evsource._checkpoints c
         join evsource.projections p using (projection)
         left join evsource.rebuilds b on b.projection = p.projection and not b.online
@@ -97,14 +108,29 @@ create view evsource.progress as
         union all
         select b.projection, case b.state when 'building' then 'rebuilding' else b.state end,
                b.online, b.event_count, b.total,
-               b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error
+               b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error,
+               true, b.background, b.pid, b.waits_for
         from evsource.rebuilds b
         where b.state <> 'kept' and (b.online or b.state in ('requested', 'failed'))
             and not exists (select from evsource.checkpoints c
                             where c.projection = b.projection and c.started_at is not null and not b.online)
     ) w
+    -- A worker is at it between two transactions, too. Who has called for it is in
+    -- one; and not in that which asks here.
     cross join lateral (
-        select case when w.updated_at > w.resumed_at
+        select case when w.background
+                    then exists (select from pg_stat_activity p where p.pid = w.pid)
+                    else w.pid <> pg_backend_pid() and exists (
+                        select from pg_locks l where l.pid = w.pid and l.locktype = 'virtualxid' and l.mode = 'ExclusiveLock')
+               end as at_work) a
+    -- who has gone meanwhile is in nobody's way
+    cross join lateral (
+        select case when a.at_work then (
+                        select array_agg(distinct l.pid order by l.pid) from pg_locks l
+                        where l.pid = any (w.waits_for) and l.locktype = 'virtualxid' and l.mode = 'ExclusiveLock')
+               end as pids) b
+    cross join lateral (
+        select case when w.updated_at > w.resumed_at and (a.at_work or not w.is_rebuild)
                     then (w.events_done - w.resumed_count) / extract(epoch from w.updated_at - w.resumed_at)::double precision
                end as rate) r;
 comment on view evsource.progress is

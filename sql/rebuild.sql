@@ -22,7 +22,9 @@ create table evsource.rebuilds (
     updated_at    timestamptz not null default pg_catalog.now(),
     last_error    text,
     kept_stale    boolean not null default false,
-    paused        boolean not null default false    -- in place: the projection was paused before
+    paused        boolean not null default false,   -- in place: the projection was paused before
+    pid           integer,               -- of the process that was the last to work on it
+    waits_for     integer[]              -- and of those that are in its way
 );
 comment on table evsource.rebuilds is 'Rebuilds that were requested or are under way, and old versions that are kept.';
 

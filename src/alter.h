@@ -25,11 +25,8 @@ extern void evs_alter_pause(EvsProjection *projection);
 extern void evs_reset_check(const EvsProjection *projection);
 extern void evs_reset_read_model(EvsProjection *projection);
 
-/*
- * Lock the tables that are to be emptied, within the timeout (ms, 0: none).
- * False: it was not possible, nothing is held and no reader queues.
- */
-extern bool evs_reset_lock(const EvsProjection *projection, int timeout);
+/* The tables that are to be emptied, with their partitions. */
+extern List *evs_reset_relations(const EvsProjection *projection);
 
 /* Only empty it: snapshots stay. */
 extern void evs_reset_tables(EvsProjection *projection);

@@ -27,9 +27,11 @@
 #include "apply.h"
 #include "attempt.h"
 #include "barrier.h"
+#include "catalog.h"
 #include "definition.h"
 #include "horizon.h"
 #include "procedure.h"
+#include "rebuilds.h"
 #include "registry.h"
 #include "replay.h"
 
@@ -110,6 +112,7 @@ evs_procedure_barrier(EvsProcedure *procedure)
 {
 	if (evs_barrier_within(procedure->timeout))
 		return true;
+	evs_rebuild_waits_for_relations(procedure->name, list_make1_oid(evs_catalog()->events), false);
 	evs_procedure_gave_way(procedure, "open appends",
 						   "transactions that have appended and not ended",
 						   "RowExclusiveLock on evsource.events");
@@ -117,8 +120,9 @@ evs_procedure_barrier(EvsProcedure *procedure)
 }
 
 void
-evs_procedure_gave_way_to_readers(EvsProcedure *procedure)
+evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations)
 {
+	evs_rebuild_waits_for_relations(procedure->name, relations, true);
 	evs_procedure_gave_way(procedure, "readers",
 						   "transactions that have used the tables and not ended",
 						   "locks on the tables of the projection");

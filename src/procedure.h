@@ -81,8 +81,8 @@ extern bool evs_procedure_barrier(EvsProcedure *procedure);
 extern void evs_procedure_gave_way(EvsProcedure *procedure, const char *without,
 								   const char *detail, const char *hint);
 
-/* And for whoever did not get the projection's tables. */
-extern void evs_procedure_gave_way_to_readers(EvsProcedure *procedure);
+/* And for whoever did not get tables because of those who read them. */
+extern void evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations);
 
 /*
  * The projection, if it still is what this procedure works on; NULL if another

@@ -23,6 +23,7 @@
 
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 
 #include "alter.h"
 #include "apply.h"
@@ -66,9 +67,11 @@ note_history(EvsProjection *projection)
 static bool
 lock_tables(EvsProcedure *procedure, const EvsProjection *projection)
 {
-	if (evs_reset_lock(projection, procedure->timeout))
+	List	   *relations = evs_reset_relations(projection);
+
+	if (evs_locks_within(relations, AccessExclusiveLock, procedure->timeout))
 		return true;
-	evs_procedure_gave_way_to_readers(procedure);
+	evs_procedure_gave_way_to_readers(procedure, relations);
 	return false;
 }
 
@@ -301,6 +304,8 @@ evs_rebuild_advance(EvsProcedure *procedure)
 
 	if (!evs_rebuild_read(procedure->name, &rebuild))
 		return EVS_DONE;
+	if (rebuild.pid != MyProcPid)
+		evs_rebuild_resume(procedure->name);
 	switch (rebuild.state)
 	{
 		case EVS_REBUILD_REQUESTED:

@@ -387,6 +387,8 @@ old_snapshots_gone(EvsProcedure *procedure)
 		{
 			procedure->pause = SNAPSHOT_PAUSE;
 			procedure->awaited = reader;
+			evs_rebuild_waits_for_transactions(procedure->name, procedure->readers,
+											   procedure->nreaders);
 			return false;
 		}
 		procedure->nreaders--;
@@ -469,7 +471,8 @@ static EvsOutcome
 wait_for_tables(EvsProcedure *procedure, EvsRebuild *rebuild)
 {
 	evs_rebuild_write(rebuild);
-	evs_procedure_gave_way_to_readers(procedure);
+	evs_procedure_gave_way_to_readers(procedure,
+									  evs_shadow_relations(rebuild->tables, rebuild->shadow));
 	return EVS_WAIT;
 }
 

@@ -12,6 +12,8 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
@@ -34,7 +36,8 @@
 static EvsQuery select_rebuild = {
 	"select r.state, r.background, r.online, r.from_snapshot, r.keep_old, r.tables,"
 	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION ", false), r.kept_stale,"
-	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused"
+	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused,"
+	" coalesce(r.pid, 0)"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -50,7 +53,7 @@ static EvsQuery write_rebuild = {
 	"  tables = excluded.tables, shadow = excluded.shadow, shape = excluded.shape,"
 	"  kept_stale = excluded.kept_stale, position = excluded.position,"
 	"  event_count = excluded.event_count, total = excluded.total, rounds = excluded.rounds,"
-	"  paused = excluded.paused, updated_at = clock_timestamp(),"
+	"  paused = excluded.paused, waits_for = null, updated_at = clock_timestamp(),"
 	"  last_error = case when excluded.state = 'failed' then r.last_error end",
 	15, {TEXTOID, TEXTOID, BOOLOID, BOOLOID, BOOLOID, BOOLOID, TEXTARRAYOID, TEXTOID, TEXTOID,
 	BOOLOID, INT8OID, INT8OID, INT8OID, INT4OID, BOOLOID}, SPI_OK_INSERT
@@ -70,9 +73,23 @@ static EvsQuery start_rebuild = {
 };
 
 static EvsQuery resume_rebuild = {
-	"update evsource.rebuilds set resumed_at = clock_timestamp(), resumed_count = event_count"
+	"update evsource.rebuilds set resumed_at = clock_timestamp(), resumed_count = event_count,"
+	" pid = pg_backend_pid()"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+/* Who has the transactions, and who has locks that are in the way of one on the tables. */
+static EvsQuery note_blockers = {
+	"with b as (select array_agg(distinct l.pid order by l.pid) as pids from pg_catalog.pg_locks l"
+	"  where l.granted and l.pid <> pg_backend_pid() and"
+	"   (l.locktype = 'virtualxid' and l.mode = 'ExclusiveLock' and l.pid = any ($2)"
+	"    or l.locktype = 'relation' and l.relation = any ($3)"
+	"       and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database())"
+	"       and ($4 or l.mode not in ('AccessShareLock', 'RowShareLock'))))"
+	" update evsource.rebuilds r set waits_for = b.pids from b"
+	" where r.projection = $1 and r.waits_for is distinct from b.pids",
+	4, {TEXTOID, INT4ARRAYOID, OIDARRAYOID, BOOLOID}, SPI_OK_UPDATE
 };
 
 static EvsQuery fail_rebuild = {
@@ -186,6 +203,7 @@ read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
 	rebuild->total = DatumGetInt64(get_value(result, 13, &is_null));
 	rebuild->rounds = DatumGetInt32(get_value(result, 14, &is_null));
 	rebuild->paused = DatumGetBool(get_value(result, 15, &is_null));
+	rebuild->pid = DatumGetInt32(get_value(result, 16, &is_null));
 }
 
 bool
@@ -292,6 +310,48 @@ void
 evs_rebuild_resume(const char *name)
 {
 	run_for(&resume_rebuild, name);
+}
+
+static void
+write_blockers(const char *name, Datum *pids, int npids, List *relations, bool with_readers)
+{
+	Datum	   *oids = palloc(sizeof(Datum) * Max(list_length(relations), 1));
+	int			count = 0;
+	ListCell   *cell;
+	Datum		values[4];
+
+	foreach(cell, relations)
+		oids[count++] = ObjectIdGetDatum(lfirst_oid(cell));
+	values[0] = CStringGetTextDatum(name);
+	values[1] = PointerGetDatum(construct_array(pids, npids, INT4OID, sizeof(int32), true,
+												TYPALIGN_INT));
+	values[2] = PointerGetDatum(construct_array(oids, count, OIDOID, sizeof(Oid), true,
+												TYPALIGN_INT));
+	values[3] = BoolGetDatum(with_readers);
+	(void) evs_query_run(&note_blockers, values, NULL);
+}
+
+void
+evs_rebuild_waits_for_transactions(const char *name, const VirtualTransactionId *transactions,
+								   int count)
+{
+	Datum	   *pids = palloc(sizeof(Datum) * count);
+	int			npids = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		PGPROC	   *process = evs_vxid_get_proc(&transactions[i]);
+
+		if (process != NULL)
+			pids[npids++] = Int32GetDatum(process->pid);
+	}
+	write_blockers(name, pids, npids, NIL, false);
+}
+
+void
+evs_rebuild_waits_for_relations(const char *name, List *relations, bool with_readers)
+{
+	write_blockers(name, NULL, 0, relations, with_readers);
 }
 
 void

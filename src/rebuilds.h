@@ -32,6 +32,7 @@ typedef struct EvsRebuild
 	char	   *shape;			/* that of the tables when these were made */
 	bool		same_definition;	/* of the projection, since the rebuild began */
 	bool		paused;			/* in place: the projection was paused before */
+	int			pid;			/* of who was the last to work on it, 0: nobody yet */
 	bool		kept_stale;		/* the version that is kept was stale */
 	EvsCheckpoint checkpoint;	/* of what is in the shadow */
 	int64		total;			/* events there were to apply */
@@ -59,6 +60,16 @@ extern void evs_rebuild_start(const EvsRebuild *rebuild);
 
 /* This session goes on with it: the rate is counted from now. */
 extern void evs_rebuild_resume(const char *name);
+
+/*
+ * Note who is in the way: transactions, or who has locked relations, also to
+ * read them.  Until the row is written the next time.
+ */
+extern void evs_rebuild_waits_for_transactions(const char *name,
+											   const VirtualTransactionId *transactions,
+											   int count);
+extern void evs_rebuild_waits_for_relations(const char *name, List *relations,
+											bool with_readers);
 
 /* The error that stopped it. */
 extern void evs_rebuild_fail(const char *name, const char *message);

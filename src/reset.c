@@ -94,8 +94,8 @@ call_on_reset(const EvsProjection *projection)
 	CommandCounterIncrement();
 }
 
-bool
-evs_reset_lock(const EvsProjection *projection, int timeout)
+List *
+evs_reset_relations(const EvsProjection *projection)
 {
 	List	   *relations = NIL;
 	ListCell   *cell;
@@ -109,7 +109,7 @@ evs_reset_lock(const EvsProjection *projection, int timeout)
 		/* partitions are emptied with their table */
 		relations = list_concat(relations, find_all_inheritors(table, NoLock, NULL));
 	}
-	return evs_locks_within(relations, AccessExclusiveLock, timeout);
+	return relations;
 }
 
 void

@@ -453,8 +453,8 @@ evs_shadow_touched(EvsShadowWatch *watch)
 	return watch->touched != NULL;
 }
 
-bool
-evs_shadow_lock(List *tables, const char *schema, int timeout)
+List *
+evs_shadow_relations(List *tables, const char *schema)
 {
 	List	   *relations = NIL;
 	ListCell   *cell;
@@ -463,7 +463,13 @@ evs_shadow_lock(List *tables, const char *schema, int timeout)
 		relations = lappend_oid(relations, find_table(lfirst(cell)));
 	foreach(cell, tables)
 		relations = lappend_oid(relations, find_shadow(lfirst(cell), schema));
-	return evs_locks_within(relations, AccessExclusiveLock, timeout);
+	return relations;
+}
+
+bool
+evs_shadow_lock(List *tables, const char *schema, int timeout)
+{
+	return evs_locks_within(evs_shadow_relations(tables, schema), AccessExclusiveLock, timeout);
 }
 
 void

@@ -54,6 +54,9 @@ typedef struct EvsShadowWatch
 extern void evs_shadow_watch(EvsShadowWatch *watch, List *tables);
 extern bool evs_shadow_touched(EvsShadowWatch *watch);
 
+/* The tables and those of the shadow, in the order in which they are locked. */
+extern List *evs_shadow_relations(List *tables, const char *schema);
+
 /*
  * Lock the tables and those of the shadow, against readers, too, within the
  * timeout (ms, 0: none).  False: it was not possible and nothing is held.

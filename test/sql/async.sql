@@ -162,7 +162,7 @@ select count(*) from generate_series(1, 6) i, lateral evsource.append('account-'
 select evsource.run_projection('event');
 select position, stream, version, type, keys, attempts, sqlstate, message, detail, hint, context, failed_at is not null as failed
 from evsource.dead_letters order by 1;
-select state, position, lag, event_count, last_error from evsource.projection_status where projection = 'event';
+select state, position, lag, event_count, dead_letters, last_error from evsource.projection_status where projection = 'event';
 select count(*) from evsource.projection_failures;
 table violations;
 -- So are those that come later, also when it parks no more.

@@ -1,0 +1,81 @@
+# One worker rebuilds several projections in turns: each remembers whose end it
+# waits for, and says it, so that transactions that overlap do not hold it up.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use FindBin;
+use lib "$FindBin::RealBin/../stress";
+use Session;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+my $node = PostgreSQL::Test::Cluster->new('daemon_rebuilds');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'evsource'
+autovacuum = off
+evsource.max_workers = 1
+});
+$node->start;
+local $ENV{PGHOST} = $node->host;
+local $ENV{PGPORT} = $node->port;
+my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+
+$sql->(q{
+create extension evsource;
+select evsource.append('account-' || i % 10, 'Paid') from generate_series(1, 100) i;
+});
+foreach my $table ('one', 'two')
+{
+	$sql->(qq{
+create table $table (stream text primary key, n int);
+select evsource.create_projection('$table', tables => '{$table}', mode => 'async', query =>
+	'insert into $table as t select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = t.n + excluded.n');
+});
+}
+$soon->(q{select bool_and(lag = 0) from evsource.projection_status}, 'all is applied');
+$sql->('update one set n = 0; update two set n = 0');
+
+sub old_reader
+{
+	my $session = Session->new(database => 'postgres', name => $_[0]);
+	$session->must("set application_name = '$_[0]'");
+	$session->must('begin isolation level repeatable read');
+	$session->must('select count(*) from one, two');
+	return $session;
+}
+my $waits_for = sub { qq{select count(*) = 2 from evsource.progress p join pg_stat_activity a on a.pid = any (p.waits_for)
+	join pg_stat_activity w on w.pid = p.pid and w.backend_type = 'evsource worker' where a.application_name = '$_[0]'} };
+
+my $first = old_reader('first');
+$sql->(q{select evsource.request_rebuild(p, online => true) from unnest('{one,two}'::text[]) p});
+$soon->($waits_for->('first'), 'both wait for one who reads the old versions, and say so');
+my $second = old_reader('second');
+$first->must('commit');
+$soon->($waits_for->('second'), 'then for the other one, who uses the tables');
+$sql->(q{select evsource.cancel_rebuild('two')});
+is($sql->(q{select string_agg(projection, ' ') from evsource.progress}), 'one', 'one of them is cancelled');
+$sql->(q{select evsource.request_rebuild('two', online => true)});
+$second->must('commit');
+$soon->(q{select not exists (select from evsource.progress)}, 'both are rebuilt');
+is($sql->(q{select (select sum(n) from one), (select sum(n) from two)}), '100|100', 'and right');
+
+# Who begins to read when a version is whole is waited for by nobody.
+$first = old_reader('first');
+$sql->(q{select evsource.request_rebuild(p, online => true) from unnest('{one,two}'::text[]) p});
+$soon->($waits_for->('first'), 'both wait again');
+my $later = Session->new(database => 'postgres', name => 'later');
+$later->must('begin isolation level repeatable read');
+$later->must('select 1');
+$first->must('commit');
+$soon->(q{select not exists (select from evsource.progress)}, 'and not for who has come since');
+$later->must('commit');
+
+done_testing();
