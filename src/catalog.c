@@ -18,6 +18,7 @@
 #include "utils/typcache.h"
 
 #include "catalog.h"
+#include "event.h"
 #include "relations.h"
 
 static EvsCatalog catalog;
@@ -47,6 +48,44 @@ evs_catalog_no_column(const char *table, const char *column)
 			 errmsg("column \"%s\" of relation \"evsource.%s\" does not exist", column, table),
 			 errdetail("The library evsource is newer than its objects in this database."),
 			 errhint("Update them with ALTER EXTENSION evsource UPDATE.")));
+}
+
+/*
+ * Rows of the log are read and written without the executor, so its columns must
+ * be what they were made: their owner can alter them.
+ */
+static void
+check_events(Oid events)
+{
+	static const struct
+	{
+		const char *name;
+		Oid			type;
+	}			columns[EVS_EVENTS_NATTS] = {
+		{"position", INT8OID}, {"version", INT8OID}, {"recorded_at", TIMESTAMPTZOID},
+		{"stream", TEXTOID}, {"type", TEXTOID}, {"data", JSONBOID}, {"metadata", JSONBOID},
+		{"id", UUIDOID}, {"occurred_at", TIMESTAMPTZOID}, {"schema_version", INT2OID}
+	};
+
+	for (int i = 0; i < EVS_EVENTS_NATTS; i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(events), Int16GetDatum(i + 1));
+		Form_pg_attribute column;
+
+		if (!HeapTupleIsValid(tuple))
+			evs_catalog_no_column("events", columns[i].name);
+		column = (Form_pg_attribute) GETSTRUCT(tuple);
+		if (column->attisdropped || column->atttypid != columns[i].type)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					 errmsg("column \"%s\" of relation \"evsource.events\" is not what it was made", columns[i].name),
+					 column->attisdropped ?
+					 errdetail("It was dropped.") :
+					 errdetail("It has type %s, not %s.", format_type_be(column->atttypid),
+							   format_type_be(columns[i].type)),
+					 errhint("Undo what was altered; a column that is gone comes back with a restore only.")));
+		ReleaseSysCache(tuple);
+	}
 }
 
 /* A trigger function takes no arguments, so name and schema identify it. */
@@ -83,6 +122,7 @@ evs_catalog(void)
 
 	fresh.schema = get_namespace_oid("evsource", false);
 	fresh.events = find_relation(fresh.schema, "events");
+	check_events(fresh.events);
 	fresh.events_pkey = find_relation(fresh.schema, "events_pkey");
 	fresh.events_stream = find_relation(fresh.schema, "events_stream_version_key");
 	fresh.events_category = find_relation(fresh.schema, "events_category_idx");

@@ -258,7 +258,7 @@ wait_for_turn(const EvsBatch *batch)
 		ereport(ERROR,
 				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
 				 errmsg("handlers append too deeply"),
-				 errdetail("An event that was appended by a handler, at depth %d, makes a handler append again.",
+				 errdetail("An event at depth %d makes a handler append; what a client appends is at depth 0.",
 						   dispatch.depth),
 				 errhint("Break the circle of handlers, or raise evsource.max_dispatch_depth.")));
 

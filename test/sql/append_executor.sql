@@ -302,6 +302,22 @@ select version from evsource.append('exec-20', 'Exists', expected_version => -4)
 drop trigger "00_same" on evsource.events;
 select pg_temp.story('exec-20');
 
+-- Columns of the owner's come and go; those of the log must be what they were.
+begin;
+alter table evsource.events alter column data type json;
+select version from evsource.append('exec-21', 'One');
+\echo :LAST_ERROR_SQLSTATE
+rollback;
+begin;
+alter table evsource.events drop column occurred_at;
+select version from evsource.read_stream('exec-20');
+rollback;
+begin;
+alter table evsource.events alter column schema_version type int;
+insert into evsource.events (stream, type) values ('exec-21', 'One');
+rollback;
+select version from evsource.append('exec-21', 'One');
+
 -- No stream has a gap after all this.
 select stream, count(*), max(version) from evsource.events group by stream having count(*) <> max(version);
 
