@@ -36,6 +36,7 @@
 #include "registry.h"
 #include "replay.h"
 #include "rebuild.h"
+#include "snapshot_history.h"
 #include "snapshots.h"
 #include "table_snapshots.h"
 
@@ -79,7 +80,8 @@ lock_tables(EvsProcedure *procedure, const EvsProjection *projection)
 static void
 start_over(EvsProjection *projection, int64 total)
 {
-	EvsCheckpoint start = {projection->start_after, 0};
+	/* the events that streams no longer have are in the states that they begin with */
+	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
 
 	note_history(projection);
 	evs_reset_read_model(projection);
@@ -87,7 +89,7 @@ start_over(EvsProjection *projection, int64 total)
 	projection->stale = false;
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &start);
-	evs_checkpoint_start(projection->name, total);
+	evs_checkpoint_start(projection->name, start.event_count + total);
 }
 
 static void

@@ -28,6 +28,7 @@
 #include "identity.h"
 #include "registry.h"
 #include "resolve.h"
+#include "snapshot_history.h"
 #include "snapshots.h"
 #include "table_snapshots.h"
 
@@ -160,7 +161,7 @@ Datum
 evsource_reset_projection(PG_FUNCTION_ARGS)
 {
 	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
-	EvsCheckpoint start = {projection->start_after, 0};
+	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
 	EvsCheckpoint before;
 
 	evs_reset_check(projection);

@@ -147,6 +147,26 @@ evs_history_set_base(const EvsProjection *projection, text *key, const EvsState 
 	(void) evs_query_run(&insert_base, values, NULL);
 }
 
+static EvsQuery count_base_events = {
+	"select coalesce(sum(event_count), 0)::bigint from evsource.snapshot_history"
+	" where projection = $1 and upto is not null",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+int64
+evs_history_base_events(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+	EvsQueryResult result;
+	int64		events;
+	bool		isnull;
+
+	evs_query_begin(&count_base_events, values, NULL, InvalidSnapshot, &result);
+	events = DatumGetInt64(column(&result, 1, &isnull));
+	evs_query_end(&result);
+	return events;
+}
+
 /* The first base that cannot be used with this definition. */
 static EvsQuery find_useless_base = {
 	"select key from evsource.snapshot_history"

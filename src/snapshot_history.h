@@ -28,6 +28,9 @@ extern bool evs_history_base(const char *projection, text *key, Snapshot snapsho
 extern void evs_history_set_base(const EvsProjection *projection, text *key,
 								 const EvsState *state, int64 upto);
 
+/* How many truncated events the bases of a projection stand for. */
+extern int64 evs_history_base_events(const char *projection);
+
 /* 55000 if a base of the projection cannot be used with the definition that it is to have. */
 extern void evs_history_check_bases(const EvsProjection *projection);
 

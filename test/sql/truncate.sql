@@ -99,6 +99,14 @@ select projection, key, upto, event_count from evsource.snapshot_history where u
 select evsource.create_projection('new', 'fold', categories => '{s}');
 select evsource.state('new', 's-1'), evsource.state('new', 's-2');
 
+-- Events that are gone are counted, also after a rebuild.
+select evsource.run_projection('all') > 0 as applied;
+create table counted as select projection, evsource.event_count(projection) from evsource.projections where projection in ('state', 'all');
+call evsource.rebuild_projection('state');
+call evsource.rebuild_projection('all');
+select count(*) filter (where event_count = evsource.event_count(projection)) as same, count(*) from counted;
+select sum(event_count) = evsource.event_count('state') as adds_up from evsource.load_states('state');
+
 -- No change makes a base useless: see also snapshot_vouched.
 select evsource.alter_projection('state', state_version => 2);
 \echo :LAST_ERROR_SQLSTATE
