@@ -35,6 +35,7 @@ create table evsource.cursors (
     suspect_from  bigint,                    -- events that go out alone
     suspect_until bigint,
     attempts      integer not null default 0,       -- that the first of them has had
+    been_out      bigint,                    -- events up to here have been out before
     retry_at      timestamptz,               -- nothing goes out before
     acked         bigint,                    -- the token whose receipts were the last to be acknowledged
     acked_in      xid8,                      -- by this transaction
@@ -78,7 +79,7 @@ create type evsource.fetched_event as (
     receipt     text
 );
 comment on type evsource.fetched_event is
-'An event that was handed out: evsource.event, how often this one has been handed out, and the receipt to ack or nack it with.';
+'An event that was handed out: evsource.event, whether it is the first attempt at it (1) or which one, and the receipt to ack or nack it with.';
 
 create function evsource.create_subscription(
     subscription text,

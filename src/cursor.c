@@ -29,6 +29,7 @@ typedef struct Row
 	int64		handed_out;
 	bool		alone;
 	bool		retry;
+	bool		ran_out;		/* its lease has */
 	char	   *consumer;
 } Row;
 
@@ -67,7 +68,8 @@ lock_row(const EvsSubscription *subscription, const EvsCursor *cursor,
 {
 	static EvsQuery query = {
 		"select c.position, coalesce(c.until, 9223372036854775807), c.token is not null,"
-		" c.handed_out, c.alone, c.retry, c.suspect_from, c.suspect_until, c.attempts, c.consumer"
+		" c.handed_out, c.alone, c.retry, c.suspect_from, c.suspect_until, c.attempts, c.consumer,"
+		" coalesce(c.lease_until <= clock_timestamp(), true), c.been_out"
 		" from evsource.cursors c"
 		" where c.subscription = $1 and c.generation = $2 and c.partition = $3 and c.definition = $5"
 		"  and (c.lease_until is null or c.lease_until <= clock_timestamp() or c.consumer = $4)"
@@ -99,6 +101,8 @@ lock_row(const EvsSubscription *subscription, const EvsCursor *cursor,
 		row->consumer = SPI_getvalue(result.rows[0], result.tupdesc, 10);
 		if (row->consumer != NULL)
 			row->consumer = MemoryContextStrdup(result.context, row->consumer);
+		row->ran_out = boolean_at(&result, 11);
+		claim->been_out = bigint_at(&result, 12);
 	}
 	evs_query_end(&result);
 	return found;
@@ -140,7 +144,8 @@ static void
 count_failure(EvsClaim *claim, const Row *row)
 {
 	const char *reason = row->consumer == NULL ? "its lease ran out" :
-		psprintf("the lease of consumer \"%s\" ran out", row->consumer);
+		psprintf(row->ran_out ? "the lease of consumer \"%s\" ran out" :
+				 "consumer \"%s\" fetched again without an acknowledgement", row->consumer);
 
 	if (row->retry)
 		evs_subscription_retry_failed(claim->subscription->name, row->handed_out, reason);
@@ -189,6 +194,7 @@ evs_cursor_hand_out(const EvsClaim *claim, const EvsHandOut *out,
 		"update evsource.cursors set token = $4, consumer = $5,"
 		" lease_until = clock_timestamp() + $6 * interval '1 ms', retry_at = null,"
 		" handed_out = $7, seen = $8, alone = $9, retry = $10,"
+		" been_out = case when $10 then been_out else greatest(been_out, $7) end,"
 		" suspect_from = nullif($11, 0), suspect_until = nullif($12, 0), attempts = $13"
 		" where subscription = $1 and generation = $2 and partition = $3",
 		13, {

@@ -504,7 +504,7 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 
 	fetch.max_count = (int) positive_argument(fcinfo, 1, "max_count",
 											  PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1));
-	fetch.consumer = evs_argument_text(fcinfo, 2);
+	fetch.consumer = evs_consumer_name(fcinfo, 2);
 	fetch.lease_ms = positive_argument(fcinfo, 3, "lease", PG_ARGISNULL(3) ? 0 :
 									   evs_interval_milliseconds(PG_GETARG_INTERVAL_P(3), "lease"));
 	fetch.max_bytes = positive_argument(fcinfo, 5, "max_bytes",

@@ -244,7 +244,7 @@ take_event(Batch *batch, TupleTableSlot *slot)
 	}
 	evs_read_note_commit(&batch->read, slot);
 	batch->bytes += size;
-	put_event(batch, &event, suspect ? claim->attempts + 1 : 1);
+	put_event(batch, &event, suspect ? claim->attempts + 1 : event.position <= claim->been_out ? 2 : 1);
 	batch->out.seen = event.position;
 	return !suspect && fetch->count < fetch->max_count;
 }

@@ -69,25 +69,71 @@ evs_receipt_write(const EvsReceipts *receipts, int64 position, char *to)
 	return at + receipts->suffix_length - to;
 }
 
+/* The token: as many digits as evs_receipts_begin() writes. */
+static bool
+parse_token(const char **at, int64 *token)
+{
+	uint64		value = 0;
+
+	for (int i = 0; i < 16; i++, (*at)++)
+	{
+		const char *digits = "0123456789abcdef";
+		const char *digit = **at == '\0' ? NULL : strchr(digits, **at);
+
+		if (digit == NULL)
+			return false;
+		value = value << 4 | (uint64) (digit - digits);
+	}
+	*token = (int64) value;
+	return *(*at)++ == '.';
+}
+
+/* A number, and the dot after it. */
+static bool
+parse_number(const char **at, int64 most, int64 *number)
+{
+	const char *start = *at;
+
+	*number = 0;
+	for (; **at >= '0' && **at <= '9'; (*at)++)
+	{
+		if (*number > (most - (**at - '0')) / 10)
+			return false;
+		*number = *number * 10 + (**at - '0');
+	}
+	return *at > start && *(*at)++ == '.';
+}
+
+static bool
+parse(const char *given, Receipt *receipt)
+{
+	const char *at = given;
+	int64		generation;
+	int64		partition;
+
+	if (!parse_token(&at, &receipt->token) ||
+		!parse_number(&at, PG_INT32_MAX, &generation) ||
+		!parse_number(&at, PG_INT32_MAX, &partition) ||
+		(*at != 'e' && *at != 'r'))
+		return false;
+	receipt->retry = *at++ == 'r';
+	/* there is one after it */
+	if (!parse_number(&at, PG_INT64_MAX - 1, &receipt->position) || *at == '\0')
+		return false;
+	receipt->generation = (int) generation;
+	receipt->partition = (int) partition;
+	receipt->subscription = pstrdup(at);
+	return true;
+}
+
 static void
 parse_receipt(const char *given, Receipt *receipt)
 {
-	unsigned long long token;
-	long long	position;
-	char		kind;
-	int			length = 0;
-
-	if (sscanf(given, "%16llx.%d.%d.%c%lld.%n", &token, &receipt->generation,
-			   &receipt->partition, &kind, &position, &length) != 5 ||
-		length == 0 || given[length] == '\0' || (kind != 'e' && kind != 'r'))
+	if (!parse(given, receipt))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid receipt \"%s\"", given),
 				 errhint("Pass the receipt of an event as evsource.fetch_events() returned it.")));
-	receipt->token = (int64) token;
-	receipt->position = position;
-	receipt->retry = kind == 'r';
-	receipt->subscription = pstrdup(given + length);
 }
 
 static void

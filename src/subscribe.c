@@ -73,6 +73,13 @@ filter_argument(FunctionCallInfo fcinfo, int argument, bool is_types, char *null
 					 errmsg("no stream has the category \"%s\"", category),
 					 errhint("A category is the part of a stream's name before the first \"-\".")));
 	}
+	for (int i = 0; i < filter.ntypes; i++)
+	{
+		if (VARSIZE_ANY_EXHDR(filter.types[i]) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("no event has an empty type")));
+	}
 	return PointerGetDatum(array);
 }
 
@@ -112,6 +119,10 @@ start_argument(FunctionCallInfo fcinfo, int start_argument, int after_argument)
 
 	if (!PG_ARGISNULL(after_argument))
 	{
+		if (start != NULL && evs_parameter_word("start", start, words, lengthof(words)) == 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("give start => 'now' or start_after, and not both")));
 		check_position(PG_GETARG_INT64(after_argument), "start_after");
 		return PG_GETARG_INT64(after_argument);
 	}

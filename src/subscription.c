@@ -22,6 +22,21 @@
 /* longer is not a time to wait but a mistake (ms): a hundred years */
 #define LONGEST_INTERVAL	INT64CONST(3155760000000)
 
+static void
+check_name(const char *name, const char *parameter)
+{
+	if (name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", parameter)));
+	if (strlen(name) > EVS_MAX_SUBSCRIPTION_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("name of %s is too long", parameter),
+				 errdetail("It has %zu bytes, the most is %d.", strlen(name),
+						   EVS_MAX_SUBSCRIPTION_NAME)));
+}
+
 char *
 evs_subscription_name(FunctionCallInfo fcinfo, int argument)
 {
@@ -31,16 +46,17 @@ evs_subscription_name(FunctionCallInfo fcinfo, int argument)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("subscription must not be null")));
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("subscription must not be empty")));
-	if (strlen(name) > EVS_MAX_SUBSCRIPTION_NAME)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("name of subscription is too long"),
-				 errdetail("It has %zu bytes, the most is %d.", strlen(name),
-						   EVS_MAX_SUBSCRIPTION_NAME)));
+	check_name(name, "subscription");
+	return name;
+}
+
+char *
+evs_consumer_name(FunctionCallInfo fcinfo, int argument)
+{
+	char	   *name = evs_argument_text(fcinfo, argument);
+
+	if (name != NULL)
+		check_name(name, "consumer");
 	return name;
 }
 

@@ -13,7 +13,7 @@
 
 #include "fmgr.h"
 
-#define EVS_MAX_SUBSCRIPTION_NAME	200
+#define EVS_MAX_SUBSCRIPTION_NAME	200		/* and of a consumer's */
 #define EVS_MAX_SUBSCRIPTION_PARTITIONS	1024
 
 /* A cursor, as who looks for work sees it: it may be another's by now. */
@@ -43,8 +43,12 @@ typedef struct EvsSubscription
 
 /* ---- subscription.c ---- */
 
-/* The argument as a name: 22004 when null, 22023 when empty or too long. */
+/*
+ * The argument as a name: 22004 when null, 22023 when empty or too long.  The name of
+ * a consumer may be NULL.
+ */
 extern char *evs_subscription_name(FunctionCallInfo fcinfo, int argument);
+extern char *evs_consumer_name(FunctionCallInfo fcinfo, int argument);
 
 /*
  * The subscription and its cursors in CurrentMemoryContext, with a snapshot that
@@ -83,6 +87,7 @@ typedef struct EvsClaim
 	int64		suspect_from;	/* events from here ... */
 	int64		suspect_until;	/* ... to here go out alone; 0: none */
 	int			attempts;		/* how often the one at suspect_from went out in vain */
+	int64		been_out;		/* events up to here have been handed out before */
 	TimestampTz retry_at;		/* nothing goes out before; 0: at once */
 	int64		token;			/* of the receipts to come */
 } EvsClaim;

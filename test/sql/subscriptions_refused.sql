@@ -15,7 +15,9 @@ select evsource.create_subscription(repeat('x', 201));
 select evsource.create_subscription('wrong', categories => '{a-b}');
 select evsource.create_subscription('wrong', categories => '{}');
 select evsource.create_subscription('wrong', types => array[null]);
+select evsource.create_subscription('wrong', types => '{""}');
 select evsource.create_subscription('wrong', start => 'soon');
+select evsource.create_subscription('wrong', start => 'now', start_after => 0);
 select evsource.create_subscription('wrong', partitions => 0);
 select evsource.create_subscription('wrong', partitions => 1025);
 select evsource.create_subscription('wrong', max_attempts => -1);
@@ -36,6 +38,8 @@ select evsource.fetch_events('refused', lease => '-1 s');
 select evsource.fetch_events('refused', lease => null);
 select evsource.fetch_events('refused', wait => '-1 s');
 select evsource.fetch_events('refused', max_bytes => 0);
+select evsource.fetch_events('refused', consumer => '');
+select evsource.fetch_events('refused', consumer => repeat('n', 201));
 select count(*) from evsource.fetch_events('refused', wait => null);
 
 -- A cursor moves by what others have done, which these levels do not see.
@@ -53,6 +57,18 @@ select evsource.ack('what?');
 \echo :LAST_ERROR_SQLSTATE
 select evsource.ack('0123456789abcdef.1.0.x1.refused');
 select evsource.ack('0123456789abcdef.1.0.e1.');
+\set VERBOSITY terse
+select evsource.ack(' 123456789abcdef.1.0.e1.refused');
+select evsource.ack('0123456789abcdef.+1.0.e1.refused');
+select evsource.ack('0123456789abcdef.1.-1.e1.refused');
+select evsource.ack('0123456789abcdef.1.0.e-1.refused');
+select evsource.ack('0123456789abcdef.2147483648.0.e1.refused');
+select evsource.ack('0123456789abcdef.1.0.e9223372036854775807.refused');
+select evsource.ack('0123456789abcdef.1.0.e.refused');
+select evsource.ack('0123456789ABCDEF.1.0.e1.refused');
+select evsource.ack('123456789abcdef.1.0.e1.refused');
+select evsource.ack('0123456789abcdef.2147483647.0.e9223372036854775806.refused');
+\set VERBOSITY default
 select evsource.nack('0123456789abcdef.1.0.e1.refused', retry_after => '-1 s');
 select evsource.nack(null);
 -- Receipts that are nobody's, or of what is gone, are late.
