@@ -124,7 +124,7 @@ select count(*), count(distinct one.type), count(one.metadata), count(one.occurr
     join inserter_mix m on m.n = one.version
     where one.stream = 'inserter-mix1' and (one.type, one.data) = (m.type, m.data) and (two.type, two.data) = (m.type, m.data)
     and (one.metadata, one.occurred_at) is not distinct from (m.metadata, m.occurred_at)
-    and pg_column_size(one.*) = pg_column_size(two.*) and pg_column_size(one.data) = pg_column_size(two.data);
+    and pg_column_size(one.data) = pg_column_size(two.data);
 drop table inserter_mix;
 
 -- After all this the indexes of evsource hold what the table holds.
