@@ -150,8 +150,7 @@ typedef struct ScanWork
 {
 	EvsApply   *apply;
 	int64		upto;
-	int64		max_events;
-	TimestampTz until;
+	EvsScanLimit limit;
 	EvsScanned	scanned;
 } ScanWork;
 
@@ -165,7 +164,7 @@ apply_scan(void *arg)
 
 	scan = evs_scan_log(work->apply->unit.checkpoint.position, work->upto,
 						&projection->filter, snapshot);
-	evs_dispatch_scan_until(projection, scan, work->max_events, work->until, &work->scanned);
+	evs_dispatch_scan(projection, scan, &work->limit, &work->scanned);
 	evs_scan_end(scan);
 	UnregisterSnapshot(snapshot);
 }
@@ -355,7 +354,7 @@ static EvsApplied
 apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 {
 	EvsUnit    *unit = &apply->unit;
-	ScanWork	work = {apply, upto, max_events, until};
+	ScanWork	work = {apply, upto, {max_events, Max(max_events, apply->max_streamed), until}};
 	ErrorData  *error = NULL;
 
 	/* what has failed is tried alone, before anything comes after it */

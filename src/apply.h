@@ -31,6 +31,8 @@ typedef struct EvsApply
 	EvsUnit		unit;			/* under its name failures are recorded */
 	bool		raise;			/* let errors through, record nothing */
 	bool		rebuilds;		/* let an error through that would stop it */
+	int64		max_streamed;	/* so many events a batch may have as a stream; 0: as
+								 * many as otherwise */
 	int64		applied;		/* events */
 	int64		began_at;		/* position */
 } EvsApply;
@@ -51,8 +53,8 @@ extern TimestampTz evs_apply_due(const EvsApply *apply);
 
 /*
  * Apply the next events after the checkpoint, up to a position below which no
- * event can appear any more.  At most so many; an event handler gets no more
- * after the time is up (0: as many).
+ * event can appear any more.  At most so many; whoever gets them one by one or
+ * as a stream gets no more after the time is up (0: as many).
  *
  * An error of the handler's is isolated to its event, recorded and reported by
  * a WARNING: what came before it stays applied.  Errors that are nobody's fault

@@ -344,27 +344,42 @@ typedef struct ScanSource
 {
 	const EvsProjection *projection;
 	EvsScan    *scan;
-	int64		max_events;
-	TimestampTz until;			/* 0: for ever */
+	const EvsScanLimit *limit;
 	EvsScanned *result;
 	EvsEvent	event;			/* the current one */
 	bool		is_ahead;		/* it has been fetched and is still to come */
 } ScanSource;
+
+/* For a stream the time is looked at now and then. */
+static bool
+time_is_up(const ScanSource *source)
+{
+	const EvsProjection *projection = source->projection;
+	int64		applied = source->result->applied;
+
+	if (source->limit->until == 0 || applied == 0)
+		return false;
+	if (projection->kind == EVS_KIND_QUERY && (!projection->streaming || applied % 128 != 0))
+		return false;
+	return GetCurrentTimestamp() >= source->limit->until;
+}
 
 static const EvsEvent *
 next_of_scan(void *arg)
 {
 	ScanSource *source = arg;
 	EvsScanned *result = source->result;
+	int64		max_events = source->projection->streaming ?
+		source->limit->max_streamed : source->limit->max_events;
 
 	if (source->is_ahead)
 	{
 		source->is_ahead = false;
 		return &source->event;
 	}
-	if (source->until != 0 && result->applied > 0 && GetCurrentTimestamp() >= source->until)
+	if (time_is_up(source))
 		return NULL;
-	while (result->taken < source->max_events && evs_scan_next(source->scan, &source->event))
+	while (result->taken < max_events && evs_scan_next(source->scan, &source->event))
 	{
 		result->taken++;
 		result->position = source->event.position;
@@ -379,10 +394,10 @@ next_of_scan(void *arg)
 
 /* Event handlers and queries take the events straight from the scan. */
 static void
-scan_stream(EvsProjection *projection, EvsScan *scan, int64 max_events, TimestampTz until,
+scan_stream(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 			EvsScanned *result)
 {
-	ScanSource	source = {projection, scan, max_events, until, result};
+	ScanSource	source = {projection, scan, limit, result};
 	EvsEvent   *first = &source.event;
 	EvsIdentity identity;
 	EvsHandlerContext errors;
@@ -415,15 +430,8 @@ scan_batch(EvsProjection *projection, EvsScan *scan, int64 max_events, EvsScanne
 }
 
 void
-evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, int64 max_events,
+evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 				  EvsScanned *result)
-{
-	evs_dispatch_scan_until(projection, scan, max_events, 0, result);
-}
-
-void
-evs_dispatch_scan_until(EvsProjection *projection, EvsScan *scan, int64 max_events,
-						TimestampTz until, EvsScanned *result)
 {
 	bool		outermost = !dispatch.running;
 	MemoryContext context;
@@ -436,12 +444,10 @@ evs_dispatch_scan_until(EvsProjection *projection, EvsScan *scan, int64 max_even
 
 	if (outermost)
 		start_dispatch();
-	if (projection->kind == EVS_KIND_EVENT)
-		scan_stream(projection, scan, max_events, until, result);
-	else if (projection->kind == EVS_KIND_QUERY)
-		scan_stream(projection, scan, max_events, 0, result);
+	if (projection->kind == EVS_KIND_EVENT || projection->kind == EVS_KIND_QUERY)
+		scan_stream(projection, scan, limit, result);
 	else
-		scan_batch(projection, scan, max_events, result);
+		scan_batch(projection, scan, limit->max_events, result);
 	if (outermost)
 		finish_dispatch();
 	result->at_end = evs_scan_is_done(scan);

@@ -35,11 +35,19 @@ extern void evs_dispatch_inline(const EvsBatch *batch);
 extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch);
 
 /*
- * The same for the next events of a scan, at most max_events of them.  Event
- * handlers and queries get them straight from the scan and are not bound by
- * memory: the more a query sees at once, the fewer rows it writes twice.  The
- * others get what fits into maintenance_work_mem.
+ * The same for the next events of a scan.  Event handlers and queries get them
+ * straight from the scan and are not bound by memory: the more a query sees at
+ * once, the fewer rows it writes twice.  The others get what fits into
+ * maintenance_work_mem.
  */
+typedef struct EvsScanLimit
+{
+	int64		max_events;		/* at most so many */
+	int64		max_streamed;	/* or so many, if a query gets them as a stream */
+	TimestampTz until;			/* who gets them one by one, or as a stream, gets no
+								 * more after that time; 0: never */
+} EvsScanLimit;
+
 typedef struct EvsScanned
 {
 	int64		taken;			/* events that left the scan */
@@ -49,12 +57,7 @@ typedef struct EvsScanned
 } EvsScanned;
 
 extern void evs_dispatch_scan(EvsProjection *projection, EvsScan *scan,
-							  int64 max_events, EvsScanned *result);
-
-/* The same, but an event handler gets no more events after the time is up (0: never). */
-extern void evs_dispatch_scan_until(EvsProjection *projection, EvsScan *scan,
-									int64 max_events, TimestampTz until,
-									EvsScanned *result);
+							  const EvsScanLimit *limit, EvsScanned *result);
 
 /*
  * See that events could be dispatched to the projection: its owner is there and

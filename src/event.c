@@ -172,9 +172,11 @@ evs_event_no_metadata(void)
 void
 evs_event_values(const EvsEvent *event, Datum *values, bool *nulls, pg_uuid_t *id)
 {
-	evs_event_id(event, id);
+	if (id != NULL)
+		evs_event_id(event, id);
 
 	memset(nulls, false, EVS_EVENT_NATTS * sizeof(bool));
+	nulls[EVS_EVENT_ID - 1] = id == NULL;
 	values[EVS_EVENT_POSITION - 1] = Int64GetDatum(event->position);
 	values[EVS_EVENT_STREAM - 1] = PointerGetDatum(event->stream);
 	values[EVS_EVENT_VERSION - 1] = Int64GetDatum(event->version);

@@ -83,7 +83,8 @@ extern void evs_event_stored_values(const EvsEvent *event, Datum *values, bool *
 /*
  * Values in the order of evsource.event: what is read.  The id is computed when
  * the client gave none, metadata is '{}' when there is none, occurred_at is
- * recorded_at when none was given.  The id's Datum points into *id.
+ * recorded_at when none was given.  The id's Datum points into *id; without that
+ * it is null.
  */
 extern void evs_event_values(const EvsEvent *event, Datum *values, bool *nulls,
 							 pg_uuid_t *id);

@@ -217,6 +217,7 @@ execute(EvsProjection *projection, EphemeralNamedRelation relation, int class,
 	EvsEventStream *previous = evs_new_events_set_stream(stream);
 	int			result;
 
+	projection->streaming = stream != NULL;
 	PG_TRY();
 	{
 		result = SPI_execute_plan(get_plan(projection, relation, class), NULL, NULL, false, 0);
@@ -225,6 +226,7 @@ execute(EvsProjection *projection, EphemeralNamedRelation relation, int class,
 	}
 	PG_FINALLY();
 	{
+		projection->streaming = false;
 		evs_new_events_set_stream(previous);
 	}
 	PG_END_TRY();
@@ -274,7 +276,8 @@ evs_new_events_run(EvsProjection *projection, EvsNextEvent next, void *source)
 		execute(projection, &relation, plan_class(errors.count), NULL);
 	else
 	{
-		EvsEventStream stream = {relation.reldata, next, source, &errors};
+		EvsEventStream stream = {relation.reldata, next, source, &errors,
+			(row.columns & EVS_EVENT_BIT(EVS_EVENT_ID)) != 0};
 
 		execute(projection, &relation, STREAM_CLASS, &stream);
 

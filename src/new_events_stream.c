@@ -54,8 +54,9 @@ is_new_events(const RangeTblEntry *entry)
 
 typedef struct References
 {
+	List	   *range_tables;	/* of the queries around a node, innermost first */
 	int			count;			/* so often is new_events named */
-	bool		whole_row;		/* of new_events, or of something else */
+	bool		whole_row;		/* as a row */
 } References;
 
 /* Look for references at any depth. */
@@ -66,7 +67,12 @@ find_references(Node *node, References *found)
 		return false;
 	if (IsA(node, Var))
 	{
-		found->whole_row |= ((Var *) node)->varattno == InvalidAttrNumber;
+		Var		   *var = (Var *) node;
+		List	   *range_table = list_nth(found->range_tables, var->varlevelsup);
+
+		/* ON CONFLICT has a whole row of the table that it inserts into */
+		if (var->varattno == InvalidAttrNumber)
+			found->whole_row |= is_new_events(rt_fetch(var->varno, range_table));
 		return false;
 	}
 	if (IsA(node, Query))
@@ -79,7 +85,10 @@ find_references(Node *node, References *found)
 			if (is_new_events(lfirst_node(RangeTblEntry, cell)))
 				found->count++;
 		}
-		return query_tree_walker(query, find_references, found, 0);
+		found->range_tables = lcons(query->rtable, found->range_tables);
+		query_tree_walker(query, find_references, found, 0);
+		found->range_tables = list_delete_first(found->range_tables);
+		return false;
 	}
 	return expression_tree_walker(node, find_references, found);
 }
@@ -110,7 +119,7 @@ reads_only_new_events(const Query *query)
 bool
 evs_new_events_can_stream(List *queries)
 {
-	References	found = {0, false};
+	References	found = {NIL, 0, false};
 
 	if (list_length(queries) != 1)
 		return false;			/* a rule has made more of it */
@@ -163,7 +172,8 @@ next_row(ScanState *node)
 	if (event == NULL)
 		return slot;
 	evs_handler_context_add(stream->errors, event);
-	evs_event_values(event, slot->tts_values, slot->tts_isnull, &state->id);
+	evs_event_values(event, slot->tts_values, slot->tts_isnull,
+					 stream->with_id ? &state->id : NULL);
 	return ExecStoreVirtualTuple(slot);
 }
 

@@ -21,6 +21,7 @@ typedef struct EvsEventStream
 	EvsNextEvent next;			/* what comes after it */
 	void	   *source;
 	EvsHandlerContext *errors;	/* counts what is taken */
+	bool		with_id;		/* the query reads it */
 } EvsEventStream;
 
 extern void evs_new_events_stream_init(void);

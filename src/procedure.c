@@ -189,13 +189,19 @@ evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const ch
 {
 	EvsApply	apply;
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), EVS_PROCEDURE_TIME);
+	EvsScanLimit limit = {max_events, max_events, until};
 	bool		crashes = evs_caution_blames(&procedure->caution);
+
+	/* a stream ends in time, however many events that is */
+	if (procedure->caution.careful == 0)
+		limit.max_streamed = Max(max_events, evs_apply_limit(projection));
 
 	*due = 0;
 	if (!projection->dead_letter && !crashes)
-		return evs_replay_some(projection, checkpoint, upto, max_events, until);
+		return evs_replay_some(projection, checkpoint, upto, &limit);
 
 	evs_apply_begin_rebuild(&apply, projection, troubles, checkpoint);
+	apply.max_streamed = limit.max_streamed;
 	if (evs_apply_due(&apply) == 0)
 	{
 		if (crashes)

@@ -42,12 +42,20 @@
 
 PG_FUNCTION_INFO_V1(evsource_rebuild_projection);
 
-/* How much there is to do; counted before anybody has to wait. */
+/*
+ * How much there is to do; counted before anybody has to wait.  What the old
+ * version has applied is known already, unless it is another definition's.
+ */
 static int64
 count_events(const EvsProjection *projection)
 {
-	return evs_registry_count(&projection->filter, projection->start_after,
-							  evs_horizon_safe_position());
+	EvsCheckpoint known = {projection->start_after, 0};
+
+	if (!projection->stale && projection->state != EVS_STATE_REBUILDING &&
+		projection->state != EVS_STATE_CATCHING_UP)
+		evs_checkpoint_read(projection->name, &known);
+	return known.event_count + evs_registry_count(&projection->filter, known.position,
+												  evs_horizon_safe_position());
 }
 
 /* ---- in place ---- */

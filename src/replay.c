@@ -44,12 +44,12 @@
 #define MAX_ROUNDS			10
 
 /*
- * One batch of at most so many events.  History ends with a batch: a handler
- * that gets many events at once can be told whether they are.
+ * One batch.  History ends with a batch: a handler that gets many events at once
+ * can be told whether they are.
  */
 static int64
 replay_batch(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
-			 int64 max_events, TimestampTz until)
+			 const EvsScanLimit *limit)
 {
 	Snapshot	snapshot;
 	EvsScan    *scan;
@@ -61,7 +61,7 @@ replay_batch(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = evs_scan_log(checkpoint->position, upto, &projection->filter, snapshot);
-	evs_dispatch_scan_until(projection, scan, max_events, until, &scanned);
+	evs_dispatch_scan(projection, scan, limit, &scanned);
 	evs_scan_end(scan);
 	UnregisterSnapshot(snapshot);
 	projection->replaying = false;
@@ -77,13 +77,13 @@ replay_batch(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 
 int64
 evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
-				int64 max_events, TimestampTz until)
+				const EvsScanLimit *limit)
 {
 	int64		applied = 0;
 
 	if (checkpoint->position < upto)
 	{
-		applied = replay_batch(projection, checkpoint, upto, max_events, until);
+		applied = replay_batch(projection, checkpoint, upto, limit);
 		CommandCounterIncrement();
 	}
 	return applied;
@@ -95,6 +95,8 @@ evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 {
 	MemoryContext batch_context;
 	MemoryContext old_context;
+	int			most = evs_apply_limit(projection);
+	EvsScanLimit limit = {most, most, 0};
 	int64		applied = 0;
 
 	batch_context = AllocSetContextCreate(CurrentMemoryContext, "evsource replay batch",
@@ -105,8 +107,7 @@ evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
 		 checkpoint->position < upto && (max_batches == 0 || batches < max_batches);
 		 batches++)
 	{
-		applied += replay_batch(projection, checkpoint, upto,
-								evs_apply_limit(projection), 0);
+		applied += replay_batch(projection, checkpoint, upto, &limit);
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
 	}

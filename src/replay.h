@@ -5,6 +5,7 @@
 #define EVS_REPLAY_H
 
 #include "evsource.h"
+#include "dispatch.h"
 #include "projection.h"
 #include "registry.h"
 
@@ -16,9 +17,9 @@
 extern int64 evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint,
 						int64 upto, int64 max_batches);
 
-/* One batch, of at most so many events; an event handler's ends in time (0: never). */
+/* One batch. */
 extern int64 evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint,
-							 int64 upto, int64 max_events, TimestampTz until);
+							 int64 upto, const EvsScanLimit *limit);
 
 /*
  * Bring an inline projection up to date in this transaction and make it active:

@@ -116,6 +116,7 @@ void
 evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *standin,
 				 int64 after, int64 upto)
 {
+	EvsScanLimit limit = {EVENTS_PER_BATCH, EVENTS_PER_BATCH, 0};
 	int64		position = Max(after, projection->start_after);
 	int			skipped = 0;
 	MemoryContext batch_context = AllocSetContextCreate(trial->context, "evsource trial batch",
@@ -142,7 +143,7 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *s
 			continue;
 		}
 		scan = evs_scan_log(position, end, &projection->filter, trial->snapshot);
-		evs_dispatch_scan(projection, scan, EVENTS_PER_BATCH, &scanned);
+		evs_dispatch_scan(projection, scan, &limit, &scanned);
 		evs_scan_end(scan);
 		position = scanned.at_end ? end : scanned.position;
 		MemoryContextReset(batch_context);

@@ -56,6 +56,17 @@ select check_query($$ insert into facts select 'first', position from new_events
 select check_query($$ insert into facts select 'late', position from new_events where (data->>'amount')::int > 20000 limit 1 $$,
     $$ select min(position) from streamed where (data->>'amount')::int > 20000 $$);
 
+-- An upsert gets a stream as well: so many events as rows would not fit into memory.
+set maintenance_work_mem = '4MB';
+set log_temp_files = 0;
+set client_min_messages = log;
+select check_query($$ insert into facts as f select stream, sum(length(data::text)) from new_events group by stream
+        on conflict (fact) do update set value = f.value::int + excluded.value::int where f.value <> excluded.value $$,
+    $$ select string_agg(sum::text, ',' order by stream) from (select stream, sum(length(data::text)) from evsource.events where stream like 'streamed-%' group by stream) s $$);
+reset client_min_messages;
+reset log_temp_files;
+reset maintenance_work_mem;
+
 -- Queries that read new_events more often, or together with something else, are right as well.
 select check_query($$ insert into facts select 'both', count(*) from new_events a join new_events b using (position) $$, 'select 25000');
 select check_query($$ insert into facts select 'in', count(*) from new_events where position in (select max(position) from new_events group by stream) $$,
