@@ -14,6 +14,8 @@
  * no hook.  The event trigger evsource_guard_log (guard.sql) calls a function here
  * when a command starts that may drop the extension: the call loads the library.
  *
+ * The same event trigger comes before DROP OWNED, for what it would stumble over.
+ *
  * Only the table that belongs to the extension is guarded: after ALTER
  * EXTENSION evsource DROP TABLE its owner may do with it what he likes.
  */
@@ -28,6 +30,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
+#include "commands/user.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -38,6 +41,7 @@
 #include "utils/snapmgr.h"
 
 #include "crew.h"
+#include "rebuilds.h"
 #include "guard.h"
 #include "settings.h"
 
@@ -139,6 +143,25 @@ drops_extension(Node *statement)
 }
 
 /*
+ * DROP OWNED BY an owner of tables: what a rebuild has built or kept for him is
+ * the extension's, and would be in the way.
+ */
+static void
+drop_rebuilds(Node *statement)
+{
+	List	   *roles;
+	ListCell   *cell;
+
+	if (!IsA(statement, DropOwnedStmt))
+		return;
+	roles = roleSpecsToIds(((DropOwnedStmt *) statement)->roles);
+	foreach(cell, roles)
+		if (!has_privs_of_role(GetUserId(), lfirst_oid(cell)))
+			return;
+	evs_rebuild_forget_owned(roles);
+}
+
+/*
  * evsource._guard_log() returns event_trigger: that it is called is most of what it
  * is for, see the top of this file.
  */
@@ -146,6 +169,7 @@ Datum
 evsource_guard_log(PG_FUNCTION_ARGS)
 {
 	Oid			events;
+	Node	   *statement;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -154,7 +178,9 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 						get_func_name(fcinfo->flinfo->fn_oid)),
 				 errhint("It is for the event trigger evsource_guard_log only.")));
 
-	if (!drops_extension(((EventTriggerData *) fcinfo->context)->parsetree))
+	statement = ((EventTriggerData *) fcinfo->context)->parsetree;
+	drop_rebuilds(statement);
+	if (!drops_extension(statement))
 		PG_RETURN_NULL();
 	events = get_relname_relid("events", get_namespace_oid("evsource", true));
 	if (!evs_allow_drop && is_the_log(events))

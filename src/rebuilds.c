@@ -98,6 +98,13 @@ static EvsQuery fail_rebuild = {
 	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
 };
 
+static EvsQuery select_owned = {
+	"select r.projection from evsource.rebuilds r join pg_catalog.pg_namespace n on n.nspname = r.shadow"
+	" where exists (select from pg_catalog.pg_class c where c.relnamespace = n.oid and c.relowner = any ($1))"
+	" order by 1",
+	1, {OIDARRAYOID}, SPI_OK_SELECT
+};
+
 static EvsQuery select_requested = {
 	"select projection from evsource.rebuilds"
 	" where background and state in ('requested', 'building') order by 1",
@@ -375,4 +382,23 @@ evs_rebuild_forget(const char *name)
 		evs_troubles_clear(rebuild.shadow);
 	}
 	evs_rebuild_delete(name);
+}
+
+void
+evs_rebuild_forget_owned(List *roles)
+{
+	Datum	   *oids = palloc(sizeof(Datum) * list_length(roles));
+	int			count = 0;
+	Datum		values[1];
+	ListCell   *cell;
+
+	foreach(cell, roles)
+		oids[count++] = ObjectIdGetDatum(lfirst_oid(cell));
+	values[0] = PointerGetDatum(construct_array(oids, count, OIDOID, sizeof(Oid), true,
+												TYPALIGN_INT));
+	foreach(cell, evs_query_texts(&select_owned, values, NULL))
+	{
+		evs_rebuild_lock(lfirst(cell));
+		evs_rebuild_forget(lfirst(cell));
+	}
 }

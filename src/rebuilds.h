@@ -77,6 +77,9 @@ extern void evs_rebuild_fail(const char *name, const char *message);
 /* Forget a rebuild, with all that it has built or kept. */
 extern void evs_rebuild_forget(const char *name);
 
+/* Forget those whose new or old tables belong to one of these roles. */
+extern void evs_rebuild_forget_owned(List *roles);
+
 /* Do the arguments of a request make sense?  22023 when they do not. */
 extern void evs_rebuild_check(const EvsRebuild *wanted);
 

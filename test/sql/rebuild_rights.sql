@@ -105,6 +105,14 @@ set role rebuild_builds;
 select account from evsource_shadow_balances.balances;
 reset role;
 
+-- It is not what is in the way when all that the owner has is dropped.
+drop owned by rebuild_admin;
+select evsource.drop_projection('balances');
+drop owned by rebuild_admin;
+select count(*) from pg_namespace where nspname like 'evsource_shadow%';
+select count(*) from evsource.rebuilds;
+select count(*) from pg_class where relname = 'balances';
+
 \c :home
 drop database evsource_rebuild_rights;
 drop role rebuild_admin, rebuild_reads, rebuild_builds, rebuild_anybody;
