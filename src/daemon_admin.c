@@ -57,7 +57,7 @@ find_team(bool *has_coordinator)
  * a rollback.
  *
  * Errors: 55000 on a standby, and where evsource.daemon is off; 53400 when
- * max_worker_processes leaves no room.
+ * max_worker_processes leaves no room, or nobody has come for another reason.
  */
 Datum
 evsource_start_daemon(PG_FUNCTION_ARGS)
@@ -96,6 +96,13 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 		pause_between_looks();
 		(void) find_team(&has_coordinator);
 	}
+	if (!has_coordinator)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start evsource's daemon"),
+				 errdetail("No process of it has come for this database within %d seconds; the server has room for %d background workers in all.",
+						   TIME_TO_START / 1000, max_worker_processes),
+				 errhint("Raise max_worker_processes, or see the server log; it comes as soon as there is room.")));
 	PG_RETURN_BOOL(true);
 }
 

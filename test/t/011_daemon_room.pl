@@ -37,6 +37,13 @@ $node->safe_psql('other', $setup);
 $node->wait_for_log(qr/could not start worker 1 of 1 for database "other"/, $log);
 is($node->safe_psql('other', $worker), 'f', 'for another one there is no room');
 
+# Who asks for it is told so.
+$node->safe_psql('postgres', 'create database third');
+$node->safe_psql('third', q{set evsource.daemon = off; create extension evsource});
+my (undef, undef, $error) = $node->psql('third', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
+like($error, qr/ERROR:  53400/, 'start_daemon does not say that it is there');
+$node->safe_psql('third', 'select evsource.stop_daemon()');
+
 $node->safe_psql('postgres', 'select evsource.stop_daemon()');
 my $start = time;
 ok($node->poll_query_until('other', $worker), 'when the first one leaves the other gets its own');
