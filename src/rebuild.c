@@ -445,6 +445,7 @@ evsource_rebuild_projection(PG_FUNCTION_ARGS)
 	EvsProcedure procedure;
 	EvsRebuild	wanted = {0};
 
+	evs_require_writable("evsource.rebuild_projection()");
 	SPI_connect_ext(evs_procedure_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
 	evs_procedure_begin(&procedure, fcinfo, EVS_STATE_REBUILDING, 2);
 	wanted.name = procedure.name;

@@ -92,13 +92,14 @@ evs_rebuild_register(EvsRebuild *wanted)
  *
  * Leaves a rebuild to the daemon, which begins when this transaction commits.
  *
- * Errors: 42704, 42501, 22023.
+ * Errors: 42704, 42501, 22023, 25006 where nothing can be written.
  */
 Datum
 evsource_request_rebuild(PG_FUNCTION_ARGS)
 {
 	EvsRebuild	wanted = {0};
 
+	evs_require_writable("evsource.request_rebuild()");
 	wanted.name = evs_argument_name(fcinfo, 0);
 	wanted.background = true;
 	wanted.from_snapshot = evs_argument_bool(fcinfo, 1, false);

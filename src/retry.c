@@ -384,6 +384,7 @@ evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	evs_require_writable("evsource.retry_dead_letters()");
 	evs_require_read_committed("retry dead letters");
 
 	retry.projection = evs_registry_open(evs_argument_name(fcinfo, 0));

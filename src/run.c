@@ -204,6 +204,7 @@ evsource_run_projection(PG_FUNCTION_ARGS)
 	int64		applied = 0;
 
 	extent_arguments(fcinfo, &extent);
+	evs_require_writable("evsource.run_projection()");
 	evs_require_read_committed("run a projection");
 
 	names = all ? evs_registry_names(EVS_MODE_ASYNC) :

@@ -65,7 +65,10 @@ my @writes = (
 	q{select evsource.publish_safe_position()},
 	q{select evsource.save_snapshot('noted')},
 	q{select evsource.drop_projection('noted')},
-	q{call evsource.rebuild_projection('noted')});
+	q{call evsource.rebuild_projection('noted')},
+	q{select evsource.request_rebuild('noted')},
+	q{select evsource.run_projection()},
+	q{select evsource.retry_dead_letters('noted')});
 foreach my $write (@writes)
 {
 	my ($status, $out, $error) = $standby->psql('postgres', "\\set VERBOSITY verbose\n$write");
