@@ -12,6 +12,7 @@
 #include "snapshots.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
@@ -51,9 +52,10 @@ newest_writer(Relation snapshots, const char *projection, text *key)
 	index_rescan(scan, keys, 2, NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
-		bool		isnull;
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
 
-		writer = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
+		/* what is frozen has a writer that may be taken for one to come */
+		writer = HeapTupleHeaderGetXmin(tuple->t_data);
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
