@@ -172,8 +172,9 @@ my $ack = "select evsource.ack(format('%s.%s.%s.e%s.%s', lpad(to_hex(token), 16,
 my $session = BenchSession->new;
 # a crash that loses an ack brings its events again: nothing to wait for the disk for
 $session->value('set synchronous_commit = off');
+# what was fetched is acknowledged with what is fetched next: one message, one transaction
 my $from = 0;
-my $batches = 10;
+my $batches = 20;
 sub read_batches
 {
 	my ($statement) = @_;
@@ -189,12 +190,11 @@ if ($writers == 0)
 }
 sleep(1);
 $session->value("select count(*) from evsource.fetch_events('reader', 1000)");
-$session->value($ack);
 $from = 1000;
 my $fetch = Bench::in_turns('fetch, 1000 events a call',
 	floor => sub { return read_batches(sub { "select $columns from floor.events where position > $_[0] order by position limit 1000" }) },
 	fetch => sub {
-		my $cost = read_batches(sub { "select * from evsource.fetch_events('reader', 1000);\n$ack" });
+		my $cost = read_batches(sub { "$ack\\; select * from evsource.fetch_events('reader', 1000)" });
 		$from += 1000 * $batches;
 		return $cost;
 	});

@@ -518,6 +518,7 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 	fetch.result = set->setResult;
 	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch",
 										  ALLOCSET_DEFAULT_SIZES);
+	fetch.has_locks = evs_wakeup_holds_any_cursor();
 	if (evs_max_wait > 0)
 		wait_ms = Min(wait_ms, evs_max_wait);
 	if (!look(&fetch) && wait_ms > 0)

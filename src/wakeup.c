@@ -255,6 +255,12 @@ evs_wakeup_holds_cursor(const char *subscription)
 		held_more = true;
 }
 
+bool
+evs_wakeup_holds_any_cursor(void)
+{
+	return nheld > 0;
+}
+
 void
 evs_wakeup_daemon(void)
 {

@@ -32,6 +32,7 @@ extern void evs_wakeup_subscription(const char *subscription);
 
 /* This transaction has locked one: others can have it when it is rolled back. */
 extern void evs_wakeup_holds_cursor(const char *subscription);
+extern bool evs_wakeup_holds_any_cursor(void);
 
 /* This transaction moves the checkpoint of a projection. */
 extern void evs_wakeup_projection(const char *projection);

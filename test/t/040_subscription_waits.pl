@@ -166,6 +166,11 @@ foreach my $preload ('', 'evsource')
 	$sql->(q{select evsource.append('other-2', 'Written')});
 	is($ended->(), 'other-2', "$mode: a wait of months ends, too, when there is something");
 
+	# who has acknowledged in his transaction does not sleep in it
+	$sql->(q{select evsource.append('some-9', 'Written')});
+	is($sql->(q{create temporary table got as select receipt from evsource.fetch_events('some')}, q{begin}, q{select evsource.ack(receipt) from got},
+			q{select count(*) from evsource.fetch_events('some', wait => '50 s')}, q{commit}), "t\n0", "$mode: an ack is not kept open by a wait");
+
 	# ends without events
 	is($sql->(q{select count(*) from evsource.fetch_events('some', wait => '100 ms')}), 0, "$mode: the time is over");
 	is($sql->(q{set evsource.max_wait = '100 ms'}, q{select count(*) from evsource.fetch_events('some', wait => '60 s')}), 0, "$mode: or evsource.max_wait is");
