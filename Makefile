@@ -130,6 +130,7 @@ OBJS = \
 	src/capture_definition.o \
 	src/capture_names.o \
 	src/capture_registry.o \
+	src/capture_truncate.o \
 	src/capture_plan.o \
 	src/capture_json.o \
 	src/capture_row.o \

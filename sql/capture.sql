@@ -47,6 +47,10 @@ create function evsource.capture() returns trigger
 comment on function evsource.capture() is
 'Trigger function: appends what happens to the rows of a table. Arguments: the category and the key columns, then --exclude and columns, and --as and a role, if wanted. evsource.capture_table creates its triggers.';
 
+create function evsource._capture_partition() returns trigger
+    language c as 'MODULE_PATHNAME', 'evsource_capture_partition';
+comment on function evsource._capture_partition() is 'Internal: captures TRUNCATE of a partition, as deletes of its rows.';
+
 create function evsource.capture_table(
     table_name text,
     category text default null,
@@ -104,7 +108,7 @@ create function evsource._guard_captures() returns event_trigger
     language c as 'MODULE_PATHNAME', 'evsource_guard_captures';
 comment on function evsource._guard_captures() is 'Internal: registers captures, refuses those with rights that their creator does not have, and forgets those that are dropped.';
 create event trigger evsource_guard_captures on ddl_command_end
-    when tag in ('CREATE TRIGGER', 'CREATE SCHEMA')
+    when tag in ('CREATE TRIGGER', 'CREATE SCHEMA', 'CREATE TABLE', 'ALTER TABLE')
     execute function evsource._guard_captures();
 alter event trigger evsource_guard_captures enable always;
 comment on event trigger evsource_guard_captures is 'Registers captures; refuses captures with rights that their creator does not have.';

@@ -5,8 +5,8 @@
  *
  * As an AFTER ROW trigger it captures each row that is inserted, updated or
  * deleted, as an AFTER STATEMENT trigger TRUNCATE.  As a BEFORE STATEMENT trigger
- * it does nothing but load this library, whose hooks must be there when the row
- * triggers fire (capture_pending.c).
+ * it loads this library, whose hooks must be there when the row triggers fire
+ * (capture_pending.c), and leaves word of a TRUNCATE (capture_truncate.c).
  *
  * Values are converted with the rights of who runs the statement, as in any
  * trigger; the events are appended with the rights of who registered the capture.
@@ -91,6 +91,7 @@ capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger)
 {
 	EvsEvent	event;
 
+	evs_capture_truncate_ends(trigger->tg_relation);
 	evs_capture_truncated(plan, trigger->tg_relation, &event);
 	event.metadata = evs_metadata_for(NULL);
 	evs_capture_add(plan, GetCurrentCommandId(false), EVS_CAPTURE_LEAVES, &event);
@@ -117,7 +118,11 @@ evsource_capture(PG_FUNCTION_ARGS)
 				 errmsg("function evsource.capture was not called as a trigger"),
 				 errhint("Create its triggers with evsource.capture_table().")));
 	if (TRIGGER_FIRED_BEFORE(trigger->tg_event) && TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event))
+	{
+		if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+			evs_capture_truncate_begins(trigger);
 		PG_RETURN_POINTER(NULL);
+	}
 	if (!TRIGGER_FIRED_AFTER(trigger->tg_event) ||
 		TRIGGER_FIRED_FOR_ROW(trigger->tg_event) == TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		refuse_trigger(trigger);

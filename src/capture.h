@@ -133,6 +133,21 @@ extern void evs_capture_statement_fails(void);
 
 extern void evs_capture_pending_init(void);
 
+/*
+ * TRUNCATE of a table that is captured by itself is under way: what it does to its
+ * partitions is not captured (capture_truncate.c).
+ */
+extern void evs_capture_truncate_begins(const TriggerData *trigger);
+extern void evs_capture_truncate_ends(Relation table);
+extern void evs_capture_truncate_init(void);
+
+/*
+ * Let TRUNCATE of the table's partitions be captured, or of itself if it is one; undo
+ * that where the table is not captured any more.
+ */
+extern void evs_capture_watch_partitions(Oid relid);
+extern void evs_capture_leave_partitions(Oid relid);
+
 /* Write an event for each row of a table that is locked (capture_backfill.c). */
 extern int64 evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition);
 

@@ -15,7 +15,8 @@
  * A dump has the records before the triggers, and they stay.  Where it has none (a dump
  * of the schema only, of one table), the triggers are registered as if by hand.
  *
- * Triggers that partitions get from their table are no commands of their own.
+ * Triggers that partitions get from their table are no commands of their own.  What
+ * they do not get, a partition that is added gets here (capture_truncate.c).
  */
 #include "capture.h"
 
@@ -25,6 +26,7 @@
 #include "commands/event_trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -114,9 +116,39 @@ check_created(void)
 		check_table(lfirst_oid(cell), created);
 }
 
+/* Can the command have added a partition to a table?  Most that come here have not. */
+static bool
+may_add_partition(Node *command)
+{
+	ListCell   *cell;
+
+	if (IsA(command, CreateStmt))
+		return ((CreateStmt *) command)->partbound != NULL;
+	if (IsA(command, AlterTableStmt))
+		foreach(cell, ((AlterTableStmt *) command)->cmds)
+			if (lfirst_node(AlterTableCmd, cell)->subtype == AT_AttachPartition)
+				return true;
+	return IsA(command, CreateSchemaStmt);
+}
+
+static void
+watch_partitions(void)
+{
+	static EvsQuery find = {
+		"select distinct c.objid from pg_catalog.pg_event_trigger_ddl_commands() c"
+		" where c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass",
+		0, {0}, SPI_OK_SELECT
+	};
+	List	   *tables = evs_query_texts(&find, NULL, NULL);
+	ListCell   *cell;
+
+	foreach(cell, tables)
+		evs_capture_watch_partitions(strtoul(lfirst(cell), NULL, 10));
+}
+
 /*
  * evsource._guard_captures() returns event_trigger, after commands that create
- * triggers and those that drop them or their tables.
+ * triggers or partitions, and those that drop triggers or tables.
  *
  * Errors: 42501, and 22023 for arguments that evsource.capture does not take.
  */
@@ -138,6 +170,11 @@ evsource_guard_captures(PG_FUNCTION_ARGS)
 	if (strcmp(data->event, "sql_drop") == 0)
 		evs_capture_forget_dropped();
 	else
-		check_created();
+	{
+		if (may_add_partition(data->parsetree))
+			watch_partitions();
+		if (!IsA(data->parsetree, CreateStmt) && !IsA(data->parsetree, AlterTableStmt))
+			check_created();
+	}
 	PG_RETURN_NULL();
 }

@@ -7,6 +7,7 @@
  *	evsource_capture			after each row: captures it
  *	evsource_capture_truncate	after TRUNCATE: captures that
  *	evsource_capture_begin		before a statement: loads the library
+ *	evsource_capture_partition	on partitions, before TRUNCATE (capture_truncate.c)
  *
  * They are created as the caller, who needs the right to do so (TRIGGER on the
  * table), and is registered as the one who appends.  Creating them takes
@@ -54,7 +55,7 @@ PG_FUNCTION_INFO_V1(evsource_trigger_arguments);
 static const char *const triggers[][3] = {
 	{"evsource_capture", "after insert or update or delete", "row"},
 	{"evsource_capture_truncate", "after truncate", "statement"},
-	{"evsource_capture_begin", "before insert or update or delete", "statement"},
+	{"evsource_capture_begin", "before insert or update or delete or truncate", "statement"},
 };
 
 /* Called with the table that a name means, before it is locked. */
@@ -341,6 +342,7 @@ release(Relation table)
 	foreach(cell, names)
 		run_command(psprintf("drop trigger %s on %s", quote_identifier(lfirst(cell)), table_name));
 	evs_identity_leave(&identity);
+	evs_capture_leave_partitions(RelationGetRelid(table));
 	evs_capture_unregister(RelationGetRelid(table));
 }
 
@@ -447,6 +449,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 	}
 
 	create_triggers(table, &definition);
+	evs_capture_watch_partitions(RelationGetRelid(table));
 	let_owner_add_partitions(table);
 	if (backfill)
 		count = evs_capture_backfill(table, &definition);

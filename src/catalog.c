@@ -153,6 +153,7 @@ evs_catalog(void)
 	fresh.replicated_row = find_trigger_function(fresh.schema, "_replicated_row");
 	fresh.captures = find_relation(fresh.schema, "captures");
 	fresh.capture = find_trigger_function(fresh.schema, "capture");
+	fresh.capture_partition = find_trigger_function(fresh.schema, "_capture_partition");
 
 	catalog = fresh;
 	catalog_valid = true;

@@ -42,7 +42,8 @@ typedef struct EvsCatalog
 	Oid			intake_end;
 	Oid			replicated_row;
 	Oid			captures;		/* who captures which table */
-	Oid			capture;		/* function of the triggers on captured tables */
+	Oid			capture;		/* functions of the triggers on captured tables */
+	Oid			capture_partition;
 } EvsCatalog;
 
 extern void evs_catalog_init(void);

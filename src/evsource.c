@@ -58,6 +58,7 @@ _PG_init(void)
 	evs_snapshot_reject_init();
 	evs_capture_plan_init();
 	evs_capture_pending_init();
+	evs_capture_truncate_init();
 	evs_guard_init();
 	evs_standin_init();
 	evs_utility_init();

@@ -207,6 +207,55 @@ insert into app.parts values ('a', 9, 0);
 select stream from public.log where stream ~ '9$' order by stream;
 drop table app.parts;
 
+-- TRUNCATE of a partition deletes its rows; so does that of what has partitions itself.
+-- TRUNCATE of the whole is one event, whatever else the statement names.
+create table cut (id int, v int, primary key (id)) partition by range (id);
+create table cut_1 partition of cut for values from (0) to (10);
+create table cut_2 partition of cut for values from (10) to (30) partition by range (id);
+create table cut_2a partition of cut_2 for values from (10) to (20);
+select evsource.capture_table('cut');
+create table cut_2b partition of cut_2 for values from (20) to (30);
+create table cut_3 (v int, id int primary key);
+alter table cut attach partition cut_3 for values from (30) to (40);
+create schema added create table cut_4 partition of public.cut default;
+insert into cut values (1, 1), (2, 2), (11, 11), (21, 21), (31, 31), (99, 99);
+select max(position) as told from evsource.events \gset
+begin;
+update cut set v = 5 where id = 1;
+savepoint s;
+truncate cut;
+rollback to s;
+savepoint s;
+truncate cut_1;
+rollback to s;
+truncate cut_1;
+commit;
+truncate cut_2;
+truncate only cut_3;
+truncate added.cut_4;
+truncate cut_1;
+select stream, type, data from evsource.events where position > :told order by position;
+insert into cut values (1, 1), (11, 11), (31, 31);
+select max(position) as told from evsource.events \gset
+truncate cut;
+insert into cut values (1, 1), (11, 11);
+truncate cut_2, cut;
+select stream, type from evsource.events where position > :told order by position;
+-- A partition that is captured by itself tells that, too; one that is detached is none.
+create trigger piece after insert or update or delete on cut_1 for each row execute function evsource.capture('piece', 'id');
+create trigger piece_cut after truncate on cut_1 for each statement execute function evsource.capture('piece', 'id');
+insert into cut values (1, 1), (31, 31);
+alter table cut detach partition cut_3;
+select max(position) as told from evsource.events \gset
+truncate cut_1;
+truncate cut_3;
+select stream, type from evsource.events where position > :told order by position;
+select evsource.release_table('cut'), evsource.release_table('cut_1');
+select tgrelid::regclass, tgname from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+where p.proname ~ 'capture' and tgrelid::regclass::text ~ 'cut' and tgrelid <> 'cut_3'::regclass order by 1, 2;
+drop table cut, cut_3;
+drop schema added;
+
 -- A backfill is an insert for each row, and says so; when the category has events,
 -- the table was captured before, and begins anew.
 create table stock (id int primary key, n int);

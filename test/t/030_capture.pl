@@ -114,6 +114,12 @@ $node->safe_psql('restored', q{set role teller; update shop.lines set v = -v, se
 is($node->safe_psql('restored', q{select version, type, data -> 'changed', data::text like '%secret%' from evsource.events where stream = 'line-3+3' order by version}),
 	qq{1|LineInserted||f\n2|LineUpdated|["v"]|f}, 'and go on');
 
+$node->safe_psql('restored', q{set role teller; truncate shop.lines_0});
+is($node->safe_psql('restored', q{
+	select count(*) from (select distinct on (stream) type from evsource.events where evsource.category(stream) = 'line' order by stream, version desc) e
+	where type <> 'LineDeleted'}),
+	$node->safe_psql('restored', 'select count(*) from shop.lines'), 'also when a partition is truncated');
+
 # A dump may lack a table that is captured, or be restored where a role is missing: what
 # can be captured still is, and the rest is refused.
 $node->safe_psql('bank', q{

@@ -1,0 +1,272 @@
+/*
+ * capture_truncate.c - TRUNCATE of partitions.
+ *
+ * TRUNCATE of a captured table is one event.  TRUNCATE of one of its partitions cannot
+ * be: no stream tells in which partition its row is.  So each row is deleted, as DELETE
+ * would do it, by a trigger BEFORE TRUNCATE on every partition that has rows:
+ *
+ *	evsource_capture_partition		execute function evsource._capture_partition()
+ *
+ * It has no arguments: the partition's row triggers, which come from the captured table,
+ * say what is captured.  PostgreSQL gives no such trigger to partitions that are added
+ * later; the event trigger of capture_guard.c does.
+ *
+ * TRUNCATE of the table fires it, too.  The table comes before its partitions, and its
+ * own trigger BEFORE TRUNCATE leaves word that the event of the whole will tell it.
+ */
+#include "capture.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "identity.h"
+#include "metadata.h"
+#include "query.h"
+
+PG_FUNCTION_INFO_V1(evsource_capture_partition);
+
+#define TRIGGER_NAME	"evsource_capture_partition"
+
+/* tables that are being truncated; the memory is the transaction's */
+static List *truncated = NIL;
+
+static bool
+same_arguments(const Trigger *a, const Trigger *b)
+{
+	if (a->tgnargs != b->tgnargs)
+		return false;
+	for (int i = 0; i < a->tgnargs; i++)
+		if (strcmp(a->tgargs[i], b->tgargs[i]) != 0)
+			return false;
+	return true;
+}
+
+/* Does a capture of this very table tell that it is truncated? */
+static bool
+is_told(const TriggerDesc *triggers, const Trigger *capture)
+{
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (trigger->tgfoid == evs_catalog()->capture && TRIGGER_FOR_TRUNCATE(trigger->tgtype) &&
+			!TRIGGER_FOR_ROW(trigger->tgtype) && !TRIGGER_FOR_BEFORE(trigger->tgtype) &&
+			trigger->tgenabled != TRIGGER_DISABLED && same_arguments(trigger, capture))
+			return true;
+	}
+	return false;
+}
+
+void
+evs_capture_truncate_begins(const TriggerData *trigger)
+{
+	MemoryContext old;
+
+	/* else nothing would tell that it ends */
+	if (!is_told(trigger->tg_relation->trigdesc, trigger->tg_trigger))
+		return;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	truncated = list_append_unique_oid(truncated, RelationGetRelid(trigger->tg_relation));
+	MemoryContextSwitchTo(old);
+}
+
+void
+evs_capture_truncate_ends(Relation table)
+{
+	truncated = list_delete_oid(truncated, RelationGetRelid(table));
+}
+
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	truncated = NIL;
+}
+
+/* A statement that failed does not end; to forget too much does no harm. */
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		truncated = NIL;
+}
+
+void
+evs_capture_truncate_init(void)
+{
+	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
+}
+
+/* Is a table that this one is a partition of truncated by the same statement? */
+static bool
+is_truncated_with_its_table(Relation table)
+{
+	ListCell   *cell;
+
+	if (truncated == NIL || !table->rd_rel->relispartition)
+		return false;
+	foreach(cell, get_partition_ancestors(RelationGetRelid(table)))
+		if (list_member_oid(truncated, lfirst_oid(cell)))
+			return true;
+	return false;
+}
+
+static void
+delete_rows(EvsCapturePlan *plan, Relation table)
+{
+	Jsonb	   *metadata = evs_metadata_for(NULL);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(table, NULL);
+	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
+	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "evsource truncated row",
+													  ALLOCSET_DEFAULT_SIZES);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		MemoryContext old = MemoryContextSwitchTo(row_context);
+		EvsEvent	event;
+
+		CHECK_FOR_INTERRUPTS();
+		evs_capture_deleted(plan, slot, &event);
+		event.metadata = metadata;
+		evs_capture_add(plan, GetCurrentCommandId(false), EVS_CAPTURE_LEAVES, &event);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(row_context);
+		evs_capture_added();
+	}
+
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	MemoryContextDelete(row_context);
+}
+
+/* By each trigger that captures its rows, and does not tell the truncation itself. */
+static void
+capture_partition(const TriggerData *trigger)
+{
+	Relation	table = trigger->tg_relation;
+	TriggerDesc *triggers = CopyTriggerDesc(table->trigdesc);
+
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		TriggerData row_trigger = *trigger;
+		EvsCapturePlan *plan;
+
+		row_trigger.tg_trigger = &triggers->triggers[i];
+		if (row_trigger.tg_trigger->tgfoid != evs_catalog()->capture ||
+			!TRIGGER_FOR_ROW(row_trigger.tg_trigger->tgtype) ||
+			!TRIGGER_FOR_DELETE(row_trigger.tg_trigger->tgtype) ||
+			row_trigger.tg_trigger->tgenabled == TRIGGER_DISABLED ||
+			is_told(triggers, row_trigger.tg_trigger))
+			continue;
+		plan = evs_capture_plan(&row_trigger);
+		evs_capture_check_registrant(plan, &row_trigger);
+		delete_rows(plan, table);
+	}
+}
+
+/*
+ * evsource._capture_partition() returns trigger, BEFORE TRUNCATE FOR EACH STATEMENT.
+ *
+ * Errors: 39P01 as another trigger, and those of evsource.capture.
+ */
+Datum
+evsource_capture_partition(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function evsource._capture_partition is for triggers BEFORE TRUNCATE"),
+				 errhint("evsource.capture_table() creates them.")));
+	if (is_truncated_with_its_table(trigger->tg_relation))
+		PG_RETURN_POINTER(NULL);
+
+	/* a statement whose end no hook tells */
+	evs_capture_statement_begins();
+	PG_TRY();
+	{
+		capture_partition(trigger);
+	}
+	PG_CATCH();
+	{
+		evs_capture_statement_fails();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	evs_capture_statement_ends();
+	PG_RETURN_POINTER(NULL);
+}
+
+/* Run a command on each table that a query names, as evsource's owner. */
+static void
+run_on_each(const char *command, EvsQuery *query, Oid relid)
+{
+	Datum		values[] = {
+		ObjectIdGetDatum(relid), ObjectIdGetDatum(evs_catalog()->capture),
+		ObjectIdGetDatum(evs_catalog()->capture_partition)
+	};
+	List	   *names = evs_query_texts(query, values, NULL);
+	EvsIdentity identity;
+	ListCell   *cell;
+
+	if (names == NIL)
+		return;
+	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
+	SPI_connect();
+	foreach(cell, names)
+		if (SPI_execute(psprintf(command, (char *) lfirst(cell)), false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "SPI_execute: %s: %s", SPI_result_code_string(SPI_result), command);
+	SPI_finish();
+	evs_identity_leave(&identity);
+}
+
+void
+evs_capture_watch_partitions(Oid relid)
+{
+	static EvsQuery find = {
+		"select pg_catalog.format('%I.%I', n.nspname, k.relname)"
+		" from pg_catalog.pg_partition_tree($1) p join pg_catalog.pg_class k on k.oid = p.relid"
+		" join pg_catalog.pg_namespace n on n.oid = k.relnamespace"
+		" where p.isleaf and k.relkind = 'r' and k.relispartition"
+		" and exists (select from pg_catalog.pg_trigger t where t.tgrelid = k.oid and t.tgfoid = $2 and t.tgparentid <> 0)"
+		" and not exists (select from pg_catalog.pg_trigger t where t.tgrelid = k.oid and t.tgfoid = $3)"
+		" order by 1",
+		3, {REGCLASSOID, OIDOID, OIDOID}, SPI_OK_SELECT
+	};
+
+	run_on_each("create trigger " TRIGGER_NAME " before truncate on %s"
+				" for each statement execute function evsource._capture_partition()", &find, relid);
+}
+
+void
+evs_capture_leave_partitions(Oid relid)
+{
+	static EvsQuery find = {
+		"select pg_catalog.format('%I on %I.%I', b.tgname, n.nspname, k.relname)"
+		" from pg_catalog.pg_partition_tree($1) p join pg_catalog.pg_class k on k.oid = p.relid"
+		" join pg_catalog.pg_namespace n on n.oid = k.relnamespace"
+		" join pg_catalog.pg_trigger b on b.tgrelid = k.oid and b.tgfoid = $3"
+		" where not exists (select from pg_catalog.pg_trigger t where t.tgrelid = k.oid and t.tgfoid = $2 and t.tgparentid <> 0)"
+		" order by 1",
+		3, {REGCLASSOID, OIDOID, OIDOID}, SPI_OK_SELECT
+	};
+
+	run_on_each("drop trigger %s", &find, relid);
+}
