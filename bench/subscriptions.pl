@@ -154,11 +154,11 @@ my $heard_appends = Bench::in_turns('appends, one listening',
 my $kept_listening = Bench::ratio($heard_appends->{listening}{rate}, $heard_appends->{none}{rate});
 Bench::row(
 	path => 'commit → LISTEN, 200 tx/s; appends of 32 clients meanwhile',
-	budget => 'p50 ≤ 10 ms, tx/s ≥ 0.9 × without',
+	budget => 'p50 ≤ 10 ms, tx/s ≥ 0.8 × without',
 	measured => sprintf('p50 %.2f ms, p99 %.2f ms, highest %.1f ms of %d; %.2f × (%s tx/s)', $median, $late, $highest, $count,
 		$kept_listening, Bench::short(Bench::median(@{ $heard_appends->{listening}{rate} }))),
 	floor => sprintf('%s tx/s', Bench::short(Bench::median(@{ $heard_appends->{none}{rate} }))),
-	checks => [ [ 'p50', $median, '<=', 10 ], [ 'tx/s', $kept_listening, '>=', 0.9 ] ]);
+	checks => [ [ 'p50', $median, '<=', 10 ], [ 'tx/s', $kept_listening, '>=', 0.8 ] ]);
 
 # ---- fetching beside writers ----
 
