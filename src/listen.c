@@ -30,6 +30,7 @@ say(bool yes)
 {
 	EvsShared  *shared = evs_shmem();
 
+	Assert(EvsMyProcNumber() >= 0 && EvsMyProcNumber() < shared->nslots);
 	listens = yes;
 	pg_atomic_write_u32(&shared->slots[EvsMyProcNumber()].listens,
 						yes ? MyDatabaseId : InvalidOid);
