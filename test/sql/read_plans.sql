@@ -54,7 +54,7 @@ declare
     line text;
 begin
     for line in execute 'explain (costs off) ' || query loop
-        if line ~ 'Scan|Cond|Filter' then
+        if line ~ 'Scan|Cond|Filter' and line !~ 'Join Filter' then
             return next regexp_replace(line, '^ *(-> *)?', '');
         end if;
     end loop;
