@@ -27,6 +27,13 @@
 #include "state_load.h"
 
 /* A batch being applied. */
+/*
+ * What is left to those who ask for states is saved by an append all the same when
+ * nobody has asked for so many times as long: sessions that are new to the stream
+ * would have to fold all of it, with the stream locked.
+ */
+#define OVERDUE		20
+
 typedef struct Application
 {
 	EvsProjection *projection;
@@ -58,7 +65,8 @@ is_to_be_saved(const Application *application, text *key, const EvsState *state)
 		return false;
 	if (keeps_rows_current(projection))
 		return state->event_count != state->saved_count || state->rejections > 0;
-	if (!policy->snapshot_after_batch)
+	if (!policy->snapshot_after_batch &&
+		state->event_count - state->saved_count < (int64) policy->snapshot_every * OVERDUE)
 		return false;
 
 	/* where every state is saved, none may be left to others */

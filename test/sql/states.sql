@@ -267,6 +267,13 @@ create aggregate merged(jsonb) (sfunc = jsonb_concat, stype = jsonb, initcond = 
 
 select evsource.create_projection('p_default', 'merge_plpgsql', categories => '{case}', snapshot_every => 5);
 select evsource.create_projection('p_fast', 'evsource.fold_merge', categories => '{case}', snapshots => 'high_performance', snapshot_every => 4);
+-- what is left to those who ask for states is saved by an append when nobody asks
+select evsource.create_projection('p_late', 'evsource.fold_count', categories => '{late}', snapshots => 'high_performance', snapshot_every => 4);
+select count(evsource.append('late-1', 'T')) from generate_series(1, 79);
+select count(*) from evsource.snapshots where projection = 'p_late';
+select count(evsource.append('late-1', 'T')) from generate_series(1, 40);
+select version from evsource.snapshots where projection = 'p_late';
+select evsource.drop_projection('p_late');
 select evsource.create_projection('p_each', 'merge_1', categories => '{case}', snapshot_every => 1);
 select evsource.create_projection('p_none', 'evsource.fold_merge', categories => '{case}', snapshots => 'disabled');
 select evsource.create_projection('p_unused', 'merge_1', categories => '{case}', snapshot_every => 3, restore_from_snapshot => false);
