@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -72,6 +73,9 @@ evs_role_guard_command(Node *statement)
 	ListCell   *cell;
 
 	if (!IsA(statement, DropRoleStmt) || !OidIsValid(get_extension_oid("evsource", true)))
+		return;
+	/* who may not drop it is told that, and nothing else */
+	if (!has_createrole_privilege(GetUserId()))
 		return;
 	foreach(cell, ((DropRoleStmt *) statement)->roles)
 	{

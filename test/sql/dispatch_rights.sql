@@ -204,6 +204,9 @@ select evsource.create_subscription('owned');
 reset role;
 drop role regress_member;
 \echo :LAST_ERROR_SQLSTATE
+set role regress_clerk;
+drop role regress_member;
+reset role;
 drop user if exists regress_nobody, regress_member;
 -- and when it is gone nevertheless, nobody is skipped, and there are three ways on.
 alter role regress_member rename to regress_members;

@@ -90,6 +90,15 @@ select position from evsource.append('a-2', 'Appended');
 -- This session has appended in the extension before that one; it opens this one all the same.
 insert into evsource.events (position, version, recorded_at, stream, type) values (3, 1, now(), 'a-3', 'Passed');
 
+-- What was restored on a timeline that ended is not all that was restored: the first
+-- append leaves a gap. (Sessions do not look again once they have appended.)
+\c
+insert into evsource.events (position, version, recorded_at, stream, type)
+    select last_value + 1, 1, now(), 'b-1', 'Imported' from evsource.position_seq;
+select setval('evsource.timeline_seq', -99);
+select position > 16777216 as gap from evsource.append('b-1', 'Appended');
+select last_value > 0 as open from evsource.timeline_seq;
+
 -- A stream that came without its first events is one of evsource.streams, each
 -- once, in whatever order its rows arrive: in one statement or in several.
 \c
