@@ -21,7 +21,8 @@
  * Streams with a dead letter are passed over: their events become dead letters
  * behind it.
  *
- * Waiting: an appender wakes those that want its events' category (wakeup.c).
+ * Waiting: an appender wakes those that want its events, by their categories and
+ * types (wakeup.c).
  * What it has committed may not be safe to read yet, because of another open
  * append; who sees that lets everybody wake him until it is over.
  *
@@ -298,23 +299,6 @@ is_blocked(const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 	return blocked;
 }
 
-/* The one category that is wanted, or NULL, for as long as the call lasts. */
-static void
-note_category(EvsFetch *fetch, const EvsFilter *filter)
-{
-	text	   *category = filter->ncategories == 1 ? filter->categories[0] : NULL;
-	Size		size = category == NULL ? 0 : VARSIZE_ANY(category);
-
-	if (fetch->category != NULL)
-		pfree(fetch->category);
-	fetch->category = NULL;
-	if (category != NULL)
-	{
-		fetch->category = MemoryContextAlloc(MemoryContextGetParent(fetch->context), size);
-		memcpy(fetch->category, category, size);
-	}
-}
-
 /* When to look again without being woken: of what is locked, no time is known. */
 static void
 note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
@@ -331,7 +315,7 @@ note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, S
 			fetch->due = cursor->free_at;
 	}
 	fetch->blocked = is_blocked(subscription, safe, snapshot);
-	note_category(fetch, &subscription->filter);
+	evs_wakeup_wanted(&subscription->filter, &fetch->wanted);
 }
 
 static Look
@@ -432,7 +416,7 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 	while (!look(fetch) && !fetch->has_locks && milliseconds_until(until) > 0)
 	{
 		/* from the change on everything wakes us, so look again after it */
-		if (evs_wakeup_want(fetch->category, fetch->blocked))
+		if (evs_wakeup_want(&fetch->wanted, fetch->blocked))
 			continue;
 		sleep_until(fetch, until);
 	}
@@ -443,7 +427,7 @@ wait_and_fetch(EvsFetch *fetch, int64 wait_ms)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait_ms);
 
-	evs_wakeup_register_subscription(fetch->name, fetch->category);
+	evs_wakeup_register_subscription(fetch->name, &fetch->wanted);
 	PG_TRY();
 	{
 		wait_for_events(fetch, until);

@@ -11,6 +11,7 @@
 #include "utils/tuplestore.h"
 
 #include "subscription.h"
+#include "wakeup.h"
 
 /* One call of fetch_events(). */
 typedef struct EvsFetch
@@ -30,7 +31,7 @@ typedef struct EvsFetch
 	bool		has_locks;		/* cursors may be locked by this transaction */
 	Bitmapset  *locked;			/* partitions that another transaction has */
 	int			locked_in;		/* ... when the definition had this number */
-	text	   *category;		/* the only one that is wanted, or NULL */
+	EvsWanted	wanted;			/* which events wake us */
 } EvsFetch;
 
 /*

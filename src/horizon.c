@@ -129,7 +129,7 @@ evs_horizon_publish(int64 bound)
 {
 	if (published_bound != 0)
 		return;
-	evs_wakeup_any_stream();
+	evs_wakeup_any_event();
 	publish(bound);
 }
 

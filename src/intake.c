@@ -46,6 +46,7 @@
 #include "streams.h"
 #include "types.h"
 #include "validate.h"
+#include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evsource_intake_begin);
 PG_FUNCTION_INFO_V1(evsource_intake_row);
@@ -422,6 +423,11 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	validate(&row);
 	evs_intake_pass_restored();
 	row.position = evs_horizon_draw(1);
+	/* triggers of the user's may come after this one, and change the type */
+	if (evs_store_is_direct(events))
+		evs_wakeup_event(row.stream, row.type);
+	else
+		evs_wakeup_any_event();
 	row.recorded_at = GetCurrentTimestamp();
 
 	if (current != NULL)

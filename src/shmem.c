@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 5
+#define EVS_SHMEM_LAYOUT 6
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -50,9 +50,9 @@ initialize(void *memory)
 	pg_atomic_init_u32(&fresh->launcher, 0);
 	for (int i = 0; i < EVS_REQUESTS; i++)
 		pg_atomic_init_u32(&fresh->requests[i], InvalidOid);
-	pg_atomic_init_u32(&fresh->waiting_category, 0);
-	for (int i = 0; i < EVS_CATEGORY_GROUPS; i++)
-		pg_atomic_init_u32(&fresh->waiting_categories[i], 0);
+	pg_atomic_init_u32(&fresh->waiting_some, 0);
+	for (int i = 0; i < EVS_KIND_GROUPS; i++)
+		pg_atomic_init_u32(&fresh->waiting_kinds[i], 0);
 	for (int i = 0; i < fresh->nslots; i++)
 	{
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);

@@ -19,24 +19,28 @@ typedef struct EvsSlot
 	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid) - sizeof(pg_atomic_uint32)];
 } EvsSlot;
 
+/* So many kinds of events can be waited for at once, without all being wanted. */
+#define EVS_WAITER_KINDS	8
+
 /* What a backend waits for: see wakeup.c.  Close together: committers read all. */
 typedef struct EvsWaiter
 {
 	pg_atomic_uint32 database;	/* whose; 0: it does not wait */
 	uint32		channel;		/* for what; valid while database is not 0 */
 	uint32		wants;			/* which events besides: one of EVS_WANTS_... */
-	uint32		category;		/* hash of the one whose events are wanted */
+	uint32		nkinds;			/* of them, by their hashes: see wakeup_channel.h */
+	uint32		kinds[EVS_WAITER_KINDS];
 } EvsWaiter;
 
 #define EVS_WANTS_NONE		0	/* none */
-#define EVS_WANTS_CATEGORY	1	/* those of a category */
+#define EVS_WANTS_KINDS		1	/* some */
 #define EVS_WANTS_ALL		2	/* whatever raises the safe position */
 
 /*
- * So many groups of categories are counted apart: enough that a thousand that are
- * waited for seldom share one with those that are appended to.
+ * So many groups of kinds are counted apart: enough that thousands that are waited
+ * for seldom share one with those that are appended.
  */
-#define EVS_CATEGORY_GROUPS	16384
+#define EVS_KIND_GROUPS		16384
 
 /* So many databases can ask for the launcher at once; more: it looks at all. */
 #define EVS_REQUESTS	64
@@ -50,8 +54,8 @@ typedef struct EvsShared
 	pg_atomic_uint32 waiting_projections;	/* ... or for a projection, or a subscription */
 	pg_atomic_uint32 launcher;	/* its number among the processes, + 1; 0: none */
 	pg_atomic_uint32 requests[EVS_REQUESTS];	/* databases that it shall look at */
-	pg_atomic_uint32 waiting_category;	/* or for events of one category ... */
-	pg_atomic_uint32 waiting_categories[EVS_CATEGORY_GROUPS];	/* ... of these */
+	pg_atomic_uint32 waiting_some;	/* or for events of some kinds ... */
+	pg_atomic_uint32 waiting_kinds[EVS_KIND_GROUPS];	/* ... of these */
 	char		pad[40];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
 	/* EvsWaiter waiters[nslots] follow */

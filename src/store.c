@@ -41,6 +41,7 @@
 #include "read.h"
 #include "store.h"
 #include "streams.h"
+#include "wakeup.h"
 
 /* from this many events on, a multi-insert beats single inserts */
 #define MULTI_INSERT_FROM 4
@@ -220,7 +221,12 @@ draw_positions(EvsEvent *events, int count)
 	int64		position = evs_horizon_draw(count);
 
 	for (int i = 0; i < count; i++)
+	{
 		events[i].position = position + i;
+		if (i == 0 || events[i].stream != events[i - 1].stream ||
+			!evs_same_text(events[i].type, events[i - 1].type))
+			evs_wakeup_event(events[i].stream, events[i].type);
+	}
 }
 
 /*

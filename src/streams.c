@@ -46,7 +46,6 @@
 #include "event.h"
 #include "store.h"
 #include "streams.h"
-#include "wakeup.h"
 
 #define STREAM_LOCK_CLASS	0xE5
 
@@ -260,7 +259,6 @@ lock_stream(Relation events, text *stream, int64 at_least)
 	LOCKTAG		tag;
 	bool		kept;
 
-	evs_wakeup_stream(stream);
 	stream_locktag(&tag, evs_stream_hash(stream));
 	kept = keep_lock(&tag);
 	if (!kept)
@@ -304,7 +302,6 @@ evs_stream_lock_many(Relation events, text *const *streams, int64 *versions, int
 		LOCKTAG		tag;
 		bool		kept;
 
-		evs_wakeup_stream(streams[i]);
 		stream_locktag(&tag, hash);
 		kept = keep_lock(&tag);
 		if (!kept && !released)
@@ -372,7 +369,6 @@ evs_stream_lock_behind(Relation events, text *stream, int64 version)
 
 	if (place->hash != hash || place->version != version || IsolationUsesXactSnapshot())
 		return false;
-	evs_wakeup_stream(stream);
 	stream_locktag(&tag, hash);
 	return keep_lock(&tag) && event_is_at(events, &place->tid, stream, version);
 }

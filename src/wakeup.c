@@ -2,8 +2,8 @@
  * wakeup.c - wake those who wait (wakeup_wait.c) when what they wait for commits.
  *
  * With shared memory (shmem.c) every backend has an entry that says what it
- * waits for, and counters say how many do: for all events, for those of one
- * category (by its hash), for other things.  A transaction that appended ends:
+ * waits for, and counters say how many do: for all events, for those of some
+ * kinds (hashes of categories and types), for other things.  A transaction that appended ends:
  * its bound is withdrawn, its locks are released, then, after a barrier, it
  * looks at the counters.  Nobody waits: that was all.  Else it goes through the
  * entries and sets the latches of those that wait for what it did.
@@ -53,10 +53,11 @@ static uint32 held[MAX_MOVED];
 static int	nheld = 0;
 static bool held_more = false;
 
-/* and to which categories it has appended, by their hashes */
-#define MAX_CATEGORIES		8	/* more: any */
-static uint32 categories[MAX_CATEGORIES];
-static int	ncategories = 0;
+/* and the kinds of events that it has appended: for each category and type three */
+#define KINDS_AN_EVENT		3
+#define MAX_KINDS			(8 * KINDS_AN_EVENT)	/* more: any */
+static uint32 kinds[MAX_KINDS];
+static int	nkinds = 0;
 
 static bool
 has_moved(uint32 channel)
@@ -70,14 +71,23 @@ has_moved(uint32 channel)
 }
 
 static bool
-has_appended_to(uint32 category)
+any_kind(void)
 {
-	for (int i = 0; i < Min(ncategories, MAX_CATEGORIES); i++)
+	return nkinds > MAX_KINDS;
+}
+
+static bool
+has_appended_some(const EvsWaiter *waiter)
+{
+	for (int i = 0; i < Min(waiter->nkinds, EVS_WAITER_KINDS); i++)
 	{
-		if (categories[i] == category)
-			return true;
+		for (int k = 0; k < nkinds && !any_kind(); k++)
+		{
+			if (waiter->kinds[i] == kinds[k])
+				return true;
+		}
 	}
-	return ncategories > MAX_CATEGORIES;
+	return any_kind();
 }
 
 /* Has it done something that this entry is about? */
@@ -89,20 +99,20 @@ concerns(const EvsWaiter *waiter)
 	if (!appended)
 		return false;
 	return waiter->wants == EVS_WANTS_ALL ||
-		(waiter->wants == EVS_WANTS_CATEGORY && has_appended_to(waiter->category));
+		(waiter->wants == EVS_WANTS_KINDS && has_appended_some(waiter));
 }
 
-/* Does anybody wait for the categories that were appended to? */
+/* Does anybody wait for the kinds of events that were appended? */
 static bool
-category_is_wanted(EvsShared *shared)
+kinds_are_wanted(EvsShared *shared)
 {
-	if (pg_atomic_read_u32(&shared->waiting_category) == 0)
+	if (pg_atomic_read_u32(&shared->waiting_some) == 0)
 		return false;
-	if (ncategories > MAX_CATEGORIES)
+	if (any_kind())
 		return true;
-	for (int i = 0; i < ncategories; i++)
+	for (int i = 0; i < nkinds; i++)
 	{
-		if (pg_atomic_read_u32(&shared->waiting_categories[categories[i] % EVS_CATEGORY_GROUPS]) > 0)
+		if (pg_atomic_read_u32(&shared->waiting_kinds[kinds[i] % EVS_KIND_GROUPS]) > 0)
 			return true;
 	}
 	return false;
@@ -184,7 +194,7 @@ wake(void)
 		wake_by_locks();
 	else if (((appended || changed) && pg_atomic_read_u32(&shared->waiting_events) > 0) ||
 			 ((nmoved > 0 || changed) && pg_atomic_read_u32(&shared->waiting_projections) > 0) ||
-			 (appended && category_is_wanted(shared)))
+			 (appended && kinds_are_wanted(shared)))
 		wake_entries(shared);
 }
 
@@ -195,22 +205,37 @@ evs_wakeup_appended(void)
 }
 
 void
-evs_wakeup_stream(const text *stream)
+evs_wakeup_event(const text *stream, const text *type)
 {
 	const char *name = VARDATA_ANY(stream);
-	uint32		hash = evs_channel_category(name, evs_category_length(name, VARSIZE_ANY_EXHDR(stream)));
+	uint32		category;
+	uint32		type_hash;
+	uint32		both;
 
-	if (ncategories > MAX_CATEGORIES || has_appended_to(hash))
+	if (any_kind())
 		return;
-	if (ncategories < MAX_CATEGORIES)
-		categories[ncategories] = hash;
-	ncategories++;
+	category = evs_channel_category(name, evs_category_length(name, VARSIZE_ANY_EXHDR(stream)));
+	type_hash = evs_channel_type(type);
+	both = evs_channel_category_type(category, type_hash);
+	for (int i = 0; i < nkinds; i += KINDS_AN_EVENT)
+	{
+		if (kinds[i] == both)
+			return;
+	}
+	if (nkinds == MAX_KINDS)
+	{
+		evs_wakeup_any_event();
+		return;
+	}
+	kinds[nkinds++] = both;
+	kinds[nkinds++] = category;
+	kinds[nkinds++] = type_hash;
 }
 
 void
-evs_wakeup_any_stream(void)
+evs_wakeup_any_event(void)
 {
-	ncategories = MAX_CATEGORIES + 1;
+	nkinds = MAX_KINDS + 1;
 }
 
 static void
@@ -366,7 +391,7 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 	nmoved = 0;
 	nheld = 0;
 	held_more = false;
-	ncategories = 0;
+	nkinds = 0;
 }
 
 void

@@ -10,6 +10,8 @@
 
 #include "evsource.h"
 
+#include "shmem.h"
+
 /*
  * Whoever commits.  All of it is done when the transaction ends: after it has
  * become visible and has released its locks.
@@ -21,11 +23,11 @@
  */
 extern void evs_wakeup_appended(void);
 
-/* This transaction appends to a stream, which is locked. */
-extern void evs_wakeup_stream(const text *stream);
+/* This transaction appends an event, of this stream and type. */
+extern void evs_wakeup_event(const text *stream, const text *type);
 
-/* Or to streams that nobody looks at. */
-extern void evs_wakeup_any_stream(void);
+/* Or events that nobody looks at. */
+extern void evs_wakeup_any_event(void);
 
 /* This transaction lets a cursor of a subscription go, or changes it. */
 extern void evs_wakeup_subscription(const char *subscription);
@@ -77,14 +79,23 @@ extern void evs_wakeup_register_projection(const char *projection);
 extern void evs_wakeup_register_daemon(void);
 
 /*
- * For a subscription, and for events: of one category, if one is given.  Such a
- * registration lets the process sleep while others append; but the events of
- * its category may be committed and not yet safe to read, because of an open
- * append to any other.  Who finds that must want all until it is over.  And a
- * subscription may be changed to another category, or to several, meanwhile.
+ * For a subscription, and for events: of a few kinds, or all.  Such a registration
+ * lets the process sleep while others append; but the events that it wants may be
+ * committed and not yet safe to read, because of an open append of any other.  Who
+ * finds that must want all until it is over.  And a subscription may be changed
+ * meanwhile.
  */
-extern void evs_wakeup_register_subscription(const char *subscription, const text *category);
-extern bool evs_wakeup_want(const text *category, bool all);	/* was it otherwise? */
+typedef struct EvsWanted
+{
+	int			nkinds;			/* 0: all */
+	uint32		kinds[EVS_WAITER_KINDS];
+} EvsWanted;
+
+/* What a filter lets through, or more if that cannot be told by few kinds. */
+extern void evs_wakeup_wanted(const EvsFilter *filter, EvsWanted *wanted);
+
+extern void evs_wakeup_register_subscription(const char *subscription, const EvsWanted *wanted);
+extern bool evs_wakeup_want(const EvsWanted *wanted, bool all); /* was it otherwise? */
 extern void evs_wakeup_unregister(void);
 extern bool evs_wakeup_needs_transaction(void);
 

@@ -47,11 +47,27 @@ evs_channel_locktag(LOCKTAG *tag, uint32 kind, uint32 channel)
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, kind, channel, EVS_CHANNEL_LOCK_CLASS);
 }
 
-/* A category, as events and those who wait for its events name it. */
+/*
+ * The kinds of events, as those who append them and those who wait for them name
+ * them: all of a category, all of a type, those of a type in a category.
+ */
 static inline uint32
 evs_channel_category(const char *name, int length)
 {
 	return DatumGetUInt32(hash_any((const unsigned char *) name, length));
+}
+
+static inline uint32
+evs_channel_type(const text *type)
+{
+	return hash_combine(DatumGetUInt32(hash_any((const unsigned char *) VARDATA_ANY(type),
+												VARSIZE_ANY_EXHDR(type))), 7);
+}
+
+static inline uint32
+evs_channel_category_type(uint32 category, uint32 type)
+{
+	return hash_combine(category, type);
 }
 
 #endif							/* EVS_WAKEUP_CHANNEL_H */

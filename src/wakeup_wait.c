@@ -28,9 +28,8 @@
 /* what we wait for */
 static bool registered = false;
 static uint32 registered_channel;
-static bool registered_category;	/* for a category's events, unless ... */
+static EvsWanted wanted;		/* and which events, unless ... */
 static bool wants_all;			/* ... it has to be all of them for now */
-static uint32 wanted_category;
 
 static uint32 session_wait_event = 0;
 
@@ -39,10 +38,11 @@ count_registration(EvsShared *shared, int change)
 {
 	if (wants_all)
 		pg_atomic_fetch_add_u32(&shared->waiting_events, change);
-	else if (registered_category)
+	else if (wanted.nkinds > 0)
 	{
-		pg_atomic_fetch_add_u32(&shared->waiting_categories[wanted_category % EVS_CATEGORY_GROUPS], change);
-		pg_atomic_fetch_add_u32(&shared->waiting_category, change);
+		for (int i = 0; i < wanted.nkinds; i++)
+			pg_atomic_fetch_add_u32(&shared->waiting_kinds[wanted.kinds[i] % EVS_KIND_GROUPS], change);
+		pg_atomic_fetch_add_u32(&shared->waiting_some, change);
 	}
 	if (registered_channel != EVS_CHANNEL_EVENTS)
 		pg_atomic_fetch_add_u32(&shared->waiting_projections, change);
@@ -83,9 +83,10 @@ publish_entry(EvsShared *shared)
 
 	waiter = &evs_shmem_waiters(shared)[number];
 	waiter->channel = registered_channel;
-	waiter->category = wanted_category;
+	waiter->nkinds = wanted.nkinds;
+	memcpy(waiter->kinds, wanted.kinds, sizeof(wanted.kinds));
 	waiter->wants = wants_all ? EVS_WANTS_ALL :
-		registered_category ? EVS_WANTS_CATEGORY : EVS_WANTS_NONE;
+		wanted.nkinds > 0 ? EVS_WANTS_KINDS : EVS_WANTS_NONE;
 	pg_write_barrier();
 	pg_atomic_write_u32(&waiter->database, MyDatabaseId);
 	/* a full barrier: what we look at from now on is looked at after it */
@@ -101,7 +102,7 @@ registered_locktags(LOCKTAG *tags)
 	evs_channel_locktag(&tags[count++], EVS_CHANNEL_ANY, 0);
 	if (registered_channel != EVS_CHANNEL_EVENTS)
 		evs_channel_locktag(&tags[count++], 0, registered_channel);
-	if (registered_category || wants_all)
+	if (wanted.nkinds > 0 || wants_all)
 		evs_channel_locktag(&tags[count++], 0, EVS_CHANNEL_EVENTS);
 	return count;
 }
@@ -131,30 +132,45 @@ release_locks(void)
 	CurrentResourceOwner = old_owner;
 }
 
-static uint32
-hash_of(const text *category)
+/* Each category with each type, or else whatever there are few of. */
+void
+evs_wakeup_wanted(const EvsFilter *filter, EvsWanted *set)
 {
-	return category == NULL ? 0 :
-		evs_channel_category(VARDATA_ANY(category), VARSIZE_ANY_EXHDR(category));
+	bool		pairs = Max(filter->ncategories, 1) * Max(filter->ntypes, 1) <= EVS_WAITER_KINDS;
+	int			ncategories = pairs || filter->ncategories <= EVS_WAITER_KINDS ? filter->ncategories : 0;
+	int			ntypes = pairs || (ncategories == 0 && filter->ntypes <= EVS_WAITER_KINDS) ? filter->ntypes : 0;
+
+	memset(set, 0, sizeof(EvsWanted));
+	for (int c = 0; c < Max(ncategories, 1); c++)
+	{
+		uint32		category = ncategories == 0 ? 0 :
+			evs_channel_category(VARDATA_ANY(filter->categories[c]),
+								 VARSIZE_ANY_EXHDR(filter->categories[c]));
+
+		for (int t = 0; t < ntypes; t++)
+		{
+			uint32		type = evs_channel_type(filter->types[t]);
+
+			set->kinds[set->nkinds++] = ncategories == 0 ? type :
+				evs_channel_category_type(category, type);
+		}
+		if (ntypes == 0 && ncategories > 0)
+			set->kinds[set->nkinds++] = category;
+	}
 }
 
 static void
-set_wanted(const text *category, bool all)
+set_wanted(const EvsWanted *set, bool all)
 {
 	wants_all = all;
-	registered_category = category != NULL;
-	wanted_category = hash_of(category);
-}
-
-static bool
-is_wanted(const text *category, bool all)
-{
-	return wants_all == all && registered_category == (category != NULL) &&
-		wanted_category == hash_of(category);
+	if (set == NULL)
+		memset(&wanted, 0, sizeof(wanted));
+	else
+		wanted = *set;
 }
 
 static void
-register_channel(uint32 channel, bool all, const text *category)
+register_channel(uint32 channel, bool all, const EvsWanted *set)
 {
 	EvsShared  *shared = evs_shmem();
 
@@ -165,7 +181,7 @@ register_channel(uint32 channel, bool all, const text *category)
 				 errdetail("This session waits already, and has called a function meanwhile."),
 				 errhint("Do not wait in upcasters.")));
 	registered_channel = channel;
-	set_wanted(category, all);
+	set_wanted(set, all);
 	if (shared != NULL)
 		publish_entry(shared);
 	else
@@ -192,22 +208,24 @@ evs_wakeup_register_daemon(void)
 }
 
 void
-evs_wakeup_register_subscription(const char *subscription, const text *category)
+evs_wakeup_register_subscription(const char *subscription, const EvsWanted *set)
 {
-	register_channel(evs_channel_of_subscription(subscription), category == NULL, category);
+	register_channel(evs_channel_of_subscription(subscription), set->nkinds == 0, set);
 }
 
 bool
-evs_wakeup_want(const text *category, bool all)
+evs_wakeup_want(const EvsWanted *set, bool all)
 {
 	EvsShared  *shared = evs_shmem();
 
 	Assert(registered);
+	all = all || set->nkinds == 0;
 	/* the locks are those of all events in any case */
-	if (shared == NULL || is_wanted(category, all || category == NULL))
+	if (shared == NULL ||
+		(wants_all == all && memcmp(&wanted, set, sizeof(EvsWanted)) == 0))
 		return false;
 	withdraw_entry();
-	set_wanted(category, all || category == NULL);
+	set_wanted(set, all);
 	publish_entry(shared);
 	registered = true;
 	return true;
