@@ -16,13 +16,13 @@ comment on function evsource.load_state(text, text) is
 'One row, of one snapshot: the current state of a key, the version of its stream (fit to be passed as expected_version), the position of the last event in the state and the number of events in it. A key without events has the state {} and zeros. Errors as state, but for P0002.';
 
 create function evsource.load_states(
-    projection text,
+    projection text, as_of timestamptz default null,
     out key text, out state jsonb, out version bigint, out "position" bigint, out event_count bigint)
     returns setof record
     language c volatile parallel unsafe rows 10000
     as 'MODULE_PATHNAME', 'evsource_load_states';
-comment on function evsource.load_states(text) is
-'The current states of all keys of a fold projection, as load_state would return them, of one snapshot. Errors as load_state.';
+comment on function evsource.load_states(text, timestamptz) is
+'The current states of all keys of a fold projection, as load_state would return them, of one snapshot; or, as_of a time, those that state_at_time would return, of all keys that had one, with the version of the last event in each. Errors as load_state.';
 
 create function evsource.state_at_version(projection text, key text, stream_version bigint) returns jsonb
     language c volatile parallel unsafe

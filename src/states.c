@@ -341,9 +341,25 @@ evsource_load_state(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }
 
+/* The state of a key before a time; its version is that of its last event. */
+static void
+state_before(EvsStateCall *call, text *key, TimestampTz before, EvsState *state)
+{
+	EvsStateAt	at = {.version = PG_INT64_MAX, .has_time = true, .before = before};
+
+	memset(state, 0, sizeof(EvsState));
+	if (call->projection->key_kind == EVS_KEY_STREAM)
+		evs_state_load_stream(call->folder, key, &at, call->snapshot, state);
+	else
+		evs_state_load_key_at(call->folder, key, &at, call->snapshot, state);
+	evs_state_finish(call->folder, state);
+	state->seen_version = state->version;
+}
+
 /*
- * evsource.load_states(projection text) returns setof (key, state, version,
- * position, event_count): all states that have events, of one snapshot.
+ * evsource.load_states(projection text, as_of timestamptz) returns setof (key,
+ * state, version, position, event_count): all states that have events, of one
+ * snapshot; with as_of those that had some before that time.
  *
  * Errors as evsource.load_state.
  */
@@ -374,7 +390,10 @@ evsource_load_states(PG_FUNCTION_ARGS)
 		Datum		values[5];
 		bool		nulls[5];
 
-		evs_state_of_key(&call, key, &state);
+		if (PG_ARGISNULL(1))
+			evs_state_of_key(&call, key, &state);
+		else
+			state_before(&call, key, PG_GETARG_TIMESTAMPTZ(1), &state);
 		if (state.event_count > 0)
 		{
 			values[0] = PointerGetDatum(key);

@@ -100,6 +100,9 @@ create temp table as_of as
 select compare('as_of_' || :'as_of' || '/streams', (select count(*) from as_of));
 select compare('as_of_' || :'as_of' || '/by_incident_state', (select jsonb_object_agg(v, c)
     from (select state ->> 'incident_state' as v, count(*) as c from as_of group by 1) as t));
+select expect('the states of all at a time are those of each', (
+    select count(*) from as_of full join evsource.load_states('incident', :'as_of') as l on l.key = stream
+    where as_of.state is distinct from l.state), 0::bigint);
 
 -- The same by projections that were rebuilt up to that point of the log: a
 -- table, and a fold whose states are rows of their own.

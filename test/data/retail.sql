@@ -135,6 +135,12 @@ select compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_
 select compare('as_of_' || :'as_of' || '/top5_balance', (select jsonb_agg(jsonb_build_array(stream, b) order by b desc, stream)
     from (select stream, (evsource.state_at_time('customer', stream, :'as_of') ->> 'balance')::numeric as b
         from states where stream in (select stream from as_of_amounts) order by b desc, stream limit 5) as t));
+create temp table states_before as select * from evsource.load_states('customer', :'as_of');
+select compare('as_of_' || :'as_of' || '/streams', (select count(*) from states_before));
+select compare('as_of_' || :'as_of' || '/events', (select sum(event_count) from states_before));
+select compare('as_of_' || :'as_of' || '/sum_of_amount', (select sum((state ->> 'balance')::numeric) from states_before));
+select expect('the states of all at a time are those of each', (
+    select count(*) from states_before where state is distinct from evsource.state_at_time('customer', key, :'as_of')), 0::bigint);
 
 -- A balance that had not begun then was 0.
 create function balance_before(stream text, as_of timestamptz) returns jsonb

@@ -111,9 +111,16 @@ select evsource.state('balance', 'account-7');
 -- of a fold with one state it is that of the whole log
 select evsource.state_at_time('all', null, '2024-02-02Z'), evsource.state('all'), evsource.state_at_time('all', 'global', 'infinity');
 
+-- The states of all keys at a time are those of the keys that had one, each at its version of then.
+select * from evsource.load_states('balance', '2024-02-02Z');
+select at, s.key, s.state = evsource.state_at_time('balance', s.key, at) as same, s.event_count from unnest('{2024-01-02Z,2024-03-02Z,infinity}'::timestamptz[]) at, lateral evsource.load_states('balance', at) s order by 1, 2;
+select count(*) from evsource.load_states('balance', '-infinity');
+select count(*) from evsource.load_states('all', '2024-02-02Z');
+
 -- All states are a relation; a condition on projection leaves the others alone.
 select evsource.run_projection('all') > 0;
 select * from evsource.load_states('balance');
+select * from evsource.load_states('all', '2024-02-02Z');
 select projection, key, state, event_count from evsource.states order by projection, key;
 create function broken(state jsonb, e evsource.event) returns jsonb language plpgsql as $$begin raise 'broken'; end$$;
 select evsource.create_projection('broken', 'broken', mode => 'async');
@@ -223,6 +230,8 @@ set role evsource_states_stranger;
 select evsource.state('balance', 'account-4');
 \echo :LAST_ERROR_SQLSTATE
 select evsource.load_states('balance');
+\echo :LAST_ERROR_SQLSTATE
+select evsource.load_states('balance', now());
 \echo :LAST_ERROR_SQLSTATE
 select evsource.state_at_version('balance', 'account-4', 1);
 \echo :LAST_ERROR_SQLSTATE
