@@ -50,6 +50,9 @@
 /* how long we sleep at most (ms): those who watch us want to know that we live */
 #define HEARTBEAT			30000
 
+/* ms between two looks at the extension's version while nobody says that it changes */
+#define LOOK_INTERVAL		500
+
 /* with more jobs than this a worker waits for more events before it goes round */
 #define MANY_JOBS			4
 
@@ -311,6 +314,23 @@ wake_jobs(void)
 	return any;
 }
 
+/*
+ * Is the extension another version than when we began?  Whoever updates it tells
+ * us, unless his session does not know of evsource: then a look now and then will
+ * do.
+ */
+static bool
+is_outdated(void)
+{
+	static TimestampTz looked_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!evs_jobs_have_changed() && !TimestampDifferenceExceeds(looked_at, now, LOOK_INTERVAL))
+		return false;
+	looked_at = now;
+	return evs_daemon_is_outdated();
+}
+
 /* See what there is to do; false: leave, we are in the way or not up to date. */
 static bool
 look(void)
@@ -318,7 +338,7 @@ look(void)
 	bool		stay;
 
 	StartTransactionCommand();
-	stay = evs_catalog_exists() && !evs_daemon_is_outdated() && !evs_crew_in_the_way();
+	stay = evs_catalog_exists() && !is_outdated() && !evs_crew_in_the_way();
 	if (stay && evs_jobs_have_changed())
 		evs_jobs_read(&jobs);
 	if (stay)
