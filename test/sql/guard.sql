@@ -67,6 +67,10 @@ set role guard_somebody;
 set evsource.allow_drop = on;
 reset role;
 show evsource.allow_drop;
+-- Who does not own the extension is told so.
+set role guard_somebody;
+drop extension evsource;
+reset role;
 drop role guard_somebody;
 
 -- For one transaction, in a session that has the library
