@@ -8,7 +8,7 @@
  * an index computes from a row is computed once for rows that agree in it.
  *
  * What is kept are definitions, never open relations: each call opens and locks
- * the indexes anew, in the way and the order of an INSERT.  Definitions cannot
+ * the indexes anew, as an INSERT does.  Definitions cannot
  * change while the caller holds RowExclusiveLock on the table, and whatever did
  * change was made known when it took the lock.  The locks on the indexes stay
  * until the end of the transaction: that is cheaper than releasing them, and
@@ -40,6 +40,7 @@ typedef struct EventIndex
 	Oid			oid;
 	bool		plain;			/* to insert an entry is all the executor does */
 	bool		by_position;	/* positions are among its keys */
+	bool		by_version;		/* its last key is the version, and nothing is computed */
 	bool		computed;		/* it has expressions or a predicate ... */
 	int			ninputs;		/* ... that look at these columns; ... */
 	AttrNumber	inputs[EVS_EVENTS_NATTS];
@@ -57,15 +58,19 @@ struct EvsInserter
 	TupleDesc	shorter[EVS_EVENTS_NATTS + 1];	/* its first n columns */
 	TupleTableSlot *row;		/* the row whose index entries are inserted */
 	TupleTableSlot *stored[EVS_INSERTER_ROWS];	/* of the table; NULL: not made yet */
-	int			nstored;		/* that hold a row */
-	int			capacity;		/* for so many rows there are values: */
+	int			nstored;		/* that hold a row: those that were formed last */
+	int			nformed;		/* rows of this call, up to now */
 	Datum	   *values;			/* all columns of a row, then those of the next */
 	bool	   *nulls;
-	MemoryContext rows;			/* where many rows are formed; NULL: not made yet */
+	ItemPointerData *tids;		/* where the rows are stored */
+	Datum	   *one_values;		/* the same when there is one row */
+	bool	   *one_nulls;
+	ItemPointerData one_tid;
+	MemoryContext rows;			/* what many rows take; NULL: not made yet */
 };
 
 /* What a session keeps for that: enough for rows of half a kilobyte. */
-#define ROWS_SIZES	(EVS_INSERTER_ROWS * 576), ALLOCSET_DEFAULT_INITSIZE, ALLOCSET_DEFAULT_MAXSIZE
+#define ROWS_SIZES	(EVS_INSERTER_ROWS * 672), ALLOCSET_DEFAULT_INITSIZE, ALLOCSET_DEFAULT_MAXSIZE
 
 /* What is kept between calls; NULL if nothing. */
 static EvsInserter *kept = NULL;
@@ -97,6 +102,9 @@ describe_index(EventIndex *index, Relation relation, const IndexInfo *info)
 			index->inputs[index->ninputs++] = number;
 	}
 	bms_free(columns);
+	index->by_version = relation->rd_rel->relam == BTREE_AM_OID && index->plain &&
+		!index->computed && !index->by_position &&
+		info->ii_IndexAttrNumbers[info->ii_NumIndexKeyAttrs - 1] == EVS_EVENTS_VERSION;
 }
 
 /*
@@ -124,6 +132,8 @@ make_inserter(Relation events, MemoryContext parent, bool *keepable)
 		for (int column = 1; column <= n; column++)
 			TupleDescCopyEntry(inserter->shorter[n], column, inserter->desc, column);
 	}
+	inserter->one_values = palloc(inserter->desc->natts * sizeof(Datum));
+	inserter->one_nulls = palloc(inserter->desc->natts * sizeof(bool));
 	inserter->row = MakeSingleTupleTableSlot(inserter->desc, &TTSOpsVirtual);
 	memset(inserter->row->tts_isnull, true, inserter->desc->natts * sizeof(bool));
 	inserter->row->tts_tableOid = inserter->events;
@@ -189,17 +199,46 @@ open_index(EvsInserter *inserter, int i)
 	return *open;
 }
 
+/* Room for the values of all rows; a session keeps that for one. */
+static void
+make_room(EvsInserter *inserter, int count)
+{
+	int			natts = inserter->desc->natts;
+	MemoryContext old = CurrentMemoryContext;
+
+	inserter->nformed = 0;
+	if (count > 1)
+	{
+		if (inserter->rows == NULL)
+			inserter->rows = AllocSetContextCreate(inserter->context, "evsource rows", ROWS_SIZES);
+		MemoryContextSwitchTo(inserter->rows);
+		inserter->values = palloc_extended((Size) count * natts * sizeof(Datum), MCXT_ALLOC_HUGE);
+		inserter->nulls = palloc_extended((Size) count * natts * sizeof(bool), MCXT_ALLOC_HUGE);
+		inserter->tids = palloc_extended(count * sizeof(ItemPointerData), MCXT_ALLOC_HUGE);
+	}
+	else
+	{
+		inserter->values = inserter->one_values;
+		inserter->nulls = inserter->one_nulls;
+		inserter->tids = &inserter->one_tid;
+	}
+	/* columns that are not ours are dropped ones */
+	memset(inserter->nulls, true, count * natts * sizeof(bool));
+	MemoryContextSwitchTo(old);
+}
+
 EvsInserter *
-evs_inserter_begin(Relation events)
+evs_inserter_begin(Relation events, int count)
 {
 	EvsInserter *inserter = get_inserter(events);
 	ResultRelInfo *relinfo = inserter->relinfo;
 
+	make_room(inserter, count);
+	if (inserter == kept)
+		kept_is_busy = true;
 	relinfo->ri_RelationDesc = events;
 	for (int i = 0; i < relinfo->ri_NumIndices; i++)
 		relinfo->ri_IndexRelationDescs[i] = NULL;
-	if (inserter == kept)
-		kept_is_busy = true;
 	return inserter;
 }
 
@@ -245,24 +284,6 @@ evs_inserter_abandon(EvsInserter *inserter)
 	}
 }
 
-/* Room for the values of so many rows. */
-static void
-make_room(EvsInserter *inserter, int count)
-{
-	int			natts = inserter->desc->natts;
-	MemoryContext old;
-
-	if (count <= inserter->capacity)
-		return;
-	old = MemoryContextSwitchTo(inserter->context);
-	inserter->capacity = count > 1 ? EVS_INSERTER_ROWS : 1;
-	inserter->values = palloc(inserter->capacity * natts * sizeof(Datum));
-	inserter->nulls = palloc(inserter->capacity * natts * sizeof(bool));
-	/* columns that are not ours are dropped ones */
-	memset(inserter->nulls, true, inserter->capacity * natts * sizeof(bool));
-	MemoryContextSwitchTo(old);
-}
-
 static Datum *
 values_of(const EvsInserter *inserter, int n)
 {
@@ -300,18 +321,15 @@ evs_inserter_form(EvsInserter *inserter, const EvsEvent *events, int count)
 
 	Assert(count <= EVS_INSERTER_ROWS);
 	clear_rows(inserter);
-	make_room(inserter, count);
-	if (count > 1)
-	{
-		if (inserter->rows == NULL)
-			inserter->rows = AllocSetContextCreate(inserter->context, "evsource rows", ROWS_SIZES);
+	if (inserter->tids != &inserter->one_tid)
 		MemoryContextSwitchTo(inserter->rows);
-	}
 	for (int i = 0; i < count; i++)
 	{
-		evs_event_stored_values(&events[i], values_of(inserter, i), nulls_of(inserter, i));
-		row = evs_stored_row(inserter->shorter, values_of(inserter, i), nulls_of(inserter, i),
-							 row, i > 0 ? values_of(inserter, i - 1) : NULL);
+		int			n = inserter->nformed++;
+
+		evs_event_stored_values(&events[i], values_of(inserter, n), nulls_of(inserter, n));
+		row = evs_stored_row(inserter->shorter, values_of(inserter, n), nulls_of(inserter, n),
+							 row, row != NULL ? values_of(inserter, n - 1) : NULL);
 		ExecStoreHeapTuple(row, stored_slot(inserter, i), true);
 		inserter->nstored++;
 	}
@@ -328,7 +346,7 @@ put_row(EvsInserter *inserter, int n)
 	ExecClearTuple(row);
 	row->tts_values = values_of(inserter, n);
 	row->tts_isnull = nulls_of(inserter, n);
-	row->tts_tid = inserter->stored[n]->tts_tid;
+	row->tts_tid = inserter->tids[n];
 	ExecStoreVirtualTuple(row);
 	GetPerTupleExprContext(inserter->estate)->ecxt_scantuple = row;
 }
@@ -357,26 +375,45 @@ has_same_inputs(const EvsInserter *inserter, const EventIndex *index, int n)
 	return !index->whole_row;
 }
 
+/* An entry whose columns are those of the n-th row; what is computed is there already. */
+static void
+insert_entry(EvsInserter *inserter, int i, int n, Datum *values, bool *nulls)
+{
+	IndexInfo  *info = inserter->relinfo->ri_IndexRelationInfo[i];
+
+	for (int key = 0; key < info->ii_NumIndexAttrs; key++)
+	{
+		int			column = info->ii_IndexAttrNumbers[key] - 1;
+
+		if (column < 0)
+			continue;
+		values[key] = values_of(inserter, n)[column];
+		nulls[key] = nulls_of(inserter, n)[column];
+	}
+	(void) index_insert(open_index(inserter, i), values, nulls, &inserter->tids[n],
+						inserter->relinfo->ri_RelationDesc,
+						info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
+}
+
 /*
- * The entries of all rows in one index.  What it computes, whether a row belongs
- * into it or a category, is most often the same for one row after the other.
+ * The entries of rows in one index.  What it computes, whether a row belongs into
+ * it or a category, is most often the same for one row after the other.
  */
 static void
-insert_plain_entries(EvsInserter *inserter, int i)
+insert_plain_entries(EvsInserter *inserter, int i, int first)
 {
 	const EventIndex *index = &inserter->indexes[i];
 	IndexInfo  *info = inserter->relinfo->ri_IndexRelationInfo[i];
-	Relation	table = inserter->relinfo->ri_RelationDesc;
-	IndexUniqueCheck check = info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
 	ExprContext *econtext = GetPerTupleExprContext(inserter->estate);
 	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	Datum		values[INDEX_MAX_KEYS];
 	bool		nulls[INDEX_MAX_KEYS];
 	bool		belongs = true;
 
-	for (int n = 0; n < inserter->nstored; n++)
+	for (int n = first; n < inserter->nformed; n++)
 	{
-		if (index->computed && (n == 0 || !has_same_inputs(inserter, index, n)))
+		CHECK_FOR_INTERRUPTS();
+		if (index->computed && (n == first || !has_same_inputs(inserter, index, n)))
 		{
 			ResetExprContext(econtext);
 			put_row(inserter, n);
@@ -384,19 +421,10 @@ insert_plain_entries(EvsInserter *inserter, int i)
 			if (belongs)
 				FormIndexDatum(info, inserter->row, inserter->estate, values, nulls);
 		}
-		if (!belongs)
-			continue;
-		for (int key = 0; key < info->ii_NumIndexAttrs; key++)
-		{
-			int			column = info->ii_IndexAttrNumbers[key] - 1;
-
-			if (column < 0)
-				continue;
-			values[key] = values_of(inserter, n)[column];
-			nulls[key] = nulls_of(inserter, n)[column];
-		}
-		(void) index_insert(open_index(inserter, i), values, nulls,
-							&inserter->stored[n]->tts_tid, table, check, false, info);
+		else if (!index->computed && n % EVS_INSERTER_ROWS == 0)
+			ResetExprContext(econtext);
+		if (belongs)
+			insert_entry(inserter, i, n, values, nulls);
 	}
 	ResetExprContext(econtext);
 	MemoryContextSwitchTo(old);
@@ -404,7 +432,7 @@ insert_plain_entries(EvsInserter *inserter, int i)
 
 /* The same for an index that has more to do than that: as an INSERT does it. */
 static void
-insert_entries(EvsInserter *inserter, int i)
+insert_entries(EvsInserter *inserter, int i, int first)
 {
 	ResultRelInfo *relinfo = inserter->relinfo;
 	Relation   *open = relinfo->ri_IndexRelationDescs;
@@ -412,8 +440,9 @@ insert_entries(EvsInserter *inserter, int i)
 
 	one[i] = open_index(inserter, i);
 	relinfo->ri_IndexRelationDescs = one;
-	for (int n = 0; n < inserter->nstored; n++)
+	for (int n = first; n < inserter->nformed; n++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		put_row(inserter, n);
 		list_free(evs_insert_index_tuples(relinfo, inserter->row, inserter->estate));
 		ResetPerTupleExprContext(inserter->estate);
@@ -422,32 +451,70 @@ insert_entries(EvsInserter *inserter, int i)
 	pfree(one);
 }
 
-/* The indexes by position, or the others. */
+/*
+ * The entries of a long batch in an index by stream and version.  They come in
+ * order, somewhere in the middle of the index: where that is so, a full page is
+ * split in halves, and the left one would stay a half.  So five of nine go first,
+ * and the others fill the halves to nine tenths.  At the right end of the index
+ * PostgreSQL knows better, and remembers that it is there.
+ */
 static void
-insert_into(EvsInserter *inserter, bool by_position)
+insert_long_batch(EvsInserter *inserter, int i)
 {
-	for (int i = 0; i < inserter->relinfo->ri_NumIndices; i++)
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	insert_entry(inserter, i, 0, values, nulls);
+	if (RelationGetTargetBlock(open_index(inserter, i)) != InvalidBlockNumber)
 	{
-		if (inserter->indexes[i].by_position != by_position ||
-			!inserter->relinfo->ri_IndexRelationInfo[i]->ii_ReadyForInserts)
-			continue;
-		if (inserter->indexes[i].plain)
-			insert_plain_entries(inserter, i);
-		else
-			insert_entries(inserter, i);
+		insert_plain_entries(inserter, i, 1);
+		return;
+	}
+	for (int pass = 0; pass < 2; pass++)
+	{
+		for (int n = 1; n < inserter->nformed; n++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (n % 9 % 2 == pass)
+				insert_entry(inserter, i, n, values, nulls);
+		}
 	}
 }
 
-/*
- * Index by index, all rows into the one before the next: the pages and the code
- * of one index stay in the processor's caches.  Those by position come first, as
- * long as the positions are the latest: elsewhere we may have to wait.
- */
-void
-evs_inserter_index(EvsInserter *inserter)
+/* The indexes by position, or the others: the rows from this one on. */
+static void
+insert_into(EvsInserter *inserter, bool by_position, int first)
 {
-	insert_into(inserter, true);
-	insert_into(inserter, false);
+	for (int i = 0; i < inserter->relinfo->ri_NumIndices; i++)
+	{
+		const EventIndex *index = &inserter->indexes[i];
+
+		if (index->by_position != by_position ||
+			!inserter->relinfo->ri_IndexRelationInfo[i]->ii_ReadyForInserts)
+			continue;
+		if (!index->plain)
+			insert_entries(inserter, i, first);
+		else if (index->by_version && inserter->nformed > EVS_INSERTER_ROWS)
+			insert_long_batch(inserter, i);
+		else
+			insert_plain_entries(inserter, i, first);
+	}
+}
+
+void
+evs_inserter_stored(EvsInserter *inserter)
+{
+	int			first = inserter->nformed - inserter->nstored;
+
+	for (int i = 0; i < inserter->nstored; i++)
+		inserter->tids[first + i] = inserter->stored[i]->tts_tid;
+	insert_into(inserter, true, first);
+}
+
+void
+evs_inserter_finish(EvsInserter *inserter)
+{
+	insert_into(inserter, false, 0);
 }
 
 static void

@@ -259,10 +259,11 @@ insert_events(EvsInserter *inserter, Relation events, EvsBatch *batch)
 			for (int i = 0; i < count; i++)
 				table_tuple_insert(events, rows[i], command, 0, NULL);
 		}
-		evs_inserter_index(inserter);
+		evs_inserter_stored(inserter);
 		for (int i = 0; i < count; i++)
 			remember_last(batch, done + i, &rows[i]->tts_tid);
 	}
+	evs_inserter_finish(inserter);
 }
 
 /* Draw the positions of a batch whose events have their versions, and store it. */
@@ -279,7 +280,7 @@ store_numbered(Relation events, EvsBatch *batch, text *stream, int64 expected_ve
 
 	PG_TRY();
 	{
-		inserter = evs_inserter_begin(events);
+		inserter = evs_inserter_begin(events, batch->count);
 		insert_events(inserter, events, batch);
 		evs_inserter_end(inserter);
 	}
