@@ -26,8 +26,12 @@
 #include "query.h"
 #include "resolve.h"
 
-/* rows that are kept, and written, together */
+/* rows that are kept, and written, together: so many, or so large */
 #define ROWS_PER_PART	1000
+#define BYTES_PER_PART	(16 * 1024 * 1024)
+
+/* rows that are read before it is known how large they are */
+#define FIRST_ROWS		50
 
 /* the number under which the tables' sequences are kept, in place of a table's */
 #define SEQUENCES		0
@@ -203,42 +207,80 @@ begin_texts(void)
 	return nest_level;
 }
 
+/* Where the rows of a table go. */
+typedef struct Parts
+{
+	Datum		values[5];		/* insert_rows' */
+	int			part;			/* the last one written */
+} Parts;
+
+static void
+write_part(Parts *parts, Datum *texts, int count)
+{
+	parts->values[3] = Int32GetDatum(++parts->part);
+	parts->values[4] = PointerGetDatum(construct_array(texts, count, TEXTOID, -1, false, TYPALIGN_INT));
+	(void) evs_query_run(&insert_rows, parts->values, NULL);
+	pfree(DatumGetPointer(parts->values[4]));
+}
+
+/* Write what was read, in as many parts as its size takes; returns that. */
+static Size
+write_rows(Parts *parts, SPITupleTable *tuples, uint64 count)
+{
+	Datum	   *texts = palloc(sizeof(Datum) * count);
+	uint64		first = 0;
+	Size		bytes = 0;
+	Size		total = 0;
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool		isnull;
+		Size		size;
+
+		texts[i] = SPI_getbinval(tuples->vals[i], tuples->tupdesc, 1, &isnull);
+		size = VARSIZE_ANY(DatumGetPointer(texts[i]));
+		if (i > first && bytes + size > BYTES_PER_PART)
+		{
+			write_part(parts, texts + first, i - first);
+			first = i;
+			bytes = 0;
+		}
+		bytes += size;
+		total += size;
+	}
+	write_part(parts, texts + first, count - first);
+	pfree(texts);
+	return total;
+}
+
 /* What a statement says of the rows of a table; returns how many there are. */
 static int64
 save_rows(const EvsProjection *projection, int64 position, int number, const char *select)
 {
 	Portal		portal;
 	int64		rows = 0;
-	Datum		values[5];
-
-	values[0] = CStringGetTextDatum(projection->name);
-	values[1] = Int64GetDatum(position);
-	values[2] = Int32GetDatum(number);
+	int64		wanted = FIRST_ROWS;
+	Parts		parts = {
+		{CStringGetTextDatum(projection->name), Int64GetDatum(position), Int32GetDatum(number)}
+	};
 
 	SPI_connect();
 	portal = SPI_cursor_open_with_args(NULL, select, 0, NULL, NULL, NULL, true, 0);
-	for (int part = 1;; part++)
+	for (;;)
 	{
-		uint64		count;
 		SPITupleTable *tuples;
-		Datum	   *texts;
-		bool		isnull;
+		uint64		count;
+		Size		bytes;
 
-		SPI_cursor_fetch(portal, true, ROWS_PER_PART);
+		SPI_cursor_fetch(portal, true, wanted);
 		count = SPI_processed;
 		tuples = SPI_tuptable;
 		if (count == 0)
 			break;
-		texts = palloc(sizeof(Datum) * count);
-		for (uint64 i = 0; i < count; i++)
-			texts[i] = SPI_getbinval(tuples->vals[i], tuples->tupdesc, 1, &isnull);
-		values[3] = Int32GetDatum(part);
-		values[4] = PointerGetDatum(construct_array(texts, count, TEXTOID, -1, false, TYPALIGN_INT));
-		(void) evs_query_run(&insert_rows, values, NULL);
-		pfree(DatumGetPointer(values[4]));
-		pfree(texts);
+		bytes = write_rows(&parts, tuples, count);
 		SPI_freetuptable(tuples);
 		rows += count;
+		wanted = Min(ROWS_PER_PART, Max(1, BYTES_PER_PART / Max(1, bytes / count)));
 	}
 	SPI_cursor_close(portal);
 	SPI_finish();

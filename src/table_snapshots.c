@@ -40,15 +40,15 @@ static EvsQuery select_snapshots = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
-/* all but the newest $2 */
+/* all but the newest $2, and one of this position that is of no use any more */
 static EvsQuery delete_older = {
 	"with gone as ("
-	"  delete from evsource.table_snapshots where projection = $1 and position in ("
+	"  delete from evsource.table_snapshots where projection = $1 and (position = $3 or position in ("
 	"   select position from evsource.table_snapshots where projection = $1"
-	"   order by position desc offset $2) returning position)"
+	"   order by position desc offset $2)) returning position)"
 	" delete from evsource.table_snapshot_rows"
 	" where projection = $1 and position in (select position from gone)",
-	2, {TEXTOID, INT4OID}, SPI_OK_DELETE
+	3, {TEXTOID, INT4OID, INT8OID}, SPI_OK_DELETE
 };
 
 static EvsQuery delete_rows = {
@@ -102,7 +102,7 @@ evs_table_snapshot_save(EvsProjection *projection)
 	EvsCheckpoint checkpoint;
 	EvsTableSnapshot newest;
 	List	   *tables;
-	Datum		older[2];
+	Datum		older[3];
 	Datum		values[7];
 
 	check_savable(projection);
@@ -121,6 +121,7 @@ evs_table_snapshot_save(EvsProjection *projection)
 	values[0] = CStringGetTextDatum(projection->name);
 	older[0] = values[0];
 	older[1] = Int32GetDatum(projection->policy.keep_snapshots - 1);
+	older[2] = Int64GetDatum(checkpoint.position);
 	(void) evs_query_run(&delete_older, older, NULL);
 	ereport(DEBUG1,
 			(errmsg("saving the tables of projection \"%s\" at position " INT64_FORMAT,

@@ -151,5 +151,18 @@ reset role;
 drop owned by evsource_tables_admin;
 drop role evsource_tables_admin;
 
+-- Tables that have changed their columns are saved anew, also at the same position;
+-- and rows are many or large, not both.
+create table wide (stream text, body text);
+select evsource.create_projection('wide', query => $$insert into wide select stream, repeat('0123456789', 100000) from new_events$$, categories => '{wide}', tables => '{wide}', keep_snapshots => 2);
+select count(evsource.append('wide-1', 'T')) from generate_series(1, 40);
+select evsource.save_snapshot('wide');
+alter table wide add column more int default 3;
+select evsource.save_snapshot('wide');
+select count(*), max(part) > 1 as parts from evsource.table_snapshot_rows where projection = 'wide' and tab = 1 group by position;
+truncate wide;
+select evsource.restore_projection('wide');
+select count(*), sum(length(body)), sum(more) from wide;
+
 \c :home
 drop database evsource_table_snapshots;
