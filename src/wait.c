@@ -27,6 +27,7 @@
 
 #include "barrier.h"
 #include "definition.h"
+#include "dispatch.h"
 #include "horizon.h"
 #include "query.h"
 #include "wakeup.h"
@@ -201,7 +202,7 @@ timeout_argument(FunctionCallInfo fcinfo)
  * that was appended by now; returns the position that it has reached.
  *
  * Errors: 42704 when there is no such projection, 55000 when it is paused or has
- * failed, 55000 for events of the own transaction, 22023 for a position that has
+ * failed, 55000 for events of the own transaction and in a handler, 22023 for a position that has
  * not been drawn, 25000 under REPEATABLE READ, VE009 when the time is over.
  */
 Datum
@@ -212,6 +213,12 @@ evsource_wait_for(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("evsource.wait_for()");
 	evs_require_read_committed("wait for a projection");
+	if (evs_dispatch_is_running())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a handler cannot wait for a projection"),
+				 errdetail("It would wait for its own transaction, or for a worker that may wait for it."),
+				 errhint("Wait in the session that needs both.")));
 	wait.upto = position_to_reach(fcinfo);
 	wait.context = AllocSetContextCreate(CurrentMemoryContext, "evsource wait",
 										 ALLOCSET_SMALL_SIZES);

@@ -80,5 +80,19 @@ end $$;
 select evsource.wait_for('wait_seen', timeout => '-1 s');
 \echo :LAST_ERROR_SQLSTATE
 
+-- A handler would wait for itself, or for a worker that may wait for it.
+create function wait_in_handler(e evsource.event) returns void language plpgsql as $$
+begin
+    perform evsource.wait_for('wait_handler', e.position, '1 s');
+end $$;
+select evsource.create_projection('wait_handler', 'wait_in_handler', mode => 'manual', start => 'now');
+select count(*) from evsource.append('waited-1', 'Happened');
+set client_min_messages = error;
+select evsource.run_projection('wait_handler');
+reset client_min_messages;
+select state, sqlstate, message, hint from evsource.projection_status join evsource.projection_failures using (projection) where projection = 'wait_handler';
+select evsource.drop_projection('wait_handler');
+drop function wait_in_handler;
+
 select evsource.drop_projection('wait_seen'), evsource.drop_projection('wait_inline');
 drop table wait_seen, wait_inline;
