@@ -277,6 +277,10 @@ sub check
 	$wrong = must("select count(*), min(p.projection) from (select projection, '$stream' as key $streams_of union values ('by_type', 'A'), ('total', 'global')) p
 		where past(p.projection, p.key, null, $before) <> (replay(p.projection, p.key, 1000000000, $before)).state");
 	fail("round $rounds: states of $stream at times of the past are wrong: $wrong") unless $wrong =~ /^0\|/;
+	my $p = pick(grep { !/kept/ } @projections);
+	$wrong = must("select count(*), min(key) from keys k left join evsource.load_states('$p', $before) s using (key)
+		where k.projection = '$p' and coalesce(s.state, '{}') <> (replay('$p', key, 1000000000, $before)).state");
+	fail("round $rounds: states of $p at a time of the past are wrong: $wrong") unless $wrong =~ /^0\|/;
 	# every event was applied once
 	$wrong = must("select count(*), min(format('%s: %s', p.projection, evsource.event_count(p.projection))) from evsource.projections p
 		where p.projection not in ('odd', 'kept', 'kept_count') and evsource.event_count(p.projection) <> (select count(*) from told t where evsource.category(t.stream) = any (p.categories))");
