@@ -55,6 +55,7 @@
 #include "query.h"
 #include "read.h"
 #include "replication.h"
+#include "restore.h"
 #include "scan.h"
 #include "settings.h"
 #include "subscription.h"
@@ -363,6 +364,7 @@ look_once(EvsFetch *fetch)
 	subscription = evs_subscription_load(fetch->name, fetch->consumer);
 	pass_over_locked(fetch, subscription);
 	safe = evs_horizon_safe_position();
+	evs_restore_followed(safe);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	look = look_with(fetch, subscription, safe, snapshot);
 	UnregisterSnapshot(snapshot);

@@ -18,8 +18,9 @@
  * leave two.  The same is done where positions came from another server by
  * logical replication: then it is 0.
  *
- * It is negative before the first position is drawn, which opens the log: until
- * then all that there is was restored, see restore.c.
+ * It is negative before the first position is drawn, which opens the log, or before
+ * something follows the log here: until then all that there is was restored, see
+ * restore.c.
  */
 #include "evsource.h"
 
@@ -234,6 +235,15 @@ bool
 evs_positions_log_is_open(void)
 {
 	return last_timeline() >= 0;
+}
+
+void
+evs_positions_open_log(void)
+{
+	int64		timeline = last_timeline();
+
+	if (timeline < 0)
+		set_last(evs_catalog()->timeline_seq, -timeline, false);
 }
 
 /* The gap comes first: who finds the timeline set may rely on it. */

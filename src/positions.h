@@ -19,6 +19,9 @@ extern int64 evs_positions_draw(int count, void (*announce) (int64 first));
 /* Was any position drawn in this log, or came from where one was?  See restore.c. */
 extern bool evs_positions_log_is_open(void);
 
+/* It is, as if one had been drawn. */
+extern void evs_positions_open_log(void);
+
 /* What is drawn from now on is above this position. */
 extern void evs_positions_pass(int64 position);
 

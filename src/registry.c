@@ -25,6 +25,7 @@
 #include "intake.h"
 #include "query.h"
 #include "registry.h"
+#include "restore.h"
 #include "snapshots.h"
 #include "wakeup.h"
 
@@ -488,6 +489,7 @@ evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoint)
 	change_row(&update_checkpoint, &arguments);
 	arguments.count = 2;
 	(void) evs_query_run(&gather_partitions, arguments.values, arguments.nulls);
+	evs_restore_followed(checkpoint->position);
 	evs_wakeup_projection(name);
 }
 

@@ -5,8 +5,9 @@
  * turn up there.  Two kinds of rows cannot do so:
  *
  * - Those of a log that is not open yet.  A log opens when the first position is
- *   drawn in it (positions.c); until then everything in it is restored, by however
- *   many transactions and in whatever order, and it is not for reading yet.  Such a
+ *   drawn in it (positions.c), or when a projection or a subscription has followed it;
+ *   until then everything in it is restored, by however many transactions and in
+ *   whatever order, and it is not for consumers outside to read yet.  Such a
  *   transaction publishes the lowest bound there is, so that nobody who appends
  *   meanwhile is read before it ends.  The bound is published first, then it is
  *   asked whether the log is open: an event that was read before that had opened it.
@@ -129,9 +130,9 @@ check_not_passed(const EvsEvent *row)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot restore an event at position %lld, which readers of the log may have passed",
 					(long long) row->position),
-			 errdetail("Events are appended here; when this transaction stored its first event, the last position drawn was %lld.",
+			 errdetail("Events are appended or followed here; when this transaction stored its first event, the last position drawn was %lld.",
 					   (long long) lowest_free - 1),
-			 errhint("Restore before anything is appended, or import at positions above. "
+			 errhint("Restore before the log is used, or import at positions above. "
 					 "If nobody follows the log: SET evsource.allow_passed_positions = on.")));
 }
 
@@ -154,6 +155,26 @@ check_follows(Relation events, const EvsEvent *row)
 					   (long long) last, (long long) last_position),
 			 errhint("Import the events of a stream in their order, without gaps. "
 					 "If nobody follows the log: SET evsource.allow_passed_positions = on.")));
+}
+
+/*
+ * Whoever follows the log has come up to this position.  Who opens the log by that
+ * looks again: a restore that began before will store its rows below.
+ */
+void
+evs_restore_followed(int64 position)
+{
+	if (position == 0 || evs_positions_log_is_open())
+		return;
+	evs_positions_open_log();
+	pg_memory_barrier();
+	if (evs_horizon_safe_position() < position)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not follow the log while events are being restored"),
+				 errdetail("A transaction that is open may store events below position %lld.",
+						   (long long) position),
+				 errhint("Run the command again when the restore has ended.")));
 }
 
 /* ---- streams that come without their first events ---- */

@@ -23,4 +23,10 @@ extern void evs_restore_row(EvsRestored *restored, Relation events, const EvsEve
 /* Call when the statement's rows are stored: notes the streams that came without a begin. */
 extern void evs_restore_end(EvsRestored *restored, Relation events);
 
+/*
+ * Call when a projection or a subscription comes to this position: nothing is
+ * restored below it from now on.  40001 if that is being done.
+ */
+extern void evs_restore_followed(int64 position);
+
 #endif							/* EVS_RESTORE_H */

@@ -14,6 +14,7 @@
 #include "utils/timestamp.h"
 
 #include "query.h"
+#include "restore.h"
 #include "unit.h"
 #include "wakeup.h"
 
@@ -149,6 +150,7 @@ evs_unit_write(const EvsUnit *unit)
 					  values, NULL) != 1)
 		elog(ERROR, "projection \"%s\" has no checkpoint for partition %d",
 			 unit->projection, unit->partition);
+	evs_restore_followed(unit->checkpoint.position);
 	evs_wakeup_projection(unit->projection);
 }
 

@@ -90,6 +90,31 @@ select position from evsource.append('a-2', 'Appended');
 -- This session has appended in the extension before that one; it opens this one all the same.
 insert into evsource.events (position, version, recorded_at, stream, type) values (3, 1, now(), 'a-3', 'Passed');
 
+-- What has followed the log opens it as well: a projection, a subscription. What is
+-- imported above is for them.
+\c
+set evsource.allow_drop = on;
+drop extension evsource;
+create extension evsource;
+select evsource.create_projection('followed', 'evsource.fold_count', mode => 'async', key => 'global');
+select evsource.create_subscription('followed');
+select evsource.run_projection('followed');
+insert into evsource.events (position, version, recorded_at, stream, type) values (10, 1, now(), 'a-1', 'Restored');
+insert into evsource.events (position, version, recorded_at, stream, type) values (9, 1, now(), 'a-2', 'Restored');
+select evsource.run_projection('followed');
+insert into evsource.events (position, version, recorded_at, stream, type) values (8, 1, now(), 'a-3', 'Passed');
+insert into evsource.events (position, version, recorded_at, stream, type) values (12, 1, now(), 'a-3', 'Imported'), (11, 1, now(), 'a-4', 'Imported');
+select evsource.run_projection('followed'), evsource.state('followed');
+select position from evsource.append('a-3', 'Appended', expected_version => 1);
+set evsource.allow_drop = on;
+select evsource.drop_projection('followed'), evsource.drop_subscription('followed');
+drop extension evsource;
+create extension evsource;
+select evsource.create_subscription('followed');
+insert into evsource.events (position, version, recorded_at, stream, type) values (10, 1, now(), 'a-1', 'Restored');
+select count(*) from evsource.fetch_events('followed');
+insert into evsource.events (position, version, recorded_at, stream, type) values (8, 1, now(), 'a-3', 'Passed');
+
 -- What was restored on a timeline that ended is not all that was restored: the first
 -- append leaves a gap. (Sessions do not look again once they have appended.)
 \c
