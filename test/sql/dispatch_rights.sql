@@ -205,7 +205,9 @@ reset role;
 drop role regress_member;
 \echo :LAST_ERROR_SQLSTATE
 set role regress_clerk;
+\set VERBOSITY terse
 drop role regress_member;
+\set VERBOSITY default
 reset role;
 drop user if exists regress_nobody, regress_member;
 -- and when it is gone nevertheless, nobody is skipped, and there are three ways on.
