@@ -189,9 +189,9 @@ evs_crew_claim_database(void)
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* Of who drops the extension in this database. */
+/* Of who drops or updates the extension in this database. */
 static void
-drop_locktag(LOCKTAG *tag)
+extension_locktag(LOCKTAG *tag)
 {
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 1, CREW_LOCK_CLASS);
 }
@@ -214,7 +214,7 @@ evs_crew_in_the_way(void)
 	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
 	if (is_locked(&tag))
 		return true;
-	drop_locktag(&tag);
+	extension_locktag(&tag);
 	return is_locked(&tag);
 }
 
@@ -312,7 +312,7 @@ evs_crew_make_room(void)
 	EvsTeam    *team;
 	LOCKTAG		tag;
 
-	drop_locktag(&tag);
+	extension_locktag(&tag);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	evs_crew_clear_database(MyDatabaseId);
 	team = evs_crew_find(MyDatabaseId, &segment);

@@ -101,8 +101,8 @@ extern bool evs_crew_is_elsewhere(const EvsPost *post);
 extern bool evs_crew_claim_database(void);
 
 /*
- * Does somebody want to drop, rename, move or copy our database, or to drop the
- * extension in it?  In a transaction.
+ * Does somebody want to drop, rename, move or copy our database, or to drop or
+ * update the extension in it?  In a transaction.
  */
 extern bool evs_crew_in_the_way(void);
 
@@ -121,8 +121,8 @@ extern bool evs_crew_is_in(Oid database);
 extern void evs_crew_clear_database(Oid database);
 
 /*
- * The same for who drops the extension: they do not come back to this database
- * before the transaction has ended.
+ * The same for who drops or updates the extension: they do not come back to this
+ * database before the transaction has ended.
  */
 extern void evs_crew_make_room(void);
 

@@ -15,6 +15,9 @@
  * when a command starts that may drop the extension: the call loads the library.
  *
  * The same event trigger comes before DROP OWNED, for what it would stumble over.
+ * Before DROP EXTENSION evsource it refuses what is to be refused before anybody
+ * has to wait; before that and ALTER EXTENSION ... UPDATE it asks the daemon to
+ * leave, for a handler may take its time with locks on what is dropped or altered.
  *
  * Only the table that belongs to the extension is guarded: after ALTER
  * EXTENSION evsource DROP TABLE its owner may do with it what he likes.
@@ -124,7 +127,6 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subobject, voi
 		refuse_to_drop_events(object);
 }
 
-/* Is it DROP EXTENSION evsource, by one who may do so? */
 static bool
 drops_extension(Node *statement)
 {
@@ -136,10 +138,32 @@ drops_extension(Node *statement)
 	foreach(cell, drop->objects)
 	{
 		if (strcmp(strVal(lfirst(cell)), "evsource") == 0)
-			return object_ownercheck(ExtensionRelationId, get_extension_oid("evsource", false),
-									 GetUserId());
+			return true;
 	}
 	return false;
+}
+
+static bool
+updates_extension(Node *statement)
+{
+	return IsA(statement, AlterExtensionStmt) &&
+		strcmp(((AlterExtensionStmt *) statement)->extname, "evsource") == 0;
+}
+
+static bool
+owns_extension(void)
+{
+	return object_ownercheck(ExtensionRelationId, get_extension_oid("evsource", false),
+							 GetUserId());
+}
+
+static void
+check_may_drop(void)
+{
+	Oid			events = get_relname_relid("events", get_namespace_oid("evsource", true));
+
+	if (!evs_allow_drop && is_the_log(events))
+		refuse_to_drop_events(events);
 }
 
 /*
@@ -168,8 +192,8 @@ drop_rebuilds(Node *statement)
 Datum
 evsource_guard_log(PG_FUNCTION_ARGS)
 {
-	Oid			events;
 	Node	   *statement;
+	bool		drops;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -180,12 +204,13 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 
 	statement = ((EventTriggerData *) fcinfo->context)->parsetree;
 	drop_rebuilds(statement);
-	if (!drops_extension(statement))
-		PG_RETURN_NULL();
-	events = get_relname_relid("events", get_namespace_oid("evsource", true));
-	if (!evs_allow_drop && is_the_log(events))
-		refuse_to_drop_events(events);
-	evs_crew_make_room();
+	drops = drops_extension(statement);
+	if ((drops || updates_extension(statement)) && owns_extension())
+	{
+		if (drops)
+			check_may_drop();
+		evs_crew_make_room();
+	}
 	PG_RETURN_NULL();
 }
 

@@ -34,6 +34,7 @@ my $next = "$version.1";
 append_to_file("$extensions/evsource--$version--$next.sql", q{
 create function evsource.made_up() returns text language sql immutable as $$ select 'made up'::text $$;
 alter table evsource.projections add column made_up int not null default 7;
+alter table evsource.checkpoints add column made_up int;
 });
 
 foreach my $preload ('evsource', '')
@@ -60,23 +61,40 @@ select count(evsource.append('a-' || n % 3, 'Counted')) from generate_series(1, 
 	$sql->('select evsource.start_daemon()') unless $preload;
 	$applied->('the daemon applies');
 
+	# A handler that does not come to an end.
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('select pg_advisory_lock(1)');
+	$sql->(q{
+create table seen (position bigint primary key);
+create function slow(e evsource.event) returns void language plpgsql as $$
+begin
+	perform pg_advisory_xact_lock_shared(1);
+	insert into public.seen values (e.position);
+end $$;
+select evsource.create_projection('slow', 'public.slow', mode => 'async')});
+	my $waits = q{select count(*) = 1 from pg_locks where locktype = 'advisory' and classid = 0 and objid = 1 and objsubid = 1 and not granted};
+	$soon->($waits, 'a handler is at work');
+
 	# A session from before the update has cached what there is.
 	my $session = $node->background_psql('postgres');
 	$session->query_safe(q{select evsource.append('b-1', 'Counted')});
 	my $before = $sql->('select position, stream, version, type from evsource.events order by 1');
 	my $old = $sql->(q{select string_agg(pid::text, ',') from evsource.daemon_status});
 
-	$sql->("alter extension evsource update to '$next'");
+	$sql->("set statement_timeout = '60s'; alter extension evsource update to '$next'");
 	is($sql->(q{select extversion from pg_extension where extname = 'evsource'}), $next, "$mode: updated");
 	is($sql->('select evsource.made_up() || min(made_up) from evsource.projections'), 'made up7', "$mode: the new version is there");
 	is($sql->('select position, stream, version, type from evsource.events order by 1'), $before, "$mode: every event is");
 	is($sql->(q{select string_agg(projection || ' ' || mode || ' ' || state, ', ' order by projection) from evsource.projection_status}),
-		'counts async active, states inline active', "$mode: so are the projections");
-	$soon->("select count(*) = 2 and bool_and(pid <> all ('{$old}')) from evsource.daemon_status", 'no process goes on with the old version');
+		'counts async active, slow async active, states inline active', "$mode: so are the projections");
+	$soon->("select count(*) = 3 and bool_and(pid <> all ('{$old}')) from evsource.daemon_status", 'no process goes on with the old version');
+	$soon->($waits, 'the handler is at work again');
+	$holder->quit;
 	$session->query_safe(q{select evsource.append('b-1', 'Counted')});
 	$session->quit;
 	is($sql->(q{select evsource.state('states', 'b-1') ->> 'count', evsource.stream_version('b-1')}), '2|2', "$mode: a session from before appends, and dispatches");
 	$applied->('the daemon goes on');
+	$soon->('select count(*) = (select count(*) from evsource.events) from seen', 'also with what the update has interrupted');
 	is($sql->(q{select count(*) from pg_depend where objid = 'evsource.made_up()'::regprocedure and deptype = 'e'}), 1, "$mode: what is new belongs to the extension");
 	$node->stop;
 }
