@@ -153,7 +153,8 @@ evs_fold_apply(EvsProjection *projection, EvsEvent *const *events, int count)
 	application.projection = projection;
 	application.before = events[0]->position - 1;
 	application.folder = evs_folder_open(projection);
-	application.writer = evs_snapshot_writer(projection);
+	/* nobody defines event types while events are applied */
+	application.writer = evs_snapshot_writer(projection, 0);
 	application.snapshot = GetActiveSnapshot();
 	application.context = AllocSetContextCreate(CurrentMemoryContext, "evsource fold key",
 												ALLOCSET_DEFAULT_SIZES);

@@ -215,7 +215,8 @@ finish_streams(EvsProjection *projection, int64 upto)
 
 	checkpoint.position = Max(upto, projection->start_after);
 	checkpoint.event_count = evs_registry_count(&projection->filter,
-												projection->start_after, upto);
+												projection->start_after, upto) +
+		evs_history_base_events(projection->name);
 	projection->state = EVS_STATE_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);

@@ -93,7 +93,7 @@ save_key(EvsProjection *projection, text *key)
 
 	(void) evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_LOCK_KEY);
 	evs_state_begin(&call, projection, 0);
-	writer = evs_snapshot_writer(projection);
+	writer = evs_snapshot_writer(projection, call.definition);
 	evs_state_of_key(&call, key, &state);
 	if (differs_from_row(&state))
 		evs_snapshot_add(writer, key, &state);
@@ -121,7 +121,7 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	evs_state_begin(&call, projection, 0);
-	writer = evs_snapshot_writer(projection);
+	writer = evs_snapshot_writer(projection, call.definition);
 	walk = evs_key_walk(projection, call.snapshot);
 
 	caller = MemoryContextSwitchTo(per_key);

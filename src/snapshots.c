@@ -207,6 +207,7 @@ evsource__same_state(PG_FUNCTION_ARGS)
 struct EvsSnapshotWriter
 {
 	const EvsProjection *projection;
+	int64		definition;		/* of the states; 0: as it is when they are written */
 	MemoryContext context;		/* holds the values below; reset at each write */
 	int			count;			/* rows to be written */
 	int			allocated;
@@ -233,11 +234,12 @@ enum
 };
 
 EvsSnapshotWriter *
-evs_snapshot_writer(const EvsProjection *projection)
+evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 {
 	EvsSnapshotWriter *writer = palloc0(sizeof(EvsSnapshotWriter));
 
 	writer->projection = projection;
+	writer->definition = definition;
 
 	/* where every state is saved they are there to be searched */
 	writer->cuts = projection->policy.snapshot_every != 1;
@@ -324,7 +326,8 @@ write_rows(EvsSnapshotWriter *writer, const EvsParts *parts)
 	writer->looked = true;
 	values[0] = CStringGetTextDatum(projection->name);
 	values[1] = Int32GetDatum(projection->state_version);
-	values[2] = Int64GetDatum(evs_snapshot_definition(projection));
+	values[2] = Int64GetDatum(writer->definition != 0 ? writer->definition :
+							  evs_snapshot_definition(projection));
 	for (int i = 0; i < WRITER_COLUMNS; i++)
 		values[3 + i] = one ? writer->columns[i][0] : column_array(writer, i);
 

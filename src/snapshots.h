@@ -84,10 +84,15 @@ extern bool evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock
 extern bool evs_snapshot_is_due(const EvsProjection *projection, text *key,
 								const EvsState *state);
 
-/* States to be saved, written together.  Add copies; finish writes the rest. */
+/*
+ * States to be saved, written together.  Add copies; finish writes the rest.
+ * definition: what they were folded by, as it was before any event was read; 0:
+ * what it is when they are written.
+ */
 typedef struct EvsSnapshotWriter EvsSnapshotWriter;
 
-extern EvsSnapshotWriter *evs_snapshot_writer(const EvsProjection *projection);
+extern EvsSnapshotWriter *evs_snapshot_writer(const EvsProjection *projection,
+											  int64 definition);
 extern void evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state);
 extern int64 evs_snapshot_finish(EvsSnapshotWriter *writer);
 

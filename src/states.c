@@ -142,6 +142,8 @@ evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation
 	evs_identity_enter(&call->identity, projection->owner, projection->search_path);
 	call->folder = evs_folder_open(projection);
 	call->folder->generation = generation;
+	/* event types may change while we fold: before any event is read */
+	call->definition = evs_snapshot_definition(projection);
 }
 
 void
@@ -202,7 +204,7 @@ save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 	if (!evs_snapshot_is_due(projection, key, state))
 		return;
 
-	writer = evs_snapshot_writer(projection);
+	writer = evs_snapshot_writer(projection, call->definition);
 	evs_snapshot_add(writer, key, state);
 	(void) evs_snapshot_finish(writer);
 	state->saved_count = state->event_count;

@@ -19,6 +19,7 @@ typedef struct EvsStateCall
 	EvsFolder  *folder;
 	EvsIdentity identity;
 	Snapshot	snapshot;		/* registered and active */
+	int64		definition;		/* by which events are folded: evs_snapshot_definition() */
 } EvsStateCall;
 
 /* What the caller wants to do with a projection's states. */

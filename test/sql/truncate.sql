@@ -104,6 +104,7 @@ select evsource.run_projection('all') > 0 as applied;
 create table counted as select projection, evsource.event_count(projection) from evsource.projections where projection in ('state', 'all');
 call evsource.rebuild_projection('state');
 call evsource.rebuild_projection('all');
+call evsource.rebuild_projection('state', from_snapshot => true);
 select count(*) filter (where event_count = evsource.event_count(projection)) as same, count(*) from counted;
 select sum(event_count) = evsource.event_count('state') as adds_up from evsource.load_states('state');
 
