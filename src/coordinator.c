@@ -37,6 +37,7 @@
 #include "notify.h"
 #include "publish.h"
 #include "replication.h"
+#include "wakeup.h"
 
 /* ms until a worker that died is started again: at least, at most */
 #define FIRST_DELAY			100
@@ -450,7 +451,13 @@ evs_coordinator_main(Datum argument)
 	database_name = MemoryContextStrdup(TopMemoryContext, get_database_name(MyDatabaseId));
 	CommitTransactionCommand();
 	if (!evs_crew_claim_database())
+	{
+		/* one whose launcher has gone sees that when it is woken, and makes room */
+		StartTransactionCommand();
+		evs_wakeup_daemon();
+		CommitTransactionCommand();
 		leave(EVS_VERDICT_AWAY);
+	}
 	team->coordinator = MyProcPid;
 
 	for (;;)
