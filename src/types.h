@@ -47,8 +47,8 @@ extern bool evs_types_any_now(void);
 extern EvsEventType *evs_types_find(const text *type);
 
 /*
- * A number that changes when stored events of types that the filter accepts
- * come to be read otherwise; 0 while they are read as they are stored.
+ * A number that changes with the upcasters of types that the filter accepts,
+ * whether events are stored that they change or not; 0 while there are none.
  */
 extern uint32 evs_types_fingerprint(const EvsFilter *filter);
 

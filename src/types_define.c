@@ -8,8 +8,9 @@
  *
  * An upcaster changes what projections would have been told.  Where events are
  * stored that it changes, the projections that have applied them are marked
- * stale, and snapshots of folds per stream that were made before are not used
- * (evs_types_fingerprint).
+ * stale.  Snapshots of folds per stream that were made before are not used
+ * (evs_types_fingerprint), wherever events are stored: those of an earlier version
+ * may come later, and be read through it.
  *
  * Locks, in this order: the table of event types, so that definitions exclude
  * each other; the names of the projections that may become stale; the barrier.
