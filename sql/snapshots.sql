@@ -27,7 +27,7 @@ comment on column evsource.snapshots.position is 'Position of the last event in 
 comment on column evsource.snapshots.last_event_id is 'Id of the last event in the state.';
 comment on column evsource.snapshots.event_count is 'Number of events in the state.';
 comment on column evsource.snapshots.state_version is 'The projection''s state version when the state was saved.';
-comment on column evsource.snapshots.definition is 'A number that changes with the projection''s handler, filter and start: a state of another definition is not used.';
+comment on column evsource.snapshots.definition is 'A number that changes with the projection''s handler, filter and start: a state of another definition is not used. 0: of more than one, by a projection that was stale.';
 comment on column evsource.snapshots.saved_at is 'When the state was saved.';
 comment on column evsource.snapshots.occurred_at is 'The latest time of an event in the state: before it the state does not hold.';
 comment on column evsource.snapshots.restores is 'How often a state was computed from a snapshot of this key, counted when the next one was saved.';

@@ -137,9 +137,10 @@ static EvsQuery finish_checkpoint = {
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
-/* Snapshots that another definition made. */
-static EvsQuery count_foreign_snapshots = {
-	"select count(*) from evsource.snapshots where projection = $1 and definition <> $2",
+/* Snapshots that this definition made, when it made all. */
+static EvsQuery count_own_snapshots = {
+	"select case when bool_and(definition = $2) then count(*) else 0 end"
+	" from evsource.snapshots where projection = $1",
 	2, {TEXTOID, INT8OID}, SPI_OK_SELECT
 };
 
@@ -577,5 +578,5 @@ evs_registry_snapshots_fit(const EvsProjection *projection)
 
 	add_text(&arguments, projection->name);
 	add_bigint(&arguments, evs_snapshot_definition(projection));
-	return count(&count_foreign_snapshots, &arguments, InvalidSnapshot) == 0;
+	return count(&count_own_snapshots, &arguments, InvalidSnapshot) > 0;
 }

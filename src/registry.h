@@ -72,7 +72,7 @@ extern int64 evs_registry_count(const EvsFilter *filter, int64 after, int64 upto
 /* The number of events that a projection has applied. */
 extern int64 evs_registry_event_count(const char *name);
 
-/* Were all snapshots made by the fold, filter and key that it has now? */
+/* Are there snapshots, all made by the fold, filter and key that it has now? */
 extern bool evs_registry_snapshots_fit(const EvsProjection *projection);
 
 #endif							/* EVS_REGISTRY_H */

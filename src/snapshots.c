@@ -72,7 +72,7 @@ PG_FUNCTION_INFO_V1(evsource__same_state);
 #define WRITER_ROWS				1000
 #define WRITER_BYTES			(1024 * 1024)
 
-#define WRITER_COLUMNS			9
+#define WRITER_COLUMNS			10
 
 /* ---- reading ---- */
 
@@ -230,6 +230,7 @@ enum
 	WRITER_OCCURRED_AT,
 	WRITER_RESTORES,
 	WRITER_REJECTIONS,
+	WRITER_MIXED,
 	WRITER_STATE
 };
 
@@ -249,6 +250,7 @@ evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 }
 
 /*
+ * A mixture of definitions is of none: 0 (see EVS_MIXED_DEFINITION).
  * A state that was computed by another definition, or that did not stand the
  * test of the log, is worth nothing, whatever its position.  A state that is
  * the same as before is not written: a large one stays where it is.
@@ -258,10 +260,11 @@ evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 	" (projection, key, version, position, last_event_id, event_count," \
 	"  state_version, definition, saved_at, occurred_at, restores, rejections, state)" \
 	" select $1, n.key, nullif(n.version, 0), n.position, n.last_event_id, n.event_count," \
-	"  $2, $3, clock_timestamp(), n.occurred_at, n.restores, n.rejections, n.state" \
+	"  $2, case when n.mixed then 0 else $3 end, clock_timestamp()," \
+	"  n.occurred_at, n.restores, n.rejections, n.state" \
 	" from " rows \
 	"  as n (key, version, position, last_event_id, event_count, occurred_at, restores," \
-	"   rejections, state)" \
+	"   rejections, mixed, state)" \
 	" on conflict (projection, key) do update set" \
 	"  version = excluded.version, position = excluded.position," \
 	"  last_event_id = excluded.last_event_id, event_count = excluded.event_count," \
@@ -276,18 +279,18 @@ evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 	"  or saved.definition <> excluded.definition"
 
 static EvsQuery upsert_one = {
-	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11, $12))"),
-	12, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
-		UUIDOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, JSONBOID},
+	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11, $12, $13))"),
+	13, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
+		UUIDOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, BOOLOID, JSONBOID},
 	SPI_OK_INSERT
 };
 
 static EvsQuery upsert_many = {
 	UPSERT("rows from (unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
-		   " unnest($9), unnest($10), unnest($11), unnest($12))"),
-	12, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
+		   " unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))"),
+	13, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
 		UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
-		JSONBARRAYOID},
+		BOOLARRAYOID, JSONBARRAYOID},
 	SPI_OK_INSERT
 };
 
@@ -425,6 +428,7 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 	writer->columns[WRITER_OCCURRED_AT][row] = TimestampTzGetDatum(state->occurred_at);
 	writer->columns[WRITER_RESTORES][row] = Int64GetDatum(state->restores);
 	writer->columns[WRITER_REJECTIONS][row] = Int64GetDatum(state->rejections);
+	writer->columns[WRITER_MIXED][row] = BoolGetDatum(state->mixed);
 	writer->columns[WRITER_STATE][row] = cut ? (Datum) 0 : copy_varlena(state->state);
 	writer->bytes += VARSIZE(state->state);
 	MemoryContextSwitchTo(caller);

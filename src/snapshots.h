@@ -18,7 +18,7 @@ typedef struct EvsSnapshot
 	pg_uuid_t	last_event_id;
 	int64		event_count;	/* events in the state */
 	int32		state_version;
-	int64		definition;		/* evs_snapshot_definition() when it was saved */
+	int64		definition;		/* evs_snapshot_definition() when it was saved, or 0 */
 	TimestampTz saved_at;
 	TimestampTz occurred_at;	/* latest time of an event in the state */
 	int64		upto;			/* of a base: see snapshot_history.h; else 0 */
@@ -54,6 +54,12 @@ extern void evs_snapshot_forget_rejections(const char *projection);
  * key, as a number that tells definitions apart.
  */
 extern int64 evs_snapshot_definition(const EvsProjection *projection);
+
+/*
+ * A row that a projection keeps current while it is stale is of no definition:
+ * another one has begun its state.
+ */
+#define EVS_MIXED_DEFINITION	0
 
 /*
  * The same of a state that stands for truncated events: no upcaster can do

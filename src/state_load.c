@@ -481,6 +481,10 @@ evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 		tell(folder, key, "from the first event on", 0, state->event_count);
 }
 
+/*
+ * What comes next is folded by the definition of now.  A row that another one
+ * made, or none where that one may have seen no such key, becomes a mixture.
+ */
 void
 evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
 				   EvsState *state)
@@ -490,12 +494,14 @@ evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
 
 	if (!evs_snapshot_read(folder->projection->name, key, snapshot, &row))
 	{
+		state->mixed = folder->projection->stale;
 		start(folder, state);
 		tell(folder, key, "without a row", 0, 0);
 	}
 	else if (evs_snapshot_accept(folder->projection, key, &row))
 	{
 		take_row(state, &row);
+		state->mixed = row.definition != evs_snapshot_definition(folder->projection);
 		state->restores++;
 		start(folder, state);
 		tell(folder, key, ROW, row.position, 0);
