@@ -2,7 +2,11 @@
  * apply.c - apply the log to an async projection, and deal with the events that
  * its handler cannot take.
  *
- * A batch is applied in one subtransaction.  Only when that fails are the events
+ * A batch is applied in one subtransaction, unless the caller can do without
+ * (raise): a worker has a transaction that is its own to roll back, and comes
+ * again when that failed (async.c).  run_projection() has not: what its caller has
+ * done before in the transaction is not ours to undo.  Nor has a rebuild, whose
+ * batches are large.  Only when the subtransaction fails are the events
  * read into memory (apply_read.c), and halved until the one that fails is found:
  * what comes before it is applied, it is not, and so nothing after it.  The
  * failure goes on record in the same transaction.  The next time that event is

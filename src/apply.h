@@ -29,7 +29,8 @@ typedef struct EvsApply
 {
 	EvsProjection *projection;
 	EvsUnit		unit;			/* under its name failures are recorded */
-	bool		raise;			/* let errors through, record nothing */
+	bool		raise;			/* let errors through, record nothing, and do
+								 * without subtransactions */
 	bool		rebuilds;		/* let an error through that would stop it */
 	int64		max_streamed;	/* so many events a batch may have as a stream; 0: as
 								 * many as otherwise */

@@ -6,8 +6,11 @@
  * commit together.  The commit need not reach the disk: a crash takes all of
  * them back, and the log still has the events.
  *
- * What fails because of an event is dealt with in apply.c.  What fails all the
- * same fails with the whole transaction.  If it is nobody's fault it is tried
+ * A batch runs in the transaction as it is.  When it fails, the transaction is
+ * rolled back and done again with subtransactions, in which apply.c finds the
+ * event that is at fault: that costs a transaction id more and more than a single
+ * event does, so only who has to pays for it.  What fails all the same fails with
+ * the whole transaction.  If it is nobody's fault it is tried
  * again; if it is something else, which an event cannot be blamed for (a commit
  * that fails, say), the attempts count.
  *
@@ -259,9 +262,23 @@ remove_mark(const char *name, int partition, EvsAsyncPacing *pacing, int64 posit
 
 /* ---- a transaction ---- */
 
-static EvsAsyncOutcome
-apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
+/* What is to be done, and how it went. */
+typedef struct Step
 {
+	const char *name;
+	int			partition;
+	EvsAsyncPacing *pacing;
+	bool		guarded;		/* let no error of an event's out */
+	bool		may_guard;		/* an error that gets out now may be one of an event's */
+	EvsAsyncOutcome outcome;
+} Step;
+
+static EvsAsyncOutcome
+apply_next(Step *step)
+{
+	const char *name = step->name;
+	int			partition = step->partition;
+	EvsAsyncPacing *pacing = step->pacing;
 	EvsProjection *projection = get_projection(name);
 	int			partitions;
 	EvsApply	apply;
@@ -306,8 +323,14 @@ apply_next(const char *name, int partition, EvsAsyncPacing *pacing)
 	if (evs_caution_blames(&pacing->caution))
 		result = evs_apply_crashed(&apply, safe, pacing->caution.crashes);
 	else
+	{
+		/* an event that has failed before is most likely to do so again */
+		apply.raise = step->may_guard = !step->guarded &&
+			!(failure->exists && failure->position > pacing->position);
 		result = evs_apply_batch(&apply, safe, next_batch(projection, pacing),
 								 TimestampTzPlusMilliseconds(began, evs_async_batch_time));
+		step->may_guard = false;
+	}
 	evs_apply_end(&apply);
 	remove_mark(name, partition, pacing, apply.unit.checkpoint.position, result);
 
@@ -398,51 +421,69 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 	return goes_on ? EVS_ASYNC_RETRY : EVS_ASYNC_STOPPED;
 }
 
-EvsAsyncOutcome
-evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
+/* NULL, or what it failed with, which is in the log unless it is to be guarded. */
+static ErrorData *
+run(Step *step)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(caller, "evsource async step",
-												  ALLOCSET_SMALL_SIZES);
-	volatile EvsAsyncOutcome outcome = EVS_ASYNC_IDLE;
+	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
 
-	pacing->applied = 0;
+	step->may_guard = false;
 	PG_TRY();
 	{
 		bool		my_turn = true;
 
-		if (!pacing->trusted)
+		/* the mark of a batch that is done again is there */
+		if (!step->pacing->trusted && !step->guarded)
 		{
 			evs_own_transaction_begin();
-			my_turn = leave_mark(name, partition, pacing);
+			my_turn = leave_mark(step->name, step->partition, step->pacing);
 			evs_own_transaction_commit();
 		}
 		evs_own_transaction_begin();
-		outcome = my_turn ? apply_next(name, partition, pacing) :
-			retry_after(pacing, BUSY_DELAY);
+		step->outcome = my_turn ? apply_next(step) : retry_after(step->pacing, BUSY_DELAY);
 		evs_own_transaction_commit();
-		pacing->troubles = 0;
+		step->pacing->troubles = 0;
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		EmitErrorReport();
+		if (evs_failure_is_transient(error->sqlerrcode))
+			step->may_guard = false;
+		if (!step->may_guard)
+			EmitErrorReport();
 		FlushErrorState();
 		AbortCurrentTransaction();
 	}
 	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return error;
+}
 
-	if (error != NULL)
+EvsAsyncOutcome
+evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
+{
+	Step		step = {name, partition, pacing};
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource async step",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	ErrorData  *error;
+
+	pacing->applied = 0;
+	error = run(&step);
+	if (error != NULL && step.may_guard)
 	{
-		MemoryContextSwitchTo(context);
-		outcome = deal_with_error(name, partition, pacing, error);
+		forget_projection(name);
+		step.guarded = true;
+		error = run(&step);
 	}
+	if (error != NULL)
+		step.outcome = deal_with_error(name, partition, pacing, error);
 	evs_caution_rest();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
-	return outcome;
+	return step.outcome;
 }
 
 List *

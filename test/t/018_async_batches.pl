@@ -1,0 +1,85 @@
+# What a batch of the daemon's costs, and what becomes of one that fails.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+my $node = PostgreSQL::Test::Cluster->new('batches');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'evsource'
+evsource.async_retry_delay = 0
+});
+$node->start;
+my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+my $wait = sub { return $sql->("select from evsource.wait_for('$_[0]', timeout => '1min')") };
+
+$sql->(q{
+create extension evsource;
+create table seen (projection text, position bigint, transaction xid8);
+create function see(e evsource.event) returns void language plpgsql as $$ begin
+	if e.data ? 'fail' then raise exception 'no way past %', e.position; end if;
+	insert into public.seen values ('seen', e.position, pg_current_xact_id());
+end $$;
+create view numbers as
+	select count(*) as events, count(distinct position) as once, count(*) filter (where xmin::text <> transaction::text) as guarded from seen;
+select evsource.create_projection('seen', 'see', mode => 'async', on_error => 'dead_letter', tables => '{seen}');
+});
+
+# A batch takes one transaction id: what it writes is the transaction's own.
+$sql->(q{select evsource.append('a-' || i % 7, 'Happened') from generate_series(1, 300) i});
+$wait->('seen');
+is($sql->('select * from numbers'), '300|300|0', 'a batch that works runs without a subtransaction');
+
+# Only one that fails is taken apart.
+my $from = -s $node->logfile;
+$sql->(q{select evsource.append('a-' || i % 7, 'Happened', case when i = 120 then '{"fail": true}' else '{}' end::jsonb) from generate_series(1, 300) i});
+$wait->('seen');
+is($sql->('select events = once and guarded > 0 from numbers'), 't', 'one that fails is done again, in subtransactions, and applied once');
+is($sql->('select events from numbers') + $sql->('select count(*) from evsource.dead_letters'), 600, 'what it cannot take is parked, and what comes behind it');
+is($sql->('select message, attempts from evsource.dead_letters where attempts > 0'), 'no way past 420|5', 'after as many attempts as there may be');
+is($sql->('select event_count from evsource.projection_status'), $sql->('select events from numbers'), 'each is counted once');
+unlike(slurp_file($node->logfile, $from), qr/ERROR:  no way/, 'what is dealt with is no error');
+is(scalar(() = slurp_file($node->logfile, $from) =~ /WARNING:  projection "seen" failed at position 420/g), 5, 'each attempt is reported once');
+
+# Also while there are dead letters.
+$sql->(q{truncate seen; select evsource.append('b-' || i % 7, 'Happened') from generate_series(1, 100) i});
+$wait->('seen');
+is($sql->('select * from numbers'), '100|100|0', 'with dead letters, the next one runs without a subtransaction, too');
+
+# What is nobody's fault fails as a whole, is not counted, and is done again.
+$sql->(q{
+create function give_way() returns trigger language plpgsql as $$ begin
+	if (select count(*) from evsource.projection_failures where message = 'not now') = 0 then
+		raise exception 'not now' using errcode = '40001';
+	end if;
+	return new;
+end $$;
+create trigger give_way before insert on seen for each row execute function give_way();
+truncate seen;
+select evsource.append('c-1', 'Happened');
+});
+$wait->('seen');
+is($sql->('select * from numbers'), '1|1|0', 'a transaction that gave way is done again');
+
+# An immediate end in a batch that is done again loses nothing.
+$sql->(q{
+drop trigger give_way on seen;
+truncate seen;
+select evsource.append('d-' || i % 3, 'Happened', case when i % 9 = 0 then '{"fail": true}' else '{}' end::jsonb) from generate_series(1, 90) i;
+});
+$node->stop('immediate');
+$node->start;
+$wait->('seen');
+is($sql->(q{select count(*) from evsource.events e where stream like 'd-%'
+	and (select count(*) from seen s where s.position = e.position) + (select count(*) from evsource.dead_letters l where l.position = e.position) <> 1}),
+	0, 'after a crash each event is applied or parked, once');
+
+$node->stop;
+done_testing();
