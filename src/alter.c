@@ -112,6 +112,20 @@ divide_anew(EvsProjection *old, const EvsProjection *new)
 	evs_units_create(new);
 }
 
+/*
+ * What was rejected in the version that it was made in must not come back with a
+ * later one: is_compatible and migrate_state are asked for a version, and know
+ * what it was at last.
+ */
+static void
+forget_rejected(const EvsProjection *old)
+{
+	if (old->kind != EVS_KIND_FOLD)
+		evs_table_snapshots_clear_foreign(old);
+	else if (old->key_kind == EVS_KEY_STREAM)
+		evs_snapshots_clear_foreign(old);
+}
+
 void
 evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 {
@@ -128,6 +142,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (!evs_definition_same_model(old, new))
 		new->stale = !begins_anew(old, new);
 
+	if (new->state_version != old->state_version)
+		forget_rejected(old);
 	if (new->policy.keep_snapshots < old->policy.keep_snapshots)
 		evs_history_trim_all(new);
 	if (is_live(old))

@@ -8,7 +8,9 @@
  *	- it has the projection's state version, and handler and upcasters are the
  *	  same; or is_compatible() says that its version will do; or migrate_state()
  *	  brings it up.  These two speak for the handler and the upcasters that there
- *	  were when they or the state version were given, not for later ones.
+ *	  were when they or the state version were given, not for later ones.  Nor for
+ *	  what was not used in its own version any more when that ended: it is gone
+ *	  (alter.c).
  *
  * That the stream has the event that the snapshot ends with is for whoever
  * reads the stream to check: state_load.c.
@@ -93,6 +95,13 @@ evs_snapshot_definition(const EvsProjection *projection)
 {
 	return two_hashes(selection_hash(projection),
 					  handler_hash(projection) ^ evs_types_fingerprint(&projection->filter));
+}
+
+int64
+evs_snapshot_definition_before(const EvsProjection *projection)
+{
+	return two_hashes(selection_hash(projection),
+					  handler_hash(projection) ^ evs_types_fingerprint_before(&projection->filter));
 }
 
 int64

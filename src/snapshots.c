@@ -453,6 +453,31 @@ evs_snapshot_finish(EvsSnapshotWriter *writer)
 
 /* ---- removing ---- */
 
+static EvsQuery clear_foreign = {
+	"with gone as ("
+	"  delete from evsource.snapshots"
+	"  where projection = $1 and state_version = $2 and definition not in ($3, $4) returning key),"
+	" gone_parts as ("
+	"  delete from evsource.snapshot_parts p using gone g where p.projection = $1 and p.key = g.key)"
+	" delete from evsource.snapshot_history"
+	" where projection = $1 and state_version = $2 and definition not in ($3, $4) and upto is null",
+	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_DELETE
+};
+
+void
+evs_snapshots_clear_foreign(const EvsProjection *projection)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(projection->name),
+		Int32GetDatum(projection->state_version),
+		Int64GetDatum(evs_snapshot_definition(projection)),
+		Int64GetDatum(evs_snapshot_definition_before(projection))
+	};
+
+	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	(void) evs_query_run(&clear_foreign, values, NULL);
+}
+
 static EvsQuery clear = {
 	"delete from evsource.snapshots where projection = $1",
 	1, {TEXTOID}, SPI_OK_DELETE

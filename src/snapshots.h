@@ -56,6 +56,12 @@ extern void evs_snapshot_forget_rejections(const char *projection);
 extern int64 evs_snapshot_definition(const EvsProjection *projection);
 
 /*
+ * The same as this transaction has found it, as far as upcasters are concerned: a
+ * type and a projection may get their new versions together.
+ */
+extern int64 evs_snapshot_definition_before(const EvsProjection *projection);
+
+/*
  * A row that a projection keeps current while it is stale is of no definition:
  * another one has begun its state.
  */
@@ -113,6 +119,12 @@ extern int64 evs_snapshots_restore(EvsProjection *projection);
  * cannot be computed any more; returns how many newest ones there were.
  */
 extern int64 evs_snapshots_clear(const char *projection, bool bases);
+
+/*
+ * The projection is about to get another state version: remove what was saved in
+ * the one that it has, but made by another definition.
+ */
+extern void evs_snapshots_clear_foreign(const EvsProjection *projection);
 
 /* The id of the last event in a state. */
 extern pg_uuid_t *evs_snapshot_last_event_id(const EvsState *state);

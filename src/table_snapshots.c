@@ -51,6 +51,15 @@ static EvsQuery delete_older = {
 	3, {TEXTOID, INT4OID, INT8OID}, SPI_OK_DELETE
 };
 
+static EvsQuery delete_foreign = {
+	"with gone as ("
+	"  delete from evsource.table_snapshots"
+	"  where projection = $1 and state_version = $2 and definition not in ($3, $4) returning position)"
+	" delete from evsource.table_snapshot_rows"
+	" where projection = $1 and position in (select position from gone)",
+	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_DELETE
+};
+
 static EvsQuery delete_rows = {
 	"delete from evsource.table_snapshot_rows where projection = $1",
 	1, {TEXTOID}, SPI_OK_DELETE
@@ -228,4 +237,17 @@ evs_table_snapshots_clear(const char *projection)
 
 	(void) evs_query_run(&delete_rows, values, NULL);
 	return evs_query_run(&delete_snapshots, values, NULL);
+}
+
+void
+evs_table_snapshots_clear_foreign(const EvsProjection *projection)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(projection->name),
+		Int32GetDatum(projection->state_version),
+		Int64GetDatum(evs_snapshot_definition(projection)),
+		Int64GetDatum(evs_snapshot_definition_before(projection))
+	};
+
+	(void) evs_query_run(&delete_foreign, values, NULL);
 }

@@ -35,4 +35,7 @@ extern void evs_table_snapshot_load(EvsProjection *projection, const EvsTableSna
 /* Remove a projection's; returns how many there were. */
 extern int64 evs_table_snapshots_clear(const char *projection);
 
+/* The same as evs_snapshots_clear_foreign() for tables. */
+extern void evs_table_snapshots_clear_foreign(const EvsProjection *projection);
+
 #endif							/* EVS_TABLE_SNAPSHOTS_H */

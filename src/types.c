@@ -78,6 +78,7 @@ read_version(HeapTuple tuple, TupleDesc tupdesc)
 	version->owner = text_column(tuple, tupdesc, "owner");
 	version->search_path = text_column(tuple, tupdesc, "search_path");
 	version->changes_stored = DatumGetBool(column(tuple, tupdesc, "changes_stored", &isnull));
+	version->definer = HeapTupleHeaderGetXmin(tuple->t_data);
 	return version;
 }
 
@@ -282,8 +283,8 @@ hash_bytes_into(uint32 hash, const char *value, int length)
 	return hash_combine(hash, hash_bytes((const unsigned char *) value, length));
 }
 
-uint32
-evs_types_fingerprint(const EvsFilter *filter)
+static uint32
+fingerprint(const EvsFilter *filter, bool with_own)
 {
 	uint32		hash = 0;
 
@@ -299,7 +300,8 @@ evs_types_fingerprint(const EvsFilter *filter)
 		{
 			const EvsTypeVersion *version = type->versions[v];
 
-			if (version == NULL || version->upcaster == NULL)
+			if (version == NULL || version->upcaster == NULL ||
+				(!with_own && TransactionIdIsCurrentTransactionId(version->definer)))
 				continue;
 			hash = hash_bytes_into(hash, VARDATA_ANY(type->type), VARSIZE_ANY_EXHDR(type->type));
 			hash = hash_combine(hash, v);
@@ -307,6 +309,18 @@ evs_types_fingerprint(const EvsFilter *filter)
 		}
 	}
 	return hash;
+}
+
+uint32
+evs_types_fingerprint(const EvsFilter *filter)
+{
+	return fingerprint(filter, true);
+}
+
+uint32
+evs_types_fingerprint_before(const EvsFilter *filter)
+{
+	return fingerprint(filter, false);
 }
 
 /* ---- hearing of changes ---- */

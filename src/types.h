@@ -22,6 +22,7 @@ typedef struct EvsTypeVersion
 	char	   *owner;			/* whose rights they run with */
 	char	   *search_path;
 	bool		changes_stored; /* older events were stored when it was defined */
+	TransactionId definer;		/* the transaction that defined it */
 } EvsTypeVersion;
 
 /* A type that has been defined.  Version 1 may have no definition of its own. */
@@ -51,6 +52,9 @@ extern EvsEventType *evs_types_find(const text *type);
  * whether events are stored that they change or not; 0 while there are none.
  */
 extern uint32 evs_types_fingerprint(const EvsFilter *filter);
+
+/* The same without what the transaction itself has defined. */
+extern uint32 evs_types_fingerprint_before(const EvsFilter *filter);
 
 /* ---- validating and upcasting: type_run.c ---- */
 
