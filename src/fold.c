@@ -71,7 +71,8 @@ is_to_be_saved(const Application *application, text *key, const EvsState *state)
 
 	/* where every state is saved, none may be left to others */
 	if (policy->snapshot_every == 1)
-		return state->event_count > state->saved_count;
+		return state->event_count > state->saved_count &&
+			evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_LOCK_EACH);
 	return evs_snapshot_is_due(projection, key, state);
 }
 

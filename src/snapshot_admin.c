@@ -50,27 +50,49 @@ required_text(FunctionCallInfo fcinfo, int argument, const char *name)
 	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
 }
 
-/* The fold projections that the caller may manage, as structs. */
+/* The names of all fold projections. */
 static List *
-manageable_folds(void)
+fold_names(void)
 {
 	static EvsQuery query = {
 		"select projection from evsource.projections where kind = 'fold' order by 1",
 		0, {0}, SPI_OK_SELECT
 	};
-	List	   *names = evs_query_texts(&query, NULL, NULL);
-	List	   *folds = NIL;
-	ListCell   *cell;
 
-	foreach(cell, names)
+	return evs_query_texts(&query, NULL, NULL);
+}
+
+static bool
+is_manageable(const EvsProjection *projection)
+{
+	return projection != NULL && projection->kind == EVS_KIND_FOLD &&
+		evs_state_may(projection, EVS_STATE_MANAGE);
+}
+
+/*
+ * A fold that the caller may manage, or NULL.  Unless appends write its snapshots,
+ * nobody else does from now on: whoever runs it has the lock on its name.
+ */
+static EvsProjection *
+lock_fold(const char *name)
+{
+	EvsProjection *projection = evs_projection_load(name, true);
+
+	if (is_manageable(projection) && projection->mode != EVS_MODE_INLINE)
 	{
-		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
-
-		if (projection != NULL && projection->kind == EVS_KIND_FOLD &&
-			evs_state_may(projection, EVS_STATE_MANAGE))
-			folds = lappend(folds, projection);
+		evs_registry_lock(name);
+		projection = evs_projection_load(name, true);
 	}
-	return folds;
+	return is_manageable(projection) ? projection : NULL;
+}
+
+/* The same for one that was named: an error says why it cannot be had. */
+static EvsProjection *
+lock_named_fold(const char *name)
+{
+	(void) evs_state_projection(name, EVS_STATE_MANAGE);
+	(void) lock_fold(name);
+	return evs_state_projection(name, EVS_STATE_MANAGE);
 }
 
 /* ---- save ---- */
@@ -132,7 +154,11 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 		evs_state_of_key(&call, key, &state);
 		if (differs_from_row(&state) &&
 			(state.rejections > 0 || state.event_count - state.saved_count >= at_least))
+		{
+			/* appends that save each state have not had to wait until now */
+			(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_OUT);
 			evs_snapshot_add(writer, key, &state);
+		}
 		if (state.event_count > 0)
 			(*keys)++;
 		MemoryContextReset(per_key);
@@ -179,8 +205,12 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("projection must not be null when a key is given")));
-		foreach(cell, manageable_folds())
-			saved += save_keys(lfirst(cell), 1, &keys);
+		foreach(cell, fold_names())
+		{
+			projection = lock_fold(lfirst(cell));
+			if (projection != NULL)
+				saved += save_keys(projection, 1, &keys);
+		}
 		PG_RETURN_INT64(saved);
 	}
 
@@ -194,7 +224,7 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 		evs_require_read_committed("save the tables of a projection");
 		PG_RETURN_INT64(evs_table_snapshot_save(evs_registry_open(name)) ? 1 : 0);
 	}
-	projection = evs_state_projection(name, EVS_STATE_MANAGE);
+	projection = lock_named_fold(name);
 	if (PG_ARGISNULL(1))
 		PG_RETURN_INT64(save_keys(projection, 1, &keys));
 	PG_RETURN_INT64(save_key(projection,
@@ -314,6 +344,15 @@ can_be_cleared(const EvsProjection *projection)
 	return projection->key_kind == EVS_KEY_STREAM;
 }
 
+/* Nobody who notes a rejection waits for us while we wait for him. */
+static int64
+clear(const char *name)
+{
+	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_OUT);
+	evs_snapshot_forget_rejections(name);
+	return evs_snapshots_clear(name, false);
+}
+
 /*
  * evsource.clear_snapshots(projection text) returns bigint: how many there
  * were.
@@ -335,14 +374,11 @@ evsource_clear_snapshots(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcacheByRelid(evs_catalog()->projections);
 	if (name == NULL)
 	{
-		foreach(cell, manageable_folds())
+		foreach(cell, fold_names())
 		{
-			projection = lfirst(cell);
-			if (can_be_cleared(projection))
-			{
-				evs_snapshot_forget_rejections(projection->name);
-				cleared += evs_snapshots_clear(projection->name, false);
-			}
+			projection = lock_fold(lfirst(cell));
+			if (projection != NULL && can_be_cleared(projection))
+				cleared += clear(projection->name);
 		}
 		PG_RETURN_INT64(cleared);
 	}
@@ -353,13 +389,12 @@ evsource_clear_snapshots(PG_FUNCTION_ARGS)
 		evs_snapshot_forget_rejections(name);
 		PG_RETURN_INT64(evs_table_snapshots_clear(name));
 	}
-	projection = evs_state_projection(name, EVS_STATE_MANAGE);
+	projection = lock_named_fold(name);
 	if (!can_be_cleared(projection))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("snapshots of projection \"%s\" are its states", name),
 				 errdetail("A fold that is not keyed by stream keeps its states in evsource.snapshots and nowhere else."),
 				 errhint("To compute them anew: CALL evsource.rebuild_projection().")));
-	evs_snapshot_forget_rejections(name);
-	PG_RETURN_INT64(evs_snapshots_clear(name, false));
+	PG_RETURN_INT64(clear(name));
 }

@@ -14,6 +14,13 @@
  * clear wait.  The tag of the projection is held as well: shared with one key,
  * exclusively with all of them.
  *
+ * Two others must write.  An append of a projection that saves each state takes
+ * no lock of a key: it has the stream.  It holds the projection's tag in a mode of
+ * its own, which keeps out who clears or saves all; who has the barrier need not
+ * keep out appends.  And a projection that is not inline is written by whoever has
+ * the lock on its name, and by nobody else.  The order is: the name, the tags,
+ * the barrier; or the log, the stream, the tag; then rows.
+ *
  * The lock table is finite: a transaction that saves the states of very many
  * keys stops taking locks of keys at some point and relies on those of the rows.
  */
@@ -29,7 +36,7 @@
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
-#include "storage/lock.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -146,6 +153,16 @@ snapshot_locktag(LOCKTAG *tag, const char *projection, text *key)
 						 SNAPSHOT_LOCK_CLASS);
 }
 
+/* Keep out everybody; until those who are in have come to an end nobody waits behind us. */
+static void
+lock_out(const LOCKTAG *tag)
+{
+	if (LockAcquire(tag, AccessExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+		return;
+	WaitForLockers(*tag, AccessExclusiveLock, false);
+	(void) LockAcquire(tag, AccessExclusiveLock, false, false);
+}
+
 bool
 evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
 {
@@ -153,10 +170,19 @@ evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
 	bool		try = lock == EVS_SNAPSHOT_TRY_KEY;
 
 	snapshot_locktag(&tag, projection, NULL);
-	if (lock == EVS_SNAPSHOT_LOCK_ALL)
+	switch (lock)
 	{
-		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-		return true;
+		case EVS_SNAPSHOT_LOCK_ALL:
+			(void) LockAcquire(&tag, ExclusiveLock, false, false);
+			return true;
+		case EVS_SNAPSHOT_LOCK_OUT:
+			lock_out(&tag);
+			return true;
+		case EVS_SNAPSHOT_LOCK_EACH:
+			(void) LockAcquire(&tag, AccessShareLock, false, false);
+			return true;
+		default:
+			break;
 	}
 	if (LockAcquire(&tag, ShareLock, false, try) == LOCKACQUIRE_NOT_AVAIL)
 		return false;

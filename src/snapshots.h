@@ -79,10 +79,15 @@ extern int64 evs_snapshot_base_definition(const EvsProjection *projection);
  */
 extern int64 evs_snapshot_vouch(const EvsProjection *projection);
 
-/* Whoever saves or clears takes one of these first, until the transaction ends. */
+/*
+ * Whoever writes rows takes one of these first, until the transaction ends.  Who
+ * writes those of a projection that is not inline has the lock on its name before.
+ */
 typedef enum EvsSnapshotLock
 {
-	EVS_SNAPSHOT_LOCK_ALL,		/* all of the projection, wait */
+	EVS_SNAPSHOT_LOCK_ALL,		/* all of the projection, wait; behind the barrier no more is needed */
+	EVS_SNAPSHOT_LOCK_OUT,		/* the same without the barrier, and before writing */
+	EVS_SNAPSHOT_LOCK_EACH,		/* any of it, by an append that must save: wait for the one before */
 	EVS_SNAPSHOT_LOCK_KEY,		/* of one key, wait */
 	EVS_SNAPSHOT_TRY_KEY		/* of one key, unless somebody else has it */
 } EvsSnapshotLock;
