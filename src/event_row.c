@@ -53,6 +53,7 @@ evs_event_row_init(EvsEventRow *row)
 {
 	row->context = CurrentMemoryContext;
 	row->allocated = INITIAL_SIZE;
+	row->tail = 0;
 	row->columns = EVS_EVENT_ALL;
 	row->tuple.t_data = palloc(row->allocated);
 	row->tuple.t_tableOid = InvalidOid;
@@ -116,7 +117,7 @@ evs_event_row_form(EvsEventRow *row, const EvsEvent *event)
 	const void *metadata = event->metadata ? (const void *) event->metadata :
 		DatumGetPointer(evs_event_no_metadata());
 	Size		needed = FIXED_SIZE + VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type) +
-		VARSIZE_ANY(event->data) + VARSIZE_ANY(metadata);
+		VARSIZE_ANY(event->data) + VARSIZE_ANY(metadata) + row->tail;
 	HeapTupleHeader header = row->tuple.t_data;
 	uint16		infomask = 0;
 	pg_uuid_t	id;

@@ -16,6 +16,7 @@ typedef struct EvsEventRow
 	MemoryContext context;		/* holds the row */
 	HeapTupleData tuple;		/* the row formed last */
 	Size		allocated;
+	Size		tail;			/* room behind a row, for what the caller adds to it */
 	uint32		columns;		/* EVS_EVENT_BIT of each that a row has; else null */
 } EvsEventRow;
 

@@ -40,7 +40,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -486,7 +485,6 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 	EvsFetch	fetch = {.name = evs_subscription_name(fcinfo, 0)};
 	int64		wait_ms = PG_ARGISNULL(4) ? 0 :
 		evs_interval_milliseconds(PG_GETARG_INTERVAL_P(4), "wait");
-	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	fetch.max_count = (int) positive_argument(fcinfo, 1, "max_count",
 											  PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1));
@@ -500,8 +498,7 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 	evs_require_read_committed("fetch events");
 	check_reader();
 
-	InitMaterializedSRF(fcinfo, 0);
-	fetch.result = set->setResult;
+	fetch.result = evs_read_result(fcinfo);
 	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "evsource fetch",
 										  ALLOCSET_DEFAULT_SIZES);
 	fetch.has_locks = evs_wakeup_holds_any_cursor();

@@ -42,30 +42,14 @@ typedef struct Batch
 	EvsTypeRun *types;			/* of this reading, unless ... */
 	bool		careful;		/* ... one has failed, and each is tried by itself */
 	EvsReceipts receipts;
-	EvsEventRow event_row;		/* forms the part of a row that is evsource.event */
-	HeapTupleData row;			/* the row formed last */
-	Size		allocated;		/* for it */
+	EvsEventRow row;			/* forms the part of a row that is evsource.event */
+	int			max_receipt;	/* bytes that a receipt may have */
 	MemoryContext context;
 	MemoryContext event_context;
 	EvsDeadStreams *dead;		/* NULL: no stream has dead letters */
 	int64		bytes;
 	EvsHandOut	out;
 } Batch;
-
-/*
- * Room for a row of evsource.fetched_event: that of evsource.event, the attempt
- * and the receipt, each with what aligns it.
- */
-static HeapTupleHeader
-reserve_row(Batch *batch, Size size)
-{
-	if (size > batch->allocated)
-	{
-		batch->allocated = Max(size, Min(batch->allocated * 2, MaxAllocSize));
-		batch->row.t_data = MemoryContextAlloc(batch->context, batch->allocated);
-	}
-	return batch->row.t_data;
-}
 
 static Size
 align_zeroed(char *start, Size at, Size alignment)
@@ -76,18 +60,20 @@ align_zeroed(char *start, Size at, Size alignment)
 	return aligned;
 }
 
+/*
+ * A row of evsource.fetched_event: that of evsource.event, with the attempt and the
+ * receipt behind it.
+ */
 static void
 put_event(Batch *batch, const EvsEvent *event, int attempt)
 {
-	HeapTuple	row = evs_event_row_form(&batch->event_row, event);
-	int			room = evs_receipt_max_length(&batch->receipts);
-	bool		is_short = room + VARHDRSZ_SHORT <= VARATT_SHORT_MAX;
-	char	   *start = (char *) reserve_row(batch, row->t_len + 2 * sizeof(int32) + VARHDRSZ + room);
+	HeapTuple	row = evs_event_row_form(&batch->row, event);
+	bool		is_short = batch->max_receipt + VARHDRSZ_SHORT <= VARATT_SHORT_MAX;
+	char	   *start = (char *) row->t_data;
 	Size		at = row->t_len;
 	int32		number = attempt;
 	int			length;
 
-	memcpy(start, row->t_data, row->t_len);
 	at = align_zeroed(start, at, sizeof(int32));
 	memcpy(start + at, &number, sizeof(number));
 	at += sizeof(number);
@@ -101,9 +87,9 @@ put_event(Batch *batch, const EvsEvent *event, int attempt)
 		SET_VARSIZE(start + at, length + VARHDRSZ);
 	at += length + (is_short ? VARHDRSZ_SHORT : VARHDRSZ);
 
-	HeapTupleHeaderSetNatts(batch->row.t_data, FETCHED_NATTS);
-	batch->row.t_len = at;
-	tuplestore_puttuple(batch->fetch->result, &batch->row);
+	HeapTupleHeaderSetNatts(row->t_data, FETCHED_NATTS);
+	row->t_len = at;
+	tuplestore_puttuple(batch->fetch->result, row);
 	batch->fetch->count++;
 	batch->out.last = event->position;
 }
@@ -350,10 +336,11 @@ batch_begin(Batch *batch, EvsFetch *fetch, EvsClaim *claim, bool retry)
 	if (!retry)
 		batch->dead = evs_dead_streams(claim->subscription->name);
 	evs_receipts_begin(&batch->receipts, claim, retry);
-	evs_event_row_init(&batch->event_row);
+	batch->max_receipt = evs_receipt_max_length(&batch->receipts);
+	evs_event_row_init(&batch->row);
+	/* each with what aligns it */
+	batch->row.tail = 2 * sizeof(int32) + VARHDRSZ + batch->max_receipt;
 	batch->context = CurrentMemoryContext;
-	batch->row.t_tableOid = InvalidOid;
-	ItemPointerSetInvalid(&batch->row.t_self);
 }
 
 static void

@@ -121,6 +121,33 @@ evs_read_check_access(void)
 	return check_enable_rls(events, InvalidOid, false) == RLS_ENABLED;
 }
 
+/*
+ * A result grows by blocks of twice the size, and goes all at once.  The C library
+ * gives memory at the end of the heap back to the system when there is more of it
+ * than twice the largest block that was ever freed, which such a result just
+ * exceeds: each call would have all of it mapped anew, page by page.  That was a
+ * third of what it took to read 1000 events.  So free a larger block first.
+ */
+#define KEPT_BLOCK			(2 * 1024 * 1024)
+
+static void
+keep_memory(void)
+{
+	static bool done = false;
+
+	if (!done)
+		pfree(palloc(KEPT_BLOCK));
+	done = true;
+}
+
+Tuplestorestate *
+evs_read_result(FunctionCallInfo fcinfo)
+{
+	keep_memory();
+	InitMaterializedSRF(fcinfo, 0);
+	return ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
+}
+
 static void
 read_begin(EvsRead *read, FunctionCallInfo fcinfo, int64 max_count)
 {
@@ -128,8 +155,7 @@ read_begin(EvsRead *read, FunctionCallInfo fcinfo, int64 max_count)
 	read->secured = evs_read_check_access();
 	read->remaining = max_count;
 
-	InitMaterializedSRF(fcinfo, 0);
-	read->result = ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
+	read->result = evs_read_result(fcinfo);
 	evs_event_row_init(&read->row);
 	if (evs_types_any_now())
 	{

@@ -9,6 +9,7 @@
 
 #include "access/xlogdefs.h"
 #include "executor/tuptable.h"
+#include "fmgr.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
@@ -36,6 +37,9 @@ typedef struct EvsRead
  * row security lets through.
  */
 extern bool evs_read_check_access(void);
+
+/* Begin the result of a function that returns events: here they go. */
+extern Tuplestorestate *evs_read_result(FunctionCallInfo fcinfo);
 
 /* A stored row (see below) as an event, its varlenas as they are stored. */
 extern void evs_read_view(EvsEvent *event, const Datum *stored, const bool *is_null);
