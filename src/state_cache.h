@@ -33,6 +33,7 @@ typedef struct EvsState
 	int			restores;		/* loads that began with it, since it was saved */
 	int			rejections;		/* how often it could not be used, the same */
 	bool		mixed;			/* of a row that is of more than one definition */
+	bool		is_lost;		/* not known: events that made it were truncated */
 } EvsState;
 
 typedef struct EvsCachedState EvsCachedState;

@@ -326,6 +326,13 @@ fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	if (!evs_history_base(projection->name, stream, snapshot, &row))
 		return false;
 	if (row.upto > at->version || !is_before(&row, at))
+	{
+		if (at->leave_out)
+		{
+			state->is_lost = true;
+			start(folder, state);
+			return true;
+		}
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("events of stream \"%s\" that make this state were truncated",
@@ -334,6 +341,7 @@ fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
 						   row.upto),
 				 errhint("Ask for version " INT64_FORMAT " or later, or for a later time.",
 						 row.upto)));
+	}
 	if (!evs_snapshot_accept(projection, stream, &row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -20,6 +20,7 @@ typedef struct EvsStateAt
 	int64		version;		/* up to this one; PG_INT64_MAX: all */
 	bool		has_time;
 	TimestampTz before;			/* occurred before this, if has_time */
+	bool		leave_out;		/* what was truncated is no error: state->is_lost */
 } EvsStateAt;
 
 /*

@@ -343,11 +343,16 @@ evsource_load_state(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }
 
-/* The state of a key before a time; its version is that of its last event. */
+/*
+ * The state of a key before a time, unless it is lost; its version is that of its
+ * last event.
+ */
 static void
 state_before(EvsStateCall *call, text *key, TimestampTz before, EvsState *state)
 {
-	EvsStateAt	at = {.version = PG_INT64_MAX, .has_time = true, .before = before};
+	EvsStateAt	at = {
+		.version = PG_INT64_MAX, .has_time = true, .before = before, .leave_out = true
+	};
 
 	memset(state, 0, sizeof(EvsState));
 	if (call->projection->key_kind == EVS_KEY_STREAM)
@@ -358,10 +363,27 @@ state_before(EvsStateCall *call, text *key, TimestampTz before, EvsState *state)
 	state->seen_version = state->version;
 }
 
+/* Nobody shall take the states that there are for all that there were. */
+static void
+warn_of_lost(const EvsProjection *projection, int64 lost, const char *first)
+{
+	if (lost == 0)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg_plural(INT64_FORMAT " state of projection \"%s\" as of that time is not known",
+						   INT64_FORMAT " states of projection \"%s\" as of that time are not known",
+						   lost, lost, projection->name),
+			 errdetail("Events that make them were truncated; the first of these streams is \"%s\".",
+					   first),
+			 errhint("See evsource.snapshot_history for the versions from which on states of truncated streams are known.")));
+}
+
 /*
  * evsource.load_states(projection text, as_of timestamptz) returns setof (key,
  * state, version, position, event_count): all states that have events, of one
- * snapshot; with as_of those that had some before that time.
+ * snapshot; with as_of those that had some before that time, but for those whose
+ * events were truncated: a warning tells of them.
  *
  * Errors as evsource.load_state.
  */
@@ -377,6 +399,8 @@ evsource_load_states(PG_FUNCTION_ARGS)
 	EvsStateCall call;
 	EvsKeyWalk *walk;
 	text	   *key;
+	int64		lost = 0;
+	char	   *first_lost = NULL;
 
 	InitMaterializedSRF(fcinfo, 0);
 	result = (ReturnSetInfo *) fcinfo->resultinfo;
@@ -403,11 +427,14 @@ evsource_load_states(PG_FUNCTION_ARGS)
 			state_values(projection, &state, values + 1, nulls + 1);
 			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 		}
+		if (state.is_lost && lost++ == 0)
+			first_lost = MemoryContextStrdup(caller, text_to_cstring(key));
 		MemoryContextReset(per_key);
 	}
 	MemoryContextSwitchTo(caller);
 	evs_key_walk_end(walk);
 	evs_state_end(&call);
+	warn_of_lost(projection, lost, first_lost);
 	return (Datum) 0;
 }
 
