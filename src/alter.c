@@ -138,16 +138,19 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	new->vouched = evs_definition_same_versions(old, new) ? old->vouched : evs_snapshot_vouch(new);
 	if (evs_definition_equal(old, new))
 		return;
-	evs_history_check_bases(new);
+	if (!evs_definition_same_model(old, new) || !evs_definition_same_versions(old, new))
+		evs_history_check_bases(new);
 	if (!evs_definition_same_model(old, new))
 		new->stale = !begins_anew(old, new);
 
 	if (new->state_version != old->state_version)
-		forget_rejected(old);
+		(void) evs_snapshot_lock(old->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (new->policy.keep_snapshots < old->policy.keep_snapshots)
 		evs_history_trim_all(new);
 	if (is_live(old))
 		evs_replay_settle(old);
+	if (new->state_version != old->state_version)
+		forget_rejected(old);
 	if (becomes_inline)
 		check_nothing_is_parked(old);
 	if (old->partitions != new->partitions)

@@ -203,16 +203,19 @@ migrate(const EvsProjection *projection, EvsSnapshot *row)
 	return true;
 }
 
-/* A row of another state version: can it be used, perhaps as something else? */
-static bool
-bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
+/*
+ * A row of another state version: can it be used, perhaps as something else?
+ * Returns what is in the way (as evs_snapshot_reject() takes it), or NULL.
+ */
+static char *
+bring_up(EvsProjection *projection, EvsSnapshot *row, char **message)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool accepted = false;
 	char	   *volatile problem = NULL;
-	char	   *volatile message = NULL;
 
+	*message = NULL;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
@@ -235,7 +238,7 @@ bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
 		problem = psprintf("has state version %d, not %d, and bringing it up failed with SQLSTATE %s",
 						   row->state_version, projection->state_version,
 						   unpack_sql_state(error->sqlerrcode));
-		message = error->message;
+		*message = error->message;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -244,46 +247,45 @@ bring_up(EvsProjection *projection, text *key, EvsSnapshot *row)
 	if (problem == NULL && !accepted)
 		problem = psprintf("has state version %d, not %d",
 						   row->state_version, projection->state_version);
-	if (problem != NULL)
-		evs_snapshot_reject(projection, key, problem, message);
-	else
+	if (problem == NULL)
 		row->state_version = projection->state_version;
-	return problem == NULL;
+	return problem;
 }
 
-bool
-evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
+const char *
+evs_snapshot_problem(EvsProjection *projection, EvsSnapshot *row, char **message)
 {
 	uint64		definition = (uint64) (row->upto > 0 ? evs_snapshot_base_definition(projection) :
 										   evs_snapshot_definition(projection));
 	uint64		made_by = (uint64) row->definition;
 	bool		by_stream = projection->key_kind == EVS_KEY_STREAM;
 
+	*message = NULL;
 	if (row->state == NULL || row->event_count <= 0 || row->position <= 0 || (by_stream && row->version <= 0))
-	{
-		evs_snapshot_reject(projection, key, "cannot be read", NULL);
-		return false;
-	}
+		return "cannot be read";
 
 	/* without a stream to read it is the state itself, made by whatever made it */
 	if (by_stream && made_by >> 32 != definition >> 32)
-	{
-		evs_snapshot_reject(projection, key, "was made with another filter or start", NULL);
-		return false;
-	}
+		return "was made with another filter or start";
 	if (row->state_version != projection->state_version)
 	{
 		if (!by_stream || is_vouched_for(projection, row))
-			return bring_up(projection, key, row);
-		evs_snapshot_reject(projection, key,
-							psprintf("has state version %d, not %d, and handler or upcaster have changed since that was given",
-									 row->state_version, projection->state_version), NULL);
-		return false;
+			return bring_up(projection, row, message);
+		return psprintf("has state version %d, not %d, and handler or upcaster have changed since that was given",
+						row->state_version, projection->state_version);
 	}
 	if (by_stream && made_by != definition)
-	{
-		evs_snapshot_reject(projection, key, "was made by another handler or upcaster", NULL);
-		return false;
-	}
-	return true;
+		return "was made by another handler or upcaster";
+	return NULL;
+}
+
+bool
+evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row)
+{
+	char	   *message;
+	const char *problem = evs_snapshot_problem(projection, row, &message);
+
+	if (problem != NULL)
+		evs_snapshot_reject(projection, key, problem, message);
+	return problem == NULL;
 }

@@ -14,10 +14,13 @@
 #include "snapshot_history.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "identity.h"
 #include "query.h"
 
 #define ROW_COLUMNS \
@@ -167,38 +170,59 @@ evs_history_base_events(const char *projection)
 	return events;
 }
 
-/* The first base that cannot be used with this definition. */
-static EvsQuery find_useless_base = {
-	"select key from evsource.snapshot_history"
-	" where projection = $1 and upto is not null and"
-	"  (definition >> 32 <> $2 >> 32 or"
-	"   case when state_version = $3 then definition <> $2 else not $4 end)"
-	" order by key limit 1",
-	4, {TEXTOID, INT8OID, INT4OID, BOOLOID}, SPI_OK_SELECT
+static EvsQuery find_bases = {
+	"select key from evsource.snapshot_history where projection = $1 and upto is not null"
+	" order by key",
+	1, {TEXTOID}, SPI_OK_SELECT
 };
 
-void
-evs_history_check_bases(const EvsProjection *projection)
+/* As evs_snapshot_problem(), of a base. */
+static const char *
+base_problem(EvsProjection *projection, text *key, char **message)
 {
-	int64		vouched = projection->vouched ^ evs_snapshot_vouch(projection);
-	Datum		values[] = {
-		CStringGetTextDatum(projection->name),
-		Int64GetDatum(evs_snapshot_base_definition(projection)),
-		Int32GetDatum(projection->state_version),
-		BoolGetDatum((uint64) vouched >> 32 == 0 &&
-					 (projection->is_compatible != NULL || projection->migrate_state != NULL))
-	};
-	List	   *keys = evs_query_texts(&find_useless_base, values, NULL);
+	EvsSnapshot row;
 
-	if (keys == NIL)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot alter projection \"%s\" in a way that makes states useless which stand for truncated events",
-					projection->name),
-			 errdetail("Stream \"%s\" was truncated; of its first events the state is left that they made.",
-					   (char *) linitial(keys)),
-			 errhint("For another handler or state version, give a new state_version together with migrate_state or is_compatible; for another filter or start, create another projection.")));
+	*message = NULL;
+	if (projection->kind != EVS_KIND_FOLD || projection->key_kind != EVS_KEY_STREAM)
+		return "is that of a fold keyed by stream";
+	if (!evs_history_base(projection->name, key, InvalidSnapshot, &row))
+		return NULL;
+	return evs_snapshot_problem(projection, &row, message);
+}
+
+void
+evs_history_check_bases(EvsProjection *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection->name)};
+	List	   *keys = evs_query_texts(&find_bases, values, NULL);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource bases",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	EvsIdentity identity;
+	ListCell   *cell;
+
+	evs_identity_enter(&identity, projection->owner, projection->search_path);
+	foreach(cell, keys)
+	{
+		const char *problem;
+		char	   *message;
+
+		CHECK_FOR_INTERRUPTS();
+		problem = base_problem(projection, cstring_to_text(lfirst(cell)), &message);
+		if (problem != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot alter projection \"%s\" in a way that makes states useless which stand for truncated events",
+							projection->name),
+					 errdetail("Stream \"%s\" was truncated; of its first events the state is left that they made. It %s%s%s.",
+							   (char *) lfirst(cell), problem,
+							   message ? ": " : "", message ? message : ""),
+					 errhint("For another handler or state version, give a new state_version together with migrate_state or is_compatible; for another filter or start, create another projection.")));
+		MemoryContextReset(context);
+	}
+	evs_identity_leave(&identity);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 }
 
 /* ---- keeping ---- */

@@ -31,8 +31,11 @@ extern void evs_history_set_base(const EvsProjection *projection, text *key,
 /* How many truncated events the bases of a projection stand for. */
 extern int64 evs_history_base_events(const char *projection);
 
-/* 55000 if a base of the projection cannot be used with the definition that it is to have. */
-extern void evs_history_check_bases(const EvsProjection *projection);
+/*
+ * 55000 if a base of the projection cannot be used with the definition that it is
+ * to have: each is brought up, to see whether that can be done.
+ */
+extern void evs_history_check_bases(EvsProjection *projection);
 
 /*
  * The snapshots of these keys (a text[]) are about to be replaced: keep them;

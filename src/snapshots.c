@@ -500,7 +500,6 @@ evs_snapshots_clear_foreign(const EvsProjection *projection)
 		Int64GetDatum(evs_snapshot_definition_before(projection))
 	};
 
-	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	(void) evs_query_run(&clear_foreign, values, NULL);
 }
 

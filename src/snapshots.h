@@ -40,6 +40,13 @@ extern bool evs_snapshot_read(const char *projection, text *key,
 extern bool evs_snapshot_accept(EvsProjection *projection, text *key, EvsSnapshot *row);
 
 /*
+ * The same without a report: why it cannot be used, or NULL, and what an error
+ * said of it, or NULL.
+ */
+extern const char *evs_snapshot_problem(EvsProjection *projection, EvsSnapshot *row,
+										char **message);
+
+/*
  * Tell, once, that a row cannot be used, and why: as what follows "It", the same
  * words for all keys, and what an error said of this one, or NULL.  And forget
  * what was told of a projection.
@@ -127,7 +134,8 @@ extern int64 evs_snapshots_clear(const char *projection, bool bases);
 
 /*
  * The projection is about to get another state version: remove what was saved in
- * the one that it has, but made by another definition.
+ * the one that it has, but made by another definition.  The caller has locked all
+ * of them.
  */
 extern void evs_snapshots_clear_foreign(const EvsProjection *projection);
 

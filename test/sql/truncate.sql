@@ -111,10 +111,25 @@ select sum(event_count) = evsource.event_count('state') as adds_up from evsource
 -- No change makes a base useless: see also snapshot_vouched.
 select evsource.alter_projection('state', state_version => 2);
 \echo :LAST_ERROR_SQLSTATE
--- One that cannot be used all the same is no reason to make a state up ...
+-- migrate_state and is_compatible are asked
 create function migrate_none(state jsonb, saved int) returns jsonb language sql immutable as $$select null::jsonb$$;
-select evsource.alter_projection('state', state_version => 2, migrate_state => 'migrate_none');
+create function migrate_not(state jsonb, saved int) returns jsonb language plpgsql immutable as $$begin raise 'no: %', state ->> 'n'; end$$;
+create function compatible_not(saved int, current int) returns bool language sql immutable as $$select false$$;
+create function handle(e evsource.event) returns void language sql as $$select null$$;
 \set VERBOSITY default
+select evsource.alter_projection('state', state_version => 2, migrate_state => 'migrate_none');
+select evsource.alter_projection('state', state_version => 2, migrate_state => 'migrate_not');
+select evsource.alter_projection('state', state_version => 2, is_compatible => 'compatible_not');
+select evsource.alter_projection('state', 'handle', state_version => 2, migrate_state => 'migrate_none');
+\set VERBOSITY terse
+-- One that cannot be used all the same is no reason to make a state up ...
+create function migrate_later(state jsonb, saved int) returns jsonb language sql immutable as $$select state$$;
+select evsource.alter_projection('state', state_version => 2, migrate_state => 'migrate_later');
+create or replace function migrate_later(state jsonb, saved int) returns jsonb language sql immutable as $$select null::jsonb$$;
+\c
+set client_min_messages = warning;
+\set VERBOSITY default
+\set SHOW_CONTEXT never
 select evsource.state('state', 's-1');
 \echo :LAST_ERROR_SQLSTATE
 \set VERBOSITY terse
