@@ -27,6 +27,25 @@ alter table evsource.event_types enable always trigger event_types_changed;
 
 select pg_catalog.pg_extension_config_dump('evsource.event_types', '');
 
+-- When an upcaster came or went that changes how events are read which were stored
+-- by then: of which type, in which category. States that were saved before, of
+-- such events, are not used any more; what is here stays, also when the type goes.
+create table evsource.event_type_changes (
+    type     text collate "C" not null,
+    category text collate "C" not null,
+    change   bigint not null,             -- counts them
+    primary key (type, category, change)
+);
+comment on table evsource.event_type_changes is 'Changes of event types that made stored events be read otherwise: snapshots of before are not used.';
+comment on column evsource.event_type_changes.category is 'A category in which such events were stored.';
+
+create trigger event_type_changes_changed
+    after insert or update or delete or truncate on evsource.event_type_changes
+    for each statement execute function evsource._changed();
+alter table evsource.event_type_changes enable always trigger event_type_changes_changed;
+
+select pg_catalog.pg_extension_config_dump('evsource.event_type_changes', '');
+
 create function evsource.define_event_type(
     type        text,
     version     integer,

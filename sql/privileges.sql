@@ -13,7 +13,7 @@ create function evsource._access(out level text, out privilege text, out kind te
 values
     ('reader', 'usage', 'schema', array['evsource']),
     ('reader', 'select', 'table', array[
-        'events', 'streams', 'truncations', 'published', 'event_types', 'events_raw', 'deciders', 'commands',
+        'events', 'streams', 'truncations', 'published', 'event_types', 'event_type_changes', 'events_raw', 'deciders', 'commands',
         'projections', 'checkpoints', 'rebuilds', 'projection_status', 'progress', 'blockers', 'stats',
         'daemon_status',
         'partitions', 'projection_failures', 'dead_letters', 'crash_marks',

@@ -131,6 +131,7 @@ evs_catalog(void)
 	fresh.timeline_seq = find_relation(fresh.schema, "timeline_seq");
 	fresh.projections = find_relation(fresh.schema, "projections");
 	fresh.event_types = find_relation(fresh.schema, "event_types");
+	fresh.event_type_changes = find_relation(fresh.schema, "event_type_changes");
 	fresh.snapshots = find_relation(fresh.schema, "snapshots");
 	fresh.snapshots_pkey = find_relation(fresh.schema, "snapshots_pkey");
 	fresh.snapshot_parts = find_relation(fresh.schema, "snapshot_parts");
@@ -203,6 +204,7 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.events_id || relid == catalog.position_seq ||
 		relid == catalog.timeline_seq ||
 		relid == catalog.projections || relid == catalog.event_types ||
+		relid == catalog.event_type_changes ||
 		relid == catalog.deciders || relid == catalog.commands ||
 		relid == catalog.commands_pkey ||
 		relid == catalog.snapshots || relid == catalog.snapshots_pkey ||

@@ -21,6 +21,7 @@ typedef struct EvsCatalog
 	Oid			timeline_seq;	/* on which timeline it drew them last */
 	Oid			projections;	/* registered projections */
 	Oid			event_types;	/* versions of event types */
+	Oid			event_type_changes; /* which of them changed stored events */
 	Oid			snapshots;		/* saved states */
 	Oid			snapshots_pkey; /* (projection, key) */
 	Oid			snapshot_parts; /* large ones */

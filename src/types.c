@@ -29,17 +29,28 @@
 #include "catalog.h"
 #include "relations.h"
 
+/* Events of the type in the category are read otherwise than they once were. */
+typedef struct Change
+{
+	text	   *type;
+	text	   *category;
+	uint32		hash;			/* tells it from others */
+	TransactionId maker;		/* the transaction that made it */
+} Change;
+
 /* What is known. */
 static struct
 {
 	MemoryContext context;		/* holds the list; NULL: never read */
 	EvsEventType **types;		/* by length and bytes of their names */
 	int			count;
+	List	   *changes;		/* of Change */
 	bool		own_writes;		/* read by a transaction that had written */
 	bool		valid;			/* nothing has changed since */
 } known;
 
-static Oid	event_types_relid = InvalidOid; /* the table it was read from */
+static Oid	event_types_relid = InvalidOid; /* the tables it was read from */
+static Oid	changes_relid = InvalidOid;
 static uint64 invalidations = 0;	/* counts them */
 
 /* ---- reading the table ---- */
@@ -78,7 +89,6 @@ read_version(HeapTuple tuple, TupleDesc tupdesc)
 	version->owner = text_column(tuple, tupdesc, "owner");
 	version->search_path = text_column(tuple, tupdesc, "search_path");
 	version->changes_stored = DatumGetBool(column(tuple, tupdesc, "changes_stored", &isnull));
-	version->definer = HeapTupleHeaderGetXmin(tuple->t_data);
 	return version;
 }
 
@@ -158,6 +168,44 @@ read_types(Relation relation)
 	return types;
 }
 
+static uint32
+hash_bytes_into(uint32 hash, const text *value)
+{
+	return hash_combine(hash, hash_bytes((const unsigned char *) VARDATA_ANY(value),
+										 VARSIZE_ANY_EXHDR(value)));
+}
+
+/* All changes, in CurrentMemoryContext. */
+static List *
+read_changes(void)
+{
+	Relation	relation = table_open(evs_catalog()->event_type_changes, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
+	List	   *changes = NIL;
+	HeapTuple	tuple;
+
+	changes_relid = RelationGetRelid(relation);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Change	   *change = palloc(sizeof(Change));
+		Datum		values[3];
+		bool		nulls[3];
+
+		heap_deform_tuple(tuple, RelationGetDescr(relation), values, nulls);
+		change->type = DatumGetTextPCopy(values[0]);
+		change->category = DatumGetTextPCopy(values[1]);
+		change->hash = hash_bytes_into(hash_bytes_into(0, change->type), change->category);
+		change->hash = hash_combine(change->hash, (uint32) DatumGetInt64(values[2]));
+		change->maker = HeapTupleHeaderGetXmin(tuple->t_data);
+		changes = lappend(changes, change);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(relation, AccessShareLock);
+	return changes;
+}
+
 static void
 read_known(void)
 {
@@ -184,6 +232,7 @@ read_known(void)
 	foreach(cell, types)
 		known.types[known.count++] = lfirst(cell);
 	qsort(known.types, known.count, sizeof(EvsEventType *), compare_types);
+	known.changes = read_changes();
 	MemoryContextSwitchTo(caller);
 	table_close(relation, AccessShareLock);
 
@@ -269,46 +318,32 @@ evs_types_find(const text *type)
 }
 
 static bool
-filter_has_type(const EvsFilter *filter, const text *type)
+has_text(text *const *values, int count, const text *value)
 {
-	for (int i = 0; i < filter->ntypes; i++)
-		if (evs_same_text(filter->types[i], type))
+	for (int i = 0; i < count; i++)
+		if (evs_same_text(values[i], value))
 			return true;
-	return filter->ntypes == 0;
-}
-
-static uint32
-hash_bytes_into(uint32 hash, const char *value, int length)
-{
-	return hash_combine(hash, hash_bytes((const unsigned char *) value, length));
+	return count == 0;
 }
 
 static uint32
 fingerprint(const EvsFilter *filter, bool with_own)
 {
-	uint32		hash = 0;
+	uint32		sum = 0;
+	ListCell   *cell;
 
-	if (!evs_types_any())
-		return 0;
-	for (int i = 0; i < known.count; i++)
+	(void) evs_types_any();
+	foreach(cell, known.changes)
 	{
-		const EvsEventType *type = known.types[i];
+		const Change *change = lfirst(cell);
 
-		if (!filter_has_type(filter, type->type))
-			continue;
-		for (int v = 2; v <= type->newest; v++)
-		{
-			const EvsTypeVersion *version = type->versions[v];
-
-			if (version == NULL || version->upcaster == NULL ||
-				(!with_own && TransactionIdIsCurrentTransactionId(version->definer)))
-				continue;
-			hash = hash_bytes_into(hash, VARDATA_ANY(type->type), VARSIZE_ANY_EXHDR(type->type));
-			hash = hash_combine(hash, v);
-			hash = hash_bytes_into(hash, version->upcaster, strlen(version->upcaster));
-		}
+		/* in whatever order they are in the table */
+		if (has_text(filter->types, filter->ntypes, change->type) &&
+			has_text(filter->categories, filter->ncategories, change->category) &&
+			(with_own || !TransactionIdIsCurrentTransactionId(change->maker)))
+			sum += change->hash;
 	}
-	return hash;
+	return sum;
 }
 
 uint32
@@ -328,7 +363,7 @@ evs_types_fingerprint_before(const EvsFilter *filter)
 static void
 relation_changed(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == event_types_relid)
+	if (relid == InvalidOid || relid == event_types_relid || relid == changes_relid)
 	{
 		known.valid = false;
 		invalidations++;

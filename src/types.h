@@ -22,7 +22,6 @@ typedef struct EvsTypeVersion
 	char	   *owner;			/* whose rights they run with */
 	char	   *search_path;
 	bool		changes_stored; /* older events were stored when it was defined */
-	TransactionId definer;		/* the transaction that defined it */
 } EvsTypeVersion;
 
 /* A type that has been defined.  Version 1 may have no definition of its own. */
@@ -48,8 +47,8 @@ extern bool evs_types_any_now(void);
 extern EvsEventType *evs_types_find(const text *type);
 
 /*
- * A number that changes with the upcasters of types that the filter accepts,
- * whether events are stored that they change or not; 0 while there are none.
+ * A number that changes when an upcaster comes or goes that changes stored events
+ * which the filter accepts; 0 while none has.
  */
 extern uint32 evs_types_fingerprint(const EvsFilter *filter);
 

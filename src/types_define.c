@@ -8,9 +8,10 @@
  *
  * An upcaster changes what projections would have been told.  Where events are
  * stored that it changes, the projections that have applied them are marked
- * stale.  Snapshots of folds per stream that were made before are not used
- * (evs_types_fingerprint), wherever events are stored: those of an earlier version
- * may come later, and be read through it.
+ * stale, and snapshots of folds that read their type in their category are not used
+ * any more (evs_types_fingerprint): it is written down which these are, since the
+ * projections may read something else at the moment.  Events of an earlier version
+ * that come later are read through it from the begin: they count when it goes.
  *
  * Locks, in this order: the table of event types, so that definitions exclude
  * each other; the names of the projections that may become stale; the barrier.
@@ -82,6 +83,21 @@ static EvsQuery find_readers = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
+/* In which categories are events of the type stored that are of an earlier version? */
+static EvsQuery find_categories = {
+	"select distinct evsource.category(e.stream) from evsource.events e"
+	" where e.type = $1 and coalesce(e.schema_version, 1) < $2"
+	"  and e.position > $3 and e.position <= $4",
+	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
+};
+
+static EvsQuery note_change = {
+	"insert into evsource.event_type_changes (type, category, change)"
+	" select $1, $2, coalesce(max(change), 0) + 1"
+	" from evsource.event_type_changes where type = $1 and category = $2",
+	2, {TEXTOID, TEXTOID}, SPI_OK_INSERT
+};
+
 /* Is an event of the type stored, of these versions, at these positions? */
 static bool
 is_stored_at(const text *type, int from_version, int to_version, int64 after, int64 upto)
@@ -109,10 +125,11 @@ typedef struct Survey
 	int			first,			/* are events stored in these versions? */
 				last;			/* first > last: nobody asks */
 	int			below;			/* are some stored in an earlier one than this? */
-	bool		wants_readers;	/* and which projections have applied those? */
+	bool		changes;		/* and are these read otherwise from now on? */
 	bool		found;
 	bool		found_below;
-	List	   *readers;		/* their names */
+	List	   *categories;		/* where they are */
+	List	   *readers;		/* the projections that have applied them */
 } Survey;
 
 static void
@@ -122,18 +139,24 @@ look(Survey *survey, int64 after, int64 upto)
 
 	survey->found = survey->found || (survey->first <= survey->last &&
 									  is_stored_at(type, survey->first, survey->last, after, upto));
-	if (survey->below > 1 && is_stored_at(type, 1, survey->below - 1, after, upto))
+	if (survey->below > 1 && survey->changes)
 	{
 		Datum		values[] = {
 			PointerGetDatum(type), Int32GetDatum(survey->below),
 			Int64GetDatum(after), Int64GetDatum(upto)
 		};
+		List	   *categories = evs_query_texts(&find_categories, values, NULL);
 
+		if (categories == NIL)
+			return;
 		survey->found_below = true;
-		if (survey->wants_readers)
-			survey->readers = list_concat(survey->readers,
-										  evs_query_texts(&find_concerned, values, NULL));
+		survey->categories = list_concat(survey->categories, categories);
+		survey->readers = list_concat(survey->readers,
+									  evs_query_texts(&find_concerned, values, NULL));
 	}
+	else if (survey->below > 1)
+		survey->found_below = survey->found_below ||
+			is_stored_at(type, 1, survey->below - 1, after, upto);
 }
 
 /* Returns with the barrier held. */
@@ -194,11 +217,18 @@ forget_version(const text *type, int version)
 	evs_query_run(&delete_version, values, NULL);
 }
 
+/* Snapshots and read models that were made of these events are not what a replay gives. */
 static void
-mark_readers_stale(const Survey *survey)
+note_changes(const Survey *survey)
 {
 	ListCell   *cell;
 
+	foreach(cell, survey->categories)
+	{
+		Datum		values[] = {PointerGetDatum(survey->type), CStringGetTextDatum(lfirst(cell))};
+
+		evs_query_run(&note_change, values, NULL);
+	}
 	foreach(cell, survey->readers)
 	{
 		Datum		values[] = {CStringGetTextDatum(lfirst(cell))};
@@ -414,7 +444,8 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 
 	if (new.upcaster != NULL)
 		lock_readers(type);
-	survey.wants_readers = new.upcaster != NULL;
+	survey.changes = new.upcaster != NULL &&
+		!(old != NULL && same_string(old->upcaster, new.upcaster));
 	if (defined != NULL && new.version <= defined->newest)
 		survey_redefinition(&survey, old, &new);
 	make_surveys(&survey, 1);
@@ -427,8 +458,8 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 	new.changes_stored = survey.found_below;
 
 	forget_version(type, new.version);
+	note_changes(&survey);
 	store_version(type, &new);
-	mark_readers_stale(&survey);
 	PG_RETURN_VOID();
 }
 
@@ -462,7 +493,7 @@ survey_drop(const EvsEventType *defined, int version)
 		.first = version,
 		.last = version > 1 ? EVS_MAX_SCHEMA_VERSION : 0,
 		.below = version,
-		.wants_readers = dropped != NULL && dropped->upcaster != NULL
+		.changes = dropped != NULL && dropped->upcaster != NULL
 	};
 
 	return survey;
@@ -478,7 +509,7 @@ drop_version(const EvsEventType *defined, int version, const Survey *survey)
 						version, text_to_cstring(defined->type)),
 				 errdetail("Events are stored in that version."),
 				 errhint("Define version %d, which can be as the one before was.", version + 1)));
-	mark_readers_stale(survey);
+	note_changes(survey);
 	forget_version(defined->type, version);
 }
 
