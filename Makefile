@@ -101,6 +101,8 @@ OBJS = \
 	src/trial.o \
 	src/compare.o \
 	src/verify.o \
+	src/verify_whole.o \
+	src/trace.o \
 	src/try.o \
 	src/rebuilds.o \
 	src/rebuild_online.o \

@@ -6,13 +6,13 @@ create function evsource.verify_projection(
     sample double precision default null,
     max_differences integer default 1,
     ignore text[] default null,
-    out relation text, out key text, out "position" bigint, out version bigint,
-    out stored jsonb, out computed jsonb)
+    out relation text, out key text, out "position" bigint, out stream text, out version bigint,
+    out is_missing boolean, out stored jsonb, out computed jsonb)
     returns setof record
     language c volatile parallel unsafe rows 1
     as 'MODULE_PATHNAME', 'evsource_verify_projection';
 comment on function evsource.verify_projection(text, double precision, integer, text[]) is
-'Replays the log beside the read model and returns the first differences; no rows mean that there is none. sample, for folds by stream: up to 1 a fraction of the keys, above a number of them. ignore: columns, or members of states, that are not compared. Errors: 42704, 42501, 22023, 55000 when the projection names no tables, 0A000 when its handler does not find them by the search_path.';
+'Replays the log beside the read model and returns the first differences; no rows mean that there is none. position, stream, version: the event that explains it. sample, for folds by stream: up to 1 a fraction of the keys, above a number of them. ignore: columns, or members of states, that are not compared. Errors: 42704, 42501, 22023, 55000 when the projection names no tables, 0A000 when its handler does not find them by the search_path.';
 
 create function evsource.try_projection(
     projection text,

@@ -17,8 +17,10 @@
 #include "nodes/nodes.h"
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -151,7 +153,7 @@ find_shape(TableShape *shape, Oid relid, ArrayType *ignored)
 
 /* ---- the statement ---- */
 
-/* select key, one, other: rows found by their key */
+/* select key, one, other, columns of the key: rows found by their key */
 static char *
 statement_by_key(const TableShape *shape, const char *one, const char *other)
 {
@@ -177,11 +179,11 @@ statement_by_key(const TableShape *shape, const char *one, const char *other)
 		appendStringInfo(&order, "%scoalesce(a.%s, b.%s)", comma, name, name);
 	}
 	appendStringInfo(&statement,
-					 ")::text, to_jsonb(a.*) - $1, to_jsonb(b.*) - $1"
+					 ")::text, to_jsonb(a.*) - $1, to_jsonb(b.*) - $1, %s"
 					 " from %s a full join %s b on %s"
 					 " where to_jsonb(a.*) - $1 is distinct from to_jsonb(b.*) - $1"
 					 " order by %s limit $2",
-					 one, other, condition.data, order.data);
+					 order.data, one, other, condition.data, order.data);
 	return statement.data;
 }
 
@@ -233,10 +235,21 @@ report_rows(const char *relation, HeapTuple *rows, TupleDesc desc, uint64 count,
 			isnull ? NULL : DatumGetTextPP(key),
 			jsonb_column(rows[i], desc, 2),
 			jsonb_column(rows[i], desc, 3),
+			desc->natts >= EVS_KEY_COLUMN ? rows[i] : NULL,
+			desc,
 		};
 
 		report(argument, &difference);
 	}
+}
+
+/* Rows that a policy hides would be missing on one side: an error is better. */
+static void
+enter_as_owner(EvsIdentity *identity, const char *owner)
+{
+	evs_identity_enter(identity, owner, "pg_catalog, pg_temp");
+	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 int64
@@ -257,10 +270,7 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 	values[0] = text_array(shape.left_out);
 	values[1] = Int64GetDatum(limit);
 
-	evs_identity_enter(&identity, owner, "pg_catalog, pg_temp");
-	/* rows that a policy hides would be missing on one side: an error is better */
-	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	enter_as_owner(&identity, owner);
 	SPI_connect();
 	result = SPI_execute_with_args(shape.key != NIL ? statement_by_key(&shape, one, other) :
 								   statement_by_row(one, other),
@@ -272,6 +282,105 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 	SPI_finish();
 	evs_identity_leave(&identity);
 	return (int64) count;
+}
+
+/* ---- one row ---- */
+
+struct EvsRowFinder
+{
+	const char *owner;
+	char	   *statement;
+	SPIPlanPtr	plan;			/* NULL: not made yet */
+	int			nargs;
+	Oid		   *types;
+	Datum	   *values;			/* what is not compared, and the key */
+	MemoryContextCallback callback; /* frees the plan */
+};
+
+static void
+free_plan(void *arg)
+{
+	EvsRowFinder *finder = arg;
+
+	if (finder->plan != NULL)
+		SPI_freeplan(finder->plan);
+}
+
+EvsRowFinder *
+evs_row_finder(const char *owner, Oid relid, const char *table, ArrayType *ignored,
+			   const EvsDifference *difference)
+{
+	EvsRowFinder *finder = palloc0(sizeof(EvsRowFinder));
+	TableShape	shape;
+	StringInfoData statement;
+	ListCell   *cell;
+	ListCell   *op;
+	int			column = EVS_KEY_COLUMN;
+
+	find_shape(&shape, relid, ignored);
+	finder->owner = owner;
+	finder->types = palloc(sizeof(Oid) * (list_length(shape.key) + 1));
+	finder->values = palloc(sizeof(Datum) * (list_length(shape.key) + 1));
+	finder->types[0] = TEXTARRAYOID;
+	finder->values[0] = text_array(shape.left_out);
+	finder->nargs = 1;
+
+	initStringInfo(&statement);
+	appendStringInfo(&statement, "select c.ctid, c.xmin, to_jsonb(c.*) - $1 from %s c", table);
+	forboth(cell, shape.key, op, shape.operators)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(difference->key_desc, column - 1);
+		bool		isnull;
+		Datum		value = SPI_getbinval(difference->key_row, difference->key_desc, column++, &isnull);
+
+		finder->types[finder->nargs] = attribute->atttypid;
+		finder->values[finder->nargs++] = datumCopy(value, attribute->attbyval, attribute->attlen);
+		appendStringInfo(&statement, " %s c.%s %s $%d", finder->nargs == 2 ? "where" : "and",
+						 quote_identifier(lfirst(cell)), (char *) lfirst(op), finder->nargs);
+	}
+	finder->statement = statement.data;
+	finder->callback.func = free_plan;
+	finder->callback.arg = finder;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &finder->callback);
+	return finder;
+}
+
+bool
+evs_row_find(EvsRowFinder *finder, EvsRowFound *found)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	EvsIdentity identity;
+	bool		exists;
+	bool		isnull;
+
+	enter_as_owner(&identity, finder->owner);
+	SPI_connect();
+	if (finder->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(finder->statement, finder->nargs, finder->types);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "%s: %s", SPI_result_code_string(SPI_result), finder->statement);
+		finder->plan = plan;
+	}
+	if (SPI_execute_plan(finder->plan, finder->values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "looking for a row: %s", finder->statement);
+	exists = SPI_processed == 1;
+	if (exists)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		Jsonb	   *content = jsonb_column(row, desc, 3);
+		MemoryContext spi_context = MemoryContextSwitchTo(caller);
+
+		found->ctid = *(ItemPointer) DatumGetPointer(SPI_getbinval(row, desc, 1, &isnull));
+		found->xmin = DatumGetTransactionId(SPI_getbinval(row, desc, 2, &isnull));
+		found->content = DatumGetJsonbPCopy(JsonbPGetDatum(content));
+		MemoryContextSwitchTo(spi_context);
+	}
+	SPI_finish();
+	evs_identity_leave(&identity);
+	return exists;
 }
 
 /* ---- states ---- */

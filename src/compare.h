@@ -6,6 +6,9 @@
 
 #include "evsource.h"
 
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "storage/itemptr.h"
 #include "utils/array.h"
 
 /* One difference.  Its values live until the report returns. */
@@ -15,7 +18,11 @@ typedef struct EvsDifference
 	text	   *key;			/* NULL: the table has none */
 	Jsonb	   *one;			/* NULL: only the other version has it */
 	Jsonb	   *other;
+	HeapTuple	key_row;		/* of a table: NULL or the values of the key, from */
+	TupleDesc	key_desc;		/* column EVS_KEY_COLUMN on */
 } EvsDifference;
+
+#define EVS_KEY_COLUMN	4
 
 typedef void (*EvsReportDifference) (void *argument, const EvsDifference *difference);
 
@@ -31,6 +38,25 @@ extern int64 evs_compare_tables(const char *owner, Oid relid, const char *name,
 								const char *one, const char *other,
 								ArrayType *ignored, int64 limit,
 								EvsReportDifference report, void *argument);
+
+/*
+ * A row of a table that is found by the primary key of a difference, as often as
+ * one likes.  In CurrentMemoryContext, with which it goes.
+ */
+typedef struct EvsRowFinder EvsRowFinder;
+
+extern EvsRowFinder *evs_row_finder(const char *owner, Oid relid, const char *table,
+									ArrayType *ignored, const EvsDifference *difference);
+
+/* What it is now; false: there is none.  Written anew, it has another ctid or xmin. */
+typedef struct EvsRowFound
+{
+	ItemPointerData ctid;
+	TransactionId xmin;
+	Jsonb	   *content;		/* without what is not compared */
+} EvsRowFound;
+
+extern bool evs_row_find(EvsRowFinder *finder, EvsRowFound *found);
 
 /* The same for the saved states of two projections, with the active snapshot. */
 extern int64 evs_compare_states(const char *one, const char *other,

@@ -113,10 +113,21 @@ evs_trial_look(EvsTrial *trial)
 }
 
 void
+evs_trial_look_as(EvsTrial *trial, const EvsTrial *other)
+{
+	trial->snapshot = RegisterSnapshot(other->snapshot);
+	trial->skipped = other->skipped;
+	trial->nskipped = other->nskipped;
+	trial->parts = other->parts;
+	trial->nparts = other->nparts;
+}
+
+void
 evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *standin,
 				 int64 after, int64 upto)
 {
-	EvsScanLimit limit = {EVENTS_PER_BATCH, EVENTS_PER_BATCH, 0};
+	int64		batch = trial->batch > 0 ? trial->batch : EVENTS_PER_BATCH;
+	EvsScanLimit limit = {batch, batch, 0};
 	int64		position = Max(after, projection->start_after);
 	int			skipped = 0;
 	MemoryContext batch_context = AllocSetContextCreate(trial->context, "evsource trial batch",
@@ -145,9 +156,12 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *s
 		scan = evs_scan_log(position, end, &projection->filter, trial->snapshot);
 		evs_dispatch_scan(projection, scan, &limit, &scanned);
 		evs_scan_end(scan);
+		CommandCounterIncrement();
+		trial->events += scanned.applied;
+		if (trial->applied != NULL && scanned.applied > 0)
+			trial->applied(trial->argument, position, scanned.position);
 		position = scanned.at_end ? end : scanned.position;
 		MemoryContextReset(batch_context);
-		CommandCounterIncrement();
 	}
 	projection->replaying = false;
 	if (standin != NULL)
@@ -155,6 +169,15 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *s
 
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(batch_context);
+}
+
+void
+evs_trial_replay_part(EvsTrial *trial, EvsProjection *projection, const EvsStandin *standin,
+					  int part, int64 after, int64 upto)
+{
+	projection->filter.partitions = trial->nparts;
+	projection->filter.partition = part;
+	evs_trial_replay(trial, projection, standin, after, upto);
 }
 
 void

@@ -31,6 +31,13 @@ typedef struct EvsTrial
 	bool		compares;		/* evs_trial_compare() has been called */
 	int64	   *skipped;		/* positions of events to leave out, in order */
 	int			nskipped;
+	int64	   *parts;			/* how far to go, in each partition */
+	int			nparts;
+	int64		events;			/* that were applied */
+
+	int64		batch;			/* events at a time; 0: as many as is best */
+	void		(*applied) (void *argument, int64 after, int64 upto);	/* called after each */
+	void	   *argument;
 } EvsTrial;
 
 /*
@@ -54,12 +61,20 @@ extern EvsProjection *evs_trial_fold(const EvsProjection *projection, const char
  */
 extern void evs_trial_look(EvsTrial *trial);
 
+/* Or that of another, with what that is to apply. */
+extern void evs_trial_look_as(EvsTrial *trial, const EvsTrial *other);
+
 /*
  * Apply the events that the snapshot sees after one position and up to another,
  * without those to be skipped.  They are history.  standin is NULL for a fold.
  */
 extern void evs_trial_replay(EvsTrial *trial, EvsProjection *projection,
 							 const EvsStandin *standin, int64 after, int64 upto);
+
+/* The same for the events of a partition. */
+extern void evs_trial_replay_part(EvsTrial *trial, EvsProjection *projection,
+								  const EvsStandin *standin, int part,
+								  int64 after, int64 upto);
 
 /* From here on the active snapshot is the trial's, and sees what the trial did. */
 extern void evs_trial_compare(EvsTrial *trial);

@@ -48,7 +48,7 @@ select projection, count(*), min(position) from evsource.dead_letters group by 1
 truncate obstacles;
 select projection, v.* from evsource.projections p, lateral evsource.verify_projection(p.projection, max_differences => null) v;
 update sums set n = n + 1 where stream = 'account-2';
-select key, stored, computed from evsource.verify_projection('sums', max_differences => null);
+select key, position, is_missing, stored, computed from evsource.verify_projection('sums', max_differences => null);
 update sums set n = n - 1 where stream = 'account-2';
 select projection, applied, remaining from evsource.projections p, lateral evsource.retry_dead_letters(p.projection) order by 1;
 select projection, v.* from evsource.projections p, lateral evsource.verify_projection(p.projection, max_differences => null) v;
