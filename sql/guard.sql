@@ -2,10 +2,10 @@
 
 create function evsource._guard_log() returns event_trigger
     language c as 'MODULE_PATHNAME', 'evsource_guard_log';
-comment on function evsource._guard_log() is 'Internal: loads the library, which refuses to drop a log that holds events, and asks the daemon out of the way.';
+comment on function evsource._guard_log() is 'Internal: loads the library, which refuses to drop a log that holds events or to rename its schema, and asks the daemon out of the way.';
 
 create event trigger evsource_guard_log on ddl_command_start
-    when tag in ('ALTER EXTENSION', 'DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA')
+    when tag in ('ALTER EXTENSION', 'ALTER SCHEMA', 'DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA')
     execute function evsource._guard_log();
 -- Also where session_replication_role is replica.
 alter event trigger evsource_guard_log enable always;

@@ -88,6 +88,11 @@ begin
     if grantee is null then
         raise exception 'role % does not exist', role using errcode = '42704';
     end if;
+    if command like 'revoke %' and role = (select e.extowner from pg_extension e where e.extname = 'evsource') then
+        raise exception 'cannot revoke the rights of role %', role using errcode = '0LP01',
+            detail = 'It owns evsource, whose functions and triggers act with its rights.',
+            hint = 'What was granted to others can be revoked from them.';
+    end if;
     -- two at once would fail on the same row of a catalog
     lock table evsource.store in share row exclusive mode;
     for object in
@@ -187,7 +192,7 @@ begin
 end
 $$;
 comment on function evsource.revoke_access(regrole) is
-'Take back all that grant_access gives at any level. Those of an administrator only the owner of evsource can take back: 42501.';
+'Take back all that grant_access gives at any level. Those of an administrator only the owner of evsource can take back: 42501. Its own nobody can: 0LP01.';
 
 -- Nothing to PUBLIC, whatever the default privileges are and whatever the parts
 -- before have made ...

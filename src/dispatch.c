@@ -20,9 +20,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -80,29 +78,6 @@ start_dispatch(void)
 	dispatch.context = CurrentMemoryContext;
 }
 
-/* The owner must be allowed to read what we are about to show it. */
-static void
-check_owner(const EvsProjection *projection)
-{
-	Oid			events = evs_catalog()->events;
-
-	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for projection \"%s\"", projection->name),
-				 errdetail("Its owner \"%s\" may not select from evsource.events.",
-						   projection->owner),
-				 errhint("Grant SELECT on evsource.events to the owner, or give the projection another owner.")));
-
-	if (check_enable_rls(events, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("projection \"%s\" would bypass row security", projection->name),
-				 errdetail("Policies on evsource.events limit what its owner \"%s\" may see.",
-						   projection->owner),
-				 errhint("Give the projection an owner with BYPASSRLS, or disable row security on evsource.events.")));
-}
-
 /*
  * Become the projection's owner, and see what is there now: the statement that
  * appends may have begun before the transaction whose work on the stream it
@@ -121,7 +96,7 @@ enter(const EvsProjection *projection, EvsIdentity *identity)
 				 errdetail("The projection runs as that role, and is not skipped."),
 				 errhint("Create the role again; or, as a superuser, give the projection another owner (evsource.alter_projection), pause it or drop it.")));
 	evs_identity_enter_role(identity, owner, projection->search_path);
-	check_owner(projection);
+	evs_resolve_check_may_read(projection, owner);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	dispatch.replaying = projection->replaying;
 }

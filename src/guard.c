@@ -18,6 +18,7 @@
  * Before DROP EXTENSION evsource it refuses what is to be refused before anybody
  * has to wait; before that and ALTER EXTENSION ... UPDATE it asks the daemon to
  * leave, for a handler may take its time with locks on what is dropped or altered.
+ * And it refuses to rename the schema.
  *
  * Only the table that belongs to the extension is guarded: after ALTER
  * EXTENSION evsource DROP TABLE its owner may do with it what he likes.
@@ -150,6 +151,24 @@ updates_extension(Node *statement)
 		strcmp(((AlterExtensionStmt *) statement)->extname, "evsource") == 0;
 }
 
+/*
+ * Everything in it names it: functions, and what the guard itself looks for.
+ */
+static void
+refuse_to_rename(Node *statement)
+{
+	RenameStmt *rename = (RenameStmt *) statement;
+
+	if (!IsA(statement, RenameStmt) || rename->renameType != OBJECT_SCHEMA ||
+		strcmp(rename->subname, "evsource") != 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot rename schema evsource"),
+			 errdetail("The functions of extension evsource find its tables by that name."),
+			 errhint("Drop the extension first if the name is to be free.")));
+}
+
 static bool
 owns_extension(void)
 {
@@ -203,6 +222,7 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 				 errhint("It is for the event trigger evsource_guard_log only.")));
 
 	statement = ((EventTriggerData *) fcinfo->context)->parsetree;
+	refuse_to_rename(statement);
 	drop_rebuilds(statement);
 	drops = drops_extension(statement);
 	if ((drops || updates_extension(statement)) && owns_extension())

@@ -112,19 +112,6 @@ read_if_exists(FunctionCallInfo fcinfo)
 	return (IfExists) evs_parameter_word("if_exists", word, words, lengthof(words));
 }
 
-static void
-check_select_privilege(void)
-{
-	if (object_aclcheck(RelationRelationId, evs_catalog()->events, GetUserId(),
-						ACL_SELECT) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to create a projection"),
-				 errdetail("Role \"%s\" may not read evsource.events, and a projection shows its owner every event.",
-						   GetUserNameFromId(GetUserId(), false)),
-				 errhint("Grant SELECT on evsource.events to it.")));
-}
-
 /*
  * An existing projection gets the new definition, if that is another one.
  * Where it started is history: only an explicit start_after changes it.
@@ -168,7 +155,6 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 	Start		start;
 	EvsProjection *projection;
 
-	check_select_privilege();
 	evs_parameters_read(fcinfo, create_arguments, &parameters);
 
 	/* listeners of an inline projection would cost appenders the notify lock */

@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 
 #include "catalog.h"
@@ -429,6 +430,29 @@ evs_resolve_check_trust(Oid function)
 				 errhint("Give the function, or what it is used for, another owner.")));
 }
 
+/* Its owner must be allowed to read what it is shown: every event. */
+void
+evs_resolve_check_may_read(const EvsProjection *projection, Oid owner)
+{
+	Oid			events = evs_catalog()->events;
+
+	if (pg_class_aclcheck(events, owner, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for projection \"%s\"", projection->name),
+				 errdetail("Its owner \"%s\" may not select from evsource.events.",
+						   projection->owner),
+				 errhint("Grant SELECT on evsource.events to the owner, or give the projection another owner.")));
+
+	if (check_enable_rls(events, owner, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("projection \"%s\" would bypass row security", projection->name),
+				 errdetail("Policies on evsource.events limit what its owner \"%s\" may see.",
+						   projection->owner),
+				 errhint("Give the projection an owner with BYPASSRLS, or disable row security on evsource.events.")));
+}
+
 void
 evs_resolve_check_owner(const EvsProjection *projection)
 {
@@ -456,6 +480,7 @@ evs_resolve_check_owner(const EvsProjection *projection)
 					 errdetail("A projection's reset empties its tables as the projection's owner, role \"%s\".",
 							   projection->owner)));
 	}
+	evs_resolve_check_may_read(projection, owner);
 }
 
 /*

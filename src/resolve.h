@@ -40,7 +40,10 @@ extern void evs_resolve_check_tables(const EvsProjection *projection);
 /* A function by the signature that is stored.  Errors: 42883 when it is gone. */
 extern Oid	evs_resolve_signature(const char *signature);
 
-/* 42501 unless all that the projection names belongs to its owner. */
+/* 42501 unless its owner, whose OID that is, may read each event, whatever the policies. */
+extern void evs_resolve_check_may_read(const EvsProjection *projection, Oid owner);
+
+/* 42501 unless its owner may read all events, and all that it names belongs to him. */
 extern void evs_resolve_check_owner(const EvsProjection *projection);
 
 /*

@@ -57,6 +57,13 @@ drop table evsource.events;
 drop table evsource.events cascade;
 \echo :LAST_ERROR_SQLSTATE
 
+-- Nor is there a way round by another name.
+\c
+alter schema evsource rename to guard_renamed;
+\echo :LAST_ERROR_SQLSTATE
+alter schema guard_other rename to guard_another;
+alter schema guard_another rename to guard_other;
+
 -- Everything is still there.
 select stream, version, type from evsource.events order by position;
 select to_regclass('kept') is not null as kept, to_regnamespace('guard_other') is not null as guard_other;

@@ -272,6 +272,11 @@ select evsource.revoke_access('regress_shop');
 select evsource.revoke_access('regress_admin');
 select evsource._grant_access('regress_stranger', array['reader', 'admin']);
 select evsource._revoke_admin('regress_shop');
+-- nor takes the owner of evsource away what all of it needs (which the owner cannot, either).
+\set VERBOSITY sqlstate
+select evsource.revoke_access(extowner::regrole) is null as revoked from pg_extension where extname = 'evsource';
+select evsource._revoke_access(extowner::regrole) is null as revoked from pg_extension where extname = 'evsource';
+\set VERBOSITY default
 select evsource.grant_access('regress_stranger', 'writer');
 \set SHOW_CONTEXT errors
 -- Another role's projections stay the other's.

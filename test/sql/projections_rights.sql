@@ -33,6 +33,15 @@ create function forget() returns void language sql as 'delete from shop.applied'
 select evsource.create_projection('applied', 'remember');
 set role regress_root;
 grant select on evsource.events to regress_shop;
+-- All of it, also of a log that is empty: later appends would fail.
+alter table evsource.events enable row level security;
+create policy everything on evsource.events using (true);
+set role regress_shop;
+select evsource.create_projection('applied', 'remember');
+\echo :LAST_ERROR_SQLSTATE
+set role regress_root;
+drop policy everything on evsource.events;
+alter table evsource.events disable row level security;
 set role regress_shop;
 select evsource.create_projection('applied', 'remember', tables => '{applied}', on_reset => 'forget');
 set role regress_root;
@@ -90,8 +99,11 @@ set role regress_root;
 select evsource.alter_projection('other', owner => 'regress_stranger');
 alter function shop.remember(evsource.event) owner to regress_stranger;
 select evsource.alter_projection('other', owner => 'regress_stranger');
+grant select on evsource.events to regress_stranger;
+select evsource.alter_projection('other', owner => 'regress_stranger');
 select owner from evsource.projections where projection = 'other';
 alter function shop.remember(evsource.event) owner to regress_shop;
+revoke select on evsource.events from regress_stranger;
 select evsource.drop_projection('other');
 
 -- The owner's rights are checked again whenever the projection is applied.
