@@ -2,6 +2,7 @@
 -- has a hand in it. In a database of its own.
 
 set client_min_messages = warning;
+\set SHOW_CONTEXT never
 select current_database() as home \gset
 create database evsource_foreign;
 create role foreign_somebody;
