@@ -82,12 +82,15 @@ create function evsource.resume_projection(projection text, concurrently boolean
 comment on function evsource.resume_projection(text, boolean) is
 'Applies what a paused projection has missed and goes on.';
 
-create function evsource.drop_projection(projection text, if_exists boolean default false)
+create function evsource.drop_projection(
+    projection text,
+    if_exists boolean default false,
+    force boolean default false)
     returns void
     language c
     as 'MODULE_PATHNAME', 'evsource_drop_projection';
-comment on function evsource.drop_projection(text, boolean) is
-'Removes the projection and its snapshots. Its tables stay.';
+comment on function evsource.drop_projection(text, boolean, boolean) is
+'Removes the projection and its snapshots. Its tables stay. Refused when it has states that stand for truncated events, or a decider uses it, unless with force.';
 
 create function evsource.run_projection(
     projection text default null,

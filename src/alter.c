@@ -11,14 +11,19 @@
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
 
 #include "alter.h"
 #include "apply.h"
 #include "barrier.h"
+#include "catalog.h"
 #include "dead_letters.h"
 #include "definition.h"
 #include "failure.h"
+#include "query.h"
 #include "rebuilds.h"
 #include "registry.h"
 #include "replay.h"
@@ -253,18 +258,63 @@ evsource_resume_projection(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Without the projection nobody could tell what the events were that are gone. */
+static void
+check_no_bases(const EvsProjection *projection)
+{
+	List	   *streams = evs_history_base_keys(projection->name);
+
+	if (streams == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot drop projection \"%s\": it keeps what truncated events have come to",
+					projection->name),
+			 errdetail_plural("Of %d stream the state is left that its first events made, and nothing else; it is \"%s\".",
+							  "Of %d streams the states are left that their first events made, and nothing else; the first is \"%s\".",
+							  list_length(streams), list_length(streams), (char *) linitial(streams)),
+			 errhint("To change the projection use evsource.alter_projection(); to lose these states, too, use force => true.")));
+}
+
+/* No decider is registered for it while we look and until we commit. */
+static void
+check_no_deciders(const EvsProjection *projection)
+{
+	static EvsQuery query = {
+		"select decider from evsource.deciders where projection = $1 order by 1",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {CStringGetTextDatum(projection->name)};
+	List	   *deciders;
+
+	LockRelationOid(evs_catalog()->deciders, ShareLock);
+	deciders = evs_query_texts(&query, values, NULL);
+	if (deciders == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot drop projection \"%s\": a decider uses it", projection->name),
+			 errdetail("Decider \"%s\" decides on its states.", (char *) linitial(deciders)),
+			 errhint("Drop the decider first: evsource.drop_decider('%s'); or use force => true.",
+					 (char *) linitial(deciders))));
+}
+
 /*
- * evsource.drop_projection(projection, if_exists) returns void
+ * evsource.drop_projection(projection, if_exists, force) returns void
  *
  * Its tables stay, a version of them that a rebuild makes or has kept does not.
  * Behind the barrier if it is live, so that no append that is
  * still open applies events to what its owner is about to drop.
+ *
+ * Errors: 42704, 42501; without force 55000 when it has states that stand for
+ * truncated events, 2BP01 when a decider uses it.
  */
 Datum
 evsource_drop_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = evs_argument_name(fcinfo, 0);
 	bool		if_exists = evs_argument_bool(fcinfo, 1, false);
+	bool		force = evs_argument_bool(fcinfo, 2, false);
 	EvsProjection *projection;
 
 	evs_rebuild_lock(name);
@@ -277,6 +327,11 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 	evs_registry_check_rights(projection);
+	if (!force)
+	{
+		check_no_bases(projection);
+		check_no_deciders(projection);
+	}
 
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (is_live(projection))

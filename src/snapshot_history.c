@@ -176,6 +176,14 @@ static EvsQuery find_bases = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
+List *
+evs_history_base_keys(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	return evs_query_texts(&find_bases, values, NULL);
+}
+
 /* As evs_snapshot_problem(), of a base. */
 static const char *
 base_problem(EvsProjection *projection, text *key, char **message)
@@ -193,8 +201,7 @@ base_problem(EvsProjection *projection, text *key, char **message)
 void
 evs_history_check_bases(EvsProjection *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection->name)};
-	List	   *keys = evs_query_texts(&find_bases, values, NULL);
+	List	   *keys = evs_history_base_keys(projection->name);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource bases",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);

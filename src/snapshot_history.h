@@ -28,6 +28,9 @@ extern bool evs_history_base(const char *projection, text *key, Snapshot snapsho
 extern void evs_history_set_base(const EvsProjection *projection, text *key,
 								 const EvsState *state, int64 upto);
 
+/* The streams of which it has a base, in order (char *). */
+extern List *evs_history_base_keys(const char *projection);
+
 /* How many truncated events the bases of a projection stand for. */
 extern int64 evs_history_base_events(const char *projection);
 

@@ -11,6 +11,8 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "event.h"
+#include "scan.h"
 #include "state_load.h"
 
 /* How far the log, or the stream, has been looked at. */
@@ -34,6 +36,24 @@ evs_state_unknown(const EvsProjection *projection, text *key, int64 version)
 					projection->name, text_to_cstring(key)),
 			 detail_of_unknown(projection, key, version),
 			 errhint("For the state before the first event use evsource.load_state().")));
+}
+
+void
+evs_state_no_version(EvsStateCall *call, text *key)
+{
+	EvsScan    *scan = evs_scan_stream(key, 1, PG_INT64_MAX, false, call->snapshot);
+	EvsEvent	first;
+
+	evs_scan_as_stored(scan);
+	if (!evs_scan_next(scan, &first))
+		evs_state_unknown(call->projection, key, 0);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("events of stream \"%s\" that make this state were truncated",
+					text_to_cstring(key)),
+			 errdetail("Its first event that is left is of version " INT64_FORMAT ", and projection \"%s\" has no state that stands for those before.",
+					   first.version, call->projection->name),
+			 errhint("Ask for version " INT64_FORMAT " or later.", first.version)));
 }
 
 void

@@ -15,6 +15,12 @@ pg_noreturn extern void evs_state_unknown(const EvsProjection *projection, text 
 										  int64 version);
 
 /*
+ * The stream has nothing up to a version: P0002 when it has nothing at all, 22023
+ * when it begins after that.
+ */
+pg_noreturn extern void evs_state_no_version(EvsStateCall *call, text *key);
+
+/*
  * P0002: the key has no event that occurred before this time.  Reads its events
  * once more, to tell when the earliest did.
  */

@@ -470,10 +470,10 @@ past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation
 		evs_state_cache_put(entry, NULL);
 	if (at->has_time && state.event_count == 0)
 		evs_state_too_early(&call, key, at->before, state.seen_version);
+	if (!at->has_time && state.seen_version == 0)
+		evs_state_no_version(&call, key);
 	evs_state_end(&call);
 
-	if (!at->has_time && state.seen_version == 0)
-		evs_state_unknown(projection, key, 0);
 	if (!at->has_time && state.seen_version < at->version)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

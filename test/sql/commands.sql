@@ -203,6 +203,7 @@ alter event trigger evsource_guard_drops enable;
 select * from run('account-1', '{"do": "open"}');
 select evsource.drop_decider('teller');
 select evsource.drop_projection('account');
+select evsource.drop_projection('account', force => true);
 select * from evsource.execute_command('many', 'account-1', '{}');
 
 reset role;

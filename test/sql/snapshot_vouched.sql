@@ -55,5 +55,5 @@ select evsource.alter_projection('vouched', state_version => 5, handler => 'vouc
 select evsource.state('vouched', 'vouched-1');
 select state, event_count from evsource.load_state('vouched', 'vouched-1');
 
-select evsource.drop_projection('vouched');
+select evsource.drop_projection('vouched', force => true);
 drop function vouched_one, vouched_two, vouched_yes;
