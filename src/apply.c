@@ -466,11 +466,69 @@ evs_apply_end(EvsApply *apply)
 		evs_notify(apply->projection, evs_unit_whole_position(unit));
 }
 
+/* ---- partitions that are apart ---- */
+
+/* So many events are few enough for a transaction that is somebody else's. */
+#define MOST_GATHERED	10000
+
+static void
+refuse_to_gather(const EvsApply *apply, const char *why, const char *context)
+{
+	const char *name = apply->projection->name;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot bring the partitions of projection \"%s\" to one position", name),
+			 errdetail("Partition %d is at position %lld: %s", apply->unit.partition,
+					   (long long) apply->began_at, why),
+			 errhint("Let them get there by themselves: evsource.resume_projection('%s') if it is stopped, then evsource.run_projection('%s') or the daemon. A rebuild brings them there, too.",
+					 name, name),
+			 context ? errcontext("%s", context) : 0));
+}
+
+typedef struct GatherWork
+{
+	EvsApply   *apply;
+	int64		upto;
+	int64		most;			/* events */
+} GatherWork;
+
+static void
+apply_up_to(void *arg)
+{
+	GatherWork *work = arg;
+	EvsApply   *apply = work->apply;
+
+	while (apply->applied <= work->most &&
+		   evs_apply_batch(apply, work->upto, Min(evs_apply_limit(apply->projection), work->most + 1),
+						   0) == EVS_APPLY_MORE)
+		;
+}
+
+/* Returns how many events that took. */
+static int64
+bring_to(EvsApply *apply, int64 upto, int64 most)
+{
+	GatherWork	work = {apply, upto, most};
+	ErrorData  *error;
+
+	apply->projection->filter.partition = apply->unit.partition;
+	error = evs_attempt(apply_up_to, &work);
+	if (error != NULL && evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	if (error != NULL)
+		refuse_to_gather(apply, psprintf("%s.", error->message), error->context);
+	if (apply->applied > most)
+		refuse_to_gather(apply, psprintf("more than %d events are missing.", MOST_GATHERED), NULL);
+	return apply->applied;
+}
+
 void
 evs_apply_gather(EvsProjection *projection)
 {
 	EvsApply   *applies = palloc(sizeof(EvsApply) * projection->partitions);
 	EvsCheckpoint checkpoint;
+	int64		left = MOST_GATHERED;
 
 	if (projection->partitions == 1)
 		return;
@@ -484,10 +542,7 @@ evs_apply_gather(EvsProjection *projection)
 	}
 	for (int i = 0; i < projection->partitions; i++)
 	{
-		projection->filter.partition = i;
-		while (evs_apply_batch(&applies[i], checkpoint.position,
-							   evs_apply_limit(projection), 0) == EVS_APPLY_MORE)
-			;
+		left -= bring_to(&applies[i], checkpoint.position, left);
 		checkpoint.event_count += applies[i].applied;
 	}
 	projection->filter.partitions = 1;

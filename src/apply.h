@@ -76,8 +76,9 @@ extern EvsApplied evs_apply_crashed(EvsApply *apply, int64 upto, int attempts);
 extern void evs_apply_end(EvsApply *apply);
 
 /*
- * Bring all partitions of a projection to one position.  An error of the
- * handler's gets out.  The caller holds the projection's name.
+ * Bring all partitions of a projection to one position.  The caller holds the
+ * projection's name.  Errors: 55000 when an event cannot be applied, or there are
+ * too many for one transaction.
  */
 extern void evs_apply_gather(EvsProjection *projection);
 

@@ -11,6 +11,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "alter.h"
 #include "barrier.h"
 #include "crash_mark.h"
 #include "definition.h"
@@ -118,7 +119,8 @@ evsource_request_rebuild(PG_FUNCTION_ARGS)
  *
  * Waits for the batch that is being applied, no longer.  A rebuild beside the
  * old version leaves that as it is, live.  One in place leaves a read model that
- * is half built and a projection in state rebuilding.
+ * is half built: as far as the log has been applied to it.  The projection is in
+ * state rebuilding then, or paused if it was before.
  *
  * Errors: 42704, 42501.
  */
@@ -135,7 +137,17 @@ evsource_cancel_rebuild(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 
 	evs_rebuild_forget(name);
-	if (projection->state == EVS_STATE_REBUILDING)
+	if (projection->state != EVS_STATE_REBUILDING)
+		PG_RETURN_BOOL(true);
+	if (rebuild.paused)
+	{
+		evs_alter_pause(projection);
+		ereport(NOTICE,
+				(errmsg("the read model of projection \"%s\" is half built", name),
+				 errdetail("It is paused, as it was before."),
+				 errhint("evsource.resume_projection() goes on with it; CALL evsource.rebuild_projection() begins at the start.")));
+	}
+	else
 		ereport(NOTICE,
 				(errmsg("the read model of projection \"%s\" is half built", name),
 				 errhint("CALL evsource.rebuild_projection() completes it; after evsource.reset_projection() it begins at the start.")));

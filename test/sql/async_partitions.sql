@@ -94,9 +94,13 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 insert into obstacles values (6020);
 select evsource.alter_projection('applied', on_error => 'stop');
 select evsource.run_projection('applied');
+\set SHOW_CONTEXT never
 select evsource.alter_projection('applied', partitions => 2);
+\echo :LAST_ERROR_SQLSTATE
+select evsource.alter_projection('applied', partitions => 1);
 select count(*) from evsource.partitions;
 select partitions from evsource.projections;
+select state, last_error_position from evsource.projection_status where projection = 'applied';
 truncate obstacles;
 select evsource.alter_projection('applied', partitions => 2);
 select state, lag, event_count from evsource.projection_status;
@@ -138,6 +142,16 @@ select evsource.run_projection('query') = (select count(*) from evsource.events)
 select count(*) from evsource.partitions where projection = 'query';
 select evsource.drop_projection('query');
 select count(*) from evsource.partitions where projection = 'query';
+
+-- Partitions that are far apart are not brought together in one transaction.
+select evsource.create_projection('apart', 'evsource._noop', mode => 'async', categories => '{apart}', partitions => 2);
+select stored from evsource.append_batch('apart-a', array_fill('Paid'::text, array[11002]), array_fill('{}'::jsonb, array[11002]));
+select stored from evsource.append('apart-b', 'Paid');
+select evsource.run_projection('apart', max_batches => 2);
+select evsource.alter_projection('apart', partitions => 1);
+select evsource.run_projection('apart');
+select evsource.alter_projection('apart', partitions => 1);
+select evsource.drop_projection('apart');
 
 \c :home
 drop database evsource_async_partitions;

@@ -76,6 +76,14 @@ commit;
 select version from evsource.append('a-1', 'Happened');
 table model;
 select state, event_count, lag from evsource.projection_status;
+
+-- So it is when the rebuild is cancelled: what is half built goes on after the pause.
+insert into obstacle select max(position) from evsource.events;
+call evsource.rebuild_projection('sums', online => false);
+select state from evsource.progress;
+select evsource.cancel_rebuild('sums');
+select state from evsource.projection_status;
+truncate obstacle;
 select evsource.resume_projection('sums');
 table model;
 
