@@ -43,10 +43,11 @@ prepare(EvsQuery *query)
 	query->plan = plan;
 }
 
-void
-evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
-				Snapshot snapshot, EvsQueryResult *result)
+static void
+execute(EvsQuery *query, Datum *values, const char *nulls, Snapshot snapshot, bool latest,
+		EvsQueryResult *result)
 {
+	bool		reads = snapshot != InvalidSnapshot;
 	int			code;
 
 	result->context = CurrentMemoryContext;
@@ -57,9 +58,9 @@ evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
 		elog(ERROR, "SPI_connect failed");
 	prepare(query);
 
-	code = SPI_execute_snapshot(query->plan, values, nulls, snapshot,
-								InvalidSnapshot, snapshot != InvalidSnapshot,
-								true, 0);
+	code = SPI_execute_snapshot(query->plan, values, nulls,
+								latest ? GetLatestSnapshot() : snapshot,
+								InvalidSnapshot, reads, true, 0);
 	if (code != query->expected)
 		elog(ERROR, "SPI_execute_snapshot: %s: %s",
 			 SPI_result_code_string(code), query->sql);
@@ -67,6 +68,13 @@ evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
 	result->count = SPI_processed;
 	result->tupdesc = SPI_tuptable ? SPI_tuptable->tupdesc : NULL;
 	result->rows = SPI_tuptable ? SPI_tuptable->vals : NULL;
+}
+
+void
+evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
+				Snapshot snapshot, EvsQueryResult *result)
+{
+	execute(query, values, nulls, snapshot, false, result);
 }
 
 void
@@ -82,6 +90,16 @@ evs_query_run(EvsQuery *query, Datum *values, const char *nulls)
 	EvsQueryResult result;
 
 	evs_query_begin(query, values, nulls, InvalidSnapshot, &result);
+	evs_query_end(&result);
+	return result.count;
+}
+
+uint64
+evs_query_run_latest(EvsQuery *query, Datum *values, const char *nulls)
+{
+	EvsQueryResult result;
+
+	execute(query, values, nulls, InvalidSnapshot, true, &result);
 	evs_query_end(&result);
 	return result.count;
 }

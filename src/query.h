@@ -59,6 +59,12 @@ extern List *evs_query_texts(EvsQuery *query, Datum *values, const char *nulls);
 /* The same for a statement that returns no rows; returns how many it changed. */
 extern uint64 evs_query_run(EvsQuery *query, Datum *values, const char *nulls);
 
+/*
+ * The same of what is there now, whatever the transaction's isolation level: what
+ * others have committed meanwhile is seen and is no reason for a 40001.
+ */
+extern uint64 evs_query_run_latest(EvsQuery *query, Datum *values, const char *nulls);
+
 /* The owner of evsource's tables, as whom statements run. */
 extern Oid	evs_query_owner(void);
 

@@ -76,18 +76,6 @@ is_recent(const char *projection, text *key)
 	return recent;
 }
 
-/* Has somebody saved one that this transaction, whose snapshot is fixed, cannot replace? */
-static bool
-is_taken(const char *projection, text *key)
-{
-	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
-	TransactionId writer = newest_writer(snapshots, projection, key);
-
-	table_close(snapshots, NoLock);
-	return TransactionIdIsNormal(writer) && !TransactionIdIsCurrentTransactionId(writer) &&
-		XidInMVCCSnapshot(writer, GetTransactionSnapshot());
-}
-
 static int
 patience(const Jsonb *state)
 {
@@ -106,6 +94,5 @@ evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *
 		return false;
 	if (events < every * patience(state->state) && is_recent(projection->name, key))
 		return false;
-	return evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY) &&
-		!(IsolationUsesXactSnapshot() && is_taken(projection->name, key));
+	return evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY);
 }

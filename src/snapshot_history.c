@@ -270,7 +270,7 @@ evs_history_keep(const EvsProjection *projection, Datum keys)
 {
 	Datum		values[] = {CStringGetTextDatum(projection->name), keys};
 
-	(void) evs_query_run(&keep, values, NULL);
+	(void) evs_query_run_latest(&keep, values, NULL);
 }
 
 void
@@ -281,7 +281,7 @@ evs_history_trim(const EvsProjection *projection, Datum keys)
 		Int32GetDatum(projection->policy.keep_snapshots - 1), keys
 	};
 
-	(void) evs_query_run(&trim, values, NULL);
+	(void) evs_query_run_latest(&trim, values, NULL);
 }
 
 void

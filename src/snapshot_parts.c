@@ -152,20 +152,17 @@ evs_parts_write(const char *projection, text *key, const EvsParts *parts)
 										false, TYPALIGN_INT))
 	};
 
-	(void) evs_query_run(&write_parts, values, NULL);
+	(void) evs_query_run_latest(&write_parts, values, NULL);
 	values[2] = Int32GetDatum(parts->count);
-	(void) evs_query_run(&cut_off, values, NULL);
+	(void) evs_query_run_latest(&cut_off, values, NULL);
 }
 
 bool
 evs_parts_exist(const char *projection)
 {
 	Datum		values[] = {CStringGetTextDatum(projection)};
-	EvsQueryResult result;
 
-	evs_query_begin(&any_part, values, NULL, InvalidSnapshot, &result);
-	evs_query_end(&result);
-	return result.count > 0;
+	return evs_query_run_latest(&any_part, values, NULL) > 0;
 }
 
 void
@@ -173,7 +170,7 @@ evs_parts_clear_small(const char *projection, Datum keys)
 {
 	Datum		values[] = {CStringGetTextDatum(projection), keys};
 
-	(void) evs_query_run(&clear_small, values, NULL);
+	(void) evs_query_run_latest(&clear_small, values, NULL);
 }
 
 void

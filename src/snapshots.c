@@ -21,6 +21,9 @@
  * the lock on its name, and by nobody else.  The order is: the name, the tags,
  * the barrier; or the log, the stream, the tag; then rows.
  *
+ * What is written is bookkeeping: it goes by what is there now, also where the
+ * transaction's own snapshot is an older one.
+ *
  * The lock table is finite: a transaction that saves the states of very many
  * keys stops taking locks of keys at some point and relies on those of the rows.
  */
@@ -372,7 +375,7 @@ write_rows(EvsSnapshotWriter *writer, const EvsParts *parts)
 		keys = column_array(writer, WRITER_KEY);
 	if (keep)
 		evs_history_keep(projection, keys);
-	written = evs_query_run(one ? &upsert_one : &upsert_many, values, nulls);
+	written = evs_query_run_latest(one ? &upsert_one : &upsert_many, values, nulls);
 	if (parts != NULL && written > 0)
 		evs_parts_write(projection->name, DatumGetTextPP(writer->columns[WRITER_KEY][0]), parts);
 	else if (parts == NULL && writer->has_parts)
