@@ -18,6 +18,7 @@ OBJS = \
 	src/horizon.o \
 	src/wakeup.o \
 	src/wakeup_wait.o \
+	src/wakeup_group.o \
 	src/utility.o \
 	src/role_guard.o \
 	src/listen.o \

@@ -411,15 +411,29 @@ sleep_until(const EvsFetch *fetch, TimestampTz until)
 	evs_wakeup_sleep(timeout + 1, wait_event);
 }
 
+/* Nothing was found; what is blocked or leased, others leave to us to watch. */
+static bool
+was_woken(const EvsFetch *fetch)
+{
+	return !evs_wakeup_found_nothing(fetch->blocked || fetch->due != 0);
+}
+
 static void
 wait_for_events(EvsFetch *fetch, TimestampTz until)
 {
-	while (!look(fetch) && !fetch->has_locks && milliseconds_until(until) > 0)
+	for (;;)
 	{
-		/* from the change on everything wakes us, so look again after it */
-		if (evs_wakeup_want(&fetch->wanted, fetch->blocked))
-			continue;
-		sleep_until(fetch, until);
+		bool		woken;
+
+		evs_wakeup_looks();
+		if (look(fetch) || fetch->has_locks)
+			return;
+		woken = was_woken(fetch);
+		if (milliseconds_until(until) == 0)
+			return;
+		/* from a change on everything wakes us, so look again after it */
+		if (!woken && !evs_wakeup_want(&fetch->wanted, fetch->blocked))
+			sleep_until(fetch, until);
 	}
 }
 

@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 6
+#define EVS_SHMEM_LAYOUT 7
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -59,6 +59,8 @@ initialize(void *memory)
 		fresh->slots[i].database = InvalidOid;
 		pg_atomic_init_u32(&fresh->slots[i].listens, InvalidOid);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].database, InvalidOid);
+		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].state, EVS_WAITER_GONE);
+		evs_shmem_waiters(fresh)[i].group = 0;
 	}
 }
 

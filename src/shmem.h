@@ -20,7 +20,7 @@ typedef struct EvsSlot
 } EvsSlot;
 
 /* So many kinds of events can be waited for at once, without all being wanted. */
-#define EVS_WAITER_KINDS	8
+#define EVS_WAITER_KINDS	32
 
 /* What a backend waits for: see wakeup.c.  Close together: committers read all. */
 typedef struct EvsWaiter
@@ -29,8 +29,16 @@ typedef struct EvsWaiter
 	uint32		channel;		/* for what; valid while database is not 0 */
 	uint32		wants;			/* which events besides: one of EVS_WANTS_... */
 	uint32		nkinds;			/* of them, by their hashes: see wakeup_channel.h */
+	uint64		group;			/* of which one is enough; 0: none, he is always woken */
+	pg_atomic_uint32 state;		/* in the group: one of EVS_WAITER_... */
 	uint32		kinds[EVS_WAITER_KINDS];
 } EvsWaiter;
+
+/* What one of a group does: see wakeup_group.c. */
+#define EVS_WAITER_GONE		0
+#define EVS_WAITER_LOOKS	1
+#define EVS_WAITER_SLEEPS	2
+#define EVS_WAITER_WOKEN	3
 
 #define EVS_WANTS_NONE		0	/* none */
 #define EVS_WANTS_KINDS		1	/* some */

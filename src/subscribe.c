@@ -336,7 +336,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 	if (evs_query_texts(&partitions_differ, values, NULL) != NIL)
 		divide_anew(name);
 	run_by_name(&number, name);
-	evs_wakeup_subscription(name);
+	evs_wakeup_subscription_changed(name);
 	PG_RETURN_VOID();
 }
 
@@ -358,7 +358,7 @@ evsource_drop_subscription(PG_FUNCTION_ARGS)
 	drop_cursors(name);
 	drop_dead_letters(name, 0);
 	run_by_name(&definition, name);
-	evs_wakeup_subscription(name);
+	evs_wakeup_subscription_changed(name);
 	PG_RETURN_VOID();
 }
 
@@ -411,7 +411,7 @@ evsource_seek_subscription(PG_FUNCTION_ARGS)
 	drop_cursors(name);
 	drop_dead_letters(name, position);
 	create_next_cursors(name, position);
-	evs_wakeup_subscription(name);
+	evs_wakeup_subscription_changed(name);
 	PG_RETURN_INT64(position);
 }
 
@@ -438,6 +438,6 @@ evsource_retry_subscription(PG_FUNCTION_ARGS)
 	values[0] = CStringGetTextDatum(name);
 	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
 	count = evs_query_run(&query, values, PG_ARGISNULL(1) ? " n" : NULL);
-	evs_wakeup_subscription(name);
+	evs_wakeup_subscription_changed(name);
 	PG_RETURN_INT64((int64) count);
 }

@@ -36,6 +36,7 @@
 #include "shmem.h"
 #include "wakeup.h"
 #include "wakeup_channel.h"
+#include "wakeup_group.h"
 
 /* So many projections are told apart; a transaction that moves more wakes all. */
 #define MAX_MOVED			16
@@ -94,12 +95,20 @@ has_appended_some(const EvsWaiter *waiter)
 static bool
 concerns(const EvsWaiter *waiter)
 {
-	if (changed || has_moved(waiter->channel))
+	if (has_moved(waiter->channel))
 		return true;
 	if (!appended)
 		return false;
 	return waiter->wants == EVS_WANTS_ALL ||
 		(waiter->wants == EVS_WANTS_KINDS && has_appended_some(waiter));
+}
+
+/* Or something that all who wait for the same are to know? */
+static bool
+concerns_all(const EvsWaiter *waiter)
+{
+	return changed ||
+		(waiter->group != 0 && has_moved(evs_channel_of_changes(waiter->channel)));
 }
 
 /* Does anybody wait for the kinds of events that were appended? */
@@ -118,19 +127,37 @@ kinds_are_wanted(EvsShared *shared)
 	return false;
 }
 
-static void
-wake_entries(EvsShared *shared)
+/* True: there is a group in which nobody sleeps. */
+static bool
+wake_some(EvsShared *shared, bool again)
 {
 	EvsWaiter  *waiters = evs_shmem_waiters(shared);
+	bool		nobody_sleeps = false;
 
 	for (int i = 0; i < shared->nslots; i++)
 	{
+		bool		all;
+
 		if (pg_atomic_read_u32(&waiters[i].database) != MyDatabaseId)
 			continue;
 		pg_read_barrier();
-		if (concerns(&waiters[i]))
+		all = concerns_all(&waiters[i]);
+		if (!all && !concerns(&waiters[i]))
+			continue;
+		if (!all && waiters[i].group != 0)
+			nobody_sleeps |= evs_group_offer(&waiters[i], i, again);
+		else if (!again)
 			SetLatch(&GetPGProcByNumber(i)->procLatch);
 	}
+	return nobody_sleeps;
+}
+
+static void
+wake_entries(EvsShared *shared)
+{
+	evs_group_begin();
+	if (wake_some(shared, false))
+		(void) wake_some(shared, true);
 }
 
 static void
@@ -261,6 +288,13 @@ void
 evs_wakeup_subscription(const char *subscription)
 {
 	channel_moves(evs_channel_of_subscription(subscription));
+}
+
+void
+evs_wakeup_subscription_changed(const char *subscription)
+{
+	channel_moves(evs_channel_of_subscription(subscription));
+	channel_moves(evs_channel_of_changes(evs_channel_of_subscription(subscription)));
 }
 
 void

@@ -29,8 +29,11 @@ extern void evs_wakeup_event(const text *stream, const text *type);
 /* Or events that nobody looks at. */
 extern void evs_wakeup_any_event(void);
 
-/* This transaction lets a cursor of a subscription go, or changes it. */
+/* This transaction lets a cursor of a subscription go: one who waits for it may have it. */
 extern void evs_wakeup_subscription(const char *subscription);
+
+/* This transaction changes a subscription: all who wait for it are to look at it. */
+extern void evs_wakeup_subscription_changed(const char *subscription);
 
 /* This transaction has locked one: others can have it when it is rolled back. */
 extern void evs_wakeup_holds_cursor(const char *subscription);
@@ -93,6 +96,15 @@ typedef struct EvsWanted
 
 /* What a filter lets through, or more if that cannot be told by few kinds. */
 extern void evs_wakeup_wanted(const EvsFilter *filter, EvsWanted *wanted);
+
+/*
+ * Of those who wait for one subscription one is woken, and whoever leaves has another
+ * look in his place: see wakeup_group.c.  So each tells when he looks, and what came of
+ * it: whether, having found nothing, he watches what will be there at some time to come.
+ * False: he was woken meanwhile, and is to look again.
+ */
+extern void evs_wakeup_looks(void);
+extern bool evs_wakeup_found_nothing(bool watches);
 
 extern void evs_wakeup_register_subscription(const char *subscription, const EvsWanted *wanted);
 extern bool evs_wakeup_want(const EvsWanted *wanted, bool all); /* was it otherwise? */

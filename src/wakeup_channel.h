@@ -34,6 +34,23 @@ evs_channel_of_subscription(const char *subscription)
 	return hash_combine(evs_channel_of_projection(subscription), 6) | 1;
 }
 
+/* Moves when all who wait for the subscription are to know of it, not one of them. */
+static inline uint32
+evs_channel_of_changes(uint32 channel)
+{
+	return ~channel;
+}
+
+/* Who waits for a subscription, in this database: no two share a number. */
+static inline uint64
+evs_channel_group(const char *subscription)
+{
+	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) subscription,
+														strlen(subscription), MyDatabaseId));
+
+	return hash == 0 ? 1 : hash;
+}
+
 /* No projection has this name. */
 static inline uint32
 evs_channel_of_daemon(void)

@@ -21,6 +21,7 @@
 #include "shmem.h"
 #include "wakeup.h"
 #include "wakeup_channel.h"
+#include "wakeup_group.h"
 
 /* how long we sleep where somebody may not know that he should wake us (ms) */
 #define SAFETY_TIMEOUT		1000
@@ -30,6 +31,8 @@ static bool registered = false;
 static uint32 registered_channel;
 static EvsWanted wanted;		/* and which events, unless ... */
 static bool wants_all;			/* ... it has to be all of them for now */
+static uint64 registered_group; /* 0: none */
+static bool watches;			/* somebody has to, in the group */
 
 static uint32 session_wait_event = 0;
 
@@ -48,21 +51,34 @@ count_registration(EvsShared *shared, int change)
 		pg_atomic_fetch_add_u32(&shared->waiting_projections, change);
 }
 
-static void
+/* True: we were woken, and have not looked since. */
+static bool
 withdraw_entry(void)
 {
 	EvsShared  *shared = evs_shmem();
+	EvsWaiter  *waiter = &evs_shmem_waiters(shared)[EvsMyProcNumber()];
+	bool		woken = pg_atomic_exchange_u32(&waiter->state, EVS_WAITER_GONE) == EVS_WAITER_WOKEN;
 
-	pg_atomic_write_u32(&evs_shmem_waiters(shared)[EvsMyProcNumber()].database, InvalidOid);
+	pg_atomic_write_u32(&waiter->database, InvalidOid);
 	count_registration(shared, -1);
 	registered = false;
+	return woken;
+}
+
+static void
+leave(void)
+{
+	bool		woken = withdraw_entry();
+
+	if (registered_group != 0 && (woken || watches))
+		evs_group_hand_on(evs_shmem(), registered_group);
 }
 
 static void
 process_exits(int code, Datum arg)
 {
 	if (registered && evs_shmem() != NULL)
-		withdraw_entry();
+		leave();
 }
 
 static void
@@ -87,8 +103,12 @@ publish_entry(EvsShared *shared)
 	memcpy(waiter->kinds, wanted.kinds, sizeof(wanted.kinds));
 	waiter->wants = wants_all ? EVS_WANTS_ALL :
 		wanted.nkinds > 0 ? EVS_WANTS_KINDS : EVS_WANTS_NONE;
+	waiter->group = registered_group;
+	watches = true;
 	pg_write_barrier();
 	pg_atomic_write_u32(&waiter->database, MyDatabaseId);
+	pg_write_barrier();
+	pg_atomic_write_u32(&waiter->state, EVS_WAITER_LOOKS);
 	/* a full barrier: what we look at from now on is looked at after it */
 	count_registration(shared, 1);
 }
@@ -170,7 +190,7 @@ set_wanted(const EvsWanted *set, bool all)
 }
 
 static void
-register_channel(uint32 channel, bool all, const EvsWanted *set)
+register_channel(uint32 channel, uint64 group, bool all, const EvsWanted *set)
 {
 	EvsShared  *shared = evs_shmem();
 
@@ -181,6 +201,7 @@ register_channel(uint32 channel, bool all, const EvsWanted *set)
 				 errdetail("This session waits already, and has called a function meanwhile."),
 				 errhint("Do not wait in upcasters.")));
 	registered_channel = channel;
+	registered_group = group;
 	set_wanted(set, all);
 	if (shared != NULL)
 		publish_entry(shared);
@@ -192,25 +213,26 @@ register_channel(uint32 channel, bool all, const EvsWanted *set)
 void
 evs_wakeup_register_events(void)
 {
-	register_channel(EVS_CHANNEL_EVENTS, true, NULL);
+	register_channel(EVS_CHANNEL_EVENTS, 0, true, NULL);
 }
 
 void
 evs_wakeup_register_projection(const char *projection)
 {
-	register_channel(evs_channel_of_projection(projection), false, NULL);
+	register_channel(evs_channel_of_projection(projection), 0, false, NULL);
 }
 
 void
 evs_wakeup_register_daemon(void)
 {
-	register_channel(evs_channel_of_daemon(), false, NULL);
+	register_channel(evs_channel_of_daemon(), 0, false, NULL);
 }
 
 void
 evs_wakeup_register_subscription(const char *subscription, const EvsWanted *set)
 {
-	register_channel(evs_channel_of_subscription(subscription), set->nkinds == 0, set);
+	register_channel(evs_channel_of_subscription(subscription), evs_channel_group(subscription),
+					 set->nkinds == 0, set);
 }
 
 bool
@@ -224,7 +246,7 @@ evs_wakeup_want(const EvsWanted *set, bool all)
 	if (shared == NULL ||
 		(wants_all == all && memcmp(&wanted, set, sizeof(EvsWanted)) == 0))
 		return false;
-	withdraw_entry();
+	(void) withdraw_entry();
 	set_wanted(set, all);
 	publish_entry(shared);
 	registered = true;
@@ -237,10 +259,35 @@ evs_wakeup_unregister(void)
 	if (!registered)
 		return;
 	if (evs_shmem() != NULL)
-		withdraw_entry();
+		leave();
 	else
 		release_locks();
 	registered = false;
+}
+
+void
+evs_wakeup_looks(void)
+{
+	EvsShared  *shared = evs_shmem();
+
+	if (shared == NULL)
+		return;
+	watches = true;
+	/* a full barrier: what was committed before is seen by the look to come */
+	(void) pg_atomic_exchange_u32(&evs_shmem_waiters(shared)[EvsMyProcNumber()].state, EVS_WAITER_LOOKS);
+}
+
+bool
+evs_wakeup_found_nothing(bool watches_something)
+{
+	EvsShared  *shared = evs_shmem();
+	uint32		expected = EVS_WAITER_LOOKS;
+
+	if (shared == NULL)
+		return true;
+	watches = watches_something;
+	return pg_atomic_compare_exchange_u32(&evs_shmem_waiters(shared)[EvsMyProcNumber()].state,
+										  &expected, EVS_WAITER_SLEEPS);
 }
 
 bool
@@ -305,7 +352,7 @@ wait_channel(uint32 channel, EvsWakeupCondition condition, void *argument, long 
 {
 	volatile bool holds = false;
 
-	register_channel(channel, channel == EVS_CHANNEL_EVENTS, NULL);
+	register_channel(channel, 0, channel == EVS_CHANNEL_EVENTS, NULL);
 	PG_TRY();
 	{
 		holds = wait_registered(condition, argument, timeout);

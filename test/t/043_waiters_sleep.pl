@@ -52,13 +52,15 @@ sleeps('several categories', q{categories => '{one,two,three}'}, 'two-1', 'Commo
 sleeps('types', q{types => '{Never,Rare}'}, 'busy-1', 'Rare');
 sleeps('types of a category', q{categories => '{busy}', types => '{Never,Rare}'}, 'busy-1', 'Rare');
 sleeps('types of several categories', q{categories => '{busy,one}', types => '{Never,Rare}'}, 'one-1', 'Rare');
-sleeps('many categories with few types', q{categories => '{a,b,c,d,e,f,g,h,one}', types => '{Never,Rare}'}, 'one-1', 'Rare');
-sleeps('few categories with many types', q{categories => '{one,two}', types => '{a,b,c,d,e,f,g,h,Rare}'}, 'two-1', 'Rare');
+my $many = join ',', map { "k$_" } 1 .. 32;
+sleeps('more than eight', q{categories => '{a,b,c,d,e,f,g,h,i,j,k,one}'}, 'one-1', 'Common');
+sleeps('many categories with few types', "categories => '{$many,one}', types => '{Never,Rare}'", 'one-1', 'Rare');
+sleeps('few categories with many types', "categories => '{one,two}', types => '{$many,Rare}'", 'two-1', 'Rare');
 sleeps('rows that are inserted', q{categories => '{busy}', types => '{Rare}'}, 'busy-1', 'Rare', q{insert into evsource.events (stream, type) values ('busy-1', 'Common')});
 sleeps('batches', q{categories => '{busy}', types => '{Rare}'}, 'busy-1', 'Rare', q{select evsource.append_batch('busy-1', '{A,B,B,C}', '{1,2,3,4}')});
 
 # what cannot be told by few kinds is woken by all
-my ($got) = looks(q{categories => '{a,b,c,d,e,f,g,h,one}', types => '{a,b,c,d,e,f,g,h,Rare}'}, q{select evsource.append('busy-1', 'Common')}, q{select evsource.append('one-1', 'Rare')});
+my ($got) = looks("categories => '{$many,one}', types => '{$many,Rare}'", q{select evsource.append('busy-1', 'Common')}, q{select evsource.append('one-1', 'Rare')});
 is($got, 'one-1|Rare', 'too many of both: gets what it wants');
 ($got) = looks(q{types => '{Last}'}, q{select 1}, q{select evsource.append_batch('busy-1', '{A,B,C,D,E,F,G,H,I,Last}', array_fill('1'::jsonb, array[10]))});
 is($got, 'busy-1|Last', 'an append of more types than are told apart wakes those who want one of them');
