@@ -504,6 +504,9 @@ evs_async_units(void)
 
 			unit->projection = projection->name;
 			unit->partition = i;
+			unit->filter = projection->filter;
+			unit->filter.partitions = projection->partitions;
+			unit->filter.partition = i;
 			units = lappend(units, unit);
 		}
 	}

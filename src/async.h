@@ -59,6 +59,7 @@ typedef struct EvsAsyncUnit
 {
 	char	   *projection;
 	int			partition;
+	EvsFilter	filter;			/* which events are its business */
 } EvsAsyncUnit;
 
 /*

@@ -3,17 +3,31 @@
  *
  * The list is read again when evs_wakeup_changed() was called for it, which tells
  * every session that evsource.projections has changed, or when that was dropped.
+ *
+ * Which of the jobs has something to do when the log has grown is found out for
+ * all of them together, by one look at the new events: a transaction each, with
+ * its checkpoint, would be the dearer the more of them want something else.
  */
 #include "evsource.h"
 
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "event.h"
 #include "jobs.h"
 #include "rebuild.h"
 #include "relations.h"
+#include "scan.h"
+#include "wakeup.h"
+
+/* ms until it is written down how far the log has nothing for a job */
+#define WRITE_INTERVAL	1000
+
+/* more events than so many (positions) are looked at by each job itself */
+#define MANY_EVENTS		1000
 
 static bool have_changed = true;
 
@@ -46,7 +60,7 @@ same_job(const EvsJob *a, const EvsJob *b)
 		strcmp(a->projection, b->projection) == 0;
 }
 
-static void
+static EvsJob *
 add(EvsJobs *jobs, const EvsJobs *before, EvsJobKind kind, const char *projection,
 	int partition)
 {
@@ -61,6 +75,30 @@ add(EvsJobs *jobs, const EvsJobs *before, EvsJobKind kind, const char *projectio
 		if (same_job(job, &before->jobs[i]))
 			job->pacing = before->jobs[i].pacing;
 	}
+	return job;
+}
+
+static text **
+copy_texts(MemoryContext context, text *const *values, int count)
+{
+	text	  **copies = MemoryContextAlloc(context, sizeof(text *) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+	{
+		copies[i] = MemoryContextAlloc(context, VARSIZE_ANY(values[i]));
+		memcpy(copies[i], values[i], VARSIZE_ANY(values[i]));
+	}
+	return copies;
+}
+
+static EvsFilter
+copy_filter(MemoryContext context, const EvsFilter *filter)
+{
+	EvsFilter	copy = *filter;
+
+	copy.categories = copy_texts(context, filter->categories, filter->ncategories);
+	copy.types = copy_texts(context, filter->types, filter->ntypes);
+	return copy;
 }
 
 void
@@ -89,10 +127,107 @@ evs_jobs_read(EvsJobs *jobs)
 	{
 		EvsAsyncUnit *unit = lfirst(cell);
 
-		add(jobs, &before, EVS_JOB_APPLY, unit->projection, unit->partition);
+		add(jobs, &before, EVS_JOB_APPLY, unit->projection, unit->partition)->filter =
+			copy_filter(jobs->context, &unit->filter);
 	}
 	foreach(cell, rebuilds)
-		add(jobs, &before, EVS_JOB_REBUILD, lfirst(cell), 0);
+		(void) add(jobs, &before, EVS_JOB_REBUILD, lfirst(cell), 0);
 	if (before.context != NULL)
 		MemoryContextDelete(before.context);
+}
+
+/* ---- which of them the log has something for ---- */
+
+static int64
+looked_up_to(const EvsJob *job)
+{
+	return Max(job->seen, job->pacing.position);
+}
+
+static bool
+is_choosy(const EvsJob *job)
+{
+	return job->filter.ncategories > 0 || job->filter.ntypes > 0 || job->filter.partitions > 1;
+}
+
+/* Is it time to write down how far that is? */
+static bool
+is_to_be_written(const EvsJob *job, TimestampTz now)
+{
+	return job->write_at != 0 && (job->write_at <= now || evs_wakeup_is_awaited(job->projection));
+}
+
+/* Look at these events; those that want none of them have seen them then. */
+static void
+show_events(EvsJobs *jobs, int64 after, int64 upto)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsScan    *scan = evs_scan_log(after, upto, NULL, snapshot);
+	EvsEvent	event;
+
+	evs_scan_as_stored(scan);
+	while (evs_scan_next(scan, &event))
+	{
+		for (int i = 0; i < jobs->count; i++)
+		{
+			EvsJob	   *job = &jobs->jobs[i];
+
+			if (job->idle && looked_up_to(job) < event.position &&
+				evs_filter_accepts(&job->filter, &event))
+				job->idle = false;
+		}
+	}
+	evs_scan_end(scan);
+	UnregisterSnapshot(snapshot);
+}
+
+void
+evs_jobs_wake(EvsJobs *jobs, int64 safe)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		after = safe;
+
+	for (int i = 0; i < jobs->count; i++)
+	{
+		EvsJob	   *job = &jobs->jobs[i];
+
+		if (!job->idle || looked_up_to(job) >= safe)
+			continue;
+		if (!is_choosy(job) || safe - looked_up_to(job) > MANY_EVENTS)
+			job->idle = false;
+		else
+			after = Min(after, looked_up_to(job));
+	}
+	if (after < safe)
+		show_events(jobs, after, safe);
+
+	for (int i = 0; i < jobs->count; i++)
+	{
+		EvsJob	   *job = &jobs->jobs[i];
+
+		if (!job->idle)
+			continue;
+		job->seen = Max(job->seen, safe);
+		if (job->seen <= job->pacing.position)
+			job->write_at = 0;
+		else if (job->write_at == 0)
+			job->write_at = TimestampTzPlusMilliseconds(now, WRITE_INTERVAL);
+		if (is_to_be_written(job, now))
+			job->idle = false;
+	}
+}
+
+bool
+evs_jobs_are_up_to(const EvsJobs *jobs, int64 safe)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < jobs->count; i++)
+	{
+		const EvsJob *job = &jobs->jobs[i];
+
+		if (job->idle && (looked_up_to(job) < safe || is_to_be_written(job, now)))
+			return false;
+	}
+	return true;
 }

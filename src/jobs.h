@@ -16,8 +16,11 @@ typedef struct EvsJob
 	EvsJobKind	kind;
 	char		projection[EVS_CREW_NAME_SIZE];
 	int			partition;
+	EvsFilter	filter;			/* of EVS_JOB_APPLY: which events are its business */
 	EvsAsyncPacing pacing;
 	bool		idle;			/* nothing to do before the log is beyond pacing.position */
+	int64		seen;			/* idle: up to here it has nothing for the job */
+	TimestampTz write_at;		/* and that is written down then; 0: it has been */
 	TimestampTz retry_at;		/* not before that, 0: at any time */
 } EvsJob;
 
@@ -38,5 +41,19 @@ extern bool evs_jobs_have_changed(void);
  * there.  Call in a transaction, in a database that has the extension.
  */
 extern void evs_jobs_read(EvsJobs *jobs);
+
+/*
+ * The log is safe up to a position: find the idle jobs that it now has something
+ * for.  Call in a transaction.
+ *
+ * A job that chooses its events is idle as long as none of them comes.  A worker
+ * keeps in mind how far it has looked, and now and then, or when somebody waits
+ * for it, takes the job up all the same, which moves the checkpoint.  What it
+ * keeps in mind decides only when: from the checkpoint on the log is read again.
+ */
+extern void evs_jobs_wake(EvsJobs *jobs, int64 safe);
+
+/* Would that find nothing new?  Takes no lock. */
+extern bool evs_jobs_are_up_to(const EvsJobs *jobs, int64 safe);
 
 #endif							/* EVS_JOBS_H */

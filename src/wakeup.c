@@ -231,6 +231,39 @@ evs_wakeup_appended(void)
 	appended = true;
 }
 
+bool
+evs_wakeup_is_awaited(const char *projection)
+{
+	EvsShared  *shared = evs_shmem();
+	uint32		channel = evs_channel_of_projection(projection);
+	LOCKTAG		tag;
+
+	if (shared == NULL)
+	{
+		evs_channel_locktag(&tag, 0, channel);
+		return LockWaiterCount(&tag) > 0;
+	}
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		EvsWaiter  *waiter = &evs_shmem_waiters(shared)[i];
+
+		if (pg_atomic_read_u32(&waiter->database) == MyDatabaseId && waiter->channel == channel)
+			return true;
+	}
+	return false;
+}
+
+/* As if something had been appended; what the transaction has done so far stays. */
+void
+evs_wakeup_followers(void)
+{
+	bool		saved = appended;
+
+	appended = true;
+	wake();
+	appended = saved;
+}
+
 void
 evs_wakeup_event(const text *stream, const text *type)
 {

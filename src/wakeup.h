@@ -42,6 +42,15 @@ extern bool evs_wakeup_holds_any_cursor(void);
 /* This transaction moves the checkpoint of a projection. */
 extern void evs_wakeup_projection(const char *projection);
 
+/*
+ * Does anybody wait for that?  Who has registered for events and asks this misses
+ * nobody who registers and then calls evs_wakeup_followers().
+ */
+extern bool evs_wakeup_is_awaited(const char *projection);
+
+/* Wake those who wait for events, now, to have them ask that. */
+extern void evs_wakeup_followers(void);
+
 /* This transaction changes what projections there are: wake all who wait. */
 extern void evs_wakeup_changed(void);
 

@@ -280,11 +280,12 @@ go_round(void)
 	for (int i = 0; i < jobs.count; i++)
 	{
 		EvsJob	   *job = &jobs.jobs[i];
+		TimestampTz until = job->idle ? job->write_at : job->retry_at;
 
-		if (!job->idle && job->retry_at != 0 && job->retry_at != DT_NOEND)
+		if (until != 0 && until != DT_NOEND)
 			round.timeout = Min(round.timeout,
 								Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-																	job->retry_at), 1));
+																	until), 1));
 	}
 	return round;
 }
@@ -295,24 +296,6 @@ go_round(void)
 
 /* The log as we last saw it. */
 static int64 safe_position = 0;
-
-/* Who was idle has something to do when the log has grown. */
-static bool
-wake_jobs(void)
-{
-	int64		safe = safe_position = evs_horizon_safe_position();
-	bool		any = false;
-
-	for (int i = 0; i < jobs.count; i++)
-	{
-		if (jobs.jobs[i].idle && jobs.jobs[i].pacing.position < safe)
-		{
-			jobs.jobs[i].idle = false;
-			any = true;
-		}
-	}
-	return any;
-}
 
 /*
  * Is the extension another version than when we began?  Whoever updates it tells
@@ -342,7 +325,10 @@ look(void)
 	if (stay && evs_jobs_have_changed())
 		evs_jobs_read(&jobs);
 	if (stay)
-		(void) wake_jobs();
+	{
+		safe_position = evs_horizon_safe_position();
+		evs_jobs_wake(&jobs, safe_position);
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(step_context);
 	return stay;
@@ -352,7 +338,8 @@ look(void)
 static bool
 nothing_to_do(void *argument)
 {
-	return !is_interrupted() && evs_catalog_exists() && !wake_jobs();
+	return !is_interrupted() && evs_catalog_exists() &&
+		evs_jobs_are_up_to(&jobs, evs_horizon_safe_position());
 }
 
 /*

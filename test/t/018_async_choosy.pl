@@ -1,0 +1,94 @@
+# Projections that want none of what is appended: they cost next to nothing, and
+# nobody is told anything wrong about them, or waits for longer.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+foreach my $preload ('evsource', '')
+{
+	my $mode = $preload ? 'preloaded' : 'not preloaded';
+	my $node = PostgreSQL::Test::Cluster->new('choosy' . $preload);
+	$node->init;
+	$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = '$preload'
+max_worker_processes = 16
+autovacuum = off
+});
+	$node->start;
+	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+
+	$sql->(q{
+create extension evsource;
+create table seen (position bigint);
+create function see(e evsource.event) returns void language sql as $$ insert into public.seen values (e.position) $$;
+select evsource.create_projection('rare', 'see', mode => 'async', types => '{Rare}', tables => '{seen}');
+select evsource.create_projection('never' || i, 'see', mode => 'async', types => '{Never}') from generate_series(1, 2) i;
+select evsource.create_projection('elsewhere', 'see', mode => 'async', categories => '{nowhere,somewhere}', partitions => 2);
+});
+	$sql->('select evsource.start_daemon()') unless $preload;
+	$sql->("select from evsource.append('a-1', 'Often')");
+	my $wait_for_all = sub { $sql->("select evsource.wait_for(projection, timeout => '1min') from evsource.projection_status") };
+	$wait_for_all->();
+
+	# Five units want none of these events: a transaction id each would be six an
+	# event.  Once a second each writes down how far it is.
+	my $before = $sql->('select pg_current_xact_id()');
+	my $started = time;
+	$sql->(q{do $$ begin for i in 1 .. 300 loop perform evsource.append('a-' || i, 'Often'); commit; perform pg_sleep(0.001); end loop; end $$});
+	my $ids = $sql->('select pg_current_xact_id()') - $before;
+	cmp_ok($ids, '<', 800 + 10 * (time - $started), "$mode: what has nothing to apply writes no checkpoint at each append");
+
+	# Nobody is told anything wrong.
+	is($sql->(q{select string_agg(distinct (state, lag, lag_seconds, event_count)::text, ' ') from evsource.projection_status}), '(active,0,0,0)',
+		"$mode: there is nothing that they lag behind");
+	$node->poll_query_until('postgres', q{select bool_and(position = evsource.safe_position()) from evsource.projection_status});
+	pass("$mode: soon it is written down how far they are");
+
+	# Who waits for one is woken at once, not when it is written down anyway: it takes
+	# as long as with one that wants each event, more or less.
+	$sql->("select evsource.create_projection('every', 'see', mode => 'async')");
+	my %took;
+	foreach my $i (1 .. 8)
+	{
+		foreach my $projection ('never1', 'every', 'elsewhere', 'every', 'rare', 'every')
+		{
+			my $from = time;
+			$sql->("select from evsource.append('b-1', 'Often')");
+			$sql->("select evsource.wait_for('$projection', timeout => '1min')");
+			$took{ $projection eq 'every' ? 'every' : 'choosy' } += time - $from;
+		}
+	}
+	cmp_ok($took{choosy}, '<', 2 * $took{every} + 5, "$mode: who waits need not wait for that");
+	$sql->("select evsource.drop_projection('every'); truncate seen");
+
+	# What it wants is applied, once, wherever the worker has looked before.
+	$sql->(q{do $$ begin for i in 1 .. 600 loop
+		perform evsource.append('c-' || i, case when i % 50 = 0 then 'Rare' else 'Often' end);
+		if i % 7 > 0 then commit; end if;
+	end loop; end $$});
+	$wait_for_all->();
+	is($sql->(q{select array_agg(position order by position) = (select array_agg(position order by position) from evsource.events where type = 'Rare') from seen}), 't',
+		"$mode: what they want is applied");
+	is($sql->(q{select event_count from evsource.projection_status where projection = 'rare'}), 12, "$mode: and counted");
+
+	# What it wants now it gets from where it was.
+	$sql->(q{
+begin;
+select evsource.alter_projection('rare', types => '{Often,Rare}');
+select from evsource.append('d-1', 'Often');
+commit;
+select from evsource.append('d-2', 'Often');
+});
+	$wait_for_all->();
+	is($sql->(q{select count(*) from seen s join evsource.events e using (position) where e.stream like 'd-%'}), 2, "$mode: also when it wants something else from now on");
+	$node->stop;
+}
+done_testing();
