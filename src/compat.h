@@ -324,6 +324,11 @@ evs_same_lock_holder(const LockInstanceData *a, const LockInstanceData *b)
 #define EVS_EXCHANGE_RELALLFROZEN(a, b) ((void) 0)
 #endif
 
+/* RelationGetPrimaryKeyIndex: 18 asks whether a deferrable one will do. */
+#if PG_VERSION_NUM < 180000
+#define RelationGetPrimaryKeyIndex(relation, deferrable_ok) RelationGetPrimaryKeyIndex(relation)
+#endif
+
 /* Relation files have numbers of a type of their own, and a name for that, since 16. */
 #if PG_VERSION_NUM < 160000
 #define RelFileNumberIsValid(number) OidIsValid(number)
