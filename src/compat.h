@@ -14,6 +14,7 @@
 #endif
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "funcapi.h"
@@ -54,6 +55,12 @@
 #if PG_VERSION_NUM < 140000
 #define index_insert(index, values, nulls, tid, heap, check_unique, unchanged, info) \
 	index_insert(index, values, nulls, tid, heap, check_unique, info)
+#endif
+
+/* heap_fetch asks since 15 whether to keep the buffer of a row that the snapshot does not see. */
+#if PG_VERSION_NUM < 150000
+#define heap_fetch(relation, snapshot, tuple, buffer, keep) \
+	heap_fetch(relation, snapshot, tuple, buffer)
 #endif
 
 /* A sequence's WAL record names its file by RelFileLocator since 16. */

@@ -29,6 +29,7 @@
 #include "shmem.h"
 #include "snapshots.h"
 #include "state_cache.h"
+#include "streams.h"
 #include "types.h"
 #include "utility.h"
 #include "wakeup.h"
@@ -47,6 +48,7 @@ _PG_init(void)
 	evs_replication_init();
 	evs_wakeup_init();
 	evs_event_init();
+	evs_streams_init();
 	evs_inserter_init();
 	evs_intake_init();
 	evs_types_init();

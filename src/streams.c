@@ -16,14 +16,16 @@
  * The position is drawn after the version was read in both ways, so positions
  * of one stream never run against its versions.
  *
- * Each session remembers where it stored the last events of some streams.  An
- * append that expects such an event to be the last looks at the row itself
- * instead of searching the index for it.  What is remembered is no more than a
+ * Each session remembers the last versions of some streams, and where it stored
+ * them itself.  An append that expects such an event to be the last looks at the
+ * row instead of searching the index for it.  What is remembered is no more than a
  * place to look at: it may be wrong about everything, and costs nothing to keep.
  */
 #include "evsource.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/stratnum.h"
 #include "access/sysattr.h"
@@ -60,17 +62,21 @@ static LOCKTAG passing_locks[EVS_STREAMS_AT_ONCE];
 static int	passing_count = 0;
 static LocalTransactionId passing_in = InvalidLocalTransactionId;
 
-/* Where events were stored by this session; streams share a place by their hash. */
+/* What this session knows of streams; they share a place by their hash. */
 typedef struct Remembered
 {
 	uint64		hash;
 	int64		version;		/* 0: nothing */
-	ItemPointerData tid;
+	ItemPointerData tid;		/* where we have stored it; invalid: somebody else has */
+	TransactionId xid;			/* in this transaction; it was not rolled back */
 } Remembered;
 
 #define REMEMBERED 1024			/* a power of 2 */
 
 static Remembered remembered[REMEMBERED];
+
+/* this transaction has stored some of them */
+static bool stored_some = false;
 
 uint64
 evs_stream_hash(const text *stream)
@@ -253,17 +259,37 @@ lock_and_read(Relation events, text *stream, int64 at_least, const LOCKTAG *tag,
 	}
 }
 
+/* As far as this session knows, the stream goes on behind this version. */
+static int64
+remembered_version(uint64 hash)
+{
+	const Remembered *place = &remembered[hash % REMEMBERED];
+
+	return place->hash == hash ? place->version : 0;
+}
+
 static LastEvent
 lock_stream(Relation events, text *stream, int64 at_least)
 {
+	uint64		hash = evs_stream_hash(stream);
+	LastEvent	last;
 	LOCKTAG		tag;
 	bool		kept;
 
-	stream_locktag(&tag, evs_stream_hash(stream));
+	stream_locktag(&tag, hash);
 	kept = keep_lock(&tag);
 	if (!kept)
 		release_passing_locks();
-	return lock_and_read(events, stream, at_least, &tag, kept);
+	last = lock_and_read(events, stream, at_least > 0 ? at_least : remembered_version(hash), &tag, kept);
+	if (last.version > 0 && last.version != remembered_version(hash))
+	{
+		Remembered *place = &remembered[hash % REMEMBERED];
+
+		place->hash = hash;
+		place->version = last.version;
+		ItemPointerSetInvalid(&place->tid);
+	}
+	return last;
 }
 
 int64
@@ -279,15 +305,6 @@ evs_stream_lock_last(Relation events, text *stream, int64 *position)
 
 	*position = last.position;
 	return last.version;
-}
-
-/* Where this session stored an event of the stream, the stream goes on. */
-static int64
-remembered_version(uint64 hash)
-{
-	const Remembered *place = &remembered[hash % REMEMBERED];
-
-	return place->hash == hash ? place->version : 0;
 }
 
 void
@@ -322,17 +339,24 @@ evs_stream_remember(const EvsEvent *event, ItemPointer tid)
 	place->hash = hash;
 	place->version = event->version;
 	place->tid = *tid;
+	place->xid = GetCurrentTransactionId();
+	stored_some = true;
 }
 
-/* Is the event there, committed or our own? */
+/*
+ * Is the event there?  The transaction that stored it is this one, or a committed one
+ * of this session: so it is there while nobody has deleted it.
+ */
 static bool
-event_is_at(Relation events, ItemPointer tid, text *stream, int64 version)
+event_is_at(Relation events, const Remembered *place, text *stream)
 {
-	BlockNumber block = ItemPointerGetBlockNumber(tid);
+	BlockNumber block = ItemPointerGetBlockNumber(&place->tid);
 	BlockNumber target = RelationGetTargetBlock(events);
-	TupleTableSlot *slot;
-	SnapshotData dirty = {0};
-	bool		found = false;
+	TupleDesc	desc = RelationGetDescr(events);
+	HeapTupleData tuple;
+	Buffer		buffer;
+	bool		isnull;
+	bool		found;
 
 	/*
 	 * The table may have become shorter; while we have it locked it does not.
@@ -343,20 +367,14 @@ event_is_at(Relation events, ItemPointer tid, text *stream, int64 version)
 		block >= RelationGetNumberOfBlocks(events))
 		return false;
 
-	slot = table_slot_create(events, NULL);
-	InitDirtySnapshot(dirty);
-	if (table_tuple_fetch_row_version(events, tid, &dirty, slot) &&
-		!TransactionIdIsValid(dirty.xmin) && !TransactionIdIsValid(dirty.xmax))
-	{
-		text	   *found_stream;
-
-		slot_getsomeattrs(slot, EVS_EVENTS_STREAM);
-		found_stream = DatumGetTextPP(slot->tts_values[EVS_EVENTS_STREAM - 1]);
-		found = DatumGetInt64(slot->tts_values[EVS_EVENTS_VERSION - 1]) == version &&
-			VARSIZE_ANY_EXHDR(found_stream) == VARSIZE_ANY_EXHDR(stream) &&
-			memcmp(VARDATA_ANY(found_stream), VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream)) == 0;
-	}
-	ExecDropSingleTupleTableSlot(slot);
+	tuple.t_self = place->tid;
+	if (!heap_fetch(events, SnapshotAny, &tuple, &buffer, false))
+		return false;
+	found = HeapTupleHeaderGetRawXmin(tuple.t_data) == place->xid &&
+		(tuple.t_data->t_infomask & HEAP_XMAX_INVALID) != 0 &&
+		DatumGetInt64(heap_getattr(&tuple, EVS_EVENTS_VERSION, desc, &isnull)) == place->version &&
+		evs_same_text(DatumGetTextPP(heap_getattr(&tuple, EVS_EVENTS_STREAM, desc, &isnull)), stream);
+	ReleaseBuffer(buffer);
 	return found;
 }
 
@@ -367,10 +385,11 @@ evs_stream_lock_behind(Relation events, text *stream, int64 version)
 	Remembered *place = &remembered[hash % REMEMBERED];
 	LOCKTAG		tag;
 
-	if (place->hash != hash || place->version != version || IsolationUsesXactSnapshot())
+	if (place->hash != hash || place->version != version || !ItemPointerIsValid(&place->tid) ||
+		IsolationUsesXactSnapshot() || events->rd_tableam != GetHeapamTableAmRoutine())
 		return false;
 	stream_locktag(&tag, hash);
-	return keep_lock(&tag) && event_is_at(events, &place->tid, stream, version);
+	return keep_lock(&tag) && event_is_at(events, place, stream);
 }
 
 void
@@ -393,4 +412,36 @@ evs_stream_check_version(Relation events, text *stream, int64 expected, int64 ac
 					   name, (long long) expected, (long long) actual) :
 			 errdetail("Stream \"%s\": expected version %lld.", name, (long long) expected),
 			 errhint("Load the stream again and decide on what it holds now.")));
+}
+
+/* What we have stored is no more, or is for others to commit. */
+static void
+forget_places(void)
+{
+	for (int i = 0; stored_some && i < REMEMBERED; i++)
+		ItemPointerSetInvalid(&remembered[i].tid);
+	stored_some = false;
+}
+
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		forget_places();
+	else if (event == XACT_EVENT_COMMIT)
+		stored_some = false;
+}
+
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		forget_places();
+}
+
+void
+evs_streams_init(void)
+{
+	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
 }

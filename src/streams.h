@@ -9,6 +9,8 @@
 #include "storage/itemptr.h"
 #include "utils/relcache.h"
 
+extern void evs_streams_init(void);
+
 /* expected_version of an append */
 #define EVS_EXPECTED_ANY	PG_INT64_MIN	/* whatever it is */
 #define EVS_EXPECTED_EXISTS	(-4)			/* at least one event */

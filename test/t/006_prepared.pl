@@ -63,6 +63,8 @@ begin; select pg_current_xact_id(); create table elsewhere (); prepare transacti
 		"$mode: one that is rolled back leaves nothing; one that wrote elsewhere does not matter");
 	like($log->(), qr/\bm-100\|1\nc-1\|1\nc-1\|2\nc-1\|3\nc-1\|4\np-1\|2\nm-99\|2$/, "$mode: all of it is read, in order");
 	is($sqlstate->(q{select version from evsource.append('r-1', 'Other', expected_version => 0)}), 1, "$mode: its stream is free");
+	is($sqlstate->(q{begin; select evsource.append('s-1', 'Tried'); prepare transaction 'four'; rollback prepared 'four'; select version from evsource.append('s-1', 'Behind', expected_version => 1)}),
+		'VE001', "$mode: the session that stored an event of it does not believe it there");
 	is($node->safe_psql('postgres', q{select count(*) from pg_locks where locktype = 'advisory'}), 0, "$mode: no lock is left");
 	$node->safe_psql('postgres', q{rollback prepared 'elsewhere'});
 	$node->stop;
