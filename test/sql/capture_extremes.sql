@@ -150,12 +150,15 @@ from evsource.events where type = 'LargeUpdated';
 
 -- When there is no room for both rows of an update in one jsonb, "old" has what changed,
 -- and the key. What does not fit at all is refused.
+-- The fast compression, where there is one: most of the time goes there.
+select count(set_config(name, 'lz4', false)) <= 1 as fast from pg_settings
+where name = 'default_toast_compression' and 'lz4' = any (enumvals);
 create table heavy (id int primary key, n int, body text);
+insert into heavy values (1, 0, repeat('x', 135000000));
 select evsource.capture_table('heavy');
-insert into heavy values (1, 0, repeat('x', 140000000));
 update heavy set n = 1;
 select data -> 'changed' as changed, data -> 'old' as old, length(data -> 'new' ->> 'body') as body from evsource.events where type = 'HeavyUpdated';
-update heavy set body = repeat('y', 140000000);
+update heavy set body = repeat('y', 135000000);
 
 \c :home
 set client_min_messages = warning;
