@@ -49,7 +49,7 @@ comment on function evsource.capture() is
 
 create function evsource._capture_partition() returns trigger
     language c as 'MODULE_PATHNAME', 'evsource_capture_partition';
-comment on function evsource._capture_partition() is 'Internal: captures TRUNCATE of a partition, as deletes of its rows.';
+comment on function evsource._capture_partition() is 'Internal: captures TRUNCATE of a partition, as deletes of its rows; loads the library before other statements.';
 
 create function evsource.capture_table(
     table_name text,

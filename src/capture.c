@@ -50,6 +50,16 @@ command_of(const EvsCapturePlan *plan, HeapTuple tuple, bool deleted)
 	return HeapTupleHeaderGetCmin(tuple->t_data);
 }
 
+/* The command of this transaction that made the row before it was changed. */
+static CommandId
+maker_of(const EvsCapturePlan *plan, HeapTuple old_row)
+{
+	if (!plan->is_heap ||
+		!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(old_row->t_data)))
+		return InvalidCommandId;
+	return HeapTupleHeaderGetCmin(old_row->t_data);
+}
+
 static void
 capture_row(EvsCapturePlan *plan, const TriggerData *trigger)
 {
@@ -58,10 +68,12 @@ capture_row(EvsCapturePlan *plan, const TriggerData *trigger)
 	EvsCapturePhase phase = EVS_CAPTURE_STAYS;
 	int			count = 1;
 	CommandId	command;
+	CommandId	made_by = InvalidCommandId;
 
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 	{
 		command = command_of(plan, trigger->tg_newtuple, false);
+		made_by = maker_of(plan, trigger->tg_trigtuple);
 		count = evs_capture_updated(plan, trigger->tg_trigslot, trigger->tg_newslot, events);
 	}
 	else if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
@@ -73,6 +85,7 @@ capture_row(EvsCapturePlan *plan, const TriggerData *trigger)
 	else
 	{
 		command = command_of(plan, trigger->tg_trigtuple, true);
+		made_by = maker_of(plan, trigger->tg_trigtuple);
 		evs_capture_deleted(plan, trigger->tg_trigslot, events);
 		phase = EVS_CAPTURE_LEAVES;
 	}
@@ -82,7 +95,8 @@ capture_row(EvsCapturePlan *plan, const TriggerData *trigger)
 		if (count == 2)
 			phase = i == 0 ? EVS_CAPTURE_LEAVES : EVS_CAPTURE_COMES;
 		events[i].metadata = metadata;
-		evs_capture_add(plan, command, phase, &events[i]);
+		evs_capture_add(plan, command, phase == EVS_CAPTURE_COMES ? InvalidCommandId : made_by,
+						phase, &events[i]);
 	}
 }
 
@@ -94,7 +108,7 @@ capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger)
 	evs_capture_truncate_ends(trigger->tg_relation);
 	evs_capture_truncated(plan, trigger->tg_relation, &event);
 	event.metadata = evs_metadata_for(NULL);
-	evs_capture_add(plan, GetCurrentCommandId(false), EVS_CAPTURE_LEAVES, &event);
+	evs_capture_add(plan, GetCurrentCommandId(false), InvalidCommandId, EVS_CAPTURE_LEAVES, &event);
 }
 
 /*

@@ -115,10 +115,11 @@ typedef enum EvsCapturePhase
 
 /*
  * Append the event, copied, when the statement that is under way ends, in the
- * order of commands and phases (capture_pending.c).
+ * order of commands and phases (capture_pending.c).  made_by is the command that made
+ * the row which was changed; InvalidCommandId: another transaction did, or there was none.
  */
 extern void evs_capture_add(const EvsCapturePlan *plan, CommandId command,
-							EvsCapturePhase phase, const EvsEvent *event);
+							CommandId made_by, EvsCapturePhase phase, const EvsEvent *event);
 
 /* Call when the changes of one row have been added. */
 extern void evs_capture_added(void);

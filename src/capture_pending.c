@@ -5,13 +5,17 @@
  * statement have run, in one batch, so that storing and dispatching them costs
  * what it costs for append_batch.  Hooks on the executor and on COPY tell when
  * that is.  A trigger that fires outside of both (deferred to the commit, or in
- * the statement that loaded this library) appends at once.
+ * the statement that loaded this library) appends at once; if that is not the
+ * order in which it happened, the statement that loaded the library is refused.
  *
- * Statements that triggers run belong to the one that fired them: what they
- * change is kept until its end too.  For PostgreSQL fires the triggers of such a
- * statement before the rest of the outer one's, though its changes came later:
- * a row that both change would get its events in the wrong order.  Every row
- * version knows the command that made it, and commands are numbered as they run.
+ * Statements that triggers and functions of another statement run belong to it:
+ * what they change is kept until its end too.  For PostgreSQL fires the triggers of
+ * such a statement before the outer one's, or the rest of them, though the row may
+ * have been changed by the outer one first.  Every row version knows the command that
+ * made it, and commands are numbered as they begin.  So this is the order of a row
+ * that both change: the outer command finds no row that the inner one has left
+ * there.  Only one that comes may have come later, to a key that others left
+ * meanwhile: see place_coming().
  *
  * Within one command, what leaves a stream comes before what comes to it: when
  * keys are moved on by one, each stream first loses its old row.  A command sees
@@ -32,6 +36,7 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "append.h"
@@ -42,7 +47,10 @@
 typedef struct Change
 {
 	CommandId	command;
+	CommandId	made_by;		/* the row before it; InvalidCommandId: see capture.h */
+	CommandId	place;			/* the command with which it is told */
 	EvsCapturePhase phase;
+	bool		shares_stream;	/* with other rows, perhaps */
 	int64		sequence;		/* in which it was collected */
 	int			nest_level;		/* of the transaction that collected it */
 	Oid			role;			/* who appends it */
@@ -66,16 +74,29 @@ typedef struct Pending
 
 static Pending pending;
 
-/* statements whose triggers are being fired, one inside the other */
-static int	firing = 0;
+/* statements that are under way, one inside the other */
+static int	running = 0;
 
+/*
+ * What this transaction has appended, for as long as it may hold statements whose
+ * begin no hook has seen.
+ */
+static struct
+{
+	bool		watch;			/* the library was loaded in this transaction */
+	bool		any;
+	Change		last;			/* only what is compared is valid */
+	CommandId	made_by;		/* the highest one */
+}			appended;
+
+static ExecutorRun_hook_type previous_run = NULL;
 static ExecutorFinish_hook_type previous_finish = NULL;
 
 static int
 compare_order(const Change *a, const Change *b)
 {
-	if (a->command != b->command)
-		return a->command < b->command ? -1 : 1;
+	if (a->place != b->place)
+		return a->place < b->place ? -1 : 1;
 	if (a->phase != b->phase)
 		return a->phase < b->phase ? -1 : 1;
 	return 0;
@@ -104,6 +125,98 @@ compare_streams(const void *left, const void *right)
 	if (order == 0)
 		order = evs_compare_text(a->event.stream, b->event.stream);
 	return order != 0 ? order : (a->sequence < b->sequence ? -1 : 1);
+}
+
+static int
+compare_in_stream(const void *left, const void *right)
+{
+	int			order = evs_compare_text(((const Change *) left)->event.stream,
+										 ((const Change *) right)->event.stream);
+
+	return order != 0 ? order : compare_changes(left, right);
+}
+
+/* Does a row come to the same stream by the same command? */
+static bool
+comes_like(const Change *a, const Change *b)
+{
+	return a->phase == EVS_CAPTURE_COMES && b->phase == EVS_CAPTURE_COMES &&
+		a->command == b->command && evs_same_text(a->event.stream, b->event.stream);
+}
+
+/*
+ * A row that comes to a stream is told after what a later command did there before
+ * it came.  That was done to rows that were there before, and it is what was collected
+ * earlier, up to the first change of the new row itself.  If a command brings several
+ * rows, each has made room for the next: one of the changes is its own.
+ */
+static void
+place_coming(Pending *done)
+{
+	int			nth = 0;
+
+	qsort(done->changes, done->count, sizeof(Change), compare_in_stream);
+	for (int i = 0; i < done->count; i++)
+	{
+		Change	   *coming = &done->changes[i];
+		int			changed = 0;
+
+		if (coming->phase != EVS_CAPTURE_COMES || coming->shares_stream)
+			continue;
+		nth = i > 0 && comes_like(coming - 1, coming) ? nth + 1 : 0;
+		for (int next = i + 1; next < done->count; next++)
+		{
+			const Change *other = &done->changes[next];
+
+			if (!evs_same_text(other->event.stream, coming->event.stream) ||
+				(other->made_by == coming->command && changed++ == nth))
+				break;
+			if (other->sequence < coming->sequence)
+				coming->place = Max(coming->place, other->command);
+		}
+	}
+}
+
+static bool
+is_too_late(const Change *change)
+{
+	/* a row that comes is too late for what was done to it, and for nothing else */
+	if (change->phase == EVS_CAPTURE_COMES)
+		return appended.made_by != InvalidCommandId && appended.made_by >= change->command;
+	return appended.any && compare_order(change, &appended.last) < 0;
+}
+
+/*
+ * The statement that loaded the library was not seen to begin, so that changes of the
+ * statements in it were not kept.
+ */
+static void
+check_order(const Change *changes, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (is_too_late(&changes[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the order of captured changes is not known"),
+					 errdetail("The statement had begun when it loaded evsource, and changed rows again, among them that of stream \"%s\".",
+							   text_to_cstring(changes[i].event.stream)),
+					 errhint("Run it again: evsource is loaded now. To have it loaded before, set shared_preload_libraries or session_preload_libraries, or begin with LOAD 'evsource'.")));
+}
+
+static void
+note_appended(const Change *changes, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const Change *change = &changes[i];
+
+		if (!appended.any || compare_order(&appended.last, change) < 0)
+			appended.last = *change;
+		appended.any = true;
+		if (change->made_by != InvalidCommandId &&
+			(appended.made_by == InvalidCommandId || appended.made_by < change->made_by))
+			appended.made_by = change->made_by;
+	}
 }
 
 static void
@@ -201,6 +314,8 @@ append_pending(bool at_end)
 
 	/* handlers that the append calls may change captured tables themselves */
 	memset(&pending, 0, sizeof(pending));
+	if (done.nested && done.disordered)
+		place_coming(&done);
 	if (done.shared && done.count > EVS_STREAMS_AT_ONCE)
 		qsort(done.changes, done.count, sizeof(Change), compare_streams);
 	else if (done.disordered)
@@ -208,6 +323,12 @@ append_pending(bool at_end)
 	count = done.count;
 	if (!at_end && done.leaving)
 		count -= count_coming(&done);
+	if (appended.watch)
+	{
+		check_order(done.changes, count);
+		if (at_end)
+			note_appended(done.changes, count);
+	}
 
 	old = MemoryContextSwitchTo(done.context);
 	events = MemoryContextAllocHuge(done.context, Max(count, 1) * sizeof(EvsEvent));
@@ -228,18 +349,21 @@ append_pending(bool at_end)
 }
 
 void
-evs_capture_add(const EvsCapturePlan *plan, CommandId command, EvsCapturePhase phase,
-				const EvsEvent *event)
+evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
+				EvsCapturePhase phase, const EvsEvent *event)
 {
 	Change		change;
 
 	change.command = command;
+	change.made_by = made_by;
+	change.place = command;
+	change.shares_stream = plan->shares_streams;
 	change.phase = phase;
 	change.sequence = pending.sequence++;
 	change.nest_level = GetCurrentTransactionNestLevel();
 	change.role = plan->registrant;
 	change.event = *event;
-	pending.nested |= firing > 1;
+	pending.nested |= running > 1;
 	pending.shared |= plan->shares_streams;
 	add_change(&change);
 }
@@ -250,9 +374,9 @@ evs_capture_added(void)
 {
 	if (pending.count == 0)
 		return;
-	if (firing == 0)
+	if (running == 0)
 		append_pending(true);
-	else if (firing == 1 && !pending.nested &&
+	else if (running == 1 && !pending.nested &&
 			 MemoryContextMemAllocated(pending.context, false) >
 			 pending.enough + (Size) work_mem * 1024)
 		append_pending(false);
@@ -261,21 +385,61 @@ evs_capture_added(void)
 void
 evs_capture_statement_begins(void)
 {
-	firing++;
+	running++;
 }
 
 void
 evs_capture_statement_fails(void)
 {
-	firing--;
+	running--;
 }
 
 void
 evs_capture_statement_ends(void)
 {
-	firing--;
-	if (firing == 0 && pending.count > 0)
+	running--;
+	if (running == 0 && pending.count > 0)
 		append_pending(true);
+}
+
+static bool
+changes_rows(const QueryDesc *query)
+{
+	return query->operation != CMD_SELECT || query->plannedstmt->hasModifyingCTE;
+}
+
+static void
+run(EVS_EXECUTOR_RUN_PARAMETERS)
+{
+	if (previous_run)
+		previous_run(EVS_EXECUTOR_RUN_ARGUMENTS);
+	else
+		standard_ExecutorRun(EVS_EXECUTOR_RUN_ARGUMENTS);
+}
+
+/*
+ * Here the executor changes rows, and runs the triggers BEFORE and the functions of a
+ * statement.  It comes to an end in finish_statement(), or fails.
+ */
+static void
+run_statement(EVS_EXECUTOR_RUN_PARAMETERS)
+{
+	if (!changes_rows(query))
+	{
+		run(EVS_EXECUTOR_RUN_ARGUMENTS);
+		return;
+	}
+
+	running++;
+	PG_TRY();
+	{
+		run(EVS_EXECUTOR_RUN_ARGUMENTS);
+	}
+	PG_FINALLY();
+	{
+		running--;
+	}
+	PG_END_TRY();
 }
 
 static void
@@ -287,11 +451,11 @@ fire_triggers(QueryDesc *query)
 		standard_ExecutorFinish(query);
 }
 
-/* Here the executor fires the triggers of a statement. */
+/* Here it fires the triggers AFTER. */
 static void
 finish_statement(QueryDesc *query)
 {
-	if (query->operation == CMD_SELECT && !query->plannedstmt->hasModifyingCTE)
+	if (!changes_rows(query))
 	{
 		fire_triggers(query);
 		return;
@@ -313,9 +477,16 @@ finish_statement(QueryDesc *query)
 
 /* The memory goes with the transaction. */
 static void
-transaction_ends(XactEvent event, void *arg)
+forget_pending(void)
 {
 	memset(&pending, 0, sizeof(pending));
+}
+
+static void
+transaction_ends(XactEvent event, void *arg)
+{
+	forget_pending();
+	memset(&appended, 0, sizeof(appended));
 }
 
 /* Newer changes are behind older ones, so a subtransaction's are at the end. */
@@ -334,13 +505,17 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine, SubTransactionId 
 		while (pending.count > 0 && pending.changes[pending.count - 1].nest_level >= level)
 			pending.count--;
 		if (pending.count == 0)
-			transaction_ends(XACT_EVENT_ABORT, NULL);
+			forget_pending();
 	}
 }
 
 void
 evs_capture_pending_init(void)
 {
+	appended.watch = IsTransactionState();
+	appended.made_by = InvalidCommandId;
+	previous_run = ExecutorRun_hook;
+	ExecutorRun_hook = run_statement;
 	previous_finish = ExecutorFinish_hook;
 	ExecutorFinish_hook = finish_statement;
 	RegisterXactCallback(transaction_ends, NULL);

@@ -7,7 +7,7 @@
  *	evsource_capture			after each row: captures it
  *	evsource_capture_truncate	after TRUNCATE: captures that
  *	evsource_capture_begin		before a statement: loads the library
- *	evsource_capture_partition	on partitions, before TRUNCATE (capture_truncate.c)
+ *	evsource_capture_partition	on partitions, the same, and captures TRUNCATE (capture_truncate.c)
  *
  * They are created as the caller, who needs the right to do so (TRIGGER on the
  * table), and is registered as the one who appends.  Creating them takes

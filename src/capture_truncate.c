@@ -3,7 +3,7 @@
  *
  * TRUNCATE of a captured table is one event.  TRUNCATE of one of its partitions cannot
  * be: no stream tells in which partition its row is.  So each row is deleted, as DELETE
- * would do it, by a trigger BEFORE TRUNCATE on every partition that has rows:
+ * would do it, by a trigger BEFORE TRUNCATE (and the rest) on every partition that has rows:
  *
  *	evsource_capture_partition		execute function evsource._capture_partition()
  *
@@ -142,7 +142,7 @@ delete_rows(EvsCapturePlan *plan, Relation table)
 		CHECK_FOR_INTERRUPTS();
 		evs_capture_deleted(plan, slot, &event);
 		event.metadata = metadata;
-		evs_capture_add(plan, GetCurrentCommandId(false), EVS_CAPTURE_LEAVES, &event);
+		evs_capture_add(plan, GetCurrentCommandId(false), InvalidCommandId, EVS_CAPTURE_LEAVES, &event);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_context);
 		evs_capture_added();
@@ -180,7 +180,9 @@ capture_partition(const TriggerData *trigger)
 }
 
 /*
- * evsource._capture_partition() returns trigger, BEFORE TRUNCATE FOR EACH STATEMENT.
+ * evsource._capture_partition() returns trigger, BEFORE ... FOR EACH STATEMENT.  Of other
+ * statements than TRUNCATE it loads the library, as evsource_capture_begin does where
+ * they name the partitioned table.
  *
  * Errors: 39P01 as another trigger, and those of evsource.capture.
  */
@@ -190,12 +192,13 @@ evsource_capture_partition(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		!TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function evsource._capture_partition is for triggers BEFORE TRUNCATE"),
+				 errmsg("function evsource._capture_partition is for triggers BEFORE a statement"),
 				 errhint("evsource.capture_table() creates them.")));
-	if (is_truncated_with_its_table(trigger->tg_relation))
+	if (!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) ||
+		is_truncated_with_its_table(trigger->tg_relation))
 		PG_RETURN_POINTER(NULL);
 
 	/* a statement whose end no hook tells */
@@ -251,7 +254,7 @@ evs_capture_watch_partitions(Oid relid)
 		3, {REGCLASSOID, OIDOID, OIDOID}, SPI_OK_SELECT
 	};
 
-	run_on_each("create trigger " TRIGGER_NAME " before truncate on %s"
+	run_on_each("create trigger " TRIGGER_NAME " before insert or update or delete or truncate on %s"
 				" for each statement execute function evsource._capture_partition()", &find, relid);
 }
 

@@ -289,6 +289,16 @@ InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 	pstmt, queryString, context, params, queryEnv, dest, qc
 #endif
 
+/* ExecutorRun forgot in 18 whether it is called once. */
+#if PG_VERSION_NUM < 180000
+#define EVS_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count, bool execute_once
+#define EVS_EXECUTOR_RUN_ARGUMENTS	query, direction, count, execute_once
+#else
+#define EVS_EXECUTOR_RUN_PARAMETERS	QueryDesc *query, ScanDirection direction, uint64 count
+#define EVS_EXECUTOR_RUN_ARGUMENTS	query, direction, count
+#endif
+
 /* The JSON parser takes where its context is to be, and a const text, since 17. */
 #if PG_VERSION_NUM < 170000
 #define makeJsonLexContextCstringLen(lex, json, length, encoding, need_escapes) \
