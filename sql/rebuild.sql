@@ -32,6 +32,7 @@ comment on table evsource.rebuilds is 'Rebuilds that were requested or are under
 -- here is: without a copy of its rows, and without anybody noticing.
 create function evsource._shadow_obstacle(tables regclass[]) returns text
     language sql stable set search_path = pg_catalog, pg_temp
+    set join_collapse_limit = 1 set from_collapse_limit = 1   -- to look for better plans takes longer than these
     as $$
 with t as (
     select c.*, c.oid::regclass::text as name from unnest(tables) u (id) join pg_class c on c.oid = u.id
@@ -94,6 +95,7 @@ create function evsource._shadow_statements(tables regclass[], shadow text, pass
     language plpgsql stable set search_path = pg_catalog, pg_temp
     set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres'
     set extra_float_digits = 1 set bytea_output = 'hex' set quote_all_identifiers = off
+    set join_collapse_limit = 1 set from_collapse_limit = 1 set plan_cache_mode = force_generic_plan
     as $$
 declare
     t record;
@@ -101,10 +103,13 @@ declare
     target text;
     definition text;
     head text;
+    has_defaults boolean := false;
+    has_triggers boolean := false;
     options constant text := 'start with %s increment by %s minvalue %s maxvalue %s cache %s %s';
 begin
     for t in
-        select c.oid, c.relname, n.nspname, format('%I.%I', n.nspname, c.relname) as name,
+        select c.oid, c.relname, n.nspname, format('%I.%I', n.nspname, c.relname) as name, c.relhastriggers,
+            exists (select from pg_attrdef d where d.adrelid = c.oid) as has_defaults,
             (select string_agg(format('%s%s = %L', o.prefix, split_part(o.item, '=', 1), substr(o.item, strpos(o.item, '=') + 1)), ', ' order by o.prefix, o.item)
              from (select '' as prefix, unnest(c.reloptions) as item
                    union all select 'toast.', unnest(x.reloptions) from pg_class x where x.oid = c.reltoastrelid) o) as settings,
@@ -116,6 +121,8 @@ begin
         order by u.number
     loop
         target := format('%I.%I', shadow, t.relname);
+        has_defaults := has_defaults or t.has_defaults;
+        has_triggers := has_triggers or t.relhastriggers;
 
         return next format('create %stable %s (%s) using heap%s%s', case when passing then 'unlogged ' else '' end, target,
             (select string_agg(case
@@ -188,14 +195,16 @@ begin
         order by u.number
     loop
         target := format('%I.%I', shadow, t.relname);
-        for r in
-            select a.attname, pg_get_expr(d.adbin, d.adrelid) as expression
-            from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
-            where d.adrelid = t.oid and a.attgenerated = '' order by a.attnum
-        loop
-            return next format('alter table %s alter column %I set default %s', target, r.attname,
-                evsource._shadow_default(r.expression, tables, shadow));
-        end loop;
+        if has_defaults then
+            for r in
+                select a.attname, pg_get_expr(d.adbin, d.adrelid) as expression
+                from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+                where d.adrelid = t.oid and a.attgenerated = '' order by a.attnum
+            loop
+                return next format('alter table %s alter column %I set default %s', target, r.attname,
+                    evsource._shadow_default(r.expression, tables, shadow));
+            end loop;
+        end if;
 
         for r in
             select k.conname, pg_get_constraintdef(k.oid) as definition from pg_constraint k
@@ -229,6 +238,10 @@ begin
         end loop;
     end loop;
 
+    -- foreign keys have triggers
+    if not has_triggers then
+        return;
+    end if;
     for t in
         select c.oid, c.relname, format('%I.%I', n.nspname, c.relname) as name
         from unnest(tables) with ordinality u (id, number)
@@ -279,6 +292,7 @@ comment on function evsource._shadow_statements(regclass[], text, boolean) is 'I
 -- made the tables are taken back.
 create function evsource._shadow_access(tables regclass[], shadow text, builder oid) returns setof text
     language sql stable set search_path = pg_catalog, pg_temp
+    set join_collapse_limit = 1 set from_collapse_limit = 1
     as $$
 with t as (
     select c.*, u.number, format('%I.%I', shadow, c.relname) as target

@@ -231,7 +231,7 @@ make_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 {
 	EvsProjection *redirected;
 
-	rebuild->shadow = evs_shadow_create(projection);
+	rebuild->shadow = evs_shadow_create(projection, &rebuild->shape);
 	rebuild->checkpoint.position = projection->start_after;
 	rebuild->checkpoint.event_count = 0;
 
@@ -254,7 +254,6 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	ErrorData  *volatile error = NULL;
 
 	rebuild->tables = projection->tables;
-	rebuild->shape = evs_shadow_shape(projection->tables);
 	evs_shadow_watch(&watch, projection->tables);
 
 	BeginInternalSubTransaction(NULL);
@@ -523,7 +522,7 @@ finish(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (!evs_shadow_lock(rebuild->tables, rebuild->shadow, procedure->timeout))
 		return wait_for_tables(procedure, rebuild);
 	if (!evs_shadow_exists(rebuild->tables, rebuild->shadow) ||
-		strcmp(evs_shadow_shape(rebuild->tables), rebuild->shape) != 0)
+		strcmp(evs_shadow_shape(rebuild->tables, rebuild->shadow), rebuild->shape) != 0)
 		return start_over(procedure, rebuild);
 	check_again(rebuild, projection);
 

@@ -216,7 +216,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 
 	(void) evs_shadow_lock(rebuild.tables, rebuild.shadow, 0);
 	if (!evs_shadow_exists(rebuild.tables, rebuild.shadow) ||
-		strcmp(evs_shadow_shape(rebuild.tables), rebuild.shape) != 0)
+		strcmp(evs_shadow_shape(rebuild.tables, rebuild.shadow), rebuild.shape) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild.name),

@@ -74,12 +74,6 @@ static EvsQuery list_others = {
 	2, {NAMEOID, OIDOID}, SPI_OK_SELECT
 };
 
-/* Who may use a table is not its shape. */
-static EvsQuery hash_statements = {
-	"select pg_catalog.md5(pg_catalog.string_agg(s, ';')) from evsource._shadow_statements($1, '') s",
-	1, {REGCLASSARRAYOID}, SPI_OK_SELECT
-};
-
 /* ---- names ---- */
 
 /* A table by its stored name, not locked: InvalidOid when it is gone. */
@@ -190,12 +184,35 @@ evs_shadow_obstacle(EvsProjection *projection)
 	return NULL;
 }
 
-char *
-evs_shadow_shape(List *tables)
+static List *
+get_statements(List *tables, const char *schema)
 {
-	Datum		values[] = {PointerGetDatum(table_array(tables))};
+	Datum		values[] = {PointerGetDatum(table_array(tables)), CStringGetTextDatum(schema)};
 
-	return query_text(&hash_statements, values);
+	return evs_query_texts(&list_statements, values, NULL);
+}
+
+/* Who may use a table is not its shape. */
+static char *
+hash_statements(List *statements)
+{
+	uint64		hash = 0;
+	ListCell   *cell;
+
+	foreach(cell, statements)
+	{
+		const char *statement = lfirst(cell);
+
+		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) statement,
+												strlen(statement), hash));
+	}
+	return psprintf("%016llx", (unsigned long long) hash);
+}
+
+char *
+evs_shadow_shape(List *tables, const char *schema)
+{
+	return hash_statements(get_statements(tables, schema));
 }
 
 /* ---- making it ---- */
@@ -230,14 +247,6 @@ static void
 execute_as_evsource(char *statement)
 {
 	execute_all(list_make1(statement), GetUserNameFromId(evs_query_owner(), false));
-}
-
-static List *
-get_statements(List *tables, const char *schema)
-{
-	Datum		values[] = {PointerGetDatum(table_array(tables)), CStringGetTextDatum(schema)};
-
-	return evs_query_texts(&list_statements, values, NULL);
 }
 
 /* Who else runs code that needs the tables: the handler may be SECURITY DEFINER. */
@@ -333,9 +342,10 @@ leave_extension(Oid class, Oid object)
 }
 
 char *
-evs_shadow_create(EvsProjection *projection)
+evs_shadow_create(EvsProjection *projection, char **shape)
 {
 	char	   *schema = schema_name(projection->name);
+	List	   *statements = get_statements(projection->tables, schema);
 	const char *quoted = quote_identifier(schema);
 	Oid			owner = evs_relation_owner(find_table(linitial(projection->tables)));
 	Oid			builder = evs_shadow_builder(projection, owner);
@@ -352,7 +362,7 @@ evs_shadow_create(EvsProjection *projection)
 	execute_as_evsource(psprintf("grant usage, create on schema %s to %s", quoted,
 								 quote_identifier(owner_name)));
 
-	execute_all(get_statements(projection->tables, schema), owner_name);
+	execute_all(statements, owner_name);
 	execute_all(get_access(projection->tables, schema, builder), owner_name);
 
 	execute_as_evsource(psprintf("revoke create on schema %s from %s", quoted,
@@ -367,6 +377,7 @@ evs_shadow_create(EvsProjection *projection)
 	foreach(cell, relations_in(namespace))
 		join_extension(RelationRelationId, lfirst_oid(cell));
 	CommandCounterIncrement();
+	*shape = hash_statements(statements);
 	return schema;
 }
 

@@ -15,11 +15,11 @@ extern const char *evs_shadow_obstacle(EvsProjection *projection);
 
 /*
  * Make it: tables of the same shape in a schema of their own, whose name is
- * returned.  They are members of the extension, so no dump has them, and DROP
+ * returned, and their shape.  They are members of the extension, so no dump has them, and DROP
  * EXTENSION drops them.  Only the tables' owner may use them, and whoever the
  * handler runs as, until they are exchanged.
  */
-extern char *evs_shadow_create(EvsProjection *projection);
+extern char *evs_shadow_create(EvsProjection *projection, char **shape);
 
 /* The role that the handler runs as: this one, which owns the projection, or its own owner. */
 extern Oid	evs_shadow_builder(const EvsProjection *projection, Oid owner);
@@ -27,8 +27,8 @@ extern Oid	evs_shadow_builder(const EvsProjection *projection, Oid owner);
 /* Drop it with all that is in it.  A schema that is not evsource's stays. */
 extern void evs_shadow_drop(const char *schema);
 
-/* What the tables would be made of: equal as long as nobody changes the tables. */
-extern char *evs_shadow_shape(List *tables);
+/* What the tables would be made of in a schema: equal as long as nobody changes them. */
+extern char *evs_shadow_shape(List *tables, const char *schema);
 
 /* Is all of it there? */
 extern bool evs_shadow_exists(List *tables, const char *schema);
