@@ -17,6 +17,8 @@ create table evsource.snapshots (
     restores      bigint not null,
     rejections    bigint not null,
     state         jsonb,                 -- null: in parts
+    seen_version  bigint,                -- of the last event looked at, if that came later
+    seen_position bigint,
     primary key (projection, key)
 ) with (fillfactor = 50, toast_tuple_target = 4064);
 comment on table evsource.snapshots is 'Saved states of fold projections: the newest of each key.';
@@ -33,6 +35,8 @@ comment on column evsource.snapshots.occurred_at is 'The latest time of an event
 comment on column evsource.snapshots.restores is 'How often a state was computed from a snapshot of this key, counted when the next one was saved.';
 comment on column evsource.snapshots.rejections is 'How often a snapshot of this key could not be used, counted when the next one was saved.';
 comment on column evsource.snapshots.state is 'The state; null when it is in parts: see evsource.load_snapshot.';
+comment on column evsource.snapshots.seen_version is 'Up to this version of the stream no event after the last one in the state is the projection''s; null when nobody has looked further.';
+comment on column evsource.snapshots.seen_position is 'Position of the event of that version.';
 
 -- Large states. Two parts fill half of a page: the other half is for their next
 -- versions, which take each other's place without a vacuum.

@@ -104,7 +104,7 @@ comment on function evsource.restore_projection(text) is
 
 create view evsource.snapshot_metadata as
     select projection, key, version, position, last_event_id, event_count, state_version,
-        definition, saved_at, occurred_at, restores, rejections, coalesce(
+        definition, saved_at, occurred_at, restores, rejections, seen_version, seen_position, coalesce(
             pg_catalog.pg_column_size(s.state),
             (select pg_catalog.sum(pg_catalog.octet_length(p.bytes)) from evsource.snapshot_parts p
              where p.projection operator(pg_catalog.=) s.projection and p.key operator(pg_catalog.=) s.key))::integer as bytes

@@ -66,7 +66,7 @@ is_to_be_saved(const Application *application, text *key, const EvsState *state)
 	if (keeps_rows_current(projection))
 		return state->event_count != state->saved_count || state->rejections > 0;
 	if (!policy->snapshot_after_batch &&
-		state->event_count - state->saved_count < (int64) policy->snapshot_every * OVERDUE)
+		evs_snapshot_distance(state) < (int64) policy->snapshot_every * OVERDUE)
 		return false;
 
 	/* where every state is saved, none may be left to others */
@@ -81,6 +81,7 @@ save(Application *application, text *key, EvsState *state)
 {
 	evs_snapshot_add(application->writer, key, state);
 	state->saved_count = state->event_count;
+	state->saved_version = state->seen_version;
 	state->restores = 0;
 	state->rejections = 0;
 }

@@ -102,7 +102,8 @@ static bool
 differs_from_row(const EvsState *state)
 {
 	return state->event_count > 0 &&
-		(state->event_count != state->saved_count || state->rejections > 0);
+		(state->event_count != state->saved_count || state->seen_version > state->saved_version ||
+		 state->rejections > 0);
 }
 
 static int64
@@ -153,7 +154,7 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 
 		evs_state_of_key(&call, key, &state);
 		if (differs_from_row(&state) &&
-			(state.rejections > 0 || state.event_count - state.saved_count >= at_least))
+			(state.rejections > 0 || evs_snapshot_distance(&state) >= at_least))
 		{
 			/* appends that save each state have not had to wait until now */
 			(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_OUT);
@@ -286,7 +287,7 @@ evsource_restore_projection(PG_FUNCTION_ARGS)
 static EvsQuery find_row = {
 	"select s.projection, s.key, s.version, s.position, s.last_event_id, s.event_count,"
 	" s.state_version, s.definition, s.saved_at, s.occurred_at, s.restores, s.rejections,"
-	" coalesce(s.state, evsource._parts_state(s.projection, s.key))"
+	" coalesce(s.state, evsource._parts_state(s.projection, s.key)), s.seen_version, s.seen_position"
 	" from evsource.snapshots s where s.projection = $1 and s.key = $2",
 	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 };

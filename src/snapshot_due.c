@@ -84,13 +84,21 @@ patience(const Jsonb *state)
 	return VARSIZE(state) < VERY_LARGE_STATE ? PATIENCE : LESS_PATIENCE;
 }
 
+int64
+evs_snapshot_distance(const EvsState *state)
+{
+	/* of a key that is no stream all events that are read are in the state */
+	return state->seen_version > 0 ? state->seen_version - state->saved_version :
+		state->event_count - state->saved_count;
+}
+
 bool
 evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *state)
 {
 	int64		every = projection->policy.snapshot_every;
-	int64		events = state->event_count - state->saved_count;
+	int64		events = evs_snapshot_distance(state);
 
-	if (every == 0 || events < every)
+	if (state->event_count == 0 || every == 0 || events < every)
 		return false;
 	if (events < every * patience(state->state) && is_recent(projection->name, key))
 		return false;

@@ -61,6 +61,8 @@ take_row(EvsQueryResult *result, EvsSnapshot *row)
 
 		row->version = DatumGetInt64(column(result, 1, &isnull));
 		row->position = DatumGetInt64(column(result, 2, &isnull));
+		row->seen_version = row->version;
+		row->seen_position = row->position;
 		row->last_event_id = *DatumGetUUIDP(column(result, 3, &isnull));
 		row->event_count = DatumGetInt64(column(result, 4, &isnull));
 		row->state_version = DatumGetInt32(column(result, 5, &isnull));

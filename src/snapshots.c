@@ -71,6 +71,8 @@ PG_FUNCTION_INFO_V1(evsource__same_state);
 #define SNAPSHOTS_RESTORES		11
 #define SNAPSHOTS_REJECTIONS	12
 #define SNAPSHOTS_STATE			13
+#define SNAPSHOTS_SEEN_VERSION	14
+#define SNAPSHOTS_SEEN_POSITION	15
 
 /* the last field of our lock tags */
 #define SNAPSHOT_LOCK_CLASS		0xE8
@@ -82,7 +84,7 @@ PG_FUNCTION_INFO_V1(evsource__same_state);
 #define WRITER_ROWS				1000
 #define WRITER_BYTES			(1024 * 1024)
 
-#define WRITER_COLUMNS			10
+#define WRITER_COLUMNS			12
 
 /* ---- reading ---- */
 
@@ -102,6 +104,10 @@ row_from_slot(EvsSnapshot *row, TupleTableSlot *slot)
 	row->saved_at = DatumGetTimestampTz(values[SNAPSHOTS_SAVED_AT]);
 	row->occurred_at = DatumGetTimestampTz(values[SNAPSHOTS_OCCURRED_AT]);
 	row->upto = 0;
+	row->seen_version = nulls[SNAPSHOTS_SEEN_VERSION] ? row->version :
+		DatumGetInt64(values[SNAPSHOTS_SEEN_VERSION]);
+	row->seen_position = nulls[SNAPSHOTS_SEEN_POSITION] ? row->position :
+		DatumGetInt64(values[SNAPSHOTS_SEEN_POSITION]);
 	row->state = nulls[SNAPSHOTS_STATE] ? NULL : DatumGetJsonbPCopy(values[SNAPSHOTS_STATE]);
 }
 
@@ -260,7 +266,9 @@ enum
 	WRITER_RESTORES,
 	WRITER_REJECTIONS,
 	WRITER_MIXED,
-	WRITER_STATE
+	WRITER_STATE,
+	WRITER_SEEN_VERSION,
+	WRITER_SEEN_POSITION
 };
 
 EvsSnapshotWriter *
@@ -287,18 +295,21 @@ evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 #define UPSERT(rows) \
 	"insert into evsource.snapshots as saved" \
 	" (projection, key, version, position, last_event_id, event_count," \
-	"  state_version, definition, saved_at, occurred_at, restores, rejections, state)" \
+	"  state_version, definition, saved_at, occurred_at, restores, rejections, state," \
+	"  seen_version, seen_position)" \
 	" select $1, n.key, nullif(n.version, 0), n.position, n.last_event_id, n.event_count," \
 	"  $2, case when n.mixed then 0 else $3 end, clock_timestamp()," \
-	"  n.occurred_at, n.restores, n.rejections, n.state" \
+	"  n.occurred_at, n.restores, n.rejections, n.state," \
+	"  nullif(n.seen_version, 0), nullif(n.seen_position, 0)" \
 	" from " rows \
 	"  as n (key, version, position, last_event_id, event_count, occurred_at, restores," \
-	"   rejections, mixed, state)" \
+	"   rejections, mixed, state, seen_version, seen_position)" \
 	" on conflict (projection, key) do update set" \
 	"  version = excluded.version, position = excluded.position," \
 	"  last_event_id = excluded.last_event_id, event_count = excluded.event_count," \
 	"  state_version = excluded.state_version, definition = excluded.definition," \
 	"  saved_at = excluded.saved_at, occurred_at = excluded.occurred_at," \
+	"  seen_version = excluded.seen_version, seen_position = excluded.seen_position," \
 	"  state = case when evsource._same_state(saved.state, excluded.state)" \
 	"   then saved.state else excluded.state end," \
 	"  restores = saved.restores + excluded.restores," \
@@ -308,18 +319,20 @@ evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 	"  or saved.definition <> excluded.definition"
 
 static EvsQuery upsert_one = {
-	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11, $12, $13))"),
-	13, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
-		UUIDOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, BOOLOID, JSONBOID},
+	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15))"),
+	15, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
+		UUIDOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, BOOLOID, JSONBOID,
+		INT8OID, INT8OID},
 	SPI_OK_INSERT
 };
 
 static EvsQuery upsert_many = {
 	UPSERT("rows from (unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
-		   " unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))"),
-	13, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
+		   " unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14),"
+		   " unnest($15))"),
+	15, {TEXTOID, INT4OID, INT8OID, TEXTARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
 		UUIDARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
-		BOOLARRAYOID, JSONBARRAYOID},
+		BOOLARRAYOID, JSONBARRAYOID, INT8ARRAYOID, INT8ARRAYOID},
 	SPI_OK_INSERT
 };
 
@@ -436,6 +449,7 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	bool		by_stream = writer->projection->key_kind == EVS_KEY_STREAM;
+	bool		saw_more = by_stream && state->seen_position > state->position;
 	EvsParts	parts;
 	bool		cut;
 	int			row;
@@ -459,6 +473,8 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 	writer->columns[WRITER_REJECTIONS][row] = Int64GetDatum(state->rejections);
 	writer->columns[WRITER_MIXED][row] = BoolGetDatum(state->mixed);
 	writer->columns[WRITER_STATE][row] = cut ? (Datum) 0 : copy_varlena(state->state);
+	writer->columns[WRITER_SEEN_VERSION][row] = Int64GetDatum(saw_more ? state->seen_version : 0);
+	writer->columns[WRITER_SEEN_POSITION][row] = Int64GetDatum(saw_more ? state->seen_position : 0);
 	writer->bytes += VARSIZE(state->state);
 	MemoryContextSwitchTo(caller);
 

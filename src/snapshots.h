@@ -15,6 +15,8 @@ typedef struct EvsSnapshot
 {
 	int64		version;		/* of the last event, if the key is its stream */
 	int64		position;		/* of the last event */
+	int64		seen_version;	/* of the last event looked at, if the key is its stream */
+	int64		seen_position;
 	pg_uuid_t	last_event_id;
 	int64		event_count;	/* events in the state */
 	int32		state_version;
@@ -100,6 +102,12 @@ typedef enum EvsSnapshotLock
 } EvsSnapshotLock;
 
 extern bool evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock);
+
+/*
+ * How much there is to read when the state is loaded: events of the key's stream,
+ * in the state or not, that came after what its newest snapshot has seen.
+ */
+extern int64 evs_snapshot_distance(const EvsState *state);
 
 /*
  * Is a state to be saved by the way?  True when the policy says so, it is worth

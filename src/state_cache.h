@@ -30,6 +30,7 @@ typedef struct EvsState
 
 	/* the snapshot */
 	int64		saved_count;	/* event_count of the newest known of */
+	int64		saved_version;	/* its seen_version */
 	int			restores;		/* loads that began with it, since it was saved */
 	int			rejections;		/* how often it could not be used, the same */
 	bool		mixed;			/* of a row that is of more than one definition */

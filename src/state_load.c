@@ -75,9 +75,12 @@ forget(EvsState *state)
 	*state = empty;
 }
 
-/* The state of a row. */
+/*
+ * The state of a row.  What it has seen after its last event is of use unless that
+ * is after the point.
+ */
 static void
-take_row(EvsState *state, const EvsSnapshot *row)
+take_row(EvsState *state, const EvsSnapshot *row, const EvsStateAt *at)
 {
 	state->state = row->state;
 	state->event_count = row->event_count;
@@ -87,9 +90,10 @@ take_row(EvsState *state, const EvsSnapshot *row)
 	state->occurred_at = row->occurred_at;
 	state->has_id = true;
 	state->id = row->last_event_id;
-	state->seen_version = row->version;
-	state->seen_position = row->position;
+	state->seen_version = row->seen_version <= at->version ? row->seen_version : row->version;
+	state->seen_position = row->seen_version <= at->version ? row->seen_position : row->position;
 	state->saved_count = row->event_count;
+	state->saved_version = row->seen_version;
 }
 
 /*
@@ -161,11 +165,11 @@ take_newer_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 
 	if (!projection->policy.restore_from_snapshot ||
 		!evs_snapshot_read(projection->name, stream, snapshot, &row) ||
-		row.version <= state->seen_version || !is_before(&row, at) ||
+		row.seen_version <= state->seen_version || !is_before(&row, at) ||
 		row.state_version != projection->state_version ||
 		!evs_snapshot_accept(projection, stream, &row))
 		return false;
-	take_row(state, &row);
+	take_row(state, &row, at);
 	state->restores++;
 	return true;
 }
@@ -244,7 +248,7 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		state->rejections++;
 		return false;
 	}
-	take_row(state, row);
+	take_row(state, row, at);
 	if (!fold_tail(folder, stream, at, snapshot, 0, state))
 	{
 		forget(state);
@@ -257,7 +261,7 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 			  state->event_count - row->event_count);
 	/* a state that had to be brought up is worth saving again */
 	if (state_version != projection->state_version)
-		state->saved_count = 0;
+		state->saved_count = state->saved_version = 0;
 	return true;
 }
 
@@ -280,7 +284,10 @@ fold_from_snapshot(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	{
 		if (row.state_version == projection->state_version &&
 			row.definition == evs_snapshot_definition(projection))
+		{
 			state->saved_count = row.event_count;
+			state->saved_version = row.seen_version;
+		}
 		return false;
 	}
 	return fold_from_row(folder, stream, at, snapshot, &row, state);
@@ -294,6 +301,7 @@ fold_from_history(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	const EvsProjection *projection = folder->projection;
 	int64		below = at->version == PG_INT64_MAX ? PG_INT64_MAX : at->version + 1;
 	int64		saved_count = state->saved_count;
+	int64		saved_version = state->saved_version;
 	EvsSnapshot row;
 
 	if (projection->policy.keep_snapshots <= 1 || !projection->policy.restore_from_snapshot)
@@ -306,6 +314,7 @@ fold_from_history(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		{
 			/* what was saved is the newest one, if that can be used */
 			state->saved_count = saved_count;
+			state->saved_version = saved_version;
 			return true;
 		}
 	}
@@ -352,8 +361,8 @@ fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
 				 errhint("Give the projection a migrate_state function that brings up states of version %d, or the definition that it had.",
 						 row.state_version)));
 
-	take_row(state, &row);
-	state->saved_count = 0;
+	take_row(state, &row, at);
+	state->saved_count = state->saved_version = 0;
 	state->seen_version = row.upto;
 	state->seen_position = 0;
 	(void) fold_from(folder, stream, row.upto + 1, false, at, snapshot, state);
@@ -481,7 +490,7 @@ evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 		row.definition == evs_snapshot_definition(projection) &&
 		evs_snapshot_accept(projection, key, &row);
 	if (has_row)
-		take_row(state, &row);
+		take_row(state, &row, at);
 	evs_state_load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
 	if (has_row)
 		tell(folder, key, ROW, row.position, state->event_count - row.event_count);
@@ -508,7 +517,7 @@ evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
 	}
 	else if (evs_snapshot_accept(folder->projection, key, &row))
 	{
-		take_row(state, &row);
+		take_row(state, &row, &at);
 		state->mixed = row.definition != evs_snapshot_definition(folder->projection);
 		state->restores++;
 		start(folder, state);

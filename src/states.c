@@ -208,6 +208,7 @@ save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 	evs_snapshot_add(writer, key, state);
 	(void) evs_snapshot_finish(writer);
 	state->saved_count = state->event_count;
+	state->saved_version = state->seen_version;
 	state->restores = 0;
 	state->rejections = 0;
 }
