@@ -61,13 +61,21 @@ static EvsQuery insert_version = {
 	SPI_OK_INSERT
 };
 
-/* Who has applied events of the type that are of an earlier version, at these positions. */
+/*
+ * Who has applied events of the type that are of an earlier version, at these
+ * positions.  Appends, and a rebuild, may have brought it to the end of the log.
+ */
 static EvsQuery find_concerned = {
 	"select p.projection from evsource.projections p"
+	" left join lateral (select greatest(c.position,"
+	"   (select max(n.position) from evsource.partitions n where n.projection = p.projection)) as position"
+	"  from evsource.checkpoints c where c.projection = p.projection"
+	"  and not (p.mode = 'inline' and p.state = 'active')"
+	"  and not exists (select from evsource.rebuilds r where r.projection = p.projection)) applied on true"
 	" where not p.stale and (p.types is null or $1 = any (p.types))"
 	" and exists (select from evsource.events e"
 	"  where e.type = $1 and coalesce(e.schema_version, 1) < $2"
-	"  and e.position > greatest(p.start_after, $3) and e.position <= $4"
+	"  and e.position > greatest(p.start_after, $3) and e.position <= least(applied.position, $4)"
 	"  and (p.categories is null or evsource.category(e.stream) = any (p.categories)))",
 	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
 };

@@ -77,5 +77,17 @@ select evsource.run_projection('stale_global');
 call evsource.rebuild_projection('stale_global', from_snapshot => true);
 select * from stale_look('stale_global');
 
+-- What was not applied yet is not of the old shape: neither by who has never run
+-- nor by who was not that far.
+select evsource.create_projection('stale_never', 'stale_one', categories => '{stale}', key => 'global', mode => 'manual');
+select evsource.create_projection('stale_before', 'stale_one', categories => '{stale}', key => 'global', mode => 'async');
+select evsource.create_projection('stale_parted', 'stale_one', categories => '{stale,other}', mode => 'async', partitions => 3);
+select evsource.create_projection('stale_inline', 'stale_one', categories => '{stale}');
+select evsource.run_projection('stale_before') > 0 as applied;
+select version from evsource.append('stale-1', 'StaleLate');
+select evsource.run_projection('stale_parted') > 0 as applied;
+select evsource.define_event_type('StaleLate', 2, upcaster => 'stale_up');
+select projection, stale from evsource.projections where projection in ('stale_never', 'stale_before', 'stale_parted', 'stale_inline') order by 1;
+
 \c :home
 drop database evsource_stale_states;
