@@ -110,7 +110,10 @@ evs_history_base(const char *projection, text *key, Snapshot snapshot, EvsSnapsh
 static EvsQuery clear_below = {
 	"with newest as ("
 	"  delete from evsource.snapshots"
-	"  where projection = $1 and key = $2 and version <= $3)"
+	"  where projection = $1 and key = $2 and version <= $3 returning key),"
+	" newest_parts as ("
+	"  delete from evsource.snapshot_parts p using newest n"
+	"  where p.projection = $1 and p.key = n.key)"
 	" delete from evsource.snapshot_history"
 	" where projection = $1 and key = $2 and (upto is not null or version <= $3)",
 	3, {TEXTOID, TEXTOID, INT8OID}, SPI_OK_DELETE

@@ -8,7 +8,9 @@
  *	- when the definition of its projection changes: all entries do then, with
  *	  the next change of any projection, of which the relation cache tells us
  *	- when it may hold events of a transaction or savepoint that rolls back
- *	- when the cache is too large: the least recently used go first
+ *	- when the cache is too large: the least recently used go first; one that
+ *	  takes more than half of it leaves too little room for others, and goes
+ *	  at once
  *
  * An entry in use is taken: it stays in the table, but nobody else gets it. A
  * fold function may ask for states itself, and then works without the cache.
@@ -277,10 +279,16 @@ store_state(EvsCachedState *entry, const EvsState *state)
 	entry->state.state = chunk;
 }
 
+static Size
+size_limit(void)
+{
+	return (Size) evs_state_cache_size * 1024;
+}
+
 static void
 evict(void)
 {
-	Size		limit = (Size) evs_state_cache_size * 1024;
+	Size		limit = size_limit();
 
 	/* entries in use are few: when they come to stand last, wait for them */
 	while (total_bytes > limit && !dlist_is_empty(&by_use))
@@ -298,14 +306,20 @@ evs_state_cache_put(EvsCachedState *entry, const EvsState *state)
 {
 	Assert(entry->taken);
 
+	/* of a stream that does not exist there is nothing to keep */
 	if (table_generation != generation ||
-		(state == NULL && entry->state.state == NULL))
+		(state == NULL ? entry->state.state == NULL : state->seen_version == 0))
 	{
 		drop_entry(entry);
 		return;
 	}
 	if (state != NULL)
 		store_state(entry, state);
+	if (entry->bytes > size_limit() / 2)
+	{
+		drop_entry(entry);
+		return;
+	}
 	entry->taken = false;
 	ntaken--;
 

@@ -113,11 +113,22 @@ select state is null as apart, (select length(l.state ->> 'a') from evsource.loa
 select version from evsource.append('l-9', 'Set', '{"z": 1}');
 select evsource.run_projection('all'), length(evsource.state('all') ->> 'a'), evsource.state('all') -> 'z' as z;
 
+-- They go with a snapshot that truncated events take with them.
+select evsource.alter_projection('large', snapshot_every => 100);
+select version from evsource.append('l-5', 'Set', jsonb_build_object('a', noise('5', 40)));
+select evsource.save_snapshot('large', 'l-5');
+select version from evsource.append('l-5', 'Set', '{"n": 1}');
+select evsource.run_projection('all');
+select count(*) from parts where key = 'l-5' and projection = 'large';
+select evsource.truncate_stream('l-5', 2, force => true);
+select count(*) from parts where key = 'l-5' and projection = 'large';
+select evsource.state('large', 'l-5') ->> 'a' = noise('5', 40) as same;
+
 -- They go with their projection.
 select evsource.clear_snapshots('large') > 0 as cleared;
 select count(*) from parts where projection = 'large';
 select evsource.state('large', 'l-3') ->> 'a' = noise('100', 30) as newest;
-select evsource.drop_projection('all'), evsource.drop_projection('large'), evsource.drop_projection('searched');
+select evsource.drop_projection('all'), evsource.drop_projection('large', force => true), evsource.drop_projection('searched', force => true);
 select count(*) from evsource.snapshot_parts;
 
 \c :home
