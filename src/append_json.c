@@ -84,6 +84,26 @@ take_time(EvsEvent *event, const JsonbValue *value, const char *key)
 												Int32GetDatum(-1)));
 }
 
+/* The number, which is not rounded. */
+static int
+whole_number(Numeric number, const char *key)
+{
+	Datum		value = NumericGetDatum(number);
+	Datum		whole = DirectFunctionCall2(numeric_trunc, value, Int32GetDatum(0));
+	float8		size = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow, value));
+
+	if (!DatumGetBool(DirectFunctionCall2(numeric_eq, value, whole)) ||
+		size < PG_INT32_MIN || size > PG_INT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" of an event must be a whole number between 1 and %d",
+						key, PG_INT16_MAX),
+				 errdetail("It is %s.",
+						   DatumGetCString(DirectFunctionCall1(numeric_out, value))),
+				 errhint("Leave it out for the newest version of the event's type.")));
+	return DatumGetInt32(DirectFunctionCall1(numeric_int4, value));
+}
+
 static void
 take_schema_version(EvsEvent *event, const JsonbValue *value, const char *key)
 {
@@ -95,9 +115,7 @@ take_schema_version(EvsEvent *event, const JsonbValue *value, const char *key)
 				 errmsg("\"%s\" of an event must be a number", key),
 				 errdetail("It is %s.", json_type_name(value)),
 				 errhint("Leave out what the event does not have.")));
-	event->schema_version =
-		evs_check_schema_version(DatumGetInt32(DirectFunctionCall1(numeric_int4,
-																   NumericGetDatum(value->val.numeric))));
+	event->schema_version = evs_check_schema_version(whole_number(value->val.numeric, key));
 }
 
 static void

@@ -68,6 +68,12 @@ select * from evsource.append_json('json-bad', '[{"type": "One", "version": 3}]'
 select * from evsource.append_json('json-bad',
     '[{"type": "One", "id": "15000000-0000-4000-8000-000000000002"}, {"type": "One", "id": "15000000-0000-4000-8000-000000000002"}]');
 \echo :LAST_ERROR_SQLSTATE
+-- A version is not rounded.
+select * from evsource.append_json('json-bad', '[{"type": "One", "schema_version": 1.5}]');
+\echo :LAST_ERROR_SQLSTATE
+select * from evsource.append_json('json-bad', '[{"type": "One", "schema_version": 99999999999}]');
+\echo :LAST_ERROR_SQLSTATE
+select * from evsource.append_json('json-bad', '[{"type": "One", "schema_version": 40000}]');
 -- The element's number is not left behind in the context of later errors.
 select * from evsource.append('json-1', 'Opened', expected_version => 0);
 select evsource.stream_version('json-bad');
