@@ -27,7 +27,9 @@ create view evsource.stats as
     select case when s.estimated then s.events_density * s.pages
                 else (select count(*) from evsource.events) end::bigint as events,
            case when s.estimated then s.streams_density * s.first_pages
-                else (select count(*) from evsource.events e where e.version = 1) end::bigint as streams,
+                else (select count(*) from evsource.events e where e.version = 1) end::bigint
+               + (select count(*) from evsource.truncations t
+                  where not exists (select from evsource.events e where e.stream = t.stream and e.version = 1)) as streams,
            s.estimated,
            pg_total_relation_size('evsource.events'::regclass) as bytes,
            (select count(*) / greatest(extract(epoch from case

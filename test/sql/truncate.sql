@@ -185,6 +185,9 @@ begin read only;
 select evsource.truncate_stream('o-1', 3);
 \echo :LAST_ERROR_SQLSTATE
 rollback;
+-- evsource.stats counts streams that were truncated, too.
+select s.events = (select count(*) from evsource.events) as events, s.streams = (select count(*) from evsource.streams) as streams
+from evsource.stats s;
 create role evsource_truncate_admin;
 select evsource.grant_access('evsource_truncate_admin', 'admin');
 set role evsource_truncate_admin;
