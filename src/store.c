@@ -197,6 +197,15 @@ rethrow(MemoryContext context, Relation events, text *stream, int64 expected_ver
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
 				 errhint("Run the transaction again.")));
 	}
+	if (is_unique_violation(error, EVS_EVENTS_POSITION, 0))
+	{
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to a concurrent restore"),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0,
+				 errhint("Run the transaction again. If that does not help, the sequence is behind the events: see evsource.check_log().")));
+	}
 	PG_RE_THROW();
 }
 
