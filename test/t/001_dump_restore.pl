@@ -252,6 +252,33 @@ my ($status, $out, $error) =
 like($out . $error, qr/duplicate key value/, 'no restore into a log in use');
 same_ok(holds($node, 'shop', @tables), $expected, 'which is as it was');
 
+# A column of one's own: the rows of the dump have it, its CREATE EXTENSION does not.
+$node->safe_psql(
+	'shop', q{
+alter table evsource.events add column tenant text;
+insert into evsource.events (stream, type, tenant) values ('order-1', 'Moved', 'acme');
+});
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dump/column", 'shop' ], 'dump with a column of one\'s own');
+$node->safe_psql('postgres', 'create database has_column template template0');
+$node->command_ok([ 'pg_restore', '--section=pre-data', '--exit-on-error', '-d', 'has_column', "$dump/column" ],
+	'restore what comes before the data');
+$node->safe_psql('has_column', 'alter table evsource.events add column tenant text');
+$node->command_ok(
+	[ 'pg_restore', '--section=data', '--section=post-data', '--exit-on-error', '-d', 'has_column', "$dump/column" ],
+	'and the rest, where the column is there');
+is($node->safe_psql('has_column', q{select count(*), count(tenant) from evsource.events}),
+	$node->safe_psql('shop', q{select count(*), count(tenant) from evsource.events}), 'all events come back');
+
+# A log in which an append was tried is open: it takes a dump as one COPY (above), and
+# statement by statement only when it is made anew.  The manual says so.
+$node->safe_psql('shop', 'alter table evsource.events drop column tenant');
+$node->safe_psql('postgres', 'create database again template template0');
+$node->safe_psql('again', 'create extension evsource');
+$node->safe_psql('again', q{begin; select evsource.append('x-1', 'X'); rollback; drop extension evsource; drop schema if exists evsource});
+$node->command_ok([ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', "$dump/inserts.sql", '-d', 'again' ],
+	'INSERTs where the extension was dropped');
+works_ok('again');
+
 # What others have put on the tables of an extension is in no dump of
 # PostgreSQL's: an index, a trigger, a policy.  The manual says so.
 $node->safe_psql(
