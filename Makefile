@@ -42,6 +42,7 @@ OBJS = \
 	src/store_insert.o \
 	src/stored_row.o \
 	src/restore.o \
+	src/missed.o \
 	src/intake.o \
 	src/projection.o \
 	src/identity.o \

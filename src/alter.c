@@ -153,7 +153,10 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (new->policy.keep_snapshots < old->policy.keep_snapshots)
 		evs_history_trim_all(new);
 	if (is_live(old))
+	{
 		evs_replay_settle(old);
+		new->stale = new->stale || old->stale;
+	}
 	if (new->state_version != old->state_version)
 		forget_rejected(old);
 	if (becomes_inline)

@@ -27,6 +27,11 @@
  *
  * The bound belongs to the top transaction: a savepoint's rollback leaves it,
  * which is conservative and right.
+ *
+ * Before its first event the log ends at 0, whatever positions were drawn and taken
+ * back: a restore may bring events to them (restore.c).  It publishes the lowest
+ * bound, then sees that there are none; the reader sees that there are some, then
+ * looks at the bounds.
  */
 #include "evsource.h"
 
@@ -291,6 +296,42 @@ published_safe_position(void)
 	return safe;
 }
 
+/* Does the log hold an event?  See the header of the file. */
+static bool
+holds_events(void)
+{
+	static Oid	held_by = InvalidOid;	/* once it does, it always will */
+	const EvsCatalog *catalog = evs_catalog();
+	Relation	events;
+	Relation	index;
+	TupleTableSlot *slot;
+	IndexScanDesc scan;
+	Snapshot	snapshot;
+	bool		found;
+
+	if (held_by == catalog->events)
+		return true;
+
+	events = table_open(catalog->events, AccessShareLock);
+	index = index_open(catalog->events_pkey, AccessShareLock);
+	slot = table_slot_create(events, NULL);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = index_beginscan(events, index, snapshot, NULL, 0, 0);
+	index_rescan(scan, NULL, 0, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	index_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	/* a background worker may sleep in this transaction, and must not lock them */
+	index_close(index, AccessShareLock);
+	table_close(events, AccessShareLock);
+
+	/* our own one may be taken back */
+	if (found && published_bound == 0)
+		held_by = catalog->events;
+	return found;
+}
+
 /* See the header of the file: take the snapshot that reads AFTER this call. */
 int64
 evs_horizon_safe_position(void)
@@ -303,6 +344,9 @@ evs_horizon_safe_position(void)
 		return evs_replication_is_ordered() ? published_safe_position() : 0;
 	if (RecoveryInProgress())
 		return published_safe_position();
+	if (!holds_events())
+		return 0;
+	pg_memory_barrier();
 
 	shared = evs_shmem();
 	last = evs_positions_last();

@@ -29,6 +29,7 @@ extern int64 evs_horizon_last_position(void);
 /*
  * Reader: every event at or below the result is visible to a snapshot that is
  * taken after this call (and none can come later).  Take the snapshot AFTER.
+ * 0 while the log holds no event.
  */
 extern int64 evs_horizon_safe_position(void);
 

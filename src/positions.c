@@ -51,6 +51,9 @@
  */
 static Oid	may_draw_in = InvalidOid;
 
+/* This session has seen that the log of this timeline_seq is open: it is for good. */
+static Oid	open_in = InvalidOid;
+
 /* The sequence, opened, with its only row locked in its buffer. */
 typedef struct Locked
 {
@@ -234,7 +237,9 @@ evs_positions_ask_again(void)
 bool
 evs_positions_log_is_open(void)
 {
-	return last_timeline() >= 0;
+	if (open_in != evs_catalog()->timeline_seq && last_timeline() >= 0)
+		open_in = evs_catalog()->timeline_seq;
+	return open_in == evs_catalog()->timeline_seq;
 }
 
 void
@@ -242,8 +247,11 @@ evs_positions_open_log(void)
 {
 	int64		timeline = last_timeline();
 
-	if (timeline < 0)
-		set_last(evs_catalog()->timeline_seq, -timeline, false);
+	if (timeline >= 0)
+		return;
+	set_last(evs_catalog()->timeline_seq, -timeline, false);
+	/* whoever goes on from what we tell him must find it open after a crash, too */
+	XLogFlush(XactLastRecEnd);
 }
 
 /* The gap comes first: who finds the timeline set may rely on it. */

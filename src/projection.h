@@ -72,7 +72,7 @@ typedef struct EvsProjection
 	char	   *on_reset;		/* qualified signature or NULL */
 	bool		dead_letter;	/* async: park what fails instead of stopping */
 	bool		notify;			/* tell listeners that the read model changed */
-	bool		stale;			/* its definition changed since it was built */
+	bool		stale;			/* its definition changed since it was built, or it missed events */
 	int			partitions;		/* async: workers that share it, by stream */
 	int64		replay_until;	/* what it is applied up to here is history */
 	int64		vouched;		/* evs_snapshot_vouch() when its state version was given */

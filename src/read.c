@@ -46,6 +46,7 @@
 #include "event.h"
 #include "horizon.h"
 #include "read.h"
+#include "restore.h"
 #include "scan.h"
 
 PG_FUNCTION_INFO_V1(evsource_read_stream);
@@ -463,7 +464,7 @@ read_log(EvsRead *read, int64 after, const EvsFilter *filter)
 		return;
 
 	/* first the position, then the snapshot: see the top of this file */
-	upto = evs_horizon_safe_position();
+	upto = evs_restore_reader_comes(after);
 
 	if (read->secured)
 		evs_read_secured_log(read, after, upto, filter);

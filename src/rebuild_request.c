@@ -204,7 +204,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	EvsRebuild	rebuild;
 	EvsProjection *projection = open_kept(evs_argument_name(fcinfo, 0), &rebuild);
 	bool		is_inline = projection->mode == EVS_MODE_INLINE;
-	bool		was_stale = projection->stale;
+	bool		was_stale;
 	EvsCheckpoint kept = rebuild.checkpoint;
 	const char *reason;
 
@@ -212,6 +212,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	(void) evs_snapshot_lock(rebuild.name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (is_inline && projection->state == EVS_STATE_ACTIVE)
 		evs_replay_settle(projection);
+	was_stale = projection->stale;
 	evs_checkpoint_read(rebuild.name, &rebuild.checkpoint);
 
 	(void) evs_shadow_lock(rebuild.tables, rebuild.shadow, 0);

@@ -27,6 +27,7 @@
 #include "event.h"
 #include "failure.h"
 #include "horizon.h"
+#include "positions.h"
 #include "replay.h"
 #include "scan.h"
 #include "settings.h"
@@ -145,6 +146,10 @@ evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint)
 	evs_checkpoint_write(projection->name, checkpoint);
 	evs_checkpoint_finish(projection->name);
 	evs_failures_clear(projection->name);
+
+	/* what is restored would not be dispatched: from now on it has to be imported */
+	if (projection->kind != EVS_KIND_FOLD)
+		evs_positions_open_log();
 }
 
 void
@@ -194,6 +199,9 @@ evs_replay_settle(EvsProjection *projection)
 												 checkpoint.position, last);
 	checkpoint.position = Max(checkpoint.position, last);
 	evs_checkpoint_write(projection->name, &checkpoint);
+
+	/* an import that we waited for may have said so (missed.c) */
+	projection->stale = evs_projection_load(projection->name, false)->stale;
 }
 
 void

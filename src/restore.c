@@ -5,15 +5,17 @@
  * turn up there.  Two kinds of rows cannot do so:
  *
  * - Those of a log that is not open yet.  A log opens when the first position is
- *   drawn in it (positions.c), or when a projection or a subscription has followed it;
- *   until then everything in it is restored, by however many transactions and in
- *   whatever order, and it is not for consumers outside to read yet.  Such a
- *   transaction publishes the lowest bound there is, so that nobody who appends
- *   meanwhile is read before it ends.  The bound is published first, then it is
- *   asked whether the log is open: an event that was read before that had opened it.
+ *   drawn in it (positions.c), or when somebody has come to a position of it: a
+ *   reader who was shown events, a subscription, a projection, a state that was saved.
+ *   Until then everything in it is restored, by however many transactions and in
+ *   whatever order.  Such a transaction publishes the lowest bound there is, so that
+ *   nobody who appends meanwhile is read before it ends.  The bound is published
+ *   first, then it is asked whether the log is open: an event that was read before
+ *   that had opened it.
  *
  *   A log that holds nothing, and into which nobody is appending, is as good, though
- *   positions were drawn and taken back: nobody was shown an event.
+ *   positions were drawn and taken back: nobody comes to one before the first event
+ *   (horizon.c).
  *
  * - Those above the bound that their own transaction has published.  Readers stop
  *   there until it ends.
@@ -24,6 +26,8 @@
  *
  * The owner may know that nobody follows the log: evsource.allow_passed_positions.
  *
+ * Who will not meet a row though it is his is told of it: see missed.c.
+ *
  * Where rows come in any order, a stream's first event may never come.  Such a
  * stream is noted at the end of the statement in evsource.truncations, for
  * evsource.streams to find it: its first event may still come with a later one.
@@ -33,6 +37,7 @@
 #include "access/genam.h"
 #include "access/tableam.h"
 #include "access/stratnum.h"
+#include "access/xlog.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -41,6 +46,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -49,14 +55,17 @@
 #include "catalog.h"
 #include "event.h"
 #include "horizon.h"
+#include "missed.h"
 #include "positions.h"
 #include "query.h"
+#include "replication.h"
 #include "restore.h"
 #include "settings.h"
 #include "streams.h"
 
 /* decided at a transaction's first row */
 static LocalTransactionId decided_in = InvalidLocalTransactionId;
+static bool is_open;			/* the log */
 static bool any_position;		/* no position of the log is passed */
 static int64 lowest_free;		/* else: those from here on are not */
 
@@ -112,9 +121,10 @@ decide(Relation events)
 {
 	bool		closed = !evs_positions_log_is_open();
 
-	evs_horizon_publish(closed ? 1 : evs_positions_last() + 1);
-	any_position = (closed && !evs_positions_log_is_open()) ||
-		(!others_append() && !holds_events(events));
+	evs_horizon_publish(closed || !holds_events(events) ? 1 : evs_positions_last() + 1);
+	is_open = !closed || evs_positions_log_is_open();
+	any_position = !is_open ||
+		(evs_horizon_own_bound() == 1 && !others_append() && !holds_events(events));
 
 	/* who has not seen the bound has come no further than this */
 	lowest_free = evs_positions_last() + 1;
@@ -177,6 +187,19 @@ evs_restore_followed(int64 position)
 				 errhint("Run the command again when the restore has ended.")));
 }
 
+int64
+evs_restore_reader_comes(int64 after)
+{
+	int64		safe = evs_horizon_safe_position();
+
+	if (safe <= after || evs_positions_log_is_open() ||
+		RecoveryInProgress() || evs_replication_is_copy())
+		return safe;
+	evs_positions_open_log();
+	pg_memory_barrier();
+	return evs_horizon_safe_position();
+}
+
 /* ---- streams that come without their first events ---- */
 
 /* A stream of the statement's rows: by its hash, of 64 bits. */
@@ -192,6 +215,7 @@ struct EvsRestored
 	MemoryContext context;
 	HTAB	   *streams;
 	long		sift_at;		/* so many of them: look which are needed */
+	EvsMissed  *missed;			/* NULL: the log is not open */
 };
 
 #define SIFT_AT 65536
@@ -290,6 +314,12 @@ evs_restore_end(EvsRestored *restored, Relation events)
 	HASH_SEQ_STATUS status;
 	Stream	   *stream;
 
+	if (restored->missed != NULL)
+		evs_missed_tell(restored->missed);
+	/* nor has any session a state without a row that came behind it */
+	if (any_position || evs_allow_passed_positions)
+		CacheInvalidateRelcacheByRelid(evs_catalog()->projections);
+
 	sift(restored, events);
 	if (hash_get_num_entries(restored->streams) == 0)
 		return;
@@ -307,11 +337,26 @@ evs_restore_end(EvsRestored *restored, Relation events)
 	}
 }
 
+static void
+note_missed(EvsRestored *restored, const EvsEvent *row)
+{
+	if (restored->missed == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(restored->context);
+
+		restored->missed = evs_missed_begin();
+		MemoryContextSwitchTo(caller);
+	}
+	evs_missed_note(restored->missed, row, !any_position && row->position < lowest_free);
+}
+
 void
 evs_restore_row(EvsRestored *restored, Relation events, const EvsEvent *row)
 {
 	if (decided_in != EvsMyLocalTransactionId())
 		decide(events);
+	if (is_open)
+		note_missed(restored, row);
 	if (any_position || evs_allow_passed_positions)
 	{
 		remember(restored, events, row);

@@ -24,9 +24,14 @@ extern void evs_restore_row(EvsRestored *restored, Relation events, const EvsEve
 extern void evs_restore_end(EvsRestored *restored, Relation events);
 
 /*
- * Call when a projection or a subscription comes to this position: nothing is
- * restored below it from now on.  40001 if that is being done.
+ * Call when a projection, a subscription or what is saved comes to this position:
+ * nothing is restored below it from now on.  40001 if that is being done.
  */
 extern void evs_restore_followed(int64 position);
+
+/*
+ * The safe position, for somebody who goes on from this one to there: the same.
+ */
+extern int64 evs_restore_reader_comes(int64 after);
 
 #endif							/* EVS_RESTORE_H */

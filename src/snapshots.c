@@ -52,6 +52,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "query.h"
+#include "restore.h"
 #include "snapshot_history.h"
 #include "snapshot_parts.h"
 
@@ -477,6 +478,7 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 	writer->columns[WRITER_SEEN_POSITION][row] = Int64GetDatum(saw_more ? state->seen_position : 0);
 	writer->bytes += VARSIZE(state->state);
 	MemoryContextSwitchTo(caller);
+	evs_restore_followed(state->position);
 
 	if (cut)
 		write_rows(writer, &parts);

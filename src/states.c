@@ -30,6 +30,7 @@
 
 #include "catalog.h"
 #include "fold_key.h"
+#include "positions.h"
 #include "query.h"
 #include "snapshots.h"
 #include "state_keys.h"
@@ -200,6 +201,9 @@ save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 		return;
 	if (XactReadOnly || RecoveryInProgress() || IsInParallelMode() ||
 		IsolationUsesXactSnapshot())
+		return;
+	/* events may come in behind it, and a mere question opens no log: see restore.c */
+	if (!evs_positions_log_is_open())
 		return;
 	if (!evs_snapshot_is_due(projection, key, state))
 		return;

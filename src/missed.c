@@ -1,0 +1,130 @@
+/*
+ * missed.c - imported events that projections will not meet.
+ *
+ * What is imported is not dispatched.  Whoever follows the log meets it there.  An
+ * active inline projection does not: with tables of its own it lacks the event from
+ * now on.  (States of streams are folded from the log.)  And an event that comes in
+ * behind those who follow, since the owner said so, is met by nobody.
+ *
+ * Such a projection is stale until it is rebuilt, and what was saved for it before is
+ * not used any more.  Not in a log that is not open: there nothing has been applied.
+ *
+ * No lock is taken but that of the row: an inline projection becomes active, or is
+ * changed, behind the barrier, which waits for us; see evs_replay_settle().
+ */
+#include "evsource.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "missed.h"
+#include "query.h"
+#include "registry.h"
+#include "scan.h"
+#include "snapshots.h"
+#include "table_snapshots.h"
+
+typedef struct Watched
+{
+	EvsProjection *projection;
+	bool		misses;			/* some of the rows */
+	bool		behind;			/* some of those that came behind it */
+} Watched;
+
+struct EvsMissed
+{
+	List	   *projections;	/* of Watched */
+};
+
+EvsMissed *
+evs_missed_begin(void)
+{
+	static EvsQuery query = {
+		"select projection from evsource.projections order by 1", 0, {0}, SPI_OK_SELECT
+	};
+	EvsMissed  *missed = palloc0(sizeof(EvsMissed));
+	ListCell   *cell;
+
+	foreach(cell, evs_query_texts(&query, NULL, NULL))
+	{
+		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
+		Watched    *watched;
+
+		if (projection == NULL)
+			continue;
+		watched = palloc0(sizeof(Watched));
+		watched->projection = projection;
+		missed->projections = lappend(missed->projections, watched);
+	}
+	return missed;
+}
+
+static bool
+lives_by_dispatch(const EvsProjection *projection)
+{
+	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
+		projection->kind != EVS_KIND_FOLD;
+}
+
+void
+evs_missed_note(EvsMissed *missed, const EvsEvent *row, bool behind)
+{
+	ListCell   *cell;
+
+	foreach(cell, missed->projections)
+	{
+		Watched    *watched = lfirst(cell);
+		const EvsProjection *projection = watched->projection;
+
+		if (watched->behind || (watched->misses && !behind) ||
+			!(behind || lives_by_dispatch(projection)) ||
+			row->position <= projection->start_after ||
+			!evs_filter_accepts(&projection->filter, row))
+			continue;
+		watched->misses = true;
+		watched->behind = behind;
+	}
+}
+
+static EvsQuery mark_stale = {
+	"update evsource.projections set stale = true where projection = $1 and not stale",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+/* States that are kept in rows go on; but they are not what the log makes of them. */
+static EvsQuery mark_mixed = {
+	"update evsource.snapshots set definition = 0 where projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static void
+forget_saved(const EvsProjection *projection)
+{
+	Datum		name[] = {CStringGetTextDatum(projection->name)};
+
+	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_OUT);
+	if (projection->kind != EVS_KIND_FOLD)
+		(void) evs_table_snapshots_clear(projection->name);
+	else if (projection->key_kind == EVS_KEY_STREAM)
+		(void) evs_snapshots_clear(projection->name, false);
+	else
+		(void) evs_query_run(&mark_mixed, name, NULL);
+}
+
+void
+evs_missed_tell(EvsMissed *missed)
+{
+	ListCell   *cell;
+
+	foreach(cell, missed->projections)
+	{
+		const Watched *watched = lfirst(cell);
+		Datum		name[] = {CStringGetTextDatum(watched->projection->name)};
+
+		if (watched->misses)
+			(void) evs_query_run(&mark_stale, name, NULL);
+		if (watched->behind)
+			forget_saved(watched->projection);
+	}
+}
