@@ -164,6 +164,7 @@ find_keys_of(void *arg)
 	EvsKeyer   *keyer;
 
 	evs_identity_enter(&identity, work->projection->owner, work->projection->search_path);
+	evs_identity_pin_settings();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	keyer = evs_keyer_open(work->projection);
 	for (int i = 0; i < work->count; i++)

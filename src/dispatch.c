@@ -96,6 +96,7 @@ enter(const EvsProjection *projection, EvsIdentity *identity)
 				 errdetail("The projection runs as that role, and is not skipped."),
 				 errhint("Create the role again; or, as a superuser, give the projection another owner (evsource.alter_projection), pause it or drop it.")));
 	evs_identity_enter_role(identity, owner, projection->search_path);
+	evs_identity_pin_settings();
 	evs_resolve_check_may_read(projection, owner);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	dispatch.replaying = projection->replaying;

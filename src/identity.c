@@ -9,8 +9,14 @@
 
 #include "catalog/namespace.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/bytea.h"
+#include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/rls.h"
+#include "utils/xml.h"
 
 /*
  * Become the owner until evs_identity_leave(), or until the (sub)transaction
@@ -48,6 +54,36 @@ evs_identity_enter_role(EvsIdentity *identity, Oid role, const char *search_path
 		(void) set_config_option("search_path", search_path,
 								 PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
+pin(bool is_so, const char *setting, const char *value)
+{
+	/* most sessions have it so, and setting it takes longer than many a handler */
+	if (!is_so)
+		(void) set_config_option(setting, value, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * The server's own zone is called so on many systems.
+ */
+static bool
+is_utc(const char *zone)
+{
+	return zone != NULL && (strcmp(zone, "UTC") == 0 || strcmp(zone, "Etc/UTC") == 0);
+}
+
+void
+evs_identity_pin_settings(void)
+{
+	pin(is_utc(pg_get_timezone_name(session_timezone)), "TimeZone", "UTC");
+	pin(DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY, "DateStyle", "ISO, MDY");
+	pin(IntervalStyle == INTSTYLE_POSTGRES, "IntervalStyle", "postgres");
+	pin(extra_float_digits == 1, "extra_float_digits", "1");
+	pin(bytea_output == BYTEA_OUTPUT_HEX, "bytea_output", "hex");
+	pin(xmloption == XMLOPTION_CONTENT, "xmloption", "content");
+	pin(row_security, "row_security", "on");
 }
 
 /* Become again who we were, with all settings as they were. */

@@ -214,6 +214,7 @@ evs_history_check_bases(EvsProjection *projection)
 	ListCell   *cell;
 
 	evs_identity_enter(&identity, projection->owner, projection->search_path);
+	evs_identity_pin_settings();
 	foreach(cell, keys)
 	{
 		const char *problem;

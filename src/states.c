@@ -141,6 +141,7 @@ evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation
 									  GetTransactionSnapshot() : GetLatestSnapshot());
 	PushActiveSnapshot(call->snapshot);
 	evs_identity_enter(&call->identity, projection->owner, projection->search_path);
+	evs_identity_pin_settings();
 	call->folder = evs_folder_open(projection);
 	call->folder->generation = generation;
 	/* event types may change while we fold: before any event is read */

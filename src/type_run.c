@@ -215,6 +215,7 @@ call(EvsTypeRun *run, TypeFunction *function, const EvsTypeVersion *version,
 	if (push)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	evs_identity_enter(&identity, version->owner, version->search_path);
+	evs_identity_pin_settings();
 	depth++;
 	PG_TRY();
 	{

@@ -67,7 +67,9 @@ insert into evsource.events (stream, type, data, metadata, occurred_at, id)
         case when i % 7 = 0 then '2020-02-20'::timestamptz + i * interval '1 minute' end,
         case when i % 11 = 0 then md5(i::text)::uuid end
     from generate_series(1, 1500) i;
-create function digest(body text) returns text language plpgsql as $$
+create function digest(body text) returns text language plpgsql
+set timezone = 'UTC' set datestyle = 'ISO, MDY' -- as handlers have it
+as $$
 declare
     result text;
 begin

@@ -6,7 +6,9 @@ from generate_series(1, 25000) i;
 
 create view streamed as select * from evsource.read_all(0, 100000, categories => '{streamed}');
 create table facts (fact text primary key, value text);
-create function check_query(query text, expected text) returns text language plpgsql as $$
+create function check_query(query text, expected text) returns text language plpgsql
+set timezone = 'UTC' set datestyle = 'ISO, MDY' -- as handlers have it
+as $$
 declare
     found text;
     applied bigint;

@@ -1,0 +1,54 @@
+-- What a handler makes of an event does not depend on the settings of whoever
+-- appends, applies or replays it.
+create table made (kind text, position bigint, what text, primary key (kind, position));
+create function describe(e evsource.event) returns text language sql as $$
+select concat_ws(' | ', (e.data ->> 'at')::timestamptz, (e.data ->> 'day')::date, (e.data ->> 'took')::interval,
+                 0.1::float8 + 0.2::float8, '\x00ff'::bytea, current_setting('row_security'))
+$$;
+create function make(e evsource.event) returns void language plpgsql as $$ begin
+    insert into made values (current_setting('test.kind', true), e.position, describe(e));
+end $$;
+create function fold(state jsonb, e evsource.event) returns jsonb language sql as $$
+select state || jsonb_build_object('n' || e.version, describe(e)) $$;
+select evsource.create_projection('inline', 'make', categories => '{settings}', tables => '{made}');
+select evsource.create_projection('kept', 'fold', categories => '{settings}', snapshot_every => 2);
+create table later (position bigint, what text);
+select evsource.create_projection('later', mode => 'async', categories => '{settings}', tables => '{later}',
+    query => 'insert into later select position, describe(row(n.*)::evsource.event) from new_events n');
+
+-- Of one event each way: as this session is set, and quite otherwise.
+set test.kind = 'as it is';
+select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
+set test.kind = 'otherwise';
+set timezone = 'Asia/Tokyo';
+set datestyle = 'German, DMY';
+set intervalstyle = 'iso_8601';
+set extra_float_digits = 0;
+set bytea_output = 'escape';
+set row_security = off;
+select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
+select kind, what from made order by position;
+select evsource.run_projection('later');
+select what from later order by position;
+select key, value from jsonb_each_text(evsource.state('kept', 'settings-1')) order by key;
+
+-- They are the session's own again.
+select current_setting('timezone'), current_setting('datestyle'), current_setting('intervalstyle'),
+    current_setting('extra_float_digits'), current_setting('bytea_output'), current_setting('row_security');
+
+-- A replay comes to the same.
+create table before as select position, what from made union all select position, what from later;
+call evsource.rebuild_projection('inline', online => false);
+call evsource.rebuild_projection('later', online => false);
+reset all;
+select count(*) as differ from (table before except all (select position, what from made union all select position, what from later)) d;
+select * from evsource.verify_projection('kept');
+
+-- A handler that wants it otherwise says so: that is part of it.
+alter function describe(evsource.event) set timezone = 'Europe/Berlin';
+select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
+select what from made order by position desc limit 1;
+
+select count(evsource.drop_projection(p)) from unnest('{inline,kept,later}'::text[]) p;
+drop table made, later, before;
+drop function make(evsource.event), fold(jsonb, evsource.event), describe(evsource.event);
