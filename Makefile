@@ -134,6 +134,7 @@ OBJS = \
 	src/capture_definition.o \
 	src/capture_names.o \
 	src/capture_registry.o \
+	src/capture_walk.o \
 	src/capture_truncate.o \
 	src/capture_plan.o \
 	src/capture_json.o \

@@ -149,6 +149,14 @@ extern void evs_capture_truncate_init(void);
 extern void evs_capture_watch_partitions(Oid relid);
 extern void evs_capture_leave_partitions(Oid relid);
 
+/*
+ * Call the function for each row that the table, no partitioned one, has now, in a
+ * memory context that is reset after each (capture_walk.c).
+ */
+typedef void (*EvsCaptureVisit) (TupleTableSlot *row, void *argument);
+
+extern void evs_capture_each_row(Relation table, EvsCaptureVisit visit, void *argument);
+
 /* Write an event for each row of a table that is locked (capture_backfill.c). */
 extern int64 evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition);
 

@@ -13,7 +13,6 @@
 #include "capture.h"
 
 #include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -23,7 +22,6 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
-#include "utils/snapmgr.h"
 
 #include "append.h"
 #include "event.h"
@@ -39,6 +37,7 @@ typedef struct Backfill
 	EvsEvent   *events;
 	int			count;
 	int64		total;
+	EvsCapturePlan *plan;		/* of the table that is read */
 	Jsonb	   *metadata;
 } Backfill;
 
@@ -55,41 +54,32 @@ append_batch(Backfill *backfill)
 	backfill->count = 0;
 }
 
+static void
+insert_row(TupleTableSlot *row, void *argument)
+{
+	Backfill   *backfill = argument;
+	MemoryContext old;
+	EvsEvent	event;
+
+	evs_capture_inserted(backfill->plan, row, &event);
+	event.metadata = backfill->metadata;
+	old = MemoryContextSwitchTo(backfill->context);
+	evs_event_copy(&backfill->events[backfill->count++], &event);
+	MemoryContextSwitchTo(old);
+
+	if (backfill->count == AT_ONCE ||
+		MemoryContextMemAllocated(backfill->context, true) > (Size) work_mem * 1024)
+		append_batch(backfill);
+}
+
 /* The rows of a table that is no partitioned one. */
 static void
 backfill_rows(Backfill *backfill, Relation table, const EvsCaptureDefinition *definition)
 {
-	EvsCapturePlan *plan = evs_capture_make_plan(table, definition);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(table, NULL);
-	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
-	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "evsource backfill row",
-													  ALLOCSET_DEFAULT_SIZES);
-
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		MemoryContext old = MemoryContextSwitchTo(row_context);
-		EvsEvent	event;
-
-		CHECK_FOR_INTERRUPTS();
-		evs_capture_inserted(plan, slot, &event);
-		event.metadata = backfill->metadata;
-		MemoryContextSwitchTo(backfill->context);
-		evs_event_copy(&backfill->events[backfill->count++], &event);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(row_context);
-
-		if (backfill->count == AT_ONCE ||
-			MemoryContextMemAllocated(backfill->context, true) > (Size) work_mem * 1024)
-			append_batch(backfill);
-	}
+	backfill->plan = evs_capture_make_plan(table, definition);
+	evs_capture_each_row(table, insert_row, backfill);
 	append_batch(backfill);
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	UnregisterSnapshot(snapshot);
-	MemoryContextDelete(row_context);
-	MemoryContextDelete(plan->context);
+	MemoryContextDelete(backfill->plan->context);
 }
 
 /* SELECT on the table, without policies that hide rows. */

@@ -17,19 +17,16 @@
 #include "capture.h"
 
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "identity.h"
@@ -124,34 +121,24 @@ is_truncated_with_its_table(Relation table)
 	return false;
 }
 
-static void
-delete_rows(EvsCapturePlan *plan, Relation table)
+/* What is made of the rows of a partition. */
+typedef struct Deletion
 {
-	Jsonb	   *metadata = evs_metadata_for(NULL);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(table, NULL);
-	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
-	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "evsource truncated row",
-													  ALLOCSET_DEFAULT_SIZES);
+	EvsCapturePlan *plan;
+	Jsonb	   *metadata;
+} Deletion;
 
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		MemoryContext old = MemoryContextSwitchTo(row_context);
-		EvsEvent	event;
+static void
+delete_row(TupleTableSlot *row, void *argument)
+{
+	Deletion   *deletion = argument;
+	EvsEvent	event;
 
-		CHECK_FOR_INTERRUPTS();
-		evs_capture_deleted(plan, slot, &event);
-		event.metadata = metadata;
-		evs_capture_add(plan, GetCurrentCommandId(false), InvalidCommandId, EVS_CAPTURE_LEAVES, &event);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(row_context);
-		evs_capture_added();
-	}
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	UnregisterSnapshot(snapshot);
-	MemoryContextDelete(row_context);
+	evs_capture_deleted(deletion->plan, row, &event);
+	event.metadata = deletion->metadata;
+	evs_capture_add(deletion->plan, GetCurrentCommandId(false), InvalidCommandId,
+					EVS_CAPTURE_LEAVES, &event);
+	evs_capture_added();
 }
 
 /* By each trigger that captures its rows, and does not tell the truncation itself. */
@@ -160,11 +147,11 @@ capture_partition(const TriggerData *trigger)
 {
 	Relation	table = trigger->tg_relation;
 	TriggerDesc *triggers = CopyTriggerDesc(table->trigdesc);
+	Deletion	deletion;
 
 	for (int i = 0; i < triggers->numtriggers; i++)
 	{
 		TriggerData row_trigger = *trigger;
-		EvsCapturePlan *plan;
 
 		row_trigger.tg_trigger = &triggers->triggers[i];
 		if (row_trigger.tg_trigger->tgfoid != evs_catalog()->capture ||
@@ -173,9 +160,10 @@ capture_partition(const TriggerData *trigger)
 			row_trigger.tg_trigger->tgenabled == TRIGGER_DISABLED ||
 			is_told(triggers, row_trigger.tg_trigger))
 			continue;
-		plan = evs_capture_plan(&row_trigger);
-		evs_capture_check_registrant(plan, &row_trigger);
-		delete_rows(plan, table);
+		deletion.plan = evs_capture_plan(&row_trigger);
+		evs_capture_check_registrant(deletion.plan, &row_trigger);
+		deletion.metadata = evs_metadata_for(NULL);
+		evs_capture_each_row(table, delete_row, &deletion);
 	}
 }
 
