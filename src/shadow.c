@@ -37,6 +37,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -229,13 +230,16 @@ execute(const char *statement)
 	SPI_finish();
 }
 
-static void
-execute_all(List *statements, const char *role)
+void
+evs_shadow_execute(List *statements, const char *role)
 {
 	EvsIdentity identity;
 	ListCell   *cell;
 
 	evs_identity_enter(&identity, role, "pg_catalog, pg_temp");
+	/* what a statement does not name is where the old table has it: nowhere special */
+	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	foreach(cell, statements)
 		execute(lfirst(cell));
 	evs_identity_leave(&identity);
@@ -246,7 +250,7 @@ execute_all(List *statements, const char *role)
 static void
 execute_as_evsource(char *statement)
 {
-	execute_all(list_make1(statement), GetUserNameFromId(evs_query_owner(), false));
+	evs_shadow_execute(list_make1(statement), GetUserNameFromId(evs_query_owner(), false));
 }
 
 /* Who else runs code that needs the tables: the handler may be SECURITY DEFINER. */
@@ -362,8 +366,8 @@ evs_shadow_create(EvsProjection *projection, char **shape)
 	execute_as_evsource(psprintf("grant usage, create on schema %s to %s", quoted,
 								 quote_identifier(owner_name)));
 
-	execute_all(statements, owner_name);
-	execute_all(get_access(projection->tables, schema, builder), owner_name);
+	evs_shadow_execute(statements, owner_name);
+	evs_shadow_execute(get_access(projection->tables, schema, builder), owner_name);
 
 	execute_as_evsource(psprintf("revoke create on schema %s from %s", quoted,
 								 quote_identifier(owner_name)));

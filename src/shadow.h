@@ -24,6 +24,9 @@ extern char *evs_shadow_create(EvsProjection *projection, char **shape);
 /* The role that the handler runs as: this one, which owns the projection, or its own owner. */
 extern Oid	evs_shadow_builder(const EvsProjection *projection, Oid owner);
 
+/* Execute statements that make such tables, whatever the session's settings are, as a role. */
+extern void evs_shadow_execute(List *statements, const char *role);
+
 /* Drop it with all that is in it.  A schema that is not evsource's stays. */
 extern void evs_shadow_drop(const char *schema);
 

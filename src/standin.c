@@ -32,7 +32,6 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 
-#include "identity.h"
 #include "query.h"
 #include "resolve.h"
 #include "shadow.h"
@@ -140,26 +139,6 @@ static EvsQuery list_access = {
 	3, {REGCLASSARRAYOID, TEXTOID, OIDOID}, SPI_OK_SELECT
 };
 
-static void
-execute_all(List *statements, const char *role)
-{
-	EvsIdentity identity;
-	ListCell   *cell;
-
-	evs_identity_enter(&identity, role, "pg_catalog, pg_temp");
-	SPI_connect();
-	foreach(cell, statements)
-	{
-		int			result = SPI_execute(lfirst(cell), false, 0);
-
-		if (result != SPI_OK_UTILITY)
-			elog(ERROR, "%s: %s", SPI_result_code_string(result), (char *) lfirst(cell));
-	}
-	SPI_finish();
-	evs_identity_leave(&identity);
-	CommandCounterIncrement();
-}
-
 static Datum
 table_array(const EvsStandin *standin)
 {
@@ -183,7 +162,7 @@ create_schema(const EvsStandin *standin, Oid builder)
 
 	statements = lappend(statements, psprintf("grant usage on schema %s to %s", schema,
 											  quote_identifier(GetUserNameFromId(builder, false))));
-	execute_all(statements, GetUserNameFromId(evs_query_owner(), false));
+	evs_shadow_execute(statements, GetUserNameFromId(evs_query_owner(), false));
 }
 
 static void
@@ -193,8 +172,8 @@ create_copies(const EvsStandin *standin, Oid builder)
 		table_array(standin), CStringGetTextDatum(standin->schema), ObjectIdGetDatum(builder)
 	};
 
-	execute_all(evs_query_texts(&list_statements, values, NULL), standin->projection->owner);
-	execute_all(evs_query_texts(&list_access, values, NULL), standin->projection->owner);
+	evs_shadow_execute(evs_query_texts(&list_statements, values, NULL), standin->projection->owner);
+	evs_shadow_execute(evs_query_texts(&list_access, values, NULL), standin->projection->owner);
 }
 
 /*

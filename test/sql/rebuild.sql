@@ -126,6 +126,13 @@ alter table app.balances add column last boolean;
 select count(*), sum(balance) from read_model;
 select state, stale, lag, event_count from evsource.projection_status;
 
+-- Where the session would put new tables is not where the new version goes.
+set default_tablespace = pg_global;
+call evsource.rebuild_projection('balances', online => true);
+select count(*) from evsource.verify_projection('balances');
+reset default_tablespace;
+select distinct reltablespace from pg_class where relnamespace = 'app'::regnamespace and relkind in ('r', 'i', 't');
+
 -- Nothing is left behind.
 select count(*) from evsource.rebuilds;
 select count(*) from pg_namespace where nspname like 'evsource_shadow%';
