@@ -9,7 +9,8 @@
  *
  * While rows come back the tables' own triggers are disabled: what they did when
  * the rows were first written is saved as well, or not the projection's.  Foreign
- * keys are checked: tables that others refer to come first.
+ * keys are checked: tables that others refer to come first, and all rows of a table
+ * come back by one statement, at whose end they may refer to each other.
  */
 #include "table_rows.h"
 
@@ -21,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "identity.h"
 #include "query.h"
@@ -32,6 +34,9 @@
 
 /* rows that are read before it is known how large they are */
 #define FIRST_ROWS		50
+
+/* the rows of a table on their way back, as the statement that writes them names them */
+#define SAVED_ROWS		"saved_rows"
 
 /* the number under which the tables' sequences are kept, in place of a table's */
 #define SEQUENCES		0
@@ -59,7 +64,7 @@ static EvsQuery order_tables = {
 	" ), keys as ("
 	"  select distinct c.conrelid as child, c.confrelid as parent from pg_constraint c"
 	"  where c.contype = 'f' and c.conrelid in (select id from tabs)"
-	"   and c.confrelid in (select id from tabs)"
+	"   and c.confrelid in (select id from tabs) and c.confrelid <> c.conrelid"
 	" ), ways (child, parent, steps) as ("
 	"  select child, parent, 1 from keys"
 	"  union"
@@ -343,40 +348,61 @@ evs_table_rows_save(const EvsProjection *projection, int64 position, List *table
 
 /* One part of a table's rows; false if there is no such part. */
 static bool
-load_part(const EvsProjection *projection, int64 position, int number, int part,
-		  const char *insert)
+fetch_part(const EvsProjection *projection, int64 position, int number, int part,
+		   Tuplestorestate *rows, TupleDesc tupdesc)
 {
 	Datum		values[] = {
 		CStringGetTextDatum(projection->name), Int64GetDatum(position),
 		Int32GetDatum(number), Int32GetDatum(part)
 	};
-	Oid			types[] = {TEXTARRAYOID};
 	EvsQueryResult result;
-	Datum		rows[1];
-	bool		isnull;
-	int			code;
+	bool		found;
 
 	evs_query_begin(&select_rows, values, NULL, InvalidSnapshot, &result);
-	if (result.count == 0)
+	found = result.count > 0;
+	if (found)
 	{
-		evs_query_end(&result);
-		return false;
-	}
-	{
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+		bool		isnull;
+		Datum	   *texts;
+		int			count;
 
-		rows[0] = PointerGetDatum(DatumGetArrayTypePCopy(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull)));
-		MemoryContextSwitchTo(spi_context);
+		deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull)),
+						  TEXTOID, -1, false, TYPALIGN_INT, &texts, NULL, &count);
+		isnull = false;
+		for (int i = 0; i < count; i++)
+			tuplestore_putvalues(rows, tupdesc, &texts[i], &isnull);
 	}
 	evs_query_end(&result);
+	return found;
+}
 
+/* Run a statement on the rows of a table, which are texts r in saved_rows. */
+static void
+put_back(const EvsProjection *projection, int64 position, int number, const char *statement)
+{
+	TupleDesc	tupdesc = CreateTemplateTupleDesc(1);
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, maintenance_work_mem);
+	EphemeralNamedRelationData relation;
+	int			code;
+
+	TupleDescInitEntry(tupdesc, 1, "r", TEXTOID, -1, 0);
+	for (int part = 1; fetch_part(projection, position, number, part, rows, tupdesc); part++)
+		CHECK_FOR_INTERRUPTS();
+
+	relation.md.name = SAVED_ROWS;
+	relation.md.reliddesc = InvalidOid;
+	relation.md.tupdesc = tupdesc;
+	relation.md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation.md.enrtuples = tuplestore_tuple_count(rows);
+	relation.reldata = rows;
 	SPI_connect();
-	code = SPI_execute_with_args(insert, 1, types, rows, NULL, false, 0);
+	code = SPI_register_relation(&relation);
+	if (code == SPI_OK_REL_REGISTER)
+		code = SPI_execute(statement, false, 0);
 	if (code < 0)
-		elog(ERROR, "%s: %s", SPI_result_code_string(code), insert);
+		elog(ERROR, "%s: %s", SPI_result_code_string(code), statement);
 	SPI_finish();
-	pfree(DatumGetPointer(rows[0]));
-	return true;
+	tuplestore_end(rows);
 }
 
 static void
@@ -425,11 +451,10 @@ load_table(const EvsProjection *projection, int64 position, int number, const Ev
 	initStringInfo(&insert);
 	appendStringInfo(&insert,
 					 "insert into %s (%s) overriding system value"
-					 " select %s from pg_catalog.unnest($1) r (r), lateral (select r.r::pg_catalog.text[]) x (v)",
+					 " select %s from " SAVED_ROWS " r, lateral (select r.r::pg_catalog.text[]) x (v)",
 					 table->name, table->columns, table->values);
 	execute(disable);
-	for (int part = 1; load_part(projection, position, number, part, insert.data); part++)
-		CHECK_FOR_INTERRUPTS();
+	put_back(projection, position, number, insert.data);
 
 	/* deferred checks of the rows must be over before the table is altered */
 	if (enable != NIL)
@@ -453,9 +478,9 @@ evs_table_rows_load(const EvsProjection *projection, int64 position)
 
 		load_table(projection, position, number, list_nth(tables, number - 1));
 	}
-	(void) load_part(projection, position, SEQUENCES, 1,
-					 "select pg_catalog.setval((v)[1]::pg_catalog.regclass, (v)[2]::pg_catalog.int8)"
-					 " from (select r.r::pg_catalog.text[] as v from pg_catalog.unnest($1) r (r)) x");
+	put_back(projection, position, SEQUENCES,
+			   "select pg_catalog.setval((v)[1]::pg_catalog.regclass, (v)[2]::pg_catalog.int8)"
+			   " from (select r.r::pg_catalog.text[] as v from " SAVED_ROWS " r) x");
 	AtEOXact_GUC(true, nest_level);
 	evs_identity_leave(&identity);
 }
