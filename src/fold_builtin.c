@@ -86,6 +86,18 @@ count_of(Jsonb *state)
 		DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(count)));
 }
 
+static int64
+one_more(int64 count)
+{
+	if (count == PG_INT64_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("count of events is out of range"),
+				 errdetail("It is " INT64_FORMAT " already.", count),
+				 errhint("Use a handler of your own that keeps the count in a numeric.")));
+	return count + 1;
+}
+
 static Jsonb *
 make_count(int64 count)
 {
@@ -105,7 +117,9 @@ count_expand(Jsonb *state, const EvsProjection *projection)
 static void
 count_advance(void *state, const EvsEvent *event)
 {
-	((CountState *) state)->count++;
+	CountState *count = state;
+
+	count->count = one_more(count->count);
 }
 
 static Jsonb *
@@ -295,7 +309,7 @@ evsource_fold_merge(PG_FUNCTION_ARGS)
 Datum
 evsource_fold_count(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_JSONB_P(make_count(count_of(PG_GETARG_JSONB_P(0)) + 1));
+	PG_RETURN_JSONB_P(make_count(one_more(count_of(PG_GETARG_JSONB_P(0)))));
 }
 
 /*

@@ -233,6 +233,18 @@ from evsource.load_states('merge_c') c full join evsource.load_states('merge_sql
 select evsource.create_projection('merge_later', 'evsource.fold_merge', categories => '{pair}');
 select count(*) from evsource.load_states('merge_later') l join evsource.load_states('merge_sql') s using (key) where l.state = s.state;
 
+-- A count does not wrap around.
+select evsource.fold_count('{"count": 9223372036854775806}', event_with('{}'));
+select evsource.fold_count('{"count": 9223372036854775807}', event_with('{}'));
+select evsource.create_projection('counted', 'evsource.fold_count', categories => '{counted}');
+insert into evsource.events (stream, type) values ('counted-1', 'Made');
+select evsource.save_snapshot('counted');
+update evsource.snapshots set state = '{"count": 9223372036854775806}' where projection = 'counted';
+select evsource.alter_projection('counted', snapshot_every => 1000);
+insert into evsource.events (stream, type) values ('counted-1', 'Made');
+select evsource.state('counted', 'counted-1');
+insert into evsource.events (stream, type) values ('counted-1', 'Made');
+
 -- Many streams at once, each its own: more than fit into any cache.
 set evsource.state_cache_size = 64;
 select evsource.create_projection('many', 'evsource.fold_count', categories => '{many}');
