@@ -38,6 +38,7 @@ create table evsource.cursors (
     been_out      bigint,                    -- events up to here have been out before
     retry_at      timestamptz,               -- nothing goes out before
     acked         bigint,                    -- the token whose receipts were the last to be acknowledged
+    acked_upto    bigint,                    -- of its events
     acked_in      xid8,                      -- by this transaction
     primary key (subscription, generation, partition)
 ) with (fillfactor = 50);

@@ -13,8 +13,10 @@
  */
 #include "evsource.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -27,6 +29,9 @@
 
 PG_FUNCTION_INFO_V1(evsource_ack);
 PG_FUNCTION_INFO_V1(evsource_nack);
+
+/* bytes of a reason that are kept */
+#define MAX_REASON		8192
 
 /* A receipt, taken apart. */
 typedef struct Receipt
@@ -188,7 +193,7 @@ update_cursor(EvsQuery *query, Receipt *receipt, int nextra, Datum *extra, int64
 #define THE_CURSOR \
 	" from evsource.subscriptions s" OF_THE_RECEIPT " and c.token = $4"
 
-#define ACKED_NOW	" acked = $4, acked_in = pg_current_xact_id(),"
+#define ACKED_NOW	" acked = $4, acked_upto = $5, acked_in = pg_current_xact_id(),"
 
 #define NOTHING_OUT \
 	"token = null, consumer = null, lease_until = null, handed_out = null, seen = null," \
@@ -243,7 +248,7 @@ is_acked(Receipt *receipt, bool *here)
 	static EvsQuery query = {
 		"select s.owner, coalesce(c.acked_in = pg_current_xact_id_if_assigned(), false)::integer::bigint"
 		" from evsource.subscriptions s, evsource.cursors c" OF_THE_RECEIPT
-		" and c.acked = $4 and $5 <= c.position",
+		" and c.acked = $4 and $5 <= c.acked_upto",
 		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
 	};
 	int64		by_this_transaction;
@@ -278,6 +283,33 @@ lease_is_lost(const Receipt *receipt)
 }
 
 /*
+ * Under REPEATABLE READ and above: is a receipt that seems to be lost newer than what
+ * this transaction sees?  That is no reason to drop what was made of the events.
+ */
+static void
+check_is_seen(Receipt *receipt)
+{
+	static EvsQuery query = {
+		"select from evsource.subscriptions s, evsource.cursors c" OF_THE_RECEIPT " and c.token = $4",
+		4, {TEXTOID, INT4OID, INT4OID, INT8OID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(receipt->subscription), Int32GetDatum(receipt->generation),
+		Int32GetDatum(receipt->partition), Int64GetDatum(receipt->token)
+	};
+
+	if (!IsolationUsesXactSnapshot() || evs_query_run(&query, values, NULL) > 0 ||
+		evs_query_run_latest(&query, values, NULL) == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to a receipt that is newer than this transaction"),
+			 errdetail("The event at position %lld of subscription \"%s\" was handed out after the snapshot of the transaction was taken.",
+					   (long long) receipt->position, receipt->subscription),
+			 errhint("Roll back and do it again, in a transaction that begins after the events were fetched.")));
+}
+
+/*
  * evsource.ack(receipt, required) returns boolean
  *
  * This event and all before it in its partition are done.  False: the lease is
@@ -287,8 +319,9 @@ lease_is_lost(const Receipt *receipt)
  * requires it stores his results in the same transaction.  When he cannot know
  * whether that was committed, and does all of it again, it must fail.
  *
- * Errors: 22004 for null, 22023 for what is not a receipt, 42501, VE005 when it is
- * required and the lease is lost, or the ack is another transaction's.
+ * Errors: 22004 for null, 22023 for what is not a receipt, 42501, 40001 when the receipt is
+ * newer than the transaction, VE005 when it is required and the lease is lost, or the ack
+ * is another transaction's.
  */
 Datum
 evsource_ack(PG_FUNCTION_ARGS)
@@ -310,6 +343,7 @@ evsource_ack(PG_FUNCTION_ARGS)
 			is_acked_elsewhere(&receipt);
 		PG_RETURN_BOOL(true);
 	}
+	check_is_seen(&receipt);
 	if (required)
 		lease_is_lost(&receipt);
 	PG_RETURN_BOOL(false);
@@ -381,7 +415,8 @@ nack_dead_letter(Receipt *receipt, const char *reason)
  * handed out again after a while, or it becomes a dead letter.  False: the lease
  * is lost.
  *
- * Errors: 22004 for null, 22023 for what is not a receipt or a negative time, 42501.
+ * Errors: 22004 for null, 22023 for what is not a receipt or a negative time, 42501, 40001
+ * when the receipt is newer than the transaction.
  */
 Datum
 evsource_nack(PG_FUNCTION_ARGS)
@@ -397,6 +432,8 @@ evsource_nack(PG_FUNCTION_ARGS)
 	receipt_argument(fcinfo, &receipt);
 	if (reason == NULL)
 		reason = "no reason was given";
+	else
+		reason[pg_mbcliplen(reason, strlen(reason), MAX_REASON)] = '\0';
 	if (receipt.retry)
 		done = nack_dead_letter(&receipt, reason);
 	else
@@ -407,5 +444,7 @@ evsource_nack(PG_FUNCTION_ARGS)
 	}
 	if (done)
 		evs_wakeup_subscription(receipt.subscription);
+	else
+		check_is_seen(&receipt);
 	PG_RETURN_BOOL(done);
 }

@@ -75,6 +75,28 @@ select read() - :before < 1000 as few;
 rollback;
 drop function read;
 
+-- Who comes too late with a receipt of what is a dead letter meanwhile is told so, also
+-- if it was good for an event before; that ack may be repeated.
+select evsource.create_subscription('slow', categories => '{slow}', start => 'now', max_attempts => 1);
+select count(evsource.append('slow-1', 'Asked')) from generate_series(1, 3);
+create temp table got as select version, receipt from evsource.fetch_events('slow');
+select evsource.ack(receipt) from got where version = 1;
+update evsource.cursors set lease_until = clock_timestamp() where subscription = 'slow';
+select version, attempt from evsource.fetch_events('slow');
+update evsource.cursors set lease_until = clock_timestamp() where subscription = 'slow';
+select version, attempt from evsource.fetch_events('slow');
+select version, attempts from evsource.subscription_dead_letters where subscription = 'slow' order by position;
+select version, evsource.ack(receipt) from got order by version;
+\set VERBOSITY sqlstate
+select evsource.ack(receipt, required => true) from got where version = 2;
+\set VERBOSITY default
+-- A reason as long as you like does not make a letter as long.
+select evsource.append('slow-2', 'Asked') is not null;
+select evsource.nack(receipt, repeat('reason ', 100000)) from evsource.fetch_events('slow');
+select length(reason) < 10000 as short from evsource.subscription_dead_letters where subscription = 'slow' and stream = 'slow-2';
+drop table got;
+select evsource.drop_subscription('slow');
+
 select evsource.drop_subscription('clerk');
 drop view letters;
 drop function fail, take;
