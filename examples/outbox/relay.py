@@ -28,16 +28,18 @@ FIELDS = ("id", "position", "stream", "version", "type", "data", "metadata", "oc
 
 
 def publish(broker, events):
-    """All of them, in one round trip, as soon as the broker is there."""
+    """All of them or none, in one round trip, as soon as the broker takes them."""
     while True:
-        pipeline = broker.pipeline(transaction=False)
+        pipeline = broker.pipeline(transaction=True)
         for event in events:
             pipeline.xadd("events", dict(zip(FIELDS, event)))
         try:
             pipeline.execute()
             return
-        except redis.exceptions.ConnectionError as error:
-            print(f"waiting for the broker: {error}", file=sys.stderr, flush=True)
+        except redis.exceptions.RedisError as error:
+            # Away, full, read only: somebody will see to it. No event gets into the log.
+            reason = str(error).rpartition("caused error: ")[2]
+            print(f"waiting for the broker: {reason}", file=sys.stderr, flush=True)
             time.sleep(1)
 
 
