@@ -72,7 +72,7 @@ create function evsource._trigger_arguments(trigger oid) returns text[]
     language c stable strict as 'MODULE_PATHNAME', 'evsource_trigger_arguments';
 comment on function evsource._trigger_arguments(oid) is 'Internal: the arguments of a trigger.';
 
--- The tables themselves: their partitions have the trigger, too.
+-- Not the partitions that have the trigger from their table.
 create view evsource.captured_tables as
     select pg_catalog.format('%I.%I', n.nspname, c.relname) as table_name,
         a.category, a.key_columns, a.exclude_columns,
@@ -99,7 +99,7 @@ create view evsource.captured_tables as
             group by s.words, e.at, r.at) a
     where pn.nspname = 'evsource' and p.proname = 'capture'
         and t.tgtype & 1 = 1        -- for each row
-        and not c.relispartition;
+        and t.tgparentid = 0;
 comment on view evsource.captured_tables is 'The tables whose changes are captured, and how.';
 
 -- Who creates such a trigger by hand registers it, and must be able to act as the role

@@ -33,11 +33,29 @@ typedef struct Row
 	bool	   *is_json_null;
 } Row;
 
+/* Whose value is converted: the statement's user may know nothing of it. */
+typedef struct Place
+{
+	EvsCapturePlan *plan;
+	int			column;
+} Place;
+
+static void
+name_column(void *arg)
+{
+	const Place *place = arg;
+
+	errcontext("capturing column \"%s\" of table \"%s\"",
+			   place->plan->columns[place->column].name, get_rel_name(place->plan->relid));
+}
+
 static void
 take_value(EvsCapturePlan *plan, TupleTableSlot *slot, int i, EvsJsonSettings *settings, Row *row)
 {
 	EvsCaptureColumn *column = &plan->columns[i];
 	int			attribute = column->number - 1;
+	Place		place = {plan, i};
+	ErrorContextCallback callback = {error_context_stack, name_column, &place};
 
 	row->is_json_null[i] = false;
 	if (slot->tts_isnull[attribute])
@@ -45,7 +63,9 @@ take_value(EvsCapturePlan *plan, TupleTableSlot *slot, int i, EvsJsonSettings *s
 		row->values[i].type = jbvNull;
 		return;
 	}
+	error_context_stack = &callback;
 	evs_json_value(column->form, slot->tts_values[attribute], settings, &row->values[i]);
+	error_context_stack = callback.previous;
 	if (row->values[i].type == jbvNull)
 	{
 		row->is_json_null[i] = true;

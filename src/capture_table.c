@@ -261,6 +261,37 @@ create_triggers(Relation table, const EvsCaptureDefinition *definition)
 							 triggers[i][2], list.data));
 }
 
+/* A partition that is captured by itself has the triggers already. */
+static void
+check_partitions(Relation table)
+{
+	static EvsQuery find = {
+		"select pg_catalog.format('%I.%I', n.nspname, c.relname)"
+		" from pg_catalog.pg_partition_tree($1) p join pg_catalog.pg_class c on c.oid = p.relid"
+		" join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+		" join pg_catalog.pg_trigger t on t.tgrelid = c.oid"
+		" where p.level > 0 and t.tgname = $2 and t.tgparentid = 0 order by 1",
+		2, {REGCLASSOID, NAMEOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		ObjectIdGetDatum(RelationGetRelid(table)),
+		DirectFunctionCall1(namein, CStringGetDatum(triggers[0][0]))
+	};
+	List	   *partitions;
+
+	if (table->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return;
+	partitions = evs_query_texts(&find, values, NULL);
+	if (partitions != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("a partition of table \"%s\" is captured already",
+						RelationGetRelationName(table)),
+				 errdetail("Partition %s is captured by itself.", (char *) linitial(partitions)),
+				 errhint("Release it: select evsource.release_table(%s);",
+						 quote_literal_cstr(linitial(partitions)))));
+}
+
 /*
  * A partition gets its trigger from the table, but PostgreSQL asks who adds the
  * partition for the right to execute the function.  To have it gives no access:
@@ -440,6 +471,9 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 		if (strcmp(text_to_cstring(PG_GETARG_TEXT_PP(5)), "keep") == 0)
 		{
 			relation_close(table, NoLock);
+			if (backfill)
+				ereport(NOTICE,
+						(errmsg("table \"%s\" is captured already, nothing is backfilled", name->relname)));
 			PG_RETURN_INT64(0);
 		}
 		if (!replace)
@@ -448,6 +482,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 		release(table);
 	}
 
+	check_partitions(table);
 	create_triggers(table, &definition);
 	evs_capture_watch_partitions(RelationGetRelid(table));
 	let_owner_add_partitions(table);
@@ -461,8 +496,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
  * evsource.release_table(table_name text) returns void: no longer capture it.
  *
  * Errors: 42P01 when there is no such table, 42704 when it is not captured, 42809 when
- * it is as a partition, 42501
- * unless the caller owns the table or captured it.
+ * it is as a partition, 42501 unless the caller owns the table or captured it.
  */
 Datum
 evsource_release_table(PG_FUNCTION_ARGS)

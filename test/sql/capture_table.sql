@@ -256,6 +256,24 @@ where p.proname ~ 'capture' and tgrelid::regclass::text ~ 'cut' and tgrelid <> '
 drop table cut, cut_3;
 drop schema added;
 
+-- A partition may be captured by itself, and is shown then. It is not captured with its
+-- table as well by accident.
+create table whole (id int primary key) partition by range (id);
+create table whole_1 partition of whole for values from (0) to (10);
+select evsource.capture_table('whole_1', 'piece');
+select table_name, category from evsource.captured_tables where table_name ~ 'whole' order by 1;
+select evsource.capture_table('whole', 'all');
+select evsource.release_table('whole_1');
+select evsource.capture_table('whole', 'all');
+create table whole_2 partition of whole for values from (10) to (20);
+select table_name, category from evsource.captured_tables where table_name ~ 'whole' order by 1;
+-- Who keeps a capture is told that nothing is backfilled.
+set client_min_messages = notice;
+select evsource.capture_table('whole', 'all', if_exists => 'keep');
+select evsource.capture_table('whole', 'all', if_exists => 'keep', backfill => true);
+set client_min_messages = warning;
+drop table whole;
+
 -- A backfill is an insert for each row, and says so; when the category has events,
 -- the table was captured before, and begins anew.
 create table stock (id int primary key, n int);

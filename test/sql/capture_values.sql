@@ -82,6 +82,9 @@ from v join w using (id) order by id;
 
 -- What a value cannot be as jsonb is refused with the statement.
 update v set j = '"\u0000"' where id = 1;
+update v set j = '{"a": 1e200000}' where id = 1;
+update v set j = '{"a": 1, "a": 2}' where id = 1;
+select data -> 'new' -> 'j' as j from evsource.events where stream = 'v-1' order by version desc limit 1;
 
 drop table v, w, first_time;
 drop function public.fill;
