@@ -17,8 +17,10 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
+#include "attempt.h"
 #include "barrier.h"
 #include "catalog.h"
+#include "failure.h"
 #include "query.h"
 #include "rebuild.h"
 #include "registry.h"
@@ -173,6 +175,50 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 	return saved;
 }
 
+/* The states of all keys of a fold, if the caller may manage it. */
+typedef struct SaveFold
+{
+	const char *name;
+	int64		saved;			/* snapshots */
+} SaveFold;
+
+static void
+save_fold(void *arg)
+{
+	SaveFold   *fold = arg;
+	EvsProjection *projection = lock_fold(fold->name);
+	int64		keys = 0;
+
+	if (projection != NULL)
+		fold->saved = save_keys(projection, 1, &keys);
+}
+
+/* The same of all folds: where one raises an error, the others are saved. */
+static int64
+save_all_folds(void)
+{
+	int64		saved = 0;
+	ListCell   *cell;
+
+	foreach(cell, fold_names())
+	{
+		SaveFold	fold = {.name = lfirst(cell)};
+		ErrorData  *error = evs_attempt(save_fold, &fold);
+
+		if (error == NULL)
+			saved += fold.saved;
+		else if (evs_failure_is_transient(error->sqlerrcode))
+			ReThrowError(error);
+		else
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not save snapshots of projection \"%s\"", fold.name),
+					 errdetail_internal("%s", error->message),
+					 errhint("To save what can be saved of it, name its keys.")));
+	}
+	return saved;
+}
+
 /* Is it a projection that has no states but tables?  42704 when unknown. */
 static bool
 owns_tables(const char *name)
@@ -185,7 +231,8 @@ owns_tables(const char *name)
 /*
  * evsource.save_snapshot(projection text, key text) returns bigint: how many
  * snapshots were written.  What is saved already as it is, is not written, and
- * neither is the state of a key that has no events.
+ * neither is the state of a key that has no events.  Of all projections those are
+ * saved that can be; a warning tells of others.
  *
  * Errors: 22004 for a key without a projection, 22023 for a key where there are
  * none, 42704, 42809, 42501.
@@ -195,9 +242,7 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 {
 	char	   *name = optional_text(fcinfo, 0);
 	EvsProjection *projection;
-	int64		saved = 0;
 	int64		keys = 0;
-	ListCell   *cell;
 
 	PreventCommandIfReadOnly("evsource.save_snapshot()");
 	if (name == NULL)
@@ -206,13 +251,7 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("projection must not be null when a key is given")));
-		foreach(cell, fold_names())
-		{
-			projection = lock_fold(lfirst(cell));
-			if (projection != NULL)
-				saved += save_keys(projection, 1, &keys);
-		}
-		PG_RETURN_INT64(saved);
+		PG_RETURN_INT64(save_all_folds());
 	}
 
 	if (owns_tables(name))

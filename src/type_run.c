@@ -337,6 +337,29 @@ path_holds(JsonPath *path, Jsonb *data)
 	return !fcinfo->isnull && DatumGetBool(result);
 }
 
+/* As text only a variable has a quote right after a dollar; what is in quotes is a string or a key. */
+char *
+evs_type_path_variable(const void *path)
+{
+	char	   *text = DatumGetCString(DirectFunctionCall1(jsonpath_out, PointerGetDatum(path)));
+	char	   *start = NULL;		/* of what is in quotes */
+
+	for (char *c = text; *c != '\0'; c++)
+	{
+		if (start == NULL)
+			start = *c == '"' ? c : NULL;
+		else if (*c == '\\' && c[1] != '\0')
+			c++;
+		else if (*c == '"')
+		{
+			if (start > text && start[-1] == '$')
+				return pnstrdup(start - 1, c - start + 2);
+			start = NULL;
+		}
+	}
+	return NULL;
+}
+
 /* VE004, with a detail that has been put together and is a whole sentence. */
 static void
 refuse(const EvsEvent *event, char *detail)

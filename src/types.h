@@ -57,6 +57,9 @@ extern uint32 evs_types_fingerprint_before(const EvsFilter *filter);
 
 /* ---- validating and upcasting: type_run.c ---- */
 
+/* The first variable that a jsonpath has, or NULL: nothing is passed to it. */
+extern char *evs_type_path_variable(const void *path);
+
 /*
  * One run over events: a batch, a scan, a statement.  It keeps the functions
  * that it calls ready, in a child of the CurrentMemoryContext it was begun in,

@@ -311,6 +311,26 @@ version_argument(FunctionCallInfo fcinfo)
 	return version;
 }
 
+static void *
+path_argument(FunctionCallInfo fcinfo, const text *type)
+{
+	void	   *path;
+	char	   *variable;
+
+	if (PG_ARGISNULL(2))
+		return NULL;
+	path = PG_GETARG_JSONPATH_P_COPY(2);
+	variable = evs_type_path_variable(path);
+	if (variable != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("schema_path of event type \"%s\" must not have variables",
+						text_to_cstring(type)),
+				 errdetail("There is nothing to take the place of %s.", variable),
+				 errhint("Write the value into the path, or use a validator.")));
+	return path;
+}
+
 static char *
 function_argument(FunctionCallInfo fcinfo, int argument, EvsFunctionUse use)
 {
@@ -419,7 +439,7 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 	Survey		survey = {.type = type, .first = 1, .below = new.version};
 
 	evs_require_read_committed("define an event type");
-	new.schema_path = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONPATH_P_COPY(2);
+	new.schema_path = path_argument(fcinfo, type);
 	new.validator = function_argument(fcinfo, 3, EVS_USE_VALIDATOR);
 	new.upcaster = function_argument(fcinfo, 4, EVS_USE_UPCASTER);
 	new.owner = GetUserNameFromId(GetUserId(), false);

@@ -308,6 +308,16 @@ drop schema mine cascade;
 drop owned by evsource_snapshots_admin, evsource_snapshots_reader;
 drop role evsource_snapshots_admin, evsource_snapshots_reader;
 
+-- One fold that raises does not keep the others from being saved.
+create function raising(state jsonb, e evsource.event) returns jsonb language plpgsql as $$begin raise 'not today'; end$$;
+select evsource.clear_snapshots() > 0 as cleared;
+select evsource.create_projection('raising', 'raising', categories => '{k}', mode => 'manual');
+select evsource.create_projection('saved', 'evsource.fold_count', categories => '{k}');
+select evsource.save_snapshot() > 0 as saved;
+select distinct projection from evsource.snapshots order by 1;
+select evsource.save_snapshot('raising');
+select evsource.drop_projection('raising'), evsource.drop_projection('saved');
+
 -- A large state is saved and loaded as any other.
 select evsource.create_projection('large', 'evsource.fold_merge', categories => '{large}', snapshot_every => 2);
 select version from evsource.append_batch('large-1', array_fill('Set'::text, '{30}'),
