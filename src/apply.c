@@ -438,9 +438,9 @@ evs_apply_crashed(EvsApply *apply, int64 upto, int attempts)
 	error->elevel = ERROR;
 	error->sqlerrcode = ERRCODE_CRASH_SHUTDOWN;
 	error->message = apply->raise ?
-		psprintf("the server crashed while the event at position %lld was applied",
+		psprintf("the process died while the event at position %lld was applied",
 				 (long long) event->position) :
-		pstrdup("the server crashed while this event was applied");
+		pstrdup("the process died while this event was applied");
 	error->detail = psprintf("It did so %d times when this event was applied alone.", attempts);
 	error->hint = pstrdup("See the server log for what ended the process.");
 	failure->exists = true;

@@ -1,11 +1,12 @@
 /*
- * crash_mark.c - notice that a handler has ended the server.
+ * crash_mark.c - notice that a handler has ended the server, or its own process.
  *
  * A mark is a row that commits, to disk, before a batch is begun, and is taken
  * back by the transaction that applies the batch.  Who finds one at the position of
  * the unit, or of the rebuild, knows that the batch has not come to an end.  A
  * worker that is told to leave in the middle of a batch takes the mark back; so
- * what is left is a crash of the server, or an immediate shutdown.
+ * what is left is a crash of the server, an immediate shutdown, or a handler that
+ * has ended the worker alone (a FATAL error).
  *
  * Which event it was is found out in steps: a crash in a batch that had a mark;
  * if that was a large one, as rebuilds have them, another in a hundredth of it;
@@ -199,7 +200,7 @@ learn(EvsCaution *caution, const char *projection, const Mark *left)
 		caution->crashes = left->attempts + 1;
 	}
 	ereport(LOG,
-			(errmsg("the server crashed while projection \"%s\" was applied after position %lld",
+			(errmsg("the process died while projection \"%s\" was applied after position %lld",
 					projection, (long long) left->position),
 			 errdetail("Up to %lld events are applied in batches of %d now.",
 					   (long long) caution->careful, caution->batch)));

@@ -4,6 +4,8 @@
  */
 #include "evsource.h"
 
+#include <signal.h>
+
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -27,6 +29,8 @@
 
 /* ms between two looks whether somebody who cannot say so needs the database */
 #define UNKNOWN_TIMEOUT		1000
+
+static volatile sig_atomic_t told_to_leave = false;
 
 bool		evs_daemon_enabled = true;
 int			evs_max_workers = 4;
@@ -63,6 +67,7 @@ pin_settings(void)
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
+		{"exit_on_error", "off"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"role", "none"},
@@ -77,6 +82,19 @@ pin_settings(void)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+static void
+leave_soon(SIGNAL_ARGS)
+{
+	told_to_leave = true;
+	die(postgres_signal_arg);
+}
+
+bool
+evs_daemon_was_told_to_leave(void)
+{
+	return told_to_leave;
+}
+
 EvsPost
 evs_daemon_begin(bool with_database)
 {
@@ -84,7 +102,7 @@ evs_daemon_begin(bool with_database)
 
 	memcpy(&post, MyBgworkerEntry->bgw_extra, sizeof(EvsPost));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, leave_soon);
 	BackgroundWorkerUnblockSignals();
 
 	/* as the bootstrap superuser; handlers run as their projection's owner */

@@ -50,6 +50,9 @@ extern EvsPost evs_daemon_begin(bool with_database);
  */
 extern bool evs_daemon_is_outdated(void);
 
+/* Has somebody told this process to end? */
+extern bool evs_daemon_was_told_to_leave(void);
+
 /* Reload the configuration if that was asked for. */
 extern void evs_daemon_reload(void);
 

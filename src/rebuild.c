@@ -323,7 +323,7 @@ evs_rebuild_advance(EvsProcedure *procedure)
 			if (evs_caution_blames(&procedure->caution))
 				ereport(ERROR,
 						(errcode(ERRCODE_CRASH_SHUTDOWN),
-						 errmsg("the server crashed when the rebuild began"),
+						 errmsg("the process died when the rebuild began"),
 						 errdetail("It did so %d times.", procedure->caution.crashes),
 						 errhint("See the server log for what ended the process.")));
 			return start(procedure, &rebuild);

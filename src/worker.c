@@ -77,7 +77,9 @@ static MemoryContext step_context;
 static void
 worker_exits(int code, Datum arg)
 {
-	evs_crash_mark_at_exit();
+	/* who is not told to leave, and does not leave by himself, dies of a handler */
+	if (code == 0 || evs_daemon_was_told_to_leave())
+		evs_crash_mark_at_exit();
 	SpinLockAcquire(&team->mutex);
 	me->pid = 0;
 	me->job = EVS_JOB_NONE;

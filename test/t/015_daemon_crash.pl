@@ -53,7 +53,7 @@ my $kills = kill_until($node, q{select lag = 0 from evsource.projection_status w
 is($kills, 5, 'one crash out of the blue, one that is expected, three of the event alone');
 is($sql->(q{select string_agg(concat_ws(' ', position - (select position from deadly.events), attempts, sqlstate, message), '; ' order by position)
 	from evsource.dead_letters where projection = 'one'}),
-	'0 3 57P02 the server crashed while this event was applied; 3 0 waits behind an event of the same key; 6 0 waits behind an event of the same key',
+	'0 3 57P02 the process died while this event was applied; 3 0 waits behind an event of the same key; 6 0 waits behind an event of the same key',
 	'it is parked, and what comes after it in its stream');
 is($sql->(q{select count(*) from applied where projection = 'one'}), 39, 'everything else is applied once');
 $soon->(q{select state = 'active' and lag = 0 and event_count = 42 from evsource.projection_status where projection = 'bystander'}, 'who was only there goes on');
@@ -74,7 +74,7 @@ commit});
 $kills = kill_until($node, q{select state = 'failed' from evsource.projection_status where projection = 'two'});
 cmp_ok($kills, '<=', 5, 'an event that was alone is known sooner');
 is($sql->(q{select concat_ws(' ', f.position = d.position, attempts, sqlstate, message) from evsource.projection_failures f, deadly.events d}),
-	't 3 57P02 the server crashed while this event was applied', 'it is on record');
+	't 3 57P02 the process died while this event was applied', 'it is on record');
 $sql->(q{delete from deadly.events; select evsource.resume_projection('two')});
 $soon->(q{select lag = 0 and event_count = 2 from evsource.projection_status where projection = 'two'}, 'resumed, it goes on');
 
@@ -98,6 +98,22 @@ is($sql->(q{select state from evsource.projection_status where projection = 'thr
 $sql->('delete from deadly.events');
 $sql->('select pg_terminate_backend(' . victim() . ')');
 $soon->(q{select bool_and(lag = 0) and bool_and(state = 'active') from evsource.projection_status}, 'and all is applied');
+
+# A handler may end the worker alone, by a FATAL error.
+$sql->(q{
+create function four(e evsource.event) returns void language plpgsql set exit_on_error = on as $$
+begin
+	if e.data ? 'fatal' then raise exception 'this is the end'; end if;
+	insert into public.applied values ('four', e.position);
+end $$;
+select evsource.create_projection('four', 'public.four', mode => 'async', on_error => 'dead_letter', start => 'now');
+select evsource.append('account-' || i % 3, 'Paid', case when i = 5 then '{"fatal": true}' else '{}' end::jsonb) from generate_series(1, 9) i;
+});
+$soon->(q{select lag = 0 from evsource.projection_status where projection = 'four'}, 'a handler that ends its worker does not do so for ever');
+is($sql->(q{select string_agg(concat_ws(' ', attempts, sqlstate, message), '; ' order by position)
+	from evsource.dead_letters where projection = 'four'}),
+	'3 57P02 the process died while this event was applied; 0 waits behind an event of the same key', 'its event is parked');
+$soon->(q{select lag = 0 and state = 'active' from evsource.projection_status where projection = 'bystander'}, 'the others go on');
 $node->stop;
 
 done_testing();

@@ -78,7 +78,7 @@ foreach my $online (qw(false true))
 	cmp_ok($kills, '<=', 6, "$how: the server crashes no more");
 	is($sql->(q{select string_agg(concat_ws(' ', version, attempts, sqlstate, message), '; ' order by position)
 		from (select * from evsource.dead_letters where projection = 'sums' order by position limit 2) d}),
-		'33 3 57P02 the server crashed while this event was applied; 34 0 waits behind an event of the same key',
+		'33 3 57P02 the process died while this event was applied; 34 0 waits behind an event of the same key',
 		"$how: the event is parked, and what comes after it in its stream");
 	is_right('sums', 'true', "$how: everything else is applied once");
 	is($sql->($marks), 0, "$how: no mark is left");
@@ -95,7 +95,7 @@ foreach my $online (qw(true false))
 	cmp_ok($kills, '<=', 6, "$how: the server crashes no more");
 	is($sql->($failed), 't', "$how: the rebuild has failed");
 	is($sql->(q{select replace(last_error, d.position::text, 'N') from evsource.rebuilds r join deadly.events d on d.name = r.projection}),
-		'the server crashed while the event at position N was applied', "$how: it says where");
+		'the process died while the event at position N was applied', "$how: it says where");
 	is($sql->('select state from evsource.projection_status where projection = ' . q{'others'}),
 		$online eq 'true' ? 'active' : 'rebuilding', "$how: what becomes of the projection");
 	is($sql->($marks), 0, "$how: no mark is left");
@@ -115,7 +115,7 @@ select evsource.request_rebuild('tickets')});
 my $lost = q{select count(*) = 1 from evsource.progress where projection = 'tickets' and state = 'failed'};
 is(kill_until($node, $lost), 5, 'one crash in many events, one in some, three of the event alone');
 is($sql->(q{select replace(last_error, d.position::text, 'N') from evsource.rebuilds r join deadly.events d on d.name = r.projection}),
-	'the server crashed while the event at position N was applied', 'it says where');
+	'the process died while the event at position N was applied', 'it says where');
 $sql->(q{delete from deadly.events; select evsource.request_rebuild('tickets')});
 $soon->($rebuilt, 'mended, it goes on');
 is($sql->(q{select string_agg(state ->> 'events', ' ') from evsource.states where projection = 'tickets'}), '10000 10000 10000', 'and is right');
@@ -131,7 +131,7 @@ select evsource.alter_projection('others', on_reset => 'empty_others');
 insert into deadly.events values ('others', 0);
 select evsource.request_rebuild('others', online => false)});
 is(kill_until($node, $failed), 3, 'a crash at the begin is not repeated for ever');
-is($sql->('select last_error from evsource.rebuilds'), 'the server crashed when the rebuild began', 'and it says so');
+is($sql->('select last_error from evsource.rebuilds'), 'the process died when the rebuild began', 'and it says so');
 is_right('others', 'false', 'nothing has happened yet');
 $sql->(q{delete from deadly.events; select evsource.request_rebuild('others', online => false)});
 $soon->($rebuilt, 'mended, it is built');
