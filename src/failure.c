@@ -94,8 +94,9 @@ evs_failure_is_transient(int sqlerrcode)
 	}
 }
 
-bool
-evs_failure_is_conflict(int sqlerrcode)
+/* Was another transaction in the way? */
+static bool
+is_conflict(int sqlerrcode)
 {
 	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK ||
 		sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
@@ -172,7 +173,7 @@ evs_failure_note(const char *projection, int partition, const ErrorData *error)
 	memcpy(&values[2], text.values, sizeof(text.values));
 	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
 	(void) evs_query_run(&note_failure, values, nulls);
-	if (evs_failure_is_conflict(error->sqlerrcode))
+	if (is_conflict(error->sqlerrcode))
 		(void) evs_query_run(&count_conflict, values, NULL);
 }
 

@@ -38,9 +38,6 @@ extern void evs_error_text(const ErrorData *error, EvsErrorText *text);
 extern void evs_failure_write(const char *projection, int partition,
 							  const EvsFailure *failure, const ErrorData *error);
 
-/* Was another transaction in the way? */
-extern bool evs_failure_is_conflict(int sqlerrcode);
-
 /*
  * Show an error that is no attempt, and count it if it is a conflict.  What is on
  * record keeps its position, attempts and time.

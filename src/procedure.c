@@ -88,9 +88,8 @@ interval_milliseconds(const Interval *interval)
  * A lock was not to be had: worth another attempt, unless there were many.  Only
  * a worker in the background has all the time in the world.
  */
-void
-evs_procedure_gave_way(EvsProcedure *procedure, const char *without, const char *detail,
-					   const char *hint)
+static void
+gave_way(EvsProcedure *procedure, const char *without, const char *detail, const char *hint)
 {
 	procedure->pause = procedure->timeout;
 	if (++procedure->attempts >= MAX_ATTEMPTS && !procedure->background)
@@ -113,9 +112,8 @@ evs_procedure_barrier(EvsProcedure *procedure)
 	if (evs_barrier_within(procedure->timeout))
 		return true;
 	evs_rebuild_waits_for_relations(procedure->name, list_make1_oid(evs_catalog()->events), false);
-	evs_procedure_gave_way(procedure, "open appends",
-						   "transactions that have appended and not ended",
-						   "RowExclusiveLock on evsource.events");
+	gave_way(procedure, "open appends", "transactions that have appended and not ended",
+			 "RowExclusiveLock on evsource.events");
 	return false;
 }
 
@@ -123,9 +121,8 @@ void
 evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations)
 {
 	evs_rebuild_waits_for_relations(procedure->name, relations, true);
-	evs_procedure_gave_way(procedure, "readers",
-						   "transactions that have used the tables and not ended",
-						   "locks on the tables of the projection");
+	gave_way(procedure, "readers", "transactions that have used the tables and not ended",
+			 "locks on the tables of the projection");
 }
 
 EvsProjection *

@@ -77,11 +77,7 @@ extern void evs_procedure_next_transaction(bool on_the_way);
  */
 extern bool evs_procedure_barrier(EvsProcedure *procedure);
 
-/* The same for whoever did not get another lock: say so, and count it. */
-extern void evs_procedure_gave_way(EvsProcedure *procedure, const char *without,
-								   const char *detail, const char *hint);
-
-/* And for whoever did not get tables because of those who read them. */
+/* For whoever did not get tables because of those who read them: say so, and count it. */
 extern void evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations);
 
 /*
