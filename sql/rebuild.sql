@@ -22,6 +22,7 @@ create table evsource.rebuilds (
     updated_at    timestamptz not null default pg_catalog.now(),
     last_error    text,
     kept_stale    boolean not null default false,
+    parts         bigint[],              -- kept: how far its partitions are, if they are apart
     paused        boolean not null default false,   -- in place: the projection was paused before
     pid           integer,               -- of the process that was the last to work on it
     waits_for     integer[]              -- and of those that are in its way

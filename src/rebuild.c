@@ -39,6 +39,7 @@
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "table_snapshots.h"
+#include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_rebuild_projection);
 
@@ -64,12 +65,10 @@ count_events(const EvsProjection *projection)
 static void
 note_history(EvsProjection *projection)
 {
-	EvsCheckpoint checkpoint;
+	bool		is_live = projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
 
-	evs_checkpoint_read(projection->name, &checkpoint);
-	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE)
-		checkpoint.position = evs_horizon_last_position();
-	projection->replay_until = Max(projection->replay_until, checkpoint.position);
+	projection->replay_until = Max(projection->replay_until, is_live ?
+								   evs_horizon_last_position() : evs_units_furthest(projection));
 }
 
 /* Readers of the tables come first, and others do not queue behind us for long. */

@@ -75,18 +75,9 @@ look_at_locks(void *watch)
 static int64
 end_of_history(const EvsProjection *projection)
 {
-	int64		end = projection->replay_until;
-
 	if (is_live(projection))
 		return PG_INT64_MAX;
-	for (int i = 0; i < projection->partitions; i++)
-	{
-		EvsUnit		unit;
-
-		evs_unit_read(projection, i, &unit);
-		end = Max(end, unit.checkpoint.position);
-	}
-	return end;
+	return Max(projection->replay_until, evs_units_furthest(projection));
 }
 
 /*
@@ -450,6 +441,8 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 		projection->state = EVS_STATE_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);
+	if (rebuild->keep_old)
+		evs_rebuild_keep_parts(rebuild->name);
 	evs_checkpoint_write(projection->name, &rebuild->checkpoint);
 	evs_checkpoint_finish(projection->name);
 	evs_notify(projection, rebuild->checkpoint.position);

@@ -26,6 +26,7 @@
 #include "replay.h"
 #include "shadow.h"
 #include "snapshots.h"
+#include "unit.h"
 #include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evsource_request_rebuild);
@@ -206,14 +207,25 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	bool		is_inline = projection->mode == EVS_MODE_INLINE;
 	bool		was_stale;
 	EvsCheckpoint kept = rebuild.checkpoint;
+	int			count;
+	char	   *parts = evs_rebuild_parts(rebuild.name, &count);
+	int64		furthest;
 	const char *reason;
 
 	evs_require_read_committed("revert a rebuild");
+	if (parts != NULL && count != projection->partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild.name),
+				 errdetail("It had %d partitions, which are at different positions.", count),
+				 errhint("Divide it so again: evsource.alter_projection('%s', partitions => %d).",
+						 rebuild.name, count)));
 	(void) evs_snapshot_lock(rebuild.name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (is_inline && projection->state == EVS_STATE_ACTIVE)
 		evs_replay_settle(projection);
 	was_stale = projection->stale;
 	evs_checkpoint_read(rebuild.name, &rebuild.checkpoint);
+	furthest = evs_units_furthest(projection);
 
 	(void) evs_shadow_lock(rebuild.tables, rebuild.shadow, 0);
 	if (!evs_shadow_exists(rebuild.tables, rebuild.shadow) ||
@@ -236,12 +248,15 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	evs_troubles_exchange(rebuild.name, rebuild.shadow);
 
 	/* events that the other version has applied are history for this one */
-	projection->replay_until = Max(projection->replay_until, rebuild.checkpoint.position);
+	projection->replay_until = Max(projection->replay_until, furthest);
 	projection->stale = rebuild.kept_stale || !rebuild.same_definition;
 	if (projection->state != EVS_STATE_PAUSED)
 		projection->state = is_inline ? EVS_STATE_CATCHING_UP : EVS_STATE_ACTIVE;
 	evs_registry_update(projection);
+	evs_rebuild_keep_parts(rebuild.name);
 	evs_checkpoint_write(rebuild.name, &kept);
+	if (parts != NULL)
+		evs_rebuild_restore_parts(rebuild.name, parts);
 
 	rebuild.kept_stale = was_stale;
 	evs_rebuild_write(&rebuild);

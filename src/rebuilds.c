@@ -92,6 +92,27 @@ static EvsQuery note_blockers = {
 	4, {TEXTOID, INT4ARRAYOID, OIDARRAYOID, BOOLOID}, SPI_OK_UPDATE
 };
 
+static EvsQuery keep_parts = {
+	"update evsource.rebuilds set parts = ("
+	"  select case when min(s.position) < max(s.position) then array_agg(s.position order by s.partition) end"
+	"  from evsource.partitions s where s.projection = $1)"
+	" where projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery select_parts = {
+	"select parts::text, cardinality(parts) from evsource.rebuilds"
+	" where projection = $1 and parts is not null",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+static EvsQuery restore_parts = {
+	"update evsource.partitions"
+	" set position = ($2::bigint[])[partition + 1], updated_at = clock_timestamp()"
+	" where projection = $1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
 static EvsQuery fail_rebuild = {
 	"update evsource.rebuilds set state = 'failed', last_error = $2, updated_at = clock_timestamp()"
 	" where projection = $1",
@@ -359,6 +380,39 @@ void
 evs_rebuild_waits_for_relations(const char *name, List *relations, bool with_readers)
 {
 	write_blockers(name, NULL, 0, relations, with_readers);
+}
+
+void
+evs_rebuild_keep_parts(const char *name)
+{
+	run_for(&keep_parts, name);
+}
+
+char *
+evs_rebuild_parts(const char *name, int *count)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+	EvsQueryResult result;
+	char	   *parts = NULL;
+
+	evs_query_begin(&select_parts, values, NULL, InvalidSnapshot, &result);
+	if (result.count == 1)
+	{
+		bool		is_null;
+
+		parts = MemoryContextStrdup(result.context, get_text(&result, 1));
+		*count = DatumGetInt32(get_value(&result, 2, &is_null));
+	}
+	evs_query_end(&result);
+	return parts;
+}
+
+void
+evs_rebuild_restore_parts(const char *name, const char *parts)
+{
+	Datum		values[] = {CStringGetTextDatum(name), CStringGetTextDatum(parts)};
+
+	(void) evs_query_run(&restore_parts, values, NULL);
 }
 
 void

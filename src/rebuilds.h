@@ -71,6 +71,15 @@ extern void evs_rebuild_waits_for_transactions(const char *name,
 extern void evs_rebuild_waits_for_relations(const char *name, List *relations,
 											bool with_readers);
 
+/*
+ * Where the partitions of a version are, if they are at different positions: note
+ * it of the one that is about to be kept; ask for it, as text, and for how many
+ * they are (NULL: they are all where its checkpoint is); put them there again.
+ */
+extern void evs_rebuild_keep_parts(const char *name);
+extern char *evs_rebuild_parts(const char *name, int *count);
+extern void evs_rebuild_restore_parts(const char *name, const char *parts);
+
 /* The error that stopped it. */
 extern void evs_rebuild_fail(const char *name, const char *message);
 

@@ -31,6 +31,7 @@
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "table_snapshots.h"
+#include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_reset_projection);
 
@@ -162,17 +163,17 @@ evsource_reset_projection(PG_FUNCTION_ARGS)
 {
 	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
 	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
-	EvsCheckpoint before;
+	int64		before;
 
 	evs_reset_check(projection);
-	evs_checkpoint_read(projection->name, &before);
+	before = evs_units_furthest(projection);
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE)
 	{
 		if (projection->state == EVS_STATE_ACTIVE)
 		{
 			evs_barrier();
-			before.position = evs_horizon_last_position();
+			before = evs_horizon_last_position();
 		}
 		if (projection->state != EVS_STATE_PAUSED)
 			projection->state = EVS_STATE_CATCHING_UP;
@@ -182,7 +183,7 @@ evsource_reset_projection(PG_FUNCTION_ARGS)
 
 	evs_reset_read_model(projection);
 	projection->stale = false;
-	projection->replay_until = Max(projection->replay_until, before.position);
+	projection->replay_until = Max(projection->replay_until, before);
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &start);
 	evs_checkpoint_finish(projection->name);

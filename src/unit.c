@@ -196,6 +196,21 @@ evs_unit_whole_position(const EvsUnit *unit)
 	return checkpoint.position;
 }
 
+int64
+evs_units_furthest(const EvsProjection *projection)
+{
+	int64		furthest = 0;
+
+	for (int i = 0; i < projection->partitions; i++)
+	{
+		EvsUnit		unit;
+
+		evs_unit_read(projection, i, &unit);
+		furthest = Max(furthest, unit.checkpoint.position);
+	}
+	return furthest;
+}
+
 void
 evs_units_create(const EvsProjection *projection)
 {

@@ -43,6 +43,9 @@ extern void evs_unit_read_troubles(const char *name, EvsUnit *unit);
 /* How far all of the projection is, now that the unit has been written. */
 extern int64 evs_unit_whole_position(const EvsUnit *unit);
 
+/* How far the furthest partition of it is: nothing after that has been applied. */
+extern int64 evs_units_furthest(const EvsProjection *projection);
+
 /* Make the partitions' rows, all where the projection is; and remove them. */
 extern void evs_units_create(const EvsProjection *projection);
 extern void evs_units_delete(const char *projection);
