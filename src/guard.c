@@ -15,9 +15,10 @@
  * when a command starts that may drop the extension: the call loads the library.
  *
  * The same event trigger comes before DROP OWNED, for what it would stumble over.
- * Before DROP EXTENSION evsource it refuses what is to be refused before anybody
- * has to wait; before that and ALTER EXTENSION ... UPDATE it asks the daemon to
- * leave, for a handler may take its time with locks on what is dropped or altered.
+ * Before DROP EXTENSION evsource, DROP SCHEMA evsource CASCADE and DROP OWNED BY its
+ * owner it refuses what is to be refused before anybody has to wait; before these
+ * and ALTER EXTENSION ... UPDATE it asks the daemon to leave, for a handler may take
+ * its time with locks on what is dropped or altered.
  * And it refuses to rename the schema.
  *
  * Only the table that belongs to the extension is guarded: after ALTER
@@ -128,13 +129,14 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subobject, voi
 		refuse_to_drop_events(object);
 }
 
+/* By its own name, or that of its schema. */
 static bool
-drops_extension(Node *statement)
+drops_by_name(const DropStmt *drop)
 {
-	DropStmt   *drop = (DropStmt *) statement;
 	ListCell   *cell;
 
-	if (!IsA(statement, DropStmt) || drop->removeType != OBJECT_EXTENSION)
+	if (drop->removeType != OBJECT_EXTENSION &&
+		(drop->removeType != OBJECT_SCHEMA || drop->behavior != DROP_CASCADE))
 		return false;
 	foreach(cell, drop->objects)
 	{
@@ -142,6 +144,28 @@ drops_extension(Node *statement)
 			return true;
 	}
 	return false;
+}
+
+static bool
+drops_by_owner(const DropOwnedStmt *drop)
+{
+	Oid			extension = get_extension_oid("evsource", false);
+	ListCell   *cell;
+
+	foreach(cell, roleSpecsToIds(drop->roles))
+	{
+		if (object_ownercheck(ExtensionRelationId, extension, lfirst_oid(cell)))
+			return true;
+	}
+	return false;
+}
+
+static bool
+drops_extension(Node *statement)
+{
+	if (IsA(statement, DropStmt))
+		return drops_by_name((DropStmt *) statement);
+	return IsA(statement, DropOwnedStmt) && drops_by_owner((DropOwnedStmt *) statement);
 }
 
 static bool

@@ -89,6 +89,18 @@ select from evsource.append('a-1', 'Happened');
 	$holder->must('select pg_advisory_unlock(1)');
 	$soon->('select count(*) = 1 from applied', 'it is applied');
 
+	# By its schema, and by its owner.
+	$holder->must('select pg_advisory_lock(1)');
+	$sql->(q{select from evsource.append('a-1', 'Happened')});
+	$at_work->('at another event');
+	$sql->('set evsource.allow_drop = on; drop schema evsource cascade; truncate applied');
+	$gone->('it leaves at once when the schema is dropped');
+	$sql->('create role keeper superuser; set role keeper;' . ($make =~ s/;/; reset role;/r) . $start);
+	$at_work->('the handler of one that somebody else owns is at work');
+	$sql->('set evsource.allow_drop = on; drop owned by keeper cascade');
+	$gone->('it leaves at once when what he owns is dropped');
+	is($sql->('select count(*) from applied'), 0, "$mode: what it did is rolled back");
+
 	# From a session that knows nothing of evsource.
 	$node->safe_psql('postgres', 'create database other');
 	$database = 'other';
