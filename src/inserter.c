@@ -451,6 +451,9 @@ insert_entries(EvsInserter *inserter, int i, int first)
 	pfree(one);
 }
 
+/* Some more events than fit into a page of that index. */
+#define LONG_BATCH	256
+
 /*
  * The entries of a long batch in an index by stream and version.  They come in
  * order, somewhere in the middle of the index: where that is so, a full page is
@@ -494,7 +497,7 @@ insert_into(EvsInserter *inserter, bool by_position, int first)
 			continue;
 		if (!index->plain)
 			insert_entries(inserter, i, first);
-		else if (index->by_version && inserter->nformed > EVS_INSERTER_ROWS)
+		else if (index->by_version && inserter->nformed > LONG_BATCH)
 			insert_long_batch(inserter, i);
 		else
 			insert_plain_entries(inserter, i, first);

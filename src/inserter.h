@@ -11,8 +11,8 @@
 
 typedef struct EvsInserter EvsInserter;
 
-/* so many rows are numbered, formed and stored at a time */
-#define EVS_INSERTER_ROWS	256
+/* so many rows can be numbered, formed and stored at a time */
+#define EVS_INSERTER_ROWS	128
 
 extern void evs_inserter_init(void);
 

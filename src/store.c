@@ -245,7 +245,8 @@ draw_positions(EvsEvent *events, int count)
  * Positions are drawn for a few events at a time, just before these go into the
  * indexes: what all sessions insert there is then nearly in order.  If a whole
  * batch's were drawn at once, each of the batches under way would insert in a
- * place of its own, and leave pages behind that are half empty.
+ * place of its own, and leave pages behind that are half empty.  What is left in the
+ * end is not split once more.
  */
 static void
 insert_events(EvsInserter *inserter, Relation events, EvsBatch *batch)
@@ -258,7 +259,9 @@ insert_events(EvsInserter *inserter, Relation events, EvsBatch *batch)
 		TupleTableSlot **rows;
 
 		CHECK_FOR_INTERRUPTS();
-		count = Min(batch->count - done, EVS_INSERTER_ROWS);
+		count = batch->count - done;
+		if (count > EVS_INSERTER_ROWS)
+			count = EVS_INSERTER_ROWS / 2;
 		draw_positions(next, count);
 		rows = evs_inserter_form(inserter, next, count);
 		if (count >= MULTI_INSERT_FROM)
