@@ -152,6 +152,13 @@ evs_catalog(void)
 	fresh.intake_row = find_trigger_function(fresh.schema, "_intake_row");
 	fresh.intake_end = find_trigger_function(fresh.schema, "_intake_end");
 	fresh.replicated_row = find_trigger_function(fresh.schema, "_replicated_row");
+	fresh.subscriptions = find_relation(fresh.schema, "subscriptions");
+	fresh.subscriptions_pkey = find_relation(fresh.schema, "subscriptions_pkey");
+	fresh.cursors = find_relation(fresh.schema, "cursors");
+	fresh.cursors_pkey = find_relation(fresh.schema, "cursors_pkey");
+	fresh.letters = find_relation(fresh.schema, "subscription_dead_letters");
+	fresh.letters_pkey = find_relation(fresh.schema, "subscription_dead_letters_pkey");
+	fresh.letters_retry = find_relation(fresh.schema, "subscription_dead_letters_retry_idx");
 	fresh.captures = find_relation(fresh.schema, "captures");
 	fresh.capture = find_trigger_function(fresh.schema, "capture");
 	fresh.capture_partition = find_trigger_function(fresh.schema, "_capture_partition");
@@ -210,6 +217,10 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.snapshots || relid == catalog.snapshots_pkey ||
 		relid == catalog.snapshot_parts ||
 		relid == catalog.snapshot_parts_pkey || relid == catalog.store ||
+		relid == catalog.subscriptions || relid == catalog.subscriptions_pkey ||
+		relid == catalog.cursors || relid == catalog.cursors_pkey ||
+		relid == catalog.letters || relid == catalog.letters_pkey ||
+		relid == catalog.letters_retry ||
 		relid == catalog.published || relid == catalog.captures)
 		forget_catalog();
 }

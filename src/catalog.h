@@ -42,6 +42,13 @@ typedef struct EvsCatalog
 	Oid			intake_row;
 	Oid			intake_end;
 	Oid			replicated_row;
+	Oid			subscriptions;	/* subscriptions */
+	Oid			subscriptions_pkey; /* (subscription) */
+	Oid			cursors;		/* how far their partitions are */
+	Oid			cursors_pkey;	/* (subscription, generation, partition) */
+	Oid			letters;		/* their dead letters */
+	Oid			letters_pkey;	/* (subscription, position) */
+	Oid			letters_retry;	/* (subscription, position) where retry */
 	Oid			captures;		/* who captures which table */
 	Oid			capture;		/* functions of the triggers on captured tables */
 	Oid			capture_partition;

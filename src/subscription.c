@@ -5,14 +5,19 @@
 
 #include <math.h>
 
-#include "catalog/pg_type.h"
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "event.h"
 #include "parameters.h"
 #include "query.h"
@@ -101,109 +106,175 @@ evs_interval_milliseconds(Interval *interval, const char *name)
 
 /* ---- loading ---- */
 
-/* Values of the result's rows; NULL and 0 for null. */
-static char *
-text_value(EvsQueryResult *result, uint64 row, int column)
+/*
+ * Without the executor: a consumer that waits looks here whenever it is woken.  The
+ * columns, and their order, are those of sql/subscriptions.sql.
+ */
+enum
 {
-	MemoryContext old = MemoryContextSwitchTo(result->context);
-	char	   *value = SPI_getvalue(result->rows[row], result->tupdesc, column);
+	SUBSCRIPTION_NAME = 1,		/* of cursors and letters, too */
+	SUBSCRIPTION_OWNER,
+	SUBSCRIPTION_CATEGORIES,
+	SUBSCRIPTION_TYPES,
+	SUBSCRIPTION_MAX_ATTEMPTS = 7,
+	SUBSCRIPTION_DEFINITION = 9
+};
 
-	MemoryContextSwitchTo(old);
-	return value;
-}
+enum
+{
+	CURSOR_GENERATION = 2,
+	CURSOR_PARTITION,
+	CURSOR_PARTITIONS,
+	CURSOR_POSITION = 6,
+	CURSOR_UNTIL,
+	CURSOR_CONSUMER = 9,
+	CURSOR_LEASE_UNTIL,
+	CURSOR_RETRY_AT = 19
+};
 
+/* A row that a scan is on. */
+typedef struct Row
+{
+	HeapTuple	tuple;
+	TupleDesc	desc;
+} Row;
+
+/* 0 for null */
 static Datum
-value(EvsQueryResult *result, uint64 row, int column)
+value(const Row *row, int column)
 {
 	bool		is_null;
-	Datum		datum = SPI_getbinval(result->rows[row], result->tupdesc, column, &is_null);
+	Datum		datum = heap_getattr(row->tuple, column, row->desc, &is_null);
 
 	return is_null ? (Datum) 0 : datum;
 }
 
 static int64
-int64_value(EvsQueryResult *result, uint64 row, int column)
+bigint_value(const Row *row, int column, int64 null)
 {
 	bool		is_null;
-	Datum		datum = SPI_getbinval(result->rows[row], result->tupdesc, column, &is_null);
+	Datum		datum = heap_getattr(row->tuple, column, row->desc, &is_null);
 
-	return is_null ? 0 : DatumGetInt64(datum);
+	return is_null ? null : DatumGetInt64(datum);
 }
 
 static ArrayType *
-array_value(EvsQueryResult *result, uint64 row, int column)
+array_value(const Row *row, int column)
 {
-	MemoryContext old;
-	ArrayType  *array = NULL;
-	bool		is_null;
-	Datum		datum = SPI_getbinval(result->rows[row], result->tupdesc, column, &is_null);
+	Datum		datum = value(row, column);
 
-	old = MemoryContextSwitchTo(result->context);
-	if (!is_null)
-		array = DatumGetArrayTypePCopy(datum);
-	MemoryContextSwitchTo(old);
-	return array;
+	return DatumGetPointer(datum) == NULL ? NULL : DatumGetArrayTypePCopy(datum);
+}
+
+static void
+name_key(ScanKey key, const char *name)
+{
+	ScanKeyInit(key, SUBSCRIPTION_NAME, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
+}
+
+static void
+load_definition(EvsSubscription *subscription, const char *name, Snapshot snapshot)
+{
+	Relation	subscriptions = table_open(evs_catalog()->subscriptions, AccessShareLock);
+	ArrayType  *categories;
+	ArrayType  *types;
+	ScanKeyData key;
+	SysScanDesc scan;
+	Row			row = {.desc = RelationGetDescr(subscriptions)};
+
+	name_key(&key, name);
+	scan = systable_beginscan(subscriptions, evs_catalog()->subscriptions_pkey, true, snapshot, 1, &key);
+	row.tuple = systable_getnext(scan);
+	if (!HeapTupleIsValid(row.tuple))
+		evs_subscription_unknown(name);
+	subscription->owner = TextDatumGetCString(value(&row, SUBSCRIPTION_OWNER));
+	categories = array_value(&row, SUBSCRIPTION_CATEGORIES);
+	types = array_value(&row, SUBSCRIPTION_TYPES);
+	subscription->max_attempts = DatumGetInt32(value(&row, SUBSCRIPTION_MAX_ATTEMPTS));
+	subscription->definition = DatumGetInt32(value(&row, SUBSCRIPTION_DEFINITION));
+	systable_endscan(scan);
+	table_close(subscriptions, NoLock);
+	evs_filter_from_arrays(&subscription->filter, categories, types);
+}
+
+static void
+load_cursor(EvsCursor *cursor, const Row *row, const char *consumer, TimestampTz now)
+{
+	TimestampTz lease_until = bigint_value(row, CURSOR_LEASE_UNTIL, DT_NOBEGIN);
+	TimestampTz retry_at = bigint_value(row, CURSOR_RETRY_AT, DT_NOBEGIN);
+	Datum		holder = value(row, CURSOR_CONSUMER);
+	TimestampTz free_at = Max(lease_until, retry_at);
+
+	cursor->generation = DatumGetInt32(value(row, CURSOR_GENERATION));
+	cursor->partition = DatumGetInt32(value(row, CURSOR_PARTITION));
+	cursor->position = DatumGetInt64(value(row, CURSOR_POSITION));
+	cursor->end = bigint_value(row, CURSOR_UNTIL, PG_INT64_MAX);
+	cursor->is_free = retry_at <= now &&
+		(lease_until <= now ||
+		 (consumer != NULL && DatumGetPointer(holder) != NULL &&
+		  strcmp(TextDatumGetCString(holder), consumer) == 0));
+	cursor->free_at = free_at == DT_NOBEGIN ? 0 : free_at;
+}
+
+/* Those of the oldest generation: others begin where these end. */
+static void
+load_cursors(EvsSubscription *subscription, const char *consumer, Snapshot snapshot)
+{
+	Relation	cursors = table_open(evs_catalog()->cursors, AccessShareLock);
+	Relation	index = index_open(evs_catalog()->cursors_pkey, AccessShareLock);
+	TimestampTz now = GetCurrentTimestamp();
+	ScanKeyData key;
+	SysScanDesc scan;
+	Row			row = {.desc = RelationGetDescr(cursors)};
+
+	name_key(&key, subscription->name);
+	scan = systable_beginscan_ordered(cursors, index, snapshot, 1, &key);
+	while (HeapTupleIsValid(row.tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		EvsCursor	cursor;
+
+		load_cursor(&cursor, &row, consumer, now);
+		if (subscription->ncursors == 0)
+		{
+			subscription->partitions = DatumGetInt32(value(&row, CURSOR_PARTITIONS));
+			subscription->cursors = palloc(sizeof(EvsCursor) * subscription->partitions);
+		}
+		else if (cursor.generation != subscription->cursors[0].generation)
+			break;
+		subscription->cursors[subscription->ncursors++] = cursor;
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(cursors, NoLock);
+}
+
+static bool
+has_retries(const char *name, Snapshot snapshot)
+{
+	Relation	letters = table_open(evs_catalog()->letters, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	name_key(&key, name);
+	scan = systable_beginscan(letters, evs_catalog()->letters_retry, true, snapshot, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(letters, NoLock);
+	return found;
 }
 
 EvsSubscription *
 evs_subscription_load(const char *name, const char *consumer)
 {
-	static EvsQuery query = {
-		"select s.owner, s.categories, s.types, s.max_attempts, s.definition,"
-		" exists (select from evsource.subscription_dead_letters d where d.subscription = $1 and d.retry),"
-		" c.generation, c.partition, c.partitions, c.position, coalesce(c.until, 9223372036854775807),"
-		" (c.lease_until is null or c.lease_until <= clock_timestamp() or coalesce(c.consumer = $2, false))"
-		"  and (c.retry_at is null or c.retry_at <= clock_timestamp()),"
-		" greatest(c.lease_until, c.retry_at)"
-		" from evsource.subscriptions s join evsource.cursors c on c.subscription = s.subscription"
-		" where s.subscription = $1 order by c.generation, c.partition",
-		2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
-	};
 	EvsSubscription *subscription = palloc0(sizeof(EvsSubscription));
-	Datum		values[2];
-	char		nulls[] = "  ";
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	ArrayType  *categories;
-	ArrayType  *types;
-	EvsQueryResult result;
 
-	values[0] = CStringGetTextDatum(name);
-	values[1] = consumer ? CStringGetTextDatum(consumer) : (Datum) 0;
-	if (consumer == NULL)
-		nulls[1] = 'n';
-
-	evs_query_begin(&query, values, nulls, snapshot, &result);
-	if (result.count == 0)
-		evs_subscription_unknown(name);
-	subscription->name = MemoryContextStrdup(result.context, name);
-	subscription->owner = text_value(&result, 0, 1);
-	categories = array_value(&result, 0, 2);
-	types = array_value(&result, 0, 3);
-	subscription->max_attempts = DatumGetInt32(value(&result, 0, 4));
-	subscription->definition = DatumGetInt32(value(&result, 0, 5));
-	subscription->has_retries = DatumGetBool(value(&result, 0, 6));
-	subscription->partitions = DatumGetInt32(value(&result, 0, 9));
-	subscription->cursors = MemoryContextAlloc(result.context,
-											   sizeof(EvsCursor) * result.count);
-	for (uint64 row = 0; row < result.count; row++)
-	{
-		EvsCursor  *cursor = &subscription->cursors[row];
-
-		/* others begin where these end */
-		cursor->generation = DatumGetInt32(value(&result, row, 7));
-		if (cursor->generation != subscription->cursors[0].generation)
-			break;
-		subscription->ncursors++;
-		cursor->partition = DatumGetInt32(value(&result, row, 8));
-		cursor->position = int64_value(&result, row, 10);
-		cursor->end = int64_value(&result, row, 11);
-		cursor->is_free = DatumGetBool(value(&result, row, 12));
-		cursor->free_at = int64_value(&result, row, 13);
-	}
-	evs_query_end(&result);
-	UnregisterSnapshot(snapshot);
-
+	subscription->name = pstrdup(name);
+	load_definition(subscription, name, snapshot);
 	evs_subscription_check_rights(name, subscription->owner);
-	evs_filter_from_arrays(&subscription->filter, categories, types);
+	load_cursors(subscription, consumer, snapshot);
+	subscription->has_retries = has_retries(name, snapshot);
+	UnregisterSnapshot(snapshot);
 	return subscription;
 }

@@ -11,10 +11,17 @@
  */
 #include "evsource.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 
+#include "catalog.h"
 #include "dead_letters.h"
 #include "query.h"
 #include "subscription.h"
@@ -66,6 +73,10 @@ evs_subscription_park_behind(const char *subscription, const EvsEvent *event)
 /* So many letters are read at once; when there are more, each stream is asked for. */
 #define FEW_LETTERS		200
 
+/* columns of evsource.subscription_dead_letters */
+#define LETTERS_SUBSCRIPTION	1
+#define LETTERS_STREAM			3
+
 struct EvsDeadStreams
 {
 	const char *subscription;
@@ -73,31 +84,41 @@ struct EvsDeadStreams
 	EvsKeySet  *alive;			/* that were asked for; NULL: all that are dead are known */
 };
 
+/* Asked for at each fetch, and mostly there are none: without the executor. */
 EvsDeadStreams *
 evs_dead_streams(const char *subscription)
 {
-	static EvsQuery query = {
-		"select stream from evsource.subscription_dead_letters where subscription = $1 limit $2",
-		2, {TEXTOID, INT4OID}, SPI_OK_SELECT
-	};
-	Datum		values[] = {CStringGetTextDatum(subscription), Int32GetDatum(FEW_LETTERS + 1)};
-	List	   *found = evs_query_texts(&query, values, NULL);
-	EvsDeadStreams *streams;
-	ListCell   *cell;
+	Relation	letters = table_open(evs_catalog()->letters, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsDeadStreams *streams = NULL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			count = 0;
 
-	if (found == NIL)
-		return NULL;
-	streams = palloc(sizeof(EvsDeadStreams));
-	streams->subscription = subscription;
-	streams->dead = evs_key_set_create();
-	streams->alive = list_length(found) > FEW_LETTERS ? evs_key_set_create() : NULL;
-	foreach(cell, found)
+	ScanKeyInit(&key, LETTERS_SUBSCRIPTION, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(subscription));
+	scan = systable_beginscan(letters, evs_catalog()->letters_pkey, true, snapshot, 1, &key);
+	while (count <= FEW_LETTERS && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		text	   *stream = cstring_to_text(lfirst(cell));
+		bool		is_null;
+		text	   *stream = DatumGetTextPP(heap_getattr(tuple, LETTERS_STREAM,
+														 RelationGetDescr(letters), &is_null));
 		EvsKeys		keys = {&stream, 1};
 
+		if (count++ == 0)
+		{
+			streams = palloc0(sizeof(EvsDeadStreams));
+			streams->subscription = subscription;
+			streams->dead = evs_key_set_create();
+		}
 		evs_key_set_add(streams->dead, &keys);
 	}
+	if (count > FEW_LETTERS)
+		streams->alive = evs_key_set_create();
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(letters, NoLock);
 	return streams;
 }
 
