@@ -44,6 +44,19 @@ select note('a-2', 2);
 select note('a-2', 1);
 select note('a-2', 0);
 
+-- Who expects nothing goes on behind the last event that is there, be it an earlier one.
+begin;
+select note('d-1', n) from generate_series(0, 2) n;
+rollback;
+select version from evsource.append('d-1', 'Noted');
+select version from evsource.append('d-1', 'Noted');
+begin;
+set local session_replication_role = replica;
+delete from evsource.events where stream = 'd-1' and version = 2;
+commit;
+insert into evsource.events (stream, type) select 'd-1', 'Inserted' from generate_series(1, 3);
+select version from evsource.append('d-1', 'Noted');
+
 -- An event that was removed, by who may, is not there; nor is its place.
 begin;
 set local session_replication_role = replica;
