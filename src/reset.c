@@ -4,9 +4,10 @@
  * What a projection owns is emptied as its owner: its tables by TRUNCATE, the
  * rest by its on_reset function.  States and snapshots are evsource's.
  *
- * Locks: the snapshots first, since a session that saves them may idle in its
- * transaction and nobody shall wait for that who keeps appenders waiting; then,
- * for an inline projection, the barrier; then the tables, as appenders do.
+ * Locks: a rebuild's that is under way and the name, in this order; then the
+ * snapshots, since a session that saves them may idle in its transaction and
+ * nobody shall wait for that who keeps appenders waiting; then, for an inline
+ * projection, the barrier; then the tables, as appenders do.
  */
 #include "evsource.h"
 
@@ -26,6 +27,7 @@
 #include "failure.h"
 #include "horizon.h"
 #include "identity.h"
+#include "rebuilds.h"
 #include "registry.h"
 #include "resolve.h"
 #include "snapshot_history.h"
@@ -149,6 +151,28 @@ evs_reset_read_model(EvsProjection *projection)
 }
 
 /*
+ * A rebuild in place that was under way is over: it would find another read model
+ * than it has left.  If the projection was paused before, so it is again.
+ */
+static EvsProjection *
+open_projection(const char *name)
+{
+	EvsProjection *projection;
+	EvsRebuild	rebuild;
+
+	if (evs_projection_load(name, false)->state == EVS_STATE_REBUILDING)
+		evs_rebuild_lock(name);
+	projection = evs_registry_open(name);
+	if (projection->state == EVS_STATE_REBUILDING && evs_rebuild_read(name, &rebuild))
+	{
+		if (rebuild.paused)
+			projection->state = EVS_STATE_PAUSED;
+		evs_rebuild_forget(name);
+	}
+	return projection;
+}
+
+/*
  * evsource.reset_projection(projection) returns void
  *
  * Empties the read model and puts the projection back to where it started.  An
@@ -161,7 +185,7 @@ evs_reset_read_model(EvsProjection *projection)
 Datum
 evsource_reset_projection(PG_FUNCTION_ARGS)
 {
-	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
+	EvsProjection *projection = open_projection(evs_argument_name(fcinfo, 0));
 	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
 	int64		before;
 

@@ -87,6 +87,18 @@ truncate obstacle;
 select evsource.resume_projection('sums');
 table model;
 
+-- A reset ends it, too, and the pause goes on.
+select evsource.pause_projection('sums');
+insert into obstacle select max(position) from evsource.events;
+call evsource.rebuild_projection('sums', online => false);
+truncate obstacle;
+select evsource.reset_projection('sums');
+select state from evsource.projection_status;
+call evsource.rebuild_projection('sums', online => false);
+select state from evsource.projection_status;
+select evsource.resume_projection('sums');
+table model;
+
 -- Async: what it has applied is history, the rest is not.
 select evsource.alter_projection('sums', mode => 'async');
 select version from evsource.append('a-1', 'Happened');
