@@ -35,45 +35,51 @@
 #define VERY_LARGE_STATE	(64 * 1024)
 #define LESS_PATIENCE	2
 
-/* The transaction that wrote the key's snapshot, whoever can see that. */
-static TransactionId
-newest_writer(Relation snapshots, const char *projection, text *key)
+/* The row of a key as it is now, whoever can see that. */
+typedef struct Newest
+{
+	TransactionId writer;		/* who wrote it; invalid: there is none */
+	bool		busy;			/* somebody else is writing it */
+} Newest;
+
+static void
+look(Relation snapshots, const char *projection, text *key, Newest *newest)
 {
 	Relation	index = index_open(evs_catalog()->snapshots_pkey, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(snapshots, NULL);
 	IndexScanDesc scan;
 	ScanKeyData keys[2];
-	TransactionId writer = InvalidTransactionId;
+	SnapshotData dirty;
+
+	newest->writer = InvalidTransactionId;
+	newest->busy = false;
+	InitDirtySnapshot(dirty);
 
 	/* ScanKeyInit compares by the C collation: that of the columns */
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(projection));
 	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(key));
-	scan = index_beginscan(snapshots, index, SnapshotSelf, NULL, 2, 0);
+	scan = index_beginscan(snapshots, index, &dirty, NULL, 2, 0);
 	index_rescan(scan, keys, 2, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
 
 		/* what is frozen has a writer that may be taken for one to come */
-		writer = HeapTupleHeaderGetXmin(tuple->t_data);
+		newest->writer = HeapTupleHeaderGetXmin(tuple->t_data);
+		newest->busy = newest->busy || TransactionIdIsValid(dirty.xmin) ||
+			TransactionIdIsValid(dirty.xmax);
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
-	return writer;
 }
 
 /* Does the key have a snapshot that somebody may still see the one before of? */
 static bool
-is_recent(const char *projection, text *key)
+is_recent(Relation snapshots, const Newest *newest)
 {
-	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
-	TransactionId writer = newest_writer(snapshots, projection, key);
-	bool		recent = TransactionIdIsNormal(writer) &&
-		!GlobalVisCheckRemovableXid(snapshots, writer);
-
-	table_close(snapshots, NoLock);
-	return recent;
+	return TransactionIdIsNormal(newest->writer) &&
+		!GlobalVisCheckRemovableXid(snapshots, newest->writer);
 }
 
 static int
@@ -97,10 +103,18 @@ evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *
 {
 	int64		every = projection->policy.snapshot_every;
 	int64		events = evs_snapshot_distance(state);
+	Relation	snapshots;
+	Newest		newest;
+	bool		due;
 
 	if (state->event_count == 0 || every == 0 || events < every)
 		return false;
-	if (events < every * patience(state->state) && is_recent(projection->name, key))
-		return false;
-	return evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY);
+	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
+	look(snapshots, projection->name, key, &newest);
+	due = events >= every * patience(state->state) || !is_recent(snapshots, &newest);
+	table_close(snapshots, NoLock);
+
+	/* who has saved very many has no lock of the key: nor shall he wait for the row */
+	return due && !newest.busy &&
+		evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY);
 }
