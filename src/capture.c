@@ -135,6 +135,8 @@ evsource_capture(PG_FUNCTION_ARGS)
 	{
 		if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 			evs_capture_truncate_begins(trigger);
+		else
+			evs_capture_statement_unseen();
 		PG_RETURN_POINTER(NULL);
 	}
 	if (!TRIGGER_FIRED_AFTER(trigger->tg_event) ||

@@ -132,6 +132,12 @@ extern void evs_capture_statement_begins(void);
 extern void evs_capture_statement_ends(void);
 extern void evs_capture_statement_fails(void);
 
+/*
+ * In a trigger BEFORE a statement: it counts as running from here on, if the library
+ * came too late to see it begin.
+ */
+extern void evs_capture_statement_unseen(void);
+
 extern void evs_capture_pending_init(void);
 
 /*

@@ -38,6 +38,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "append.h"
 #include "event.h"
@@ -76,6 +77,20 @@ static Pending pending;
 
 /* statements that are under way, one inside the other */
 static int	running = 0;
+
+/* the last one that was seen to begin; only to be compared */
+static const QueryDesc *begun = NULL;
+
+/*
+ * One that was not: its trigger BEFORE has loaded the library.  It counts as running
+ * until the executor comes to its triggers AFTER, or they fire without that (COPY).
+ */
+static struct
+{
+	bool		running;
+	int			nest_level;		/* of the transaction in which it began */
+	TimestampTz message;		/* of the client, in which it began */
+}			unseen;
 
 /*
  * What this transaction has appended, for as long as it may hold statements whose
@@ -186,6 +201,17 @@ is_too_late(const Change *change)
 	return appended.any && compare_order(change, &appended.last) < 0;
 }
 
+static void
+order_is_unknown(const Change *change)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the order of captured changes is not known"),
+			 errdetail("The statement had begun when it loaded evsource, and changed rows again, among them that of stream \"%s\".",
+					   text_to_cstring(change->event.stream)),
+			 errhint("Run it again: evsource is loaded now. To have it loaded before, set shared_preload_libraries or session_preload_libraries, or begin with LOAD 'evsource'.")));
+}
+
 /*
  * The statement that loaded the library was not seen to begin, so that changes of the
  * statements in it were not kept.
@@ -195,12 +221,14 @@ check_order(const Change *changes, int count)
 {
 	for (int i = 0; i < count; i++)
 		if (is_too_late(&changes[i]))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("the order of captured changes is not known"),
-					 errdetail("The statement had begun when it loaded evsource, and changed rows again, among them that of stream \"%s\".",
-							   text_to_cstring(changes[i].event.stream)),
-					 errhint("Run it again: evsource is loaded now. To have it loaded before, set shared_preload_libraries or session_preload_libraries, or begin with LOAD 'evsource'.")));
+			order_is_unknown(&changes[i]);
+}
+
+static void
+check_nothing_pending(void)
+{
+	if (pending.count > 0)
+		order_is_unknown(&pending.changes[0]);
 }
 
 static void
@@ -368,12 +396,32 @@ evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by
 	add_change(&change);
 }
 
+static void
+forget_unseen(void)
+{
+	unseen.running = false;
+	running = 0;
+}
+
+void
+evs_capture_statement_unseen(void)
+{
+	if (!appended.watch || running > 0)
+		return;
+	unseen.running = true;
+	unseen.nest_level = GetCurrentTransactionNestLevel();
+	unseen.message = GetCurrentStatementStartTimestamp();
+	running = 1;
+}
+
 /* After the changes of one trigger call have been added. */
 void
 evs_capture_added(void)
 {
 	if (pending.count == 0)
 		return;
+	if (unseen.running && running == 1)
+		forget_unseen();
 	if (running == 0)
 		append_pending(true);
 	else if (running == 1 && !pending.nested &&
@@ -430,10 +478,14 @@ run_statement(EVS_EXECUTOR_RUN_PARAMETERS)
 		return;
 	}
 
+	/* a COPY that brought no row is over */
+	if (unseen.running && unseen.message != GetCurrentStatementStartTimestamp())
+		forget_unseen();
 	running++;
 	PG_TRY();
 	{
 		run(EVS_EXECUTOR_RUN_ARGUMENTS);
+		begun = query;
 	}
 	PG_FINALLY();
 	{
@@ -461,7 +513,10 @@ finish_statement(QueryDesc *query)
 		return;
 	}
 
-	evs_capture_statement_begins();
+	if (unseen.running && query != begun)
+		unseen.running = false;
+	else
+		evs_capture_statement_begins();
 	PG_TRY();
 	{
 		fire_triggers(query);
@@ -485,6 +540,11 @@ forget_pending(void)
 static void
 transaction_ends(XactEvent event, void *arg)
 {
+	/* what follows a COPY without rows, in one message, as the first of a session */
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+		check_nothing_pending();
+	if (unseen.running)
+		forget_unseen();
 	forget_pending();
 	memset(&appended, 0, sizeof(appended));
 }
@@ -502,6 +562,8 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine, SubTransactionId 
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
+		if (unseen.running && unseen.nest_level >= level)
+			forget_unseen();
 		while (pending.count > 0 && pending.changes[pending.count - 1].nest_level >= level)
 			pending.count--;
 		if (pending.count == 0)

@@ -185,8 +185,12 @@ evsource_capture_partition(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function evsource._capture_partition is for triggers BEFORE a statement"),
 				 errhint("evsource.capture_table() creates them.")));
-	if (!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) ||
-		is_truncated_with_its_table(trigger->tg_relation))
+	if (!TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	{
+		evs_capture_statement_unseen();
+		PG_RETURN_POINTER(NULL);
+	}
+	if (is_truncated_with_its_table(trigger->tg_relation))
 		PG_RETURN_POINTER(NULL);
 
 	/* a statement whose end no hook tells */

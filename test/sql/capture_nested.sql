@@ -251,21 +251,43 @@ end
 $$;
 table owned;
 select differences('owned');
--- The first statement of a session that changes rows in a trigger BEFORE.
+-- The first statement of a session whose trigger BEFORE changes rows is not refused.
+\c
+insert into address values (20, 2, true), (21, 2, true);
+\c
+insert into place values (1, 'i'), (6, 'j'), (6, 'k');
+\c
+update address set main = true where id in (2, 20) returning main;
+-- Nor one that fails, or brings nothing, and what follows it.
+\c
+begin;
+savepoint s;
+insert into address values (22, 2, true), (21, 2, true);
+rollback to s;
+insert into address values (22, 2, true), (23, 2, true);
+select count(*) from evsource.events where stream in ('address-22', 'address-23');
+commit;
+\c
+begin;
+copy address from stdin;
+\.
+insert into address values (24, 2, true), (25, 2, true);
+select count(*) from evsource.events where stream in ('address-24', 'address-25');
+commit;
+\c
+begin;
+copy address from stdin;
+26	3	t
+\.
+insert into address values (27, 3, true);
+select count(*) from evsource.events where stream in ('address-26', 'address-27');
+commit;
 \c
 do $$
 begin
-    insert into address values (20, 2, true), (21, 2, true);
-exception when object_not_in_prerequisite_state then
-    insert into address values (20, 2, true), (21, 2, true);
-end
-$$;
-\c
-do $$
-begin
-    insert into place values (1, 'i'), (6, 'j');
-exception when object_not_in_prerequisite_state then
-    insert into place values (1, 'i'), (6, 'j');
+    insert into address values (28, 3, true), (28, 3, true);
+exception when unique_violation then
+    insert into address values (28, 3, true), (29, 3, true);
 end
 $$;
 select differences('address'), differences('place');
