@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
+#include "storage/proc.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
 
@@ -173,6 +174,34 @@ open_projection(const char *name)
 }
 
 /*
+ * Appends and readers queue behind who waits for the barrier or for the tables, so
+ * that is not for ever: where lock_timeout does not say how long, so many ms.
+ */
+#define PATIENCE	10000
+
+static void
+give_up(const EvsProjection *projection, const char *who, int patience)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("could not reset projection \"%s\"", projection->name),
+			 errdetail("Transactions that have %s, and not ended, were in the way for %d ms.",
+					   who, patience),
+			 errhint("See pg_locks for who they are. Try again when they have ended; lock_timeout says how long to wait for them.")));
+}
+
+static void
+lock_in_time(const EvsProjection *projection, bool from_appenders)
+{
+	int			patience = LockTimeout > 0 ? LockTimeout : PATIENCE;
+
+	if (from_appenders && !evs_barrier_within(patience))
+		give_up(projection, "appended", patience);
+	if (!evs_locks_within(evs_reset_relations(projection), AccessExclusiveLock, patience))
+		give_up(projection, "used its tables", patience);
+}
+
+/*
  * evsource.reset_projection(projection) returns void
  *
  * Empties the read model and puts the projection back to where it started.  An
@@ -180,30 +209,26 @@ open_projection(const char *name)
  * the state catching_up: appends do not dispatch to it until
  * activate_projection or rebuild_projection has replayed the history.
  *
- * Errors: 42704, 42501, 55000 when there is no way to empty it.
+ * Errors: 42704, 42501, 55000 when there is no way to empty it, 55P03 when others
+ * are in the way.
  */
 Datum
 evsource_reset_projection(PG_FUNCTION_ARGS)
 {
 	EvsProjection *projection = open_projection(evs_argument_name(fcinfo, 0));
 	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
+	bool		is_live = projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
 	int64		before;
 
 	evs_reset_check(projection);
 	before = evs_units_furthest(projection);
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	if (projection->mode == EVS_MODE_INLINE)
-	{
-		if (projection->state == EVS_STATE_ACTIVE)
-		{
-			evs_barrier();
-			before = evs_horizon_last_position();
-		}
-		if (projection->state != EVS_STATE_PAUSED)
-			projection->state = EVS_STATE_CATCHING_UP;
-	}
-	else if (projection->state != EVS_STATE_PAUSED)
-		projection->state = EVS_STATE_ACTIVE;
+	lock_in_time(projection, is_live);
+	if (is_live)
+		before = evs_horizon_last_position();
+	if (projection->state != EVS_STATE_PAUSED)
+		projection->state = projection->mode == EVS_MODE_INLINE ? EVS_STATE_CATCHING_UP :
+			EVS_STATE_ACTIVE;
 
 	evs_reset_read_model(projection);
 	projection->stale = false;

@@ -1,0 +1,41 @@
+# reset_projection does not keep appenders and readers waiting for ever when somebody
+# idles in a transaction.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('reset');
+$node->init;
+$node->start;
+$node->safe_psql('postgres', q{
+create extension evsource;
+create table model (stream text);
+select evsource.create_projection('model', tables => '{model}', query => 'insert into public.model select stream from new_events');
+select evsource.append('a-1', 'Happened');
+});
+my $others = $node->background_psql('postgres');
+
+# What is said when somebody else has done this and not ended.
+sub refused
+{
+	my ($statement, $setting) = @_;
+	$others->query_safe("begin; $statement");
+	my ($code, $out, $err) = $node->psql('postgres', "set statement_timeout = '1min'; set lock_timeout = '$setting'; select evsource.reset_projection('model')");
+	is($code == 0 ? 'reset' : 'refused', 'refused', "not while another transaction is open: $statement");
+	$others->query_safe('rollback');
+	return $err;
+}
+
+my $error = qr/could not reset projection "model"/;
+like(refused(q{select from evsource.append('a-1', 'Happened')}, '100ms'), qr/$error.*have appended, and not ended, were in the way for 100 ms/s, 'it says what is in the way');
+like(refused('select from model', '100ms'), qr/$error.*have used its tables, and not ended, were in the way for 100 ms/s, 'also where that is a reader');
+like(refused('select from model', 0), qr/$error.*in the way for 10000 ms/s, 'it does not wait for ever');
+is($node->safe_psql('postgres', q{select count(*) from model}), '1', 'nothing has changed');
+is($node->safe_psql('postgres', q{select evsource.reset_projection('model'); select count(*) from model}), "\n0", 'with nobody in the way it is reset');
+$others->quit;
+$node->stop;
+done_testing();
