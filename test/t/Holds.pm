@@ -19,6 +19,7 @@ union all select 'stream', s::text from evsource.streams s
 union all select 'projection', p::text from evsource.projections p
 union all select 'checkpoint', c::text from evsource.checkpoints c
 union all select 'event type', t::text from evsource.event_types t
+union all select 'event type change', t::text from evsource.event_type_changes t
 union all select 'stored', r::text from evsource.events_raw r
 union all select 'decider', d::text from evsource.deciders d
 union all select 'command', c::text from evsource.commands c
