@@ -125,6 +125,13 @@ is_of_projection(const EvsProjection *projection, const EvsEvent *event)
 		evs_filter_accepts(&projection->filter, event);
 }
 
+static int64
+position_of(TupleTableSlot *slot)
+{
+	slot_getsomeattrs(slot, EVS_EVENTS_POSITION);
+	return DatumGetInt64(slot->tts_values[EVS_EVENTS_POSITION - 1]);
+}
+
 /* Is the scan's next row the event that the state has seen last? */
 static bool
 confirms(EvsScan *scan, const EvsState *state)
@@ -135,7 +142,7 @@ confirms(EvsScan *scan, const EvsState *state)
 		return false;
 	slot_getsomeattrs(slot, EVS_EVENTS_VERSION);
 	return DatumGetInt64(slot->tts_values[EVS_EVENTS_VERSION - 1]) == state->seen_version &&
-		DatumGetInt64(slot->tts_values[EVS_EVENTS_POSITION - 1]) == state->seen_position;
+		position_of(slot) == state->seen_position;
 }
 
 /* Fold what the scan has, if it is the projection's. */
@@ -155,6 +162,26 @@ is_before(const EvsSnapshot *row, const EvsStateAt *at)
 	return row->version <= at->version && (!at->has_time || row->occurred_at < at->before);
 }
 
+/*
+ * A row that has seen more than its last event is confirmed by what it has seen last.
+ * What it says of its last event must be true as well, unless that was truncated.
+ */
+static bool
+contradicts(const EvsSnapshot *row, text *stream, Snapshot snapshot)
+{
+	EvsScan    *scan;
+	TupleTableSlot *slot;
+	bool		contradicts;
+
+	if (row->seen_position == row->position)
+		return false;
+	scan = evs_scan_stream(stream, row->version, row->version, false, snapshot);
+	slot = evs_scan_next_slot(scan);
+	contradicts = slot != NULL && position_of(slot) != row->position;
+	evs_scan_end(scan);
+	return contradicts;
+}
+
 /* Has somebody saved a state that is further on than this one, and of use? */
 static bool
 take_newer_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
@@ -167,7 +194,7 @@ take_newer_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		!evs_snapshot_read(projection->name, stream, snapshot, &row) ||
 		row.seen_version <= state->seen_version || !is_before(&row, at) ||
 		row.state_version != projection->state_version ||
-		!evs_snapshot_accept(projection, stream, &row))
+		contradicts(&row, stream, snapshot) || !evs_snapshot_accept(projection, stream, &row))
 		return false;
 	take_row(state, &row, at);
 	state->restores++;
@@ -249,7 +276,7 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		return false;
 	}
 	take_row(state, row, at);
-	if (!fold_tail(folder, stream, at, snapshot, 0, state))
+	if (contradicts(row, stream, snapshot) || !fold_tail(folder, stream, at, snapshot, 0, state))
 	{
 		forget(state);
 		state->rejections++;

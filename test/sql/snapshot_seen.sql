@@ -38,6 +38,15 @@ select v, evsource.state_at_version('seen', 'seen-1', v) from unnest('{25,26,65,
 select evsource.state_at_version('seen', 'seen-1', 87);
 select evsource.state_at_time('seen', 'seen-1', 'infinity');
 
+-- what is not true of its last event is not believed for what it has seen after that
+update evsource.snapshots set version = version + 1, state = '{}' where projection = 'seen' and key = 'seen-1';
+\c
+set client_min_messages = error;
+select state, version, event_count from evsource.load_state('seen', 'seen-1');
+select reason, key from evsource.snapshot_rejections where projection = 'seen';
+select evsource.restore_projection('seen');
+select * from seen_rows;
+
 -- by what others know: a new session, and events that are gone
 \c
 select evsource.state('seen', 'seen-1');
