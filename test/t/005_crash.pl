@@ -7,6 +7,8 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+use Killing;
 use Time::HiRes qw(time sleep);
 
 use FindBin;
@@ -94,9 +96,8 @@ max_prepared_transactions = 10
 		{
 			my $pid = $node->safe_psql('postgres', q{select pid from pg_stat_activity
 				where backend_type = 'client backend' and pid <> pg_backend_pid() limit 1});
-			kill KILL => $pid;
+			kill_and_wait($node, $pid);
 			$_->abandon for @sessions, $consumer;
-			$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
 		}
 
 		is($node->safe_psql('postgres', 'select stream from evsource.events group by stream having count(*) <> max(version)'),

@@ -7,6 +7,8 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+use Killing;
 use Time::HiRes qw(time sleep);
 
 # what the Makefile sets so that the daemon leaves other tests alone
@@ -140,8 +142,7 @@ select evsource.create_projection('third', mode => 'async', types => '{Other}', 
 
 	# It survives a crash of the server, in the middle of its work.
 	$sql->(q{select count(evsource.append('a-1', 'Counted')) from generate_series(1, 1000)});
-	kill 'KILL', split /,/, $pids->('worker');
-	$soon->(q{select true}, 'the server comes back after a crash');
+	ok(kill_and_wait($node, split /,/, $pids->('worker')), "$mode: the server comes back after a crash");
 	$applied->('and the daemon, and every event is applied once');
 	$sql->(q{select from evsource.append('a-1', 'Counted')});
 	$applied->('and what comes then');

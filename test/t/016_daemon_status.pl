@@ -7,6 +7,8 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+use Killing;
 use Time::HiRes qw(time sleep);
 
 # what the Makefile sets so that the daemon leaves other tests alone
@@ -70,8 +72,7 @@ for (my $start = time; time - $start < 20 && !$seen;)
 	$wrong = 1 if $result =~ / t$/;
 }
 ok($seen && !$wrong, 'a new one takes its place');
-kill 'KILL', $sql->(q{select worker_pid from evsource.projection_status where projection = 'sums'});
-$soon->('select true', 'the server is back');
+ok(kill_and_wait($node, $sql->(q{select worker_pid from evsource.projection_status where projection = 'sums'})), 'the server is back');
 is($sql->(q{select count(*) from evsource.projection_status s where worker_pid is not null and not exists (select from pg_stat_activity a where a.pid = s.worker_pid)}), 0, 'nobody who died with it is shown');
 $soon->(q{select count(worker_pid) = 2 from evsource.projection_status}, 'others are');
 $sql->('select evsource.stop_daemon()');

@@ -8,6 +8,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use Killing;
+
 # what the Makefile sets so that the daemon leaves other tests alone
 delete $ENV{PGOPTIONS};
 
@@ -56,13 +58,13 @@ commit});
 	# as an orderly end, or with all of the server
 	if ($round % 2)
 	{
-		kill 'KILL', $pid;
+		kill_and_wait($node, $pid);
 	}
 	else
 	{
 		$sql->("delete from stop_at; select pg_terminate_backend($pid)");
+		$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
 	}
-	$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
 	$sql->('delete from stop_at');
 	# whoever has begun with it again is woken
 	$sql->(q{select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'evsource worker' and wait_event = 'PgSleep'});

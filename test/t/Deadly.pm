@@ -12,6 +12,8 @@ use Exporter 'import';
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(time sleep);
 
+use Killing;
+
 our @EXPORT = qw(deadly_schema victim kill_until);
 
 sub deadly_schema
@@ -43,16 +45,13 @@ sub kill_until
 
 	for (my $start = time; time - $start < $PostgreSQL::Test::Utils::timeout_default; sleep 0.02)
 	{
-		my ($code, $pid) = $node->psql('postgres', 'select ' . victim());
-		if ($code == 0 && $pid)
+		if (my $pid = ask($node, 'select ' . victim()))
 		{
-			kill 'KILL', $pid;
+			kill_and_wait($node, $pid);
 			$kills++;
-			$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
 			next;
 		}
-		my ($done, $result) = $node->psql('postgres', $query);
-		last if $done == 0 && $result eq 't';
+		last if (ask($node, $query) // '') eq 't';
 	}
 	return $kills;
 }
