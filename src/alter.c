@@ -137,6 +137,10 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	bool		becomes_inline = old->mode != EVS_MODE_INLINE &&
 		new->mode == EVS_MODE_INLINE;
 
+	/* the new partitions go on from where the old ones are now */
+	if (old->partitions != new->partitions)
+		evs_require_read_committed("divide a projection anew");
+
 	new->state = old->state;
 	new->stale = old->stale;
 	new->replay_until = old->replay_until;
@@ -181,7 +185,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
  * Changes the parameters that are given; NULL keeps what is.  A change that
  * would make another read model marks the projection stale until it is rebuilt.
  *
- * Errors: 42704 when unknown; else as create_projection.
+ * Errors: 42704 when unknown; 25000 when partitions change under REPEATABLE READ;
+ * else as create_projection.
  */
 Datum
 evsource_alter_projection(PG_FUNCTION_ARGS)

@@ -153,5 +153,19 @@ select evsource.run_projection('apart');
 select evsource.alter_projection('apart', partitions => 1);
 select evsource.drop_projection('apart');
 
+-- A snapshot that is older than what workers have committed does not show where partitions are.
+select evsource.create_projection('seen', 'evsource._noop', mode => 'async', categories => '{seen}');
+begin isolation level repeatable read;
+select evsource.alter_projection('seen', partitions => 2);
+rollback;
+begin isolation level serializable;
+select evsource.create_projection('seen', 'evsource._noop', mode => 'async', categories => '{seen}', partitions => 2, if_exists => 'alter');
+rollback;
+begin isolation level repeatable read;
+select evsource.alter_projection('seen', on_error => 'dead_letter');
+commit;
+select evsource.alter_projection('seen', partitions => 2);
+select evsource.drop_projection('seen');
+
 \c :home
 drop database evsource_async_partitions;
