@@ -136,6 +136,7 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 {
 	bool		becomes_inline = old->mode != EVS_MODE_INLINE &&
 		new->mode == EVS_MODE_INLINE;
+	bool		keeps_fewer = new->policy.keep_snapshots < old->policy.keep_snapshots;
 
 	/* the new partitions go on from where the old ones are now */
 	if (old->partitions != new->partitions)
@@ -152,10 +153,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (!evs_definition_same_model(old, new))
 		new->stale = !begins_anew(old, new);
 
-	if (new->state_version != old->state_version)
+	if (new->state_version != old->state_version || keeps_fewer)
 		(void) evs_snapshot_lock(old->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	if (new->policy.keep_snapshots < old->policy.keep_snapshots)
-		evs_history_trim_all(new);
 	if (is_live(old))
 	{
 		evs_replay_settle(old);
@@ -163,6 +162,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	}
 	if (new->state_version != old->state_version)
 		forget_rejected(old);
+	if (keeps_fewer)
+		evs_history_trim_all(new);
 	if (becomes_inline)
 		check_nothing_is_parked(old);
 	if (old->partitions != new->partitions)
