@@ -131,12 +131,26 @@ forget_rejected(const EvsProjection *old)
 		evs_snapshots_clear_foreign(old);
 }
 
+/*
+ * What another filter or key passes over is in no row that goes on as a state, and
+ * never will be, though the one that made the row comes back.  The log of a stream
+ * tells what its rows are, as long as it is a stream's before and after.
+ */
+static bool
+mixes_states(const EvsProjection *old, const EvsProjection *new)
+{
+	return old->kind == EVS_KIND_FOLD &&
+		(old->key_kind != EVS_KEY_STREAM || new->key_kind != EVS_KEY_STREAM) &&
+		!evs_snapshot_same_selection(old, new);
+}
+
 void
 evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 {
 	bool		becomes_inline = old->mode != EVS_MODE_INLINE &&
 		new->mode == EVS_MODE_INLINE;
 	bool		keeps_fewer = new->policy.keep_snapshots < old->policy.keep_snapshots;
+	bool		mixes = mixes_states(old, new);
 
 	/* the new partitions go on from where the old ones are now */
 	if (old->partitions != new->partitions)
@@ -153,7 +167,7 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (!evs_definition_same_model(old, new))
 		new->stale = !begins_anew(old, new);
 
-	if (new->state_version != old->state_version || keeps_fewer)
+	if (new->state_version != old->state_version || keeps_fewer || mixes)
 		(void) evs_snapshot_lock(old->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (is_live(old))
 	{
@@ -164,6 +178,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 		forget_rejected(old);
 	if (keeps_fewer)
 		evs_history_trim_all(new);
+	if (mixes)
+		evs_snapshots_mark_mixed(old->name);
 	if (becomes_inline)
 		check_nothing_is_parked(old);
 	if (old->partitions != new->partitions)

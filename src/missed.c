@@ -93,23 +93,16 @@ static EvsQuery mark_stale = {
 };
 
 /* States that are kept in rows go on; but they are not what the log makes of them. */
-static EvsQuery mark_mixed = {
-	"update evsource.snapshots set definition = 0 where projection = $1",
-	1, {TEXTOID}, SPI_OK_UPDATE
-};
-
 static void
 forget_saved(const EvsProjection *projection)
 {
-	Datum		name[] = {CStringGetTextDatum(projection->name)};
-
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_OUT);
 	if (projection->kind != EVS_KIND_FOLD)
 		(void) evs_table_snapshots_clear(projection->name);
 	else if (projection->key_kind == EVS_KEY_STREAM)
 		(void) evs_snapshots_clear(projection->name, false);
 	else
-		(void) evs_query_run(&mark_mixed, name, NULL);
+		evs_snapshots_mark_mixed(projection->name);
 }
 
 void

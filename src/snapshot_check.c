@@ -70,6 +70,12 @@ selection_hash(const EvsProjection *projection)
 	return hash_combine(hash, (uint32) ((uint64) projection->start_after >> 32));
 }
 
+bool
+evs_snapshot_same_selection(const EvsProjection *a, const EvsProjection *b)
+{
+	return selection_hash(a) == selection_hash(b);
+}
+
 /* What is done with them. */
 static uint32
 handler_hash(const EvsProjection *projection)

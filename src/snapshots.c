@@ -498,7 +498,7 @@ evs_snapshot_finish(EvsSnapshotWriter *writer)
 	return written;
 }
 
-/* ---- removing ---- */
+/* ---- marking, removing ---- */
 
 static EvsQuery clear_foreign = {
 	"with gone as ("
@@ -522,6 +522,19 @@ evs_snapshots_clear_foreign(const EvsProjection *projection)
 	};
 
 	(void) evs_query_run(&clear_foreign, values, NULL);
+}
+
+static EvsQuery mark_mixed = {
+	"update evsource.snapshots set definition = 0 where projection = $1 and definition <> 0",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+void
+evs_snapshots_mark_mixed(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_query_run(&mark_mixed, values, NULL);
 }
 
 static EvsQuery clear = {

@@ -77,6 +77,16 @@ extern int64 evs_snapshot_definition_before(const EvsProjection *projection);
 #define EVS_MIXED_DEFINITION	0
 
 /*
+ * All rows of a projection are so from now on: it goes on without some of the
+ * events that its definition, or the one that it returns to, would have it apply.
+ * Whoever writes its rows is locked out.
+ */
+extern void evs_snapshots_mark_mixed(const char *projection);
+
+/* Do both fold the same events, by the same key? */
+extern bool evs_snapshot_same_selection(const EvsProjection *a, const EvsProjection *b);
+
+/*
  * The same of a state that stands for truncated events: no upcaster can do
  * anything about them any more.
  */

@@ -527,7 +527,9 @@ evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 
 /*
  * What comes next is folded by the definition of now.  A row that another one
- * made, or none where that one may have seen no such key, becomes a mixture.
+ * made, or none where that one may have seen no such key, becomes a mixture; and
+ * what is computed in place of a mixture keeps its mark, which says as well that
+ * there may be keys without a row.
  */
 void
 evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
@@ -554,6 +556,7 @@ evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
 	{
 		state->rejections++;
 		evs_state_load_log(folder, key, upto, &at, snapshot, state);
+		state->mixed = row.definition == EVS_MIXED_DEFINITION;
 		tell(folder, key, "from the first event on", 0, state->event_count);
 	}
 }
