@@ -441,7 +441,7 @@ run(Step *step)
 			evs_own_transaction_commit();
 		}
 		evs_own_transaction_begin();
-		step->outcome = my_turn ? apply_next(step) : retry_after(step->pacing, BUSY_DELAY);
+		step->outcome = my_turn ? apply_next(step) : EVS_ASYNC_MORE;
 		evs_own_transaction_commit();
 		step->pacing->troubles = 0;
 	}
@@ -469,6 +469,7 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	ErrorData  *error;
+	int			rest;
 
 	pacing->applied = 0;
 	error = run(&step);
@@ -480,7 +481,9 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 	}
 	if (error != NULL)
 		step.outcome = deal_with_error(name, partition, pacing, error);
-	evs_caution_rest();
+	rest = evs_caution_rest();
+	if (rest > 0 && step.outcome == EVS_ASYNC_MORE)
+		step.outcome = retry_after(pacing, rest);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	return step.outcome;

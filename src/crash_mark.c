@@ -14,7 +14,9 @@
  * for whichever worker goes on with it.
  *
  * Locks: the unit's or the rebuild's for the row.  The turn is a lock tag of our
- * own that the session holds over two transactions.
+ * own that the session holds over two transactions.  Nobody waits for it: who does
+ * not get it comes back soon, and who has had it for a while leaves a gap that is
+ * long enough for that.
  */
 #include "evsource.h"
 
@@ -27,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 #include "crash_mark.h"
 #include "own_transaction.h"
@@ -43,6 +46,11 @@
 #define NARROWER		100
 
 #define TURN_LOCK_CLASS		0xEC
+
+/* ms after which others have their turn, how soon they come, and the gap */
+#define TURN_TIME		1000
+#define TURN_RETRY		50
+#define TURN_GAP		(2 * TURN_RETRY)
 
 static EvsQuery read_mark = {
 	"select position, events, attempts, careful, batch from evsource.crash_marks"
@@ -96,6 +104,8 @@ static char marked[NAMEDATALEN];
 static int	marked_partition;
 
 static bool has_turn = false;
+static bool wants_turn = false; /* somebody else has it */
+static TimestampTz turn_began = 0;	/* 0: with the next time that we get it */
 
 static bool
 read_left(const char *projection, int partition, Mark *mark)
@@ -168,19 +178,38 @@ take_turn(void)
 		return true;
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, TURN_LOCK_CLASS);
 	has_turn = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	wants_turn = !has_turn;
+	if (has_turn && turn_began == 0)
+		turn_began = GetCurrentTimestamp();
 	return has_turn;
 }
 
-void
-evs_caution_rest(void)
+static void
+give_up_turn(void)
 {
 	LOCKTAG		tag;
 
-	if (!has_turn)
-		return;
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, TURN_LOCK_CLASS);
 	(void) LockRelease(&tag, ExclusiveLock, true);
 	has_turn = false;
+}
+
+int
+evs_caution_rest(void)
+{
+	if (has_turn)
+	{
+		give_up_turn();
+		if (!TimestampDifferenceExceeds(turn_began, GetCurrentTimestamp(), TURN_TIME))
+			return 0;
+		turn_began = 0;
+		return TURN_GAP;
+	}
+	if (!wants_turn)
+		return 0;
+	wants_turn = false;
+	turn_began = 0;
+	return TURN_RETRY;
 }
 
 /* What a mark tells that nobody has taken back. */
@@ -211,11 +240,13 @@ evs_caution_begin(EvsCaution *caution, const char *projection, int partition, in
 				  int64 events)
 {
 	Mark		left;
+	bool		news = false;
 
 	caution->careful = caution->batch = caution->crashes = 0;
 	if (read_left(projection, partition, &left) && left.position == position)
 	{
-		if (left.events > 0 && !caution->marked)
+		news = left.events > 0 && !caution->marked;
+		if (news)
 			learn(caution, projection, &left);
 		else
 		{
@@ -225,7 +256,12 @@ evs_caution_begin(EvsCaution *caution, const char *projection, int partition, in
 		}
 	}
 	if (caution->careful > 0 && !take_turn())
+	{
+		/* it is not to be learned again with every try */
+		if (news)
+			write_down(caution, projection, partition, position, 0);
 		return false;
+	}
 
 	write_down(caution, projection, partition, position, evs_caution_batch(caution, events));
 	ForceSyncCommit();

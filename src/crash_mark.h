@@ -43,8 +43,11 @@ extern void evs_caution_end(EvsCaution *caution, const char *projection, int par
 /* It has ended without success, but has not crashed. */
 extern void evs_caution_withdraw(const char *projection, int partition);
 
-/* That transaction has ended as well: let others have their turn. */
-extern void evs_caution_rest(void);
+/*
+ * That transaction has ended as well: let others have their turn.  Returns for how
+ * long (ms) to leave the unit alone now, 0: not at all.
+ */
+extern int	evs_caution_rest(void);
 
 /* How many events to apply, where so many would do without a crash. */
 extern int64 evs_caution_batch(const EvsCaution *caution, int64 events);

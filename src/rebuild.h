@@ -4,7 +4,7 @@
  * evsource.request_rebuild() leaves a row in evsource.rebuilds.  A worker does
  * the work, a transaction at a time:
  *
- *	while ((outcome = evs_rebuild_step(name)) != EVS_DONE)
+ *	while ((outcome = evs_rebuild_step(name, &wait)) != EVS_DONE)
  *		if (outcome == EVS_WAIT)
  *			sleep for a second or so
  *
@@ -30,13 +30,13 @@ extern List *evs_rebuilds_requested(void);
  * and commits its own, which apply one batch.
  *
  * EVS_MORE: call again at once.  EVS_WAIT: something is in the way (an open
- * append, a reader of the table to be swapped, an old snapshot), call again in a
- * moment.  EVS_DONE: complete, cancelled or failed; nothing to do for this name.
+ * append, a reader of the table to be swapped, an old snapshot, another worker
+ * whose turn it is), call again after so many ms.  EVS_DONE: complete, cancelled or failed; nothing to do for this name.
  *
  * An error of the handler's is logged and kept in evsource.rebuilds, and ends
  * the request.  Only what ends the process gets out, and a cancel.
  */
-extern EvsOutcome evs_rebuild_step(const char *name);
+extern EvsOutcome evs_rebuild_step(const char *name, int *wait);
 
 /*
  * Rebuild a projection from its snapshots in the caller's transaction, as

@@ -38,6 +38,9 @@ PG_FUNCTION_INFO_V1(evsource_replaying);
 /* ms that a worker waits for a lock before it lets others go first */
 #define WORKER_TIMEOUT	1000
 
+/* ms until a rebuild that has to wait is tried again */
+#define REBUILD_DELAY	1000
+
 /* ---- requests ---- */
 
 void
@@ -402,7 +405,7 @@ step(EvsProcedure *procedure)
 
 		evs_own_transaction_begin();
 		MemoryContextSwitchTo(procedure->context);
-		outcome = my_turn ? evs_rebuild_advance(procedure) : EVS_WAIT;
+		outcome = my_turn ? evs_rebuild_advance(procedure) : EVS_MORE;
 		if (my_turn)
 			remove_mark(procedure, outcome);
 		evs_own_transaction_commit();
@@ -416,13 +419,19 @@ step(EvsProcedure *procedure)
 }
 
 EvsOutcome
-evs_rebuild_step(const char *name)
+evs_rebuild_step(const char *name, int *wait)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EvsProcedure *procedure = get_procedure(name);
 	EvsOutcome	outcome = step(procedure);
+	int			rest = evs_caution_rest();
 
-	evs_caution_rest();
+	*wait = REBUILD_DELAY;
+	if (rest > 0 && outcome == EVS_MORE)
+	{
+		outcome = EVS_WAIT;
+		*wait = rest;
+	}
 	MemoryContextSwitchTo(caller);
 	if (outcome == EVS_DONE)
 		forget_procedure(procedure);

@@ -44,9 +44,6 @@
 /* so many positions after the last time the counts of inline projections are noted */
 #define MANY_UNCOUNTED		10000
 
-/* ms until a rebuild that has to wait is tried again */
-#define REBUILD_DELAY		1000
-
 /* how long we sleep at most (ms): those who watch us want to know that we live */
 #define HEARTBEAT			30000
 
@@ -161,6 +158,8 @@ release_claim(int number)
 static bool
 step(EvsJob *job)
 {
+	int			wait;
+
 	switch (job->kind)
 	{
 		case EVS_JOB_NONE:
@@ -182,13 +181,12 @@ step(EvsJob *job)
 			}
 			break;
 		case EVS_JOB_REBUILD:
-			switch (evs_rebuild_step(job->projection))
+			switch (evs_rebuild_step(job->projection, &wait))
 			{
 				case EVS_MORE:
 					return true;
 				case EVS_WAIT:
-					job->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-																REBUILD_DELAY);
+					job->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
 					return false;
 				case EVS_DONE:
 					job->retry_at = DT_NOEND;
