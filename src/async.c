@@ -36,10 +36,11 @@
 #include "settings.h"
 #include "state_cache.h"
 
-/* ms to wait when somebody else is at work, and at first when it was nobody's fault */
+/* ms to wait at first when somebody else is at work, or when it was nobody's fault */
 #define BUSY_DELAY		50
 
-/* and after many such troubles in a row */
+/* and at most: twice as long after each time in a row */
+#define MAX_BUSY_DELAY	1600
 #define MAX_DELAY		60000
 
 /* the events of the first batch */
@@ -154,6 +155,16 @@ retry_after(EvsAsyncPacing *pacing, int milliseconds)
 {
 	pacing->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
 	return EVS_ASYNC_RETRY;
+}
+
+/* After so many times in a row. */
+static EvsAsyncOutcome
+back_off(EvsAsyncPacing *pacing, int *times, int longest)
+{
+	int			delay = Min(BUSY_DELAY << Min(*times, 11), longest);
+
+	(*times)++;
+	return retry_after(pacing, delay);
 }
 
 /*
@@ -292,7 +303,8 @@ apply_next(Step *step)
 		return EVS_ASYNC_STOPPED;
 	partitions = projection->partitions;
 	if (!evs_unit_try_lock(projection, partition))
-		return retry_after(pacing, BUSY_DELAY);
+		return back_off(pacing, &pacing->busy, MAX_BUSY_DELAY);
+	pacing->busy = 0;
 	projection = get_projection(name);
 	if (!is_ours(projection, partition))
 		return EVS_ASYNC_STOPPED;
@@ -397,8 +409,7 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 	MemoryContext caller = CurrentMemoryContext;
 	volatile bool goes_on = true;
 
-	(void) retry_after(pacing, Min(BUSY_DELAY << Min(pacing->troubles, 11), MAX_DELAY));
-	pacing->troubles++;
+	(void) back_off(pacing, &pacing->troubles, MAX_DELAY);
 	forget_projection(name);
 
 	PG_TRY();

@@ -44,6 +44,7 @@ typedef struct EvsAsyncPacing
 	int			batch;			/* events that the next transaction may take */
 	int			troubles;		/* transactions in a row that failed for no
 								 * fault of the handler's */
+	int			busy;			/* times in a row that another session had it */
 	TimestampTz retry_at;		/* of EVS_ASYNC_RETRY */
 	int64		position;		/* the log is applied up to here */
 	int64		applied;		/* events, by the last call */

@@ -81,5 +81,18 @@ is($sql->(q{select count(*) from evsource.events e where stream like 'd-%'
 	and (select count(*) from seen s where s.position = e.position) + (select count(*) from evsource.dead_letters l where l.position = e.position) <> 1}),
 	0, 'after a crash each event is applied or parked, once');
 
+# Whom another session keeps out tries again ever more seldom.
+my $transactions = q{select xact_commit from pg_stat_database where datname = current_database()};
+my $other = $node->background_psql('postgres');
+$other->query_safe(q{begin; select evsource.run_projection('seen')});
+$sql->(q{select evsource.append('e-1', 'Happened')});
+my $tries = -$sql->($transactions);
+$other->query_safe('select pg_sleep(4)');
+$tries += $sql->($transactions);
+cmp_ok($tries, '<', 60, 'a worker does not try all the time while another session has the projection');
+$other->query_safe('commit');
+$other->quit;
+$wait->('seen');
+
 $node->stop;
 done_testing();
