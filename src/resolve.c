@@ -12,6 +12,7 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -314,6 +315,26 @@ find_table(const char *name)
 	return RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
 }
 
+/* The checkpoint outlives a crash, which empties the table or a partition of it. */
+static void
+warn_of_unlogged(Oid table)
+{
+	List	   *relations = find_all_inheritors(table, AccessShareLock, NULL);
+	ListCell   *cell;
+
+	foreach(cell, relations)
+	{
+		if (get_rel_persistence(lfirst_oid(cell)) != RELPERSISTENCE_UNLOGGED)
+			continue;
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("table \"%s\" is unlogged", get_rel_name(lfirst_oid(cell))),
+				 errdetail("A crash of the server empties it, and the projection goes on after the events that it has applied."),
+				 errhint("ALTER TABLE ... SET LOGGED, or rebuild the projection after each crash.")));
+		break;
+	}
+}
+
 char *
 evs_resolve_table(const char *name)
 {
@@ -337,6 +358,7 @@ evs_resolve_table(const char *name)
 				 errmsg("table \"%s\" is %s own", name,
 						schema == evs_catalog()->schema ? "evsource's" : "PostgreSQL's"),
 				 errhint("The tables of a projection are those that a reset empties.")));
+	warn_of_unlogged(table);
 
 	return quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));
 }

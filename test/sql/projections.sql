@@ -212,6 +212,16 @@ reset client_min_messages;
 alter table away rename to applied;
 select evsource.alter_projection('applied', tables => '{applied}');
 
+-- A crash would empty an unlogged table, or such a partition, behind the projection's back.
+create unlogged table quick (position bigint);
+create table parted (position bigint) partition by range (position);
+create unlogged table parted_quick partition of parted default;
+select evsource.create_projection('quick', query => 'insert into quick select position from new_events', mode => 'manual', tables => '{applied, quick}');
+select evsource.alter_projection('quick', tables => '{parted}');
+alter table quick set logged;
+select evsource.alter_projection('quick', tables => '{quick}');
+select evsource.drop_projection('quick');
+
 -- Dropping a projection leaves its tables.
 select evsource.drop_projection('recent');
 drop function forget();
