@@ -196,15 +196,32 @@ start_catching_up(const EvsUnit *unit, const EvsProjection *projection, int64 sa
 	evs_checkpoint_start(unit->projection, unit->checkpoint.event_count + rest);
 }
 
+/* What is left, behind the barrier. */
+typedef struct Rest
+{
+	EvsProjection *projection;
+	EvsCheckpoint checkpoint;
+} Rest;
+
+static void
+apply_rest(void *arg)
+{
+	Rest	   *rest = arg;
+
+	evs_replay_finish(rest->projection, &rest->checkpoint);
+}
+
 /*
  * It has reached the safe position.  When a round has found little, take the
  * barrier, apply the last events and give the projection to the appenders; when
- * one of them idles in its transaction let the others go on, and come back.
+ * one of them idles in its transaction, or somebody holds a lock that the handler
+ * needs, let the others go on, and come back.
  */
 static EvsAsyncOutcome
 finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
 {
 	EvsProjection active = *apply->projection;
+	Rest		rest = {&active, apply->unit.checkpoint};
 
 	if (apply->applied > FEW_EVENTS && ++pacing->rounds < MAX_ROUNDS)
 		return EVS_ASYNC_MORE;
@@ -215,7 +232,14 @@ finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
 								 active.name, BARRIER_TIMEOUT)));
 		return retry_after(pacing, BARRIER_TIMEOUT);
 	}
-	evs_replay_finish(&active, &apply->unit.checkpoint);
+	if (!evs_within(BARRIER_TIMEOUT, apply_rest, &rest))
+	{
+		ereport(DEBUG1,
+				(errmsg_internal("projection \"%s\": its handler waited for a lock for %d ms, trying again",
+								 active.name, BARRIER_TIMEOUT)));
+		forget_projection(active.name);
+		return retry_after(pacing, BARRIER_TIMEOUT);
+	}
 	pacing->started = false;
 	return EVS_ASYNC_STOPPED;
 }

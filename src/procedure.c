@@ -125,6 +125,14 @@ evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations)
 			 "locks on the tables of the projection");
 }
 
+void
+evs_procedure_gave_way_to_writers(EvsProcedure *procedure)
+{
+	gave_way(procedure, "locks that its handler waits for",
+			 "transactions that have changed what it changes and not ended",
+			 "what it waits for");
+}
+
 EvsProjection *
 evs_procedure_open(const EvsProcedure *procedure)
 {
@@ -227,6 +235,50 @@ apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *c
 	return applied;
 }
 
+/* The rest, behind the barrier. */
+typedef struct Rest
+{
+	EvsProcedure *procedure;
+	EvsProjection *projection;
+	EvsCheckpoint *checkpoint;
+	EvsOutcome	outcome;
+} Rest;
+
+static void
+apply_rest(void *arg)
+{
+	Rest	   *rest = arg;
+	int64		last = evs_horizon_last_position();
+	TimestampTz due;
+
+	/* what has crashed before is applied bit by bit */
+	if (rest->procedure->caution.careful > 0 && rest->checkpoint->position < last)
+	{
+		(void) apply_batch(rest->procedure, rest->projection, rest->checkpoint, last, &due);
+		rest->outcome = EVS_MORE;
+		return;
+	}
+	evs_replay_finish(rest->projection, rest->checkpoint);
+	rest->outcome = EVS_DONE;
+}
+
+/*
+ * Appenders wait meanwhile, so a handler that has to wait for a lock does so no
+ * longer than we do for the barrier.
+ */
+static EvsOutcome
+finish_inline(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *checkpoint)
+{
+	Rest		rest = {procedure, projection, checkpoint};
+
+	if (!evs_procedure_barrier(procedure))
+		return EVS_WAIT;
+	if (evs_within(procedure->timeout, apply_rest, &rest))
+		return rest.outcome;
+	evs_procedure_gave_way_to_writers(procedure);
+	return EVS_WAIT;
+}
+
 EvsOutcome
 evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
 {
@@ -245,18 +297,7 @@ evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
 		return EVS_MORE;
 
 	if (projection->mode == EVS_MODE_INLINE)
-	{
-		if (!evs_procedure_barrier(procedure))
-			return EVS_WAIT;
-		if (careful && checkpoint.position < evs_horizon_last_position())
-		{
-			(void) apply_batch(procedure, projection, &checkpoint,
-							   evs_horizon_last_position(), &due);
-			return EVS_MORE;
-		}
-		evs_replay_finish(projection, &checkpoint);
-		return EVS_DONE;
-	}
+		return finish_inline(procedure, projection, &checkpoint);
 
 	evs_procedure_finish_async(projection);
 	return EVS_DONE;

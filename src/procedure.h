@@ -81,6 +81,12 @@ extern bool evs_procedure_barrier(EvsProcedure *procedure);
 extern void evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations);
 
 /*
+ * For whoever applied events behind the barrier, and met a lock of somebody else's:
+ * he ends the transaction, which lets others append.
+ */
+extern void evs_procedure_gave_way_to_writers(EvsProcedure *procedure);
+
+/*
  * The projection, if it still is what this procedure works on; NULL if another
  * session has completed the work.  Errors: 55000 when it is in another state.
  */

@@ -83,20 +83,52 @@ lock_tables(EvsProcedure *procedure, const EvsProjection *projection)
 	return false;
 }
 
-/* Empty the read model; an inline projection's appends are at rest. */
+/* What a rebuild begins with: nothing, or what was saved. */
+typedef struct Begin
+{
+	EvsProjection *projection;
+	const EvsTableSnapshot *saved;	/* NULL: nothing */
+} Begin;
+
 static void
-start_over(EvsProjection *projection, int64 total)
+put_back(void *arg)
+{
+	Begin	   *begin = arg;
+
+	if (begin->saved != NULL)
+		evs_table_snapshot_load(begin->projection, begin->saved);
+	else
+		evs_reset_read_model(begin->projection);
+}
+
+/* An on_reset function may lock what lock_tables() does not know. */
+static bool
+put_back_in_time(EvsProcedure *procedure, EvsProjection *projection, const EvsTableSnapshot *saved)
+{
+	Begin		begin = {projection, saved};
+
+	if (evs_within(procedure->timeout, put_back, &begin))
+		return true;
+	evs_procedure_gave_way_to_readers(procedure, evs_reset_relations(projection));
+	return false;
+}
+
+/* Empty the read model; an inline projection's appends are at rest. */
+static bool
+start_over(EvsProcedure *procedure, EvsProjection *projection, int64 total)
 {
 	/* the events that streams no longer have are in the states that they begin with */
 	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
 
 	note_history(projection);
-	evs_reset_read_model(projection);
+	if (!put_back_in_time(procedure, projection, NULL))
+		return false;
 	projection->state = EVS_STATE_REBUILDING;
 	projection->stale = false;
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &start);
 	evs_checkpoint_start(projection->name, start.event_count + total);
+	return true;
 }
 
 static void
@@ -126,9 +158,8 @@ start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *proj
 	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
 		!evs_procedure_barrier(procedure))
 		return EVS_WAIT;
-	if (!lock_tables(procedure, projection))
+	if (!lock_tables(procedure, projection) || !start_over(procedure, projection, total))
 		return EVS_WAIT;
-	start_over(projection, total);
 	begin_building(rebuild);
 	procedure->attempts = 0;
 	return EVS_MORE;
@@ -161,9 +192,9 @@ step_in_place(EvsProcedure *procedure, EvsRebuild *rebuild)
 	/* altered meanwhile */
 	if (projection->stale)
 	{
-		if (!lock_tables(procedure, projection))
+		if (!lock_tables(procedure, projection) ||
+			!start_over(procedure, projection, count_events(projection)))
 			return EVS_WAIT;
-		start_over(projection, count_events(projection));
 		return EVS_MORE;
 	}
 	outcome = evs_procedure_catch_up(procedure, projection);
@@ -241,7 +272,8 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 		return EVS_WAIT;
 
 	note_history(projection);
-	evs_table_snapshot_load(projection, &saved);
+	if (!put_back_in_time(procedure, projection, &saved))
+		return EVS_WAIT;
 	projection->state = EVS_STATE_REBUILDING;
 	projection->stale = false;
 	evs_registry_update(projection);
@@ -376,17 +408,18 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	if (projection->mode == EVS_MODE_INLINE)
 		evs_barrier();
 
+	/* there is no other transaction in which to try again */
+	procedure->timeout = 0;
 	if (from_snapshot)
 		restore_snapshots(procedure, projection);
 	if (procedure->from_snapshots)
 	{
-		procedure->timeout = 0;
 		if (finish_from_snapshots(procedure, &rebuild, projection) == EVS_DONE)
 			return;
 		evs_rebuild_delete(name);
 	}
 	else
-		start_over(projection, 0);
+		(void) start_over(procedure, projection, 0);
 
 	if (projection->mode == EVS_MODE_INLINE)
 		evs_replay_activate(projection);

@@ -388,28 +388,38 @@ old_snapshots_gone(EvsProcedure *procedure)
 
 /* ---- the end ---- */
 
-/*
- * The last events, which the old version has (inline) or will never get.  False:
- * a handler has appended, and what it appended was dispatched to the old version;
- * or it has failed; or the server has crashed, and this was a batch.
- */
-static bool
-apply_last(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
+/* The last events, which the old version has (inline) or will never get. */
+typedef struct Last
 {
+	EvsProcedure *procedure;
+	EvsRebuild *rebuild;
+	EvsProjection *projection;
+	bool		complete;
+} Last;
+
+/*
+ * Not complete: a handler has appended, and what it appended was dispatched to the
+ * old version; or it has failed; or the server has crashed, and this was a batch.
+ */
+static void
+apply_last(void *arg)
+{
+	Last	   *last = arg;
+	EvsRebuild *rebuild = last->rebuild;
 	EvsShadowWatch watch;
-	EvsProjection *redirected = redirect(rebuild, projection, &watch);
-	bool		is_inline = projection->mode == EVS_MODE_INLINE;
-	bool		careful = procedure->caution.careful > 0;
+	EvsProjection *redirected = redirect(rebuild, last->projection, &watch);
+	bool		is_inline = last->projection->mode == EVS_MODE_INLINE;
+	bool		careful = last->procedure->caution.careful > 0;
 
 	for (int batches = 0;; batches++)
 	{
 		int64		upto = is_inline ? evs_horizon_last_position() : evs_horizon_safe_position();
 
-		if (rebuild->checkpoint.position >= upto)
-			return true;
-		if (rebuild->due != 0 || evs_shadow_touched(&watch) || (careful && batches > 0))
-			return false;
-		apply_batch(procedure, rebuild, redirected, &watch, upto);
+		last->complete = rebuild->checkpoint.position >= upto;
+		if (last->complete || rebuild->due != 0 || evs_shadow_touched(&watch) ||
+			(careful && batches > 0))
+			return;
+		apply_batch(last->procedure, rebuild, redirected, &watch, upto);
 	}
 }
 
@@ -487,13 +497,14 @@ finish(EvsProcedure *procedure, EvsRebuild *rebuild)
 {
 	EvsProjection *projection;
 	EvsCheckpoint old = {0, 0};
+	Last		last = {procedure, rebuild};
 
 	if (procedure->background && !evs_registry_try_lock(rebuild->name))
 	{
 		procedure->pause = SNAPSHOT_PAUSE;
 		return EVS_WAIT;
 	}
-	projection = evs_registry_open(rebuild->name);
+	last.projection = projection = evs_registry_open(rebuild->name);
 
 	/* altered since we looked */
 	if (!evs_rebuild_read(rebuild->name, rebuild) || !rebuild->same_definition)
@@ -507,7 +518,13 @@ finish(EvsProcedure *procedure, EvsRebuild *rebuild)
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
-	if (!apply_last(procedure, rebuild, projection))
+	/* appenders wait: the handler may not wait for long */
+	if (!evs_within(projection->mode == EVS_MODE_INLINE ? procedure->timeout : 0, apply_last, &last))
+	{
+		evs_procedure_gave_way_to_writers(procedure);
+		return EVS_WAIT;
+	}
+	if (!last.complete)
 	{
 		evs_rebuild_write(rebuild);
 		return EVS_MORE;

@@ -135,9 +135,7 @@ evs_reset_tables(EvsProjection *projection)
 	if (projection->tables != NIL)
 		truncate_tables(projection);
 	if (projection->on_reset != NULL)
-	{
 		call_on_reset(projection);
-	}
 	evs_identity_leave(&identity);
 	error_context_stack = callback.previous;
 	evs_troubles_clear(projection->name);
@@ -191,7 +189,14 @@ give_up(const EvsProjection *projection, const char *who, int patience)
 }
 
 static void
-lock_in_time(const EvsProjection *projection, bool from_appenders)
+empty(void *arg)
+{
+	evs_reset_read_model(arg);
+}
+
+/* on_reset may lock whatever it likes */
+static void
+empty_in_time(EvsProjection *projection, bool from_appenders)
 {
 	int			patience = LockTimeout > 0 ? LockTimeout : PATIENCE;
 
@@ -199,6 +204,8 @@ lock_in_time(const EvsProjection *projection, bool from_appenders)
 		give_up(projection, "appended", patience);
 	if (!evs_locks_within(evs_reset_relations(projection), AccessExclusiveLock, patience))
 		give_up(projection, "used its tables", patience);
+	if (!evs_within(patience, empty, projection))
+		give_up(projection, "used what its on_reset function empties", patience);
 }
 
 /*
@@ -223,14 +230,12 @@ evsource_reset_projection(PG_FUNCTION_ARGS)
 	evs_reset_check(projection);
 	before = evs_units_furthest(projection);
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	lock_in_time(projection, is_live);
+	empty_in_time(projection, is_live);
 	if (is_live)
 		before = evs_horizon_last_position();
 	if (projection->state != EVS_STATE_PAUSED)
 		projection->state = projection->mode == EVS_MODE_INLINE ? EVS_STATE_CATCHING_UP :
 			EVS_STATE_ACTIVE;
-
-	evs_reset_read_model(projection);
 	projection->stale = false;
 	projection->replay_until = Max(projection->replay_until, before);
 	evs_registry_update(projection);

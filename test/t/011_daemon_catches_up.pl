@@ -50,6 +50,29 @@ evsource.async_retry_delay = 10ms
 	$applied->('later');
 	$applied->('late');
 
+	# Nor does a handler that waits for somebody's lock, while they wait for it.
+	$sql->(q{create function holds(e evsource.event) returns void language plpgsql as $$
+begin
+	if (e).type = 'Hold' then
+		perform pg_advisory_xact_lock_shared(11);
+	end if;
+	insert into public.held values ((e).position);
+end $$; create table held (position bigint)});
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('select pg_advisory_lock(11)');
+	$idle = $node->background_psql('postgres');
+	$idle->query_safe(q{begin; select evsource.append('i-1', 'Hold')});
+	$sql->(q{select evsource.create_projection('held', 'holds', tables => '{held}', concurrently => true)});
+	ok($node->poll_query_until('postgres', q{select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid) where backend_type = 'evsource worker' and mode = 'ShareRowExclusiveLock' and not granted}), "$mode: it waits for who has appended");
+	$idle->query_safe('commit');
+	$idle->quit;
+	ok($node->poll_query_until('postgres', q{select count(*) > 0 from pg_locks l join pg_stat_activity a using (pid) where backend_type = 'evsource worker' and locktype = 'advisory' and objid = 11 and not granted}), "$mode: its handler waits for a lock");
+	$sql->(q{set statement_timeout = '30s'; select evsource.append('a-1', 'Counted')});
+	is($sql->(q{select state from evsource.projection_status where projection = 'held'}), 'catching_up', "$mode: and lets others append");
+	$holder->quit;
+	$state->('held', 'active');
+	$applied->('held');
+
 	# One that was reset, too.
 	$sql->(q{select evsource.reset_projection('later')});
 	$state->('later', 'active');
