@@ -92,9 +92,34 @@ lock_fold(const char *name)
 static EvsProjection *
 lock_named_fold(const char *name)
 {
+	EvsProjection *projection;
+
 	(void) evs_state_projection(name, EVS_STATE_MANAGE);
-	(void) lock_fold(name);
-	return evs_state_projection(name, EVS_STATE_MANAGE);
+	projection = lock_fold(name);
+	return projection ? projection : evs_state_projection(name, EVS_STATE_MANAGE);
+}
+
+/*
+ * The fold once its snapshots are locked.  Without the lock on its name we may have
+ * waited for who altered it: event types are as that one left them, too, and what
+ * the old definition makes of these nobody could tell from what it made before.
+ */
+static EvsProjection *
+fold_behind_lock(EvsProjection *projection)
+{
+	const char *name = projection->name;
+
+	if (projection->mode != EVS_MODE_INLINE)
+		return projection;
+	projection = evs_state_projection(name, EVS_STATE_MANAGE);
+	if (projection->mode != EVS_MODE_INLINE)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not save snapshots of projection \"%s\"", name),
+				 errdetail("It was inline when this began, and another session has made it \"%s\".",
+						   evs_mode_name(projection->mode)),
+				 errhint("Try again.")));
+	return projection;
 }
 
 /* ---- save ---- */
@@ -117,6 +142,8 @@ save_key(EvsProjection *projection, text *key)
 	int64		saved;
 
 	(void) evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_LOCK_KEY);
+	projection = fold_behind_lock(projection);
+	key = evs_state_key(projection, key);
 	evs_state_begin(&call, projection, 0);
 	writer = evs_snapshot_writer(projection, call.definition);
 	evs_state_of_key(&call, key, &state);
@@ -145,6 +172,7 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 	int64		saved;
 
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	projection = fold_behind_lock(projection);
 	evs_state_begin(&call, projection, 0);
 	writer = evs_snapshot_writer(projection, call.definition);
 	walk = evs_key_walk(projection, call.snapshot);
@@ -267,8 +295,7 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 	projection = lock_named_fold(name);
 	if (PG_ARGISNULL(1))
 		PG_RETURN_INT64(save_keys(projection, 1, &keys));
-	PG_RETURN_INT64(save_key(projection,
-							 evs_state_key(projection, PG_GETARG_TEXT_PP(1))));
+	PG_RETURN_INT64(save_key(projection, PG_GETARG_TEXT_PP(1)));
 }
 
 int64
