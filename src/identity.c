@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "pgtime.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
@@ -82,6 +83,7 @@ evs_identity_pin_settings(void)
 	pin(IntervalStyle == INTSTYLE_POSTGRES, "IntervalStyle", "postgres");
 	pin(extra_float_digits == 1, "extra_float_digits", "1");
 	pin(bytea_output == BYTEA_OUTPUT_HEX, "bytea_output", "hex");
+	pin(Array_nulls, "array_nulls", "on");
 	pin(xmloption == XMLOPTION_CONTENT, "xmloption", "content");
 	pin(row_security, "row_security", "on");
 }

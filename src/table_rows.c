@@ -75,6 +75,16 @@ static EvsQuery order_tables = {
 	1, {TEXTARRAYOID}, SPI_OK_SELECT
 };
 
+/* a table whose rows are another's, too; and that one, if it is among the tables */
+static EvsQuery find_shared = {
+	"select t.name, p.name from unnest($1) t (name) left join unnest($1) p (name)"
+	"  on p.name <> t.name and p.name::regclass in (select relid from pg_partition_ancestors(t.name::regclass))"
+	" where p.name is not null or exists (select from pg_inherits i join pg_class c on c.oid = i.inhparent"
+	"  where c.oid = t.name::regclass and c.relkind <> 'p')"
+	" order by 1, 2 limit 1",
+	1, {TEXTARRAYOID}, SPI_OK_SELECT
+};
+
 /* the triggers of a table that fire: how to stop them, and to go on as before */
 static EvsQuery list_triggers = {
 	"select format('alter table %s disable trigger %I', $1, t.tgname),"
@@ -193,23 +203,48 @@ evs_table_rows_order(const EvsProjection *projection)
 	return order;
 }
 
-/* Texts of values are read back whatever the session's settings are. */
-static void
-set_locally(const char *name, const char *value)
+void
+evs_table_rows_check_unshared(const EvsProjection *projection)
 {
-	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	Datum		values[] = {table_names(projection)};
+	EvsQueryResult result;
+	char	   *table = NULL;
+	char	   *parent = NULL;
+
+	evs_query_begin(&find_shared, values, NULL, InvalidSnapshot, &result);
+	if (result.count > 0)
+	{
+		table = copy_column(&result, 1);
+		parent = copy_column(&result, 2);
+	}
+	evs_query_end(&result);
+	if (parent != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
+				 errdetail("Table %s is a partition of %s: its rows would be saved twice.", table, parent),
+				 errhint("Name only the table that is partitioned: evsource.alter_projection('%s', tables => ...).",
+						 projection->name)));
+	if (table != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
+				 errdetail("Other tables inherit from table %s: it would come back with their rows as its own.", table),
+				 errhint("Rebuild the projection without saved tables: CALL evsource.rebuild_projection('%s').",
+						 projection->name)));
 }
 
-static int
-begin_texts(void)
+/*
+ * Become the owner until evs_identity_leave(), with the settings under which texts
+ * of values are read back as they were, whatever the session's are.
+ */
+static void
+enter(EvsIdentity *identity, const EvsProjection *projection)
 {
-	int			nest_level = NewGUCNestLevel();
-
-	set_locally("datestyle", "ISO, YMD");
-	set_locally("intervalstyle", "postgres");
-	set_locally("extra_float_digits", "3");
-	set_locally("bytea_output", "hex");
-	return nest_level;
+	evs_identity_enter(identity, projection->owner, projection->search_path);
+	evs_identity_pin_settings();
+	(void) set_config_option("lc_monetary", "C", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Where the rows of a table go. */
@@ -325,11 +360,9 @@ evs_table_rows_save(const EvsProjection *projection, int64 position, List *table
 	EvsIdentity identity;
 	int64		rows = 0;
 	int			number = 0;
-	int			nest_level;
 	ListCell   *cell;
 
-	evs_identity_enter(&identity, projection->owner, projection->search_path);
-	nest_level = begin_texts();
+	enter(&identity, projection);
 	PushActiveSnapshot(GetLatestSnapshot());
 	foreach(cell, tables)
 	{
@@ -341,7 +374,6 @@ evs_table_rows_save(const EvsProjection *projection, int64 position, List *table
 	}
 	(void) save_rows(projection, position, SEQUENCES, sequences_query(projection));
 	PopActiveSnapshot();
-	AtEOXact_GUC(true, nest_level);
 	evs_identity_leave(&identity);
 	return rows;
 }
@@ -456,9 +488,7 @@ load_table(const EvsProjection *projection, int64 position, int number, const Ev
 	execute(disable);
 	put_back(projection, position, number, insert.data);
 
-	/* deferred checks of the rows must be over before the table is altered */
-	if (enable != NIL)
-		enable = lcons("set constraints all immediate", enable);
+	/* no check of the rows is still to come: PostgreSQL refuses to defer one here */
 	execute(enable);
 }
 
@@ -467,11 +497,9 @@ evs_table_rows_load(const EvsProjection *projection, int64 position)
 {
 	List	   *tables = evs_table_rows_describe(projection);
 	EvsIdentity identity;
-	int			nest_level;
 	ListCell   *cell;
 
-	evs_identity_enter(&identity, projection->owner, projection->search_path);
-	nest_level = begin_texts();
+	enter(&identity, projection);
 	foreach(cell, evs_table_rows_order(projection))
 	{
 		int			number = lfirst_int(cell);
@@ -481,6 +509,5 @@ evs_table_rows_load(const EvsProjection *projection, int64 position)
 	put_back(projection, position, SEQUENCES,
 			   "select pg_catalog.setval((v)[1]::pg_catalog.regclass, (v)[2]::pg_catalog.int8)"
 			   " from (select r.r::pg_catalog.text[] as v from " SAVED_ROWS " r) x");
-	AtEOXact_GUC(true, nest_level);
 	evs_identity_leave(&identity);
 }

@@ -30,6 +30,12 @@ extern char *evs_table_rows_shape(List *tables);
  */
 extern List *evs_table_rows_order(const EvsProjection *projection);
 
+/*
+ * Each row is to be of one table only.
+ * Errors: 0A000 when others inherit from a table, or its partition is named, too.
+ */
+extern void evs_table_rows_check_unshared(const EvsProjection *projection);
+
 /* Store their rows, and their sequences, under a position; returns how many. */
 extern int64 evs_table_rows_save(const EvsProjection *projection, int64 position,
 								 List *tables);

@@ -102,6 +102,7 @@ check_savable(const EvsProjection *projection)
 				 errdetail("It has parked events that are not in them."),
 				 errhint("See evsource.dead_letters.")));
 
+	evs_table_rows_check_unshared(projection);
 	(void) evs_table_rows_order(projection);
 }
 
