@@ -468,8 +468,12 @@ evs_apply_end(EvsApply *apply)
 
 /* ---- partitions that are apart ---- */
 
-/* So many events are few enough for a transaction that is somebody else's. */
+/*
+ * So many events are few enough for a transaction that is somebody else's, and so
+ * many times what one of a worker's should take is short enough.
+ */
 #define MOST_GATHERED	10000
+#define MOST_BATCHES	10
 
 static void
 refuse_to_gather(const EvsApply *apply, const char *why, const char *context)
@@ -491,6 +495,7 @@ typedef struct GatherWork
 	EvsApply   *apply;
 	int64		upto;
 	int64		most;			/* events */
+	TimestampTz until;
 } GatherWork;
 
 static void
@@ -499,17 +504,17 @@ apply_up_to(void *arg)
 	GatherWork *work = arg;
 	EvsApply   *apply = work->apply;
 
-	while (apply->applied <= work->most &&
+	while (apply->applied <= work->most && GetCurrentTimestamp() < work->until &&
 		   evs_apply_batch(apply, work->upto, Min(evs_apply_limit(apply->projection), work->most + 1),
-						   0) == EVS_APPLY_MORE)
+						   work->until) == EVS_APPLY_MORE)
 		;
 }
 
 /* Returns how many events that took. */
 static int64
-bring_to(EvsApply *apply, int64 upto, int64 most)
+bring_to(EvsApply *apply, int64 upto, int64 most, TimestampTz until)
 {
-	GatherWork	work = {apply, upto, most};
+	GatherWork	work = {apply, upto, most, until};
 	ErrorData  *error;
 
 	apply->projection->filter.partition = apply->unit.partition;
@@ -520,6 +525,9 @@ bring_to(EvsApply *apply, int64 upto, int64 most)
 		refuse_to_gather(apply, psprintf("%s.", error->message), error->context);
 	if (apply->applied > most)
 		refuse_to_gather(apply, psprintf("more than %d events are missing.", MOST_GATHERED), NULL);
+	if (apply->unit.checkpoint.position < upto)
+		refuse_to_gather(apply, psprintf("to apply what is missing takes longer than %d ms.",
+										 MOST_BATCHES * evs_async_batch_time), NULL);
 	return apply->applied;
 }
 
@@ -529,6 +537,8 @@ evs_apply_gather(EvsProjection *projection)
 	EvsApply   *applies = palloc(sizeof(EvsApply) * projection->partitions);
 	EvsCheckpoint checkpoint;
 	int64		left = MOST_GATHERED;
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													MOST_BATCHES * evs_async_batch_time);
 
 	if (projection->partitions == 1)
 		return;
@@ -542,7 +552,7 @@ evs_apply_gather(EvsProjection *projection)
 	}
 	for (int i = 0; i < projection->partitions; i++)
 	{
-		left -= bring_to(&applies[i], checkpoint.position, left);
+		left -= bring_to(&applies[i], checkpoint.position, left, until);
 		checkpoint.event_count += applies[i].applied;
 	}
 	projection->filter.partitions = 1;

@@ -78,7 +78,7 @@ extern void evs_apply_end(EvsApply *apply);
 /*
  * Bring all partitions of a projection to one position.  The caller holds the
  * projection's name.  Errors: 55000 when an event cannot be applied, or there are
- * too many for one transaction.
+ * too many for one transaction, or they take too long.
  */
 extern void evs_apply_gather(EvsProjection *projection);
 

@@ -153,6 +153,23 @@ select evsource.run_projection('apart');
 select evsource.alter_projection('apart', partitions => 1);
 select evsource.drop_projection('apart');
 
+-- Nor those that take long to come together: ten times async_batch_time is the most.
+create function takes_long(e evsource.event) returns void language plpgsql as $$begin
+    if (e).stream = 'slow-a' and current_setting('slow.works', true) is distinct from 'on' then raise exception 'not yet'; end if;
+    perform pg_sleep(0.03);
+end$$;
+select evsource.create_projection('slow', 'takes_long', mode => 'async', categories => '{slow}', partitions => 2);
+select stored from evsource.append_batch('slow-a', array_fill('Paid'::text, array[6]), array_fill('{}'::jsonb, array[6]));
+select stored from evsource.append('slow-b', 'Paid');
+select evsource.run_projection('slow');
+set slow.works = 'on';
+set evsource.async_batch_time = '5ms';
+select evsource.alter_projection('slow', partitions => 1);
+reset evsource.async_batch_time;
+select evsource.alter_projection('slow', partitions => 1);
+select event_count from evsource.projection_status where projection = 'slow';
+select evsource.drop_projection('slow');
+
 -- A snapshot that is older than what workers have committed does not show where partitions are.
 select evsource.create_projection('seen', 'evsource._noop', mode => 'async', categories => '{seen}');
 begin isolation level repeatable read;
