@@ -56,7 +56,8 @@ evs_state_advance(EvsFolder *folder, EvsState *state, const EvsEvent *event)
 void
 evs_state_finish(EvsFolder *folder, EvsState *state)
 {
-	state->state = evs_folder_state(folder);
+	/* folds of ours would make a number of nothing */
+	state->state = state->event_count > 0 ? evs_folder_state(folder) : evs_initial_state();
 }
 
 /* Begin a run with the state, or with the initial one if there is none yet. */

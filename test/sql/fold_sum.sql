@@ -50,6 +50,10 @@ select evsource.fold_sum('{"sum": 1, "other": true}', e, '{amount}') from evsour
 select evsource.fold_sum('{}', e, '{}') from evsource.read_stream('a-1', 1, 1) e;
 select evsource.fold_sum('{}', e, '{amount,null}') from evsource.read_stream('a-1', 1, 1) e;
 
+-- The state before the first event is no sum yet: it is that of any fold.
+select evsource.create_projection('balance_count', 'evsource.fold_count', categories => '{a}');
+select projection, l.* from unnest('{balance,balance_count}'::text[]) projection, lateral evsource.load_state(projection, 'a-none') l;
+
 -- A fold of one's own may take a path, too.
 create function collect(state jsonb, e evsource.event, path text[]) returns jsonb language sql immutable as
 $$select state || coalesce(jsonb_build_object(e.version, e.data #> path), '{}')$$;
