@@ -60,6 +60,7 @@ OBJS = \
 	src/state_cache.o \
 	src/state_load.o \
 	src/state_missing.o \
+	src/state_truncated.o \
 	src/state_keys.o \
 	src/states.o \
 	src/decider.o \

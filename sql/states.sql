@@ -34,7 +34,7 @@ create function evsource.state_at_time(projection text, key text, as_of timestam
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_state_at_time';
 comment on function evsource.state_at_time(text, text, timestamptz) is
-'The fold of the events of a key that occurred before this time, in the order of the log. Errors as state; P0002 also when none of them had occurred before it.';
+'The fold of the events of a key that occurred before this time, in the order of the log. Errors as state; P0002 also when none of them had occurred before it, 22023 when events that made it were truncated.';
 
 create function evsource.diff_state(
     projection text, key text, v1 bigint, v2 bigint,

@@ -29,6 +29,7 @@
 #include "replay.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
+#include "state_truncated.h"
 #include "table_snapshots.h"
 #include "unit.h"
 
@@ -163,7 +164,10 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (evs_definition_equal(old, new))
 		return;
 	if (!evs_definition_same_model(old, new) || !evs_definition_same_versions(old, new))
+	{
 		evs_history_check_bases(new);
+		evs_truncated_check(old, new);
+	}
 	if (!evs_definition_same_model(old, new))
 		new->stale = !begins_anew(old, new);
 

@@ -33,6 +33,7 @@
 #include "resolve.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
+#include "state_truncated.h"
 #include "table_snapshots.h"
 #include "unit.h"
 
@@ -146,6 +147,7 @@ evs_reset_read_model(EvsProjection *projection)
 {
 	evs_reset_tables(projection);
 	(void) evs_snapshots_clear(projection->name, false);
+	evs_truncated_forget(projection->name);
 	(void) evs_table_snapshots_clear(projection->name);
 }
 

@@ -24,6 +24,7 @@
 #include "scan.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
+#include "state_truncated.h"
 
 /* As many events are folded before it is worth looking for a newer snapshot. */
 #define PATIENCE 100
@@ -510,13 +511,22 @@ evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 {
 	EvsProjection *projection = folder->projection;
 	EvsSnapshot row;
-	bool		has_row;
+	bool		has_row = evs_snapshot_read(projection->name, key, snapshot, &row);
+	char	   *truncated = has_row ? evs_truncated_stream(projection->name, snapshot) : NULL;
 
 	/* the row is the state whatever made it, but not the state of the past */
-	has_row = projection->policy.restore_from_snapshot &&
-		evs_snapshot_read(projection->name, key, snapshot, &row) && is_before(&row, at) &&
+	has_row = has_row && is_before(&row, at) &&
+		(projection->policy.restore_from_snapshot || truncated != NULL) &&
 		row.definition == evs_snapshot_definition(projection) &&
 		evs_snapshot_accept(projection, key, &row);
+	if (!has_row && truncated != NULL && at->leave_out)
+	{
+		state->is_lost = true;
+		start(folder, state);
+		return;
+	}
+	if (!has_row && truncated != NULL)
+		evs_truncated_past(projection, key, &row, truncated);
 	if (has_row)
 		take_row(state, &row, at);
 	evs_state_load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
@@ -555,6 +565,10 @@ evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
 	}
 	else
 	{
+		char	   *truncated = evs_truncated_stream(folder->projection->name, snapshot);
+
+		if (truncated != NULL)
+			evs_truncated_useless(folder->projection, key, &row, truncated);
 		state->rejections++;
 		evs_state_load_log(folder, key, upto, &at, snapshot, state);
 		state->mixed = row.definition == EVS_MIXED_DEFINITION;

@@ -392,9 +392,11 @@ warn_of_lost(const EvsProjection *projection, int64 lost, const char *first)
 			 errmsg_plural(INT64_FORMAT " state of projection \"%s\" as of that time is not known",
 						   INT64_FORMAT " states of projection \"%s\" as of that time are not known",
 						   lost, lost, projection->name),
-			 errdetail("Events that make them were truncated; the first of these streams is \"%s\".",
-					   first),
-			 errhint("See evsource.snapshot_history for the versions from which on states of truncated streams are known.")));
+			 errdetail("Events that make them were truncated; the first of these %s is \"%s\".",
+					   projection->key_kind == EVS_KEY_STREAM ? "streams" : "keys", first),
+			 projection->key_kind == EVS_KEY_STREAM ?
+			 errhint("See evsource.snapshot_history for the versions from which on states of truncated streams are known.") :
+			 errhint("See occurred_at in evsource.snapshots for the times after which they are known.")));
 }
 
 /*

@@ -4,8 +4,9 @@
  *
  * What the events did to states is kept: each fold keyed by stream gets a base,
  * its state just before the first event that is left, and begins with that from
- * now on (snapshot_history.c, state_load.c).  What they did to read models is
- * there already, or the stream is not truncated.  The count of events that a
+ * now on (snapshot_history.c, state_load.c).  Of other folds it is noted that their
+ * states cannot be computed again (state_truncated.c).  What they did to read models
+ * is there already, or the stream is not truncated.  The count of events that a
  * projection has applied is written down before they go; their dead letters go,
  * too.  The last event of a stream stays, and with it the stream's version.
  *
@@ -36,6 +37,7 @@
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "state_load.h"
+#include "state_truncated.h"
 #include "states.h"
 #include "streams.h"
 #include "subscription.h"
@@ -328,6 +330,8 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 		check_applied(projection, &truncation);
 		if (keeps_state(projection))
 			keep_state(projection, &truncation);
+		else if (evs_truncated_concerns(projection))
+			evs_truncated_note(projection, truncation.stream, truncation.before);
 		if (is_live(projection))
 			evs_replay_settle(projection);
 	}

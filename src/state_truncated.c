@@ -1,0 +1,182 @@
+/*
+ * state_truncated.c - what truncated events have come to in folds that are not
+ * keyed by stream.
+ *
+ * Such a fold has no base to begin with (snapshot_history.c): the events of one
+ * stream may be in the states of many keys, and which ones nobody can tell when they
+ * are gone.  But each state is a row that has all of them.  So evsource.checkpoints
+ * notes that there are such events, and then no state is computed from the log
+ * that the row does not give: neither one of the past, nor one in place of a row
+ * that cannot be used.  That is so until the states are made anew.
+ */
+#include "state_truncated.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "identity.h"
+#include "query.h"
+#include "state_keys.h"
+
+static EvsQuery note = {
+	"update evsource.checkpoints set truncated = $2"
+	" where projection = $1 and truncated is null and exists ("
+	"  select from evsource.events where stream = $2 and version < $3 and position > $4"
+	"   and ($5 is null or type = any ($5)))",
+	5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery forget = {
+	"update evsource.checkpoints set truncated = null"
+	" where projection = $1 and truncated is not null",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery find = {
+	"select truncated from evsource.checkpoints where projection = $1 and truncated is not null",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+bool
+evs_truncated_concerns(const EvsProjection *projection)
+{
+	return projection->kind == EVS_KIND_FOLD && projection->key_kind != EVS_KEY_STREAM;
+}
+
+void
+evs_truncated_note(const EvsProjection *projection, text *stream, int64 before)
+{
+	const EvsFilter *filter = &projection->filter;
+	Datum	   *types = palloc(sizeof(Datum) * Max(filter->ntypes, 1));
+	Datum		values[] = {
+		CStringGetTextDatum(projection->name), PointerGetDatum(stream),
+		Int64GetDatum(before), Int64GetDatum(projection->start_after), (Datum) 0
+	};
+
+	for (int i = 0; i < filter->ntypes; i++)
+		types[i] = PointerGetDatum(filter->types[i]);
+	values[4] = PointerGetDatum(construct_array(types, filter->ntypes, TEXTOID, -1, false,
+												TYPALIGN_INT));
+	(void) evs_query_run(&note, values, filter->ntypes > 0 ? NULL : "    n");
+}
+
+void
+evs_truncated_forget(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_query_run(&forget, values, NULL);
+}
+
+char *
+evs_truncated_stream(const char *projection, Snapshot snapshot)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+	MemoryContext caller = CurrentMemoryContext;
+	EvsQueryResult result;
+	char	   *stream = NULL;
+
+	evs_query_begin(&find, values, NULL, snapshot, &result);
+	if (result.count > 0)
+		stream = MemoryContextStrdup(caller, SPI_getvalue(result.rows[0], result.tupdesc, 1));
+	evs_query_end(&result);
+	return stream;
+}
+
+void
+evs_truncated_past(const EvsProjection *projection, text *key, const EvsSnapshot *row,
+				   const char *stream)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("events that make this state were truncated"),
+			 errdetail("Of those of stream \"%s\" projection \"%s\" has only what they have come to in its state of key \"%s\".",
+					   stream, projection->name, text_to_cstring(key)),
+			 row->definition != evs_snapshot_definition(projection) ?
+			 errhint("To have states of the past of the events that are left, rebuild the projection.") :
+			 errhint("Ask for a time after %s, when the last one of its events occurred.",
+					 timestamptz_to_str(row->occurred_at))));
+}
+
+void
+evs_truncated_useless(const EvsProjection *projection, text *key, const EvsSnapshot *row,
+					  const char *stream)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot compute the state of key \"%s\" for projection \"%s\"",
+					text_to_cstring(key), projection->name),
+			 errdetail("Events of stream \"%s\" were truncated, and the state that they have come to cannot be used: see evsource.snapshot_status.",
+					   stream),
+			 errhint("Give the projection a migrate_state function that brings up states of version %d, or the definition that it had; or rebuild it, of the events that are left.",
+					 row->state_version)));
+}
+
+/* As evs_snapshot_problem(), of the key's row. */
+static const char *
+row_problem(const EvsProjection *old, EvsProjection *new, text *key, Snapshot snapshot,
+			char **message)
+{
+	EvsSnapshot row;
+
+	*message = NULL;
+	if (!evs_truncated_concerns(new) || new->key_kind != old->key_kind ||
+		(new->key_kind == EVS_KEY_FUNCTION && strcmp(new->key_function, old->key_function) != 0))
+		return "is that of a fold with another key";
+	if (!evs_snapshot_read(new->name, key, snapshot, &row))
+		return NULL;
+	return evs_snapshot_problem(new, &row, message);
+}
+
+static void
+check_rows(const EvsProjection *old, EvsProjection *new, const char *stream)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsKeyWalk *walk = evs_key_walk(old, snapshot);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource rows",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	text	   *key;
+
+	while ((key = evs_key_walk_next(walk)) != NULL)
+	{
+		char	   *message;
+		const char *problem = row_problem(old, new, key, snapshot, &message);
+
+		if (problem != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot alter projection \"%s\" in a way that makes states useless which stand for truncated events",
+							new->name),
+					 errdetail("Stream \"%s\" was truncated, and the state of key \"%s\" cannot be computed from the events that are left. It %s%s%s.",
+							   stream, text_to_cstring(key), problem,
+							   message ? ": " : "", message ? message : ""),
+					 errhint("For another state version, give migrate_state or is_compatible, too. To have states of the events that are left, create another projection, or rebuild this one first.")));
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	evs_key_walk_end(walk);
+	UnregisterSnapshot(snapshot);
+}
+
+void
+evs_truncated_check(const EvsProjection *old, EvsProjection *new)
+{
+	EvsIdentity identity;
+	char	   *stream;
+
+	if (!evs_truncated_concerns(old))
+		return;
+	stream = evs_truncated_stream(old->name, InvalidSnapshot);
+	if (stream == NULL)
+		return;
+	evs_identity_enter(&identity, new->owner, new->search_path);
+	evs_identity_pin_settings();
+	check_rows(old, new, stream);
+	evs_identity_leave(&identity);
+}

@@ -1,0 +1,45 @@
+/*
+ * state_truncated.h - states of folds that are not keyed by stream, when events
+ * that made them are gone.
+ */
+#ifndef EVS_STATE_TRUNCATED_H
+#define EVS_STATE_TRUNCATED_H
+
+#include "evsource.h"
+#include "projection.h"
+#include "snapshots.h"
+
+#include "utils/snapshot.h"
+
+/* Is it a fold whose states are its rows, and nothing else? */
+extern bool evs_truncated_concerns(const EvsProjection *projection);
+
+/*
+ * The events of a stream before this version are about to go: note it, if the
+ * projection takes any of them.  The caller has the lock on its name.
+ */
+extern void evs_truncated_note(const EvsProjection *projection, text *stream, int64 before);
+
+/* The states are made anew, of what is left. */
+extern void evs_truncated_forget(const char *projection);
+
+/* A stream whose truncated events may be in its states; NULL: there is none. */
+extern char *evs_truncated_stream(const char *projection, Snapshot snapshot);
+
+/*
+ * 22023: its state of the past is not known.  55000: its row cannot be used, and
+ * nothing takes its place.
+ */
+pg_noreturn extern void evs_truncated_past(const EvsProjection *projection, text *key,
+										   const EvsSnapshot *row, const char *stream);
+pg_noreturn extern void evs_truncated_useless(const EvsProjection *projection, text *key,
+											  const EvsSnapshot *row, const char *stream);
+
+/*
+ * 55000 if a state that stands for truncated events cannot be used with the
+ * definition that the projection is to have: each is brought up, to see whether
+ * that can be done.
+ */
+extern void evs_truncated_check(const EvsProjection *old, EvsProjection *new);
+
+#endif							/* EVS_STATE_TRUNCATED_H */
