@@ -34,6 +34,7 @@
 #include "identity.h"
 #include "query.h"
 #include "resolve.h"
+#include "settings.h"
 #include "states.h"
 #include "validate.h"
 
@@ -227,15 +228,35 @@ call_function(const EvsDecider *decider, const EvsProjection *projection,
 	return result;
 }
 
+/* deciders that are running, one inside the other */
+static int	depth = 0;
+
 void
 evs_decider_decide(const EvsDecider *decider, const EvsProjection *projection,
 				   Jsonb *state, Jsonb *command, EvsBatch *batch)
 {
 	ErrorContextCallback callback = {error_context_stack, context_callback, (void *) decider};
-	ArrayType  *array;
+	ArrayType  *array = NULL;
+
+	if (depth > evs_max_dispatch_depth)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+				 errmsg("deciders execute commands too deeply"),
+				 errdetail("Decider \"%s\" would run at depth %d; what a client executes is at depth 0.",
+						   decider->name, depth),
+				 errhint("Break the circle of deciders, or raise evsource.max_dispatch_depth.")));
 
 	error_context_stack = &callback;
-	array = call_function(decider, projection, state, command);
+	depth++;
+	PG_TRY();
+	{
+		array = call_function(decider, projection, state, command);
+	}
+	PG_FINALLY();
+	{
+		depth--;
+	}
+	PG_END_TRY();
 
 	/* what array_agg() makes of no rows is null */
 	batch->count = 0;

@@ -195,6 +195,28 @@ select evsource.create_decider('', 'decide', 'account');
 select evsource.create_decider(null, 'decide', 'account');
 select evsource.create_decider('other', 'decide', null);
 select evsource.drop_decider('nobody');
+-- Deciders may execute commands, but not without end.
+create function again(state jsonb, command jsonb) returns evsource.new_event[] language plpgsql as $$
+begin
+    if (command -> 'times')::int > 0 then
+        perform evsource.execute_command('again', 'account-again-' || (command ->> 'times'),
+            jsonb_build_object('times', (command -> 'times')::int - 1));
+    end if;
+    return array[evsource.new_event('Opened')];
+end $$;
+select evsource.create_decider('again', 'again', 'account');
+select count(*) from evsource.execute_command('again', 'account-again', '{"times": 16}');
+\set VERBOSITY terse
+select evsource.execute_command('again', 'account-again', '{"times": 17}');
+select evsource.execute_command('again', 'account-again', '{"times": 1000000}');
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY default
+-- the one that failed counts no more
+select count(*) from evsource.execute_command('again', 'account-again', '{"times": 16}');
+set evsource.max_dispatch_depth = 0;
+select count(*) from evsource.execute_command('again', 'account-again', '{"times": 0}');
+reset evsource.max_dispatch_depth;
+select evsource.drop_decider('again');
 -- A handler in use is not dropped.
 drop function decide(jsonb, jsonb);
 alter event trigger evsource_guard_drops disable;
