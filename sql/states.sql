@@ -94,7 +94,7 @@ create function evsource.clear_snapshots(projection text default null) returns b
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_clear_snapshots';
 comment on function evsource.clear_snapshots(text) is
-'Remove the snapshots of a projection, or of all that the caller may manage, and return how many there were. The states are computed from the events again. Errors: 55000 for a fold that is not keyed by stream, whose snapshots are its states; 42704, 42809, 42501.';
+'Remove the snapshots of a projection, or of all folds keyed by stream that the caller may manage, and return how many there were. The states are computed from the events again. Errors: 55000 for a fold that is not keyed by stream, whose snapshots are its states; 42704, 42809, 42501.';
 
 create function evsource.restore_projection(projection text) returns bigint
     language c volatile parallel unsafe

@@ -89,7 +89,10 @@ evs_state_projection(const char *name, EvsStateAccess access)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("projection \"%s\" is not a fold", name),
 				 errdetail("Only the handler of a fold, f(state jsonb, event evsource.event) returns jsonb, makes states."),
-				 errhint("Query the tables that its handler maintains.")));
+				 access == EVS_STATE_MANAGE ?
+				 errhint("To save the tables that its handler maintains, name them: evsource.alter_projection('%s', tables => ...).",
+						 name) :
+				 errhint("Query the tables that its handler maintains; those that were saved show in evsource.table_snapshots.")));
 	return projection;
 }
 
