@@ -128,6 +128,8 @@ evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations)
 void
 evs_procedure_gave_way_to_writers(EvsProcedure *procedure)
 {
+	/* whom the handler met nobody has told us, but it is not who was noted before */
+	evs_rebuild_waits_for_relations(procedure->name, NIL, false);
 	gave_way(procedure, "locks that its handler waits for",
 			 "transactions that have changed what it changes and not ended",
 			 "what it waits for");
