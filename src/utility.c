@@ -26,7 +26,9 @@
  */
 #include "evsource.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -35,6 +37,7 @@
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/syscache.h"
 
 #include "capture.h"
 #include "crew.h"
@@ -76,9 +79,11 @@ option_value(List *options, const char *name)
 }
 
 /* Which database a command needs for itself, and how it locks it; NULL: none. */
-static char *
+static const char *
 needs_database(Node *statement, LOCKMODE *lockmode)
 {
+	const char *template;
+
 	*lockmode = AccessExclusiveLock;
 	switch (nodeTag(statement))
 	{
@@ -94,11 +99,33 @@ needs_database(Node *statement, LOCKMODE *lockmode)
 			break;
 		case T_CreatedbStmt:
 			*lockmode = ShareLock;
-			return option_value(((CreatedbStmt *) statement)->options, "template");
+			template = option_value(((CreatedbStmt *) statement)->options, "template");
+			return template != NULL ? template : "template1";
 		default:
 			break;
 	}
 	return NULL;
+}
+
+/* A template may be copied by everybody who may create databases. */
+static bool
+may_copy(Oid database)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool		allowed;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	allowed = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	ReleaseSysCache(tuple);
+	if (!allowed)
+		return false;
+
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	allowed = HeapTupleIsValid(tuple) && ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return allowed;
 }
 
 /* Ask the daemon out of a database that the command needs for itself. */
@@ -106,12 +133,13 @@ static void
 clear_database(Node *statement)
 {
 	LOCKMODE	lockmode;
-	char	   *name = needs_database(statement, &lockmode);
+	const char *name = needs_database(statement, &lockmode);
 	Oid			database = name == NULL ? InvalidOid : get_database_oid(name, true);
 
 	if (!OidIsValid(database) || database == MyDatabaseId ||
 		!evs_crew_is_in(database) ||
-		!object_ownercheck(DatabaseRelationId, database, GetUserId()))
+		!(object_ownercheck(DatabaseRelationId, database, GetUserId()) ||
+		  (IsA(statement, CreatedbStmt) && may_copy(database))))
 		return;
 	LockSharedObject(DatabaseRelationId, database, 0, lockmode);
 	evs_crew_clear_database(database);

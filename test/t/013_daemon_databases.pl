@@ -55,6 +55,21 @@ is($node->safe_psql('postgres', q{select count(*) from pg_database where datname
 $node->safe_psql('one', q{select from evsource.append('a-4', 'Counted')});
 $applied->('one', 'the others go on');
 
+# Who may copy a template need not own it.
+$node->safe_psql('postgres', 'alter database one is_template true; create role copier login createdb');
+$working->('one');
+$node->safe_psql('postgres', 'create database four template one', extra_params => [ '-U', 'copier' ]);
+$node->safe_psql('postgres', 'alter database one is_template false');
+$node->safe_psql('postgres', 'drop database four');
+
+# Nor name it, if it is template1.
+$node->safe_psql('template1', $make);
+$working->('template1');
+$node->safe_psql('postgres', 'create database four');
+$node->safe_psql('postgres', 'drop database four');
+$node->safe_psql('template1', 'set evsource.allow_drop = on; drop extension evsource cascade');
+$working->('one');
+
 # Also while a handler is at work: that is rolled back.
 $node->safe_psql('one', q{
 create table slow (position bigint);
