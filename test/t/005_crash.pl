@@ -7,12 +7,11 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-
-use Killing;
 use Time::HiRes qw(time sleep);
 
 use FindBin;
-use lib "$FindBin::RealBin/../stress";
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
+use Killing;
 use Session;
 
 # What goes on until the server is gone, each commit a moment after the other.
