@@ -44,10 +44,18 @@ sub start_server
 	my $library = $option{library} // 'evsource';
 	run_or_die("$top/dev/server", 'start', $dir, @settings, "shared_preload_libraries=$library", @{ $option{settings} // [] });
 	push @servers, { dir => $dir, pg_config => $ENV{PG_CONFIG} };
-	@ENV{qw(PGHOST PGPORT PGUSER PGDATABASE)} = ($dir, 5432, 'postgres', 'postgres');
+	use_server($#servers);
 	delete @ENV{qw(PGOPTIONS PGAPPNAME PSQLRC)};
 	chomp(my $bin = `"$ENV{PG_CONFIG}" --bindir`);
 	$ENV{PATH} = "$bin:$ENV{PATH}";
+}
+
+# Makes one of those that were started the current one: the first is 0.
+sub use_server
+{
+	my ($number) = @_;
+	my $server = $servers[$number];
+	@ENV{qw(PGHOST PGPORT PGUSER PGDATABASE)} = ($server->{dir}, 5432, 'postgres', $server->{database} // 'postgres');
 }
 
 # The pg_config of another private build of this checkout, with other flags.
@@ -67,7 +75,7 @@ sub stop_server
 	local $ENV{PG_CONFIG} = $server->{pg_config};
 	system("$top/dev/server", 'stop', $server->{dir});
 	system('rm', '-rf', $server->{dir});
-	$ENV{PGHOST} = @servers ? $servers[-1]{dir} : undef;
+	use_server($#servers) if @servers;
 }
 
 sub stop_all { stop_server() while @servers }
@@ -83,6 +91,7 @@ sub fresh_database
 	run_or_die('createdb', $ENV{PGDATABASE});
 	run_or_die('psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', dirname(__FILE__) . '/floor.sql');
 	run_or_die('dropdb', $old) if $old ne 'postgres';
+	$servers[-1]{database} = $ENV{PGDATABASE};
 	sql('checkpoint');
 }
 
@@ -110,8 +119,7 @@ sub sql
 {
 	my ($statement) = @_;
 	open my $in, '-|', 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-c', $statement or die "psql: $!\n";
-	local $/;
-	my $output = <$in> // '';
+	my $output = do { local $/; <$in> } // '';
 	close $in or die "psql failed: $statement\n";
 	chomp $output;
 	return $output;

@@ -16,12 +16,13 @@ sub new
 {
 	my ($class, %load) = @_;
 	my $self = bless { clients => $load{clients}, name => 'load' . ++$number }, $class;
+	Bench::use_server($load{server}) if defined $load{server};
 	$self->{log} = Bench::scratch_file("$self->{name}.log");
 	my $script = Bench::scratch_file("$self->{name}.sql", $load{script});
 	my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $load{clients}, '-j', $load{clients} > 1 ? 2 : 1,
 		'-T', 36000, '-f', $script);
 	push @command, '-D', "$_=$load{vars}{$_}" for sort keys %{ $load{vars} // {} };
-	BenchSession::control();    # before the environment is a load's
+	$self->{control} = BenchSession::control();    # before the environment is a load's
 	local $ENV{PGOPTIONS} = "-c synchronous_commit=" . ($load{sync} // 'off') . ' ' . ($load{options} // '');
 	local $ENV{PGAPPNAME} = $self->{name};
 
@@ -47,7 +48,7 @@ sub new
 sub share_processor
 {
 	my ($self) = @_;
-	my ($backend) = BenchSession::control()->value("select pid from pg_stat_activity where application_name = '$self->{name}'");
+	my ($backend) = $self->{control}->value("select pid from pg_stat_activity where application_name = '$self->{name}'");
 	chomp(my $last = `nproc`);
 	for my $pid ($self->{pid}, $backend)
 	{
@@ -60,14 +61,15 @@ sub share_processor
 sub look
 {
 	my ($self) = @_;
-	my ($positions, $wal, $active, $pids) = split /\|/, BenchSession::control()->value(
+	my $time = time;
+	my ($positions, $wal, $active, $pids) = split /\|/, $self->{control}->value(
 		"select (select last_value from evsource.position_seq) + (select last_value from floor.position_seq),
 			pg_current_wal_insert_lsn() - '0/0'::pg_lsn, count(*) filter (where state <> 'idle'), string_agg(pid::text, ' ')
 			from pg_stat_activity where application_name = '$self->{name}'");
 	my @pids = split ' ', $pids // '';
 	my $cpu = 0;
 	$cpu += Bench::cpu_of($_) // 0 for @pids;
-	return { events => $positions, wal => $wal, cpu => $cpu, active => $active, backends => scalar @pids };
+	return { time => $time, events => $positions, wal => $wal, cpu => $cpu, active => $active, backends => scalar @pids };
 }
 
 # Waits until what was sent is done, and returns a look at it.
@@ -95,7 +97,7 @@ sub run
 	sleep($seconds);
 	kill 'STOP', $self->{pid};
 	my $after = $self->settle;
-	my $time = time - $start;
+	my $time = $after->{time} - $start;    # the look takes longer where there are more sessions
 	my $events = $after->{events} - $before->{events};
 	die "bench: nothing happened\n" if $events == 0;
 	return {

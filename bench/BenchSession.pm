@@ -8,7 +8,7 @@ use Time::HiRes qw(time);
 
 my $mark = '@@bench@@';
 my @open;
-my $control;
+my %control;
 
 sub new
 {
@@ -61,17 +61,16 @@ sub end
 	@open = grep { $_ != $self } @open;
 }
 
-# The session that looks at what others do.
+# The session that looks at what others do, on the current server.
 sub control
 {
-	$control //= BenchSession->new;
-	return $control;
+	return $control{ $ENV{PGHOST} } //= BenchSession->new;
 }
 
 sub end_all
 {
 	$_->end for @open;
-	undef $control;
+	%control = ();
 }
 
 1;

@@ -27,20 +27,22 @@ sub run_appenders
 
 # ---- a thousand that wait ----
 
-# Each waits for a subscription of its own: "idle", to one category; or "choosy", to
-# two categories, or to a type, that nobody appends. Or they are a group that waits
-# together, for so many kinds of events that each append wakes one of them for nothing.
+# Three servers side by side, so that the load takes short turns beside nobody, beside as
+# many sessions that only sleep in a statement, and beside those that wait: a thousand
+# connections cost something by themselves, and to start them takes long.
+my ($among_waiters, $among_sleepers, $alone) = (0, 1, 2);
 my @waiting;
-my $count_waiting = "select count(*) from pg_stat_activity where query like '%fetch_events%' and wait_event in ('Extension', 'EvsourceFetch')";
+my %asleep = (
+	waiting => "query like '%fetch_events%' and wait_event in ('Extension', 'EvsourceFetch')",
+	sleeping => "query like '%pg_sleep%' and wait_event = 'PgSleep'");
 
-sub start_waiting
+# Starts as many on the current server; $statement is told a number of its own, :number.
+sub start_sessions
 {
-	my ($name, $count) = @_;
+	my ($how, $count, $statement) = @_;
 	for my $part (0 .. $count / 50 - 1)
 	{
-		my $subscription = $name eq 'group' ? "'group'" : "'$name' || (:client_id + 1 + $part * 50)";
-		my $script = Bench::scratch_file("$name$part.sql",
-			"SELECT count(*) FROM evsource.fetch_events($subscription, wait => '1 hour');\n");
+		my $script = Bench::scratch_file("$how$part.sql", "\\set number 1 + :client_id + $part * 50\n$statement;\n");
 		my $pid = fork // die "fork: $!\n";
 		if ($pid == 0)
 		{
@@ -48,14 +50,24 @@ sub start_waiting
 			open STDERR, '>', '/dev/null';
 			exec 'pgbench', '-n', '-c', 50, '-j', 1, '-T', 36000, '-f', $script or POSIX::_exit(1);
 		}
-		push @waiting, $pid;
+		push @waiting, $pid if $how eq 'waiting';
 	}
+	my $is_there = "select count(*) = $count from pg_stat_activity where $asleep{$how}";
 	for (1 .. 12)
 	{
-		Bench::wait_for(sub { Bench::sql($count_waiting) == $count });
-		return if Bench::sql($count_waiting) == $count;
+		Bench::wait_for(sub { Bench::sql($is_there) eq 't' });
+		return if Bench::sql($is_there) eq 't';
 	}
 	die "bench: not all wait\n";
+}
+
+# What they have used so far, in microseconds of CPU, and the appends so far beside them.
+sub look_at_waiting
+{
+	my @pids = split ' ', Bench::sql("select string_agg(pid::text, ' ') from pg_stat_activity where query like '%fetch_events%' and pid <> pg_backend_pid()");
+	my $cpu = 0;
+	$cpu += Bench::cpu_of($_) / 1000 for @pids;
+	return ($cpu, Bench::sql('select last_value from evsource.position_seq'));
 }
 
 sub stop_waiting
@@ -64,11 +76,21 @@ sub stop_waiting
 	waitpid $_, 0 for @waiting;
 	@waiting = ();
 	Bench::sql("select count(pg_terminate_backend(pid)) from pg_stat_activity where query like '%fetch_events%' and pid <> pg_backend_pid()");
-	Bench::wait_for(sub { Bench::sql($count_waiting) == 0 });
+	Bench::wait_for(sub { Bench::sql("select count(*) from pg_stat_activity where $asleep{waiting}") == 0 });
 }
 
-Bench::start_server(settings => [ 'max_connections=' . ($waiters + 150), 'track_commit_timestamp=on', 'evsource.max_wait=0' ]);
-Bench::fresh_database();
+for my $server ($among_waiters, $among_sleepers, $alone)
+{
+	Bench::start_server(settings => [ 'max_connections=' . ($waiters + 150), 'track_commit_timestamp=on', 'evsource.max_wait=0' ]);
+	Bench::fresh_database();
+}
+Bench::use_server($among_sleepers);
+start_sessions('sleeping', $waiters, 'select pg_sleep(36000)');
+
+# Each waits for a subscription of its own: "idle", to one category; or "choosy", to
+# two categories, or to a type, that nobody appends. Or they are a group that waits
+# together, for so many kinds of events that each append wakes one of them for nothing.
+Bench::use_server($among_waiters);
 Bench::sql("select count(evsource.create_subscription('idle' || i, categories => array['idle' || i], start => 'now')) from generate_series(1, $waiters) i");
 Bench::sql("select count(evsource.create_subscription('choosy' || i, start => 'now',
 	categories => case when i % 2 = 0 then array['one' || i, 'two' || i] end, types => case when i % 2 = 1 then array['Never' || i] end))
@@ -76,29 +98,37 @@ Bench::sql("select count(evsource.create_subscription('choosy' || i, start => 'n
 my $many = join ',', map { "k$_" } 1 .. 40;
 Bench::sql("select evsource.create_subscription('group', start => 'now', categories => '{$many}', types => '{$many}', partitions => 16)");
 Bench::sql('vacuum analyze');
-run_appenders(32, 2);
-my $length = POSIX::ceil(2.5 * $Bench::seconds);
-my $appends = Bench::in_turns("appends, $waiters waiting",
-	none => sub { return { rate => run_appenders(32, $length) } },
-	map { my $name = $_; $name => sub {
-		start_waiting($name, $waiters);
-		my $rate = run_appenders(32, $length);
-		stop_waiting();
-		return { rate => $rate };
-	} } qw(idle choosy group));
-for ([ idle => 'idle subscriptions to one category waited for', 0.95 ],
-	[ choosy => 'idle subscriptions to two categories, or a type, waited for', 0.95 ],
-	[ group => 'consumers of one group, of which each append wakes one', 0.5 ])
+my %load = (clients => 32, script => $append, vars => { data => '{"amount": 12345, "currency": "EUR"}' }, turn => 0.1);
+for ([ idle => "'idle' || :number", 'idle subscriptions to one category waited for' ],
+	[ choosy => "'choosy' || :number", 'idle subscriptions to two categories, or a type, waited for' ],
+	[ group => "'group'", 'consumers of one group, of which each append wakes one' ])
 {
-	my ($name, $what, $least) = @$_;
-	my $kept = Bench::ratio($appends->{$name}{rate}, $appends->{none}{rate});
+	my ($name, $subscription, $what) = @$_;
+	start_sessions('waiting', $waiters, "select count(*) from evsource.fetch_events($subscription, wait => '1 hour')");
+	my ($used, $appended) = look_at_waiting();
+	my $appends = Bench::loads_in_turns("appends, $waiters $name",
+		alone => { %load, server => $alone },
+		sleepers => { %load, server => $among_sleepers },
+		waiters => { %load, server => $among_waiters });
+	Bench::use_server($among_waiters);
+	my ($used_now, $appended_now) = look_at_waiting();
+	my $theirs = ($used_now - $used) / ($appended_now - $appended);
+	stop_waiting();
+	$_ += $theirs for @{ $appends->{waiters}{cpu} };
+	my ($cpu, $cpu_alone) = map { Bench::ratio($appends->{waiters}{cpu}, $appends->{$_}{cpu}) } qw(sleepers alone);
+	my ($rate, $rate_alone) = map { Bench::ratio($appends->{waiters}{rate}, $appends->{$_}{rate}) } qw(sleepers alone);
+	my ($waiting, $sleeping, $none) = map { sprintf '%s, %s tx/s', Bench::figure($appends->{$_}{cpu}, 'µs'), Bench::short(Bench::median(@{ $appends->{$_}{rate} })) } qw(waiters sleepers alone);
+	my $woken = $name eq 'group';
 	Bench::row(
-		path => "appends of 32 clients, $waiters $what",
-		budget => "tx/s ≥ $least × without",
-		measured => sprintf('%.2f × (%s tx/s)', $kept, Bench::short(Bench::median(@{ $appends->{$name}{rate} }))),
-		floor => sprintf('%s tx/s', Bench::short(Bench::median(@{ $appends->{none}{rate} }))),
-		checks => [ [ 'tx/s', $kept, '>=', $least ] ]);
+		path => "appends of 32 clients beside $waiters $what",
+		budget => $woken ? 'tx/s ≥ 0.5 × alone' : 'CPU ≤ 1.05 × beside as many that sleep',
+		measured => sprintf('CPU %.2f ×, tx/s %.2f ×; CPU %.2f ×, tx/s %.2f × alone (%s; %s µs of it theirs)',
+			$cpu, $rate, $cpu_alone, $rate_alone, $waiting, Bench::short($theirs)),
+		floor => "beside sleepers: $sleeping; alone: $none",
+		checks => [ $woken ? [ 'tx/s', $rate_alone, '>=', 0.5 ] : [ 'CPU', $cpu, '<=', 1.05 ] ]);
 }
+Bench::stop_server() for $among_sleepers, $alone;
+my $length = POSIX::ceil(2.5 * $Bench::seconds);
 
 # ---- from the commit to the consumer ----
 
@@ -177,7 +207,9 @@ Bench::row(
 # ---- fetching beside writers ----
 
 Bench::fresh_database();
-Bench::fill_log(events => 400_000, streams => 20_000);
+my $batches = 20;
+my $turns = 4 * $Bench::rounds;    # short ones
+Bench::fill_log(events => 1000 * $batches * ($turns + 2), streams => 20_000);
 # as in reading.pl: a table that stores what is returned, an id, metadata and a time for each event
 Bench::sql("insert into floor.events ($columns) select $columns from evsource.read_all(0, null)");
 Bench::sql("vacuum analyze $_") for qw(evsource.events floor.events);
@@ -190,7 +222,6 @@ $session->value('set synchronous_commit = off');
 # the receipt is looked up, for psql has no variable for the last of many rows
 $session->value("prepare ack as $ack");
 my $from = 0;
-my $batches = 20;
 sub read_batches
 {
 	my ($statement) = @_;
@@ -207,6 +238,7 @@ if ($writers == 0)
 sleep(1);
 $session->value("select count(*) from evsource.fetch_events('reader', 1000)");
 $from = 1000;
+local $Bench::rounds = $turns;
 my $fetch = Bench::in_turns('fetch, 1000 events a call',
 	floor => sub { return read_batches(sub { "select $columns from floor.events where position > $_[0] order by position limit 1000" }) },
 	fetch => sub {
