@@ -364,7 +364,7 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (is_live(projection))
-		evs_barrier();
+		evs_barrier("drop projection", name);
 	evs_rebuild_forget(name);
 	(void) evs_snapshots_clear(name, true);
 	(void) evs_table_snapshots_clear(name);

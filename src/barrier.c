@@ -10,22 +10,29 @@
  * A session that has appended in its transaction already may take it too: its
  * own lock is no obstacle.  Two of them at once are a deadlock, which
  * PostgreSQL ends with 40P01.
+ *
+ * Who begins to append queues behind who waits for the barrier.  So nobody waits in
+ * the queue for long: he leaves it, lets the others append, waits until those are
+ * through whom he has met, and tries again.
  */
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/guc.h"
 
 #include "attempt.h"
 #include "barrier.h"
 #include "catalog.h"
 
-void
-evs_barrier(void)
-{
-	LockRelationOid(evs_catalog()->events, ShareRowExclusiveLock);
-}
+/* How long is waited for others where lock_timeout does not say it (ms). */
+#define PATIENCE		10000
+
+/* How long the first attempt may keep appenders waiting (ms); the next ones twice as long each. */
+#define FIRST_ATTEMPT	100
 
 bool
 evs_barrier_within(int timeout)
@@ -58,30 +65,35 @@ work_in_time(void *arg)
 
 /*
  * A timeout is an error, so the attempt is a subtransaction: its locks pass on
- * to the transaction when it succeeds.  Being the victim of a deadlock is worth
- * another attempt, too: what is given up lets the others go on.
+ * to the transaction when it succeeds.
  */
-bool
-evs_within(int timeout, void (*work) (void *), void *arg)
+static bool
+in_time(int timeout, void (*work) (void *), void *arg, bool bears_deadlock)
 {
 	Hurry		hurry = {work, arg, timeout};
-	ErrorData  *error;
+	ErrorData  *error = evs_attempt(work_in_time, &hurry);
 
-	if (timeout <= 0)
-	{
-		work(arg);
-		return true;
-	}
-
-	error = evs_attempt(work_in_time, &hurry);
 	if (error == NULL)
 		return true;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-		error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		!(bears_deadlock && error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))
 		ReThrowError(error);
 	FreeErrorData(error);
 
 	return false;
+}
+
+/*
+ * Being the victim of a deadlock is worth another attempt, too: what is given up
+ * lets the others go on.
+ */
+bool
+evs_within(int timeout, void (*work) (void *), void *arg)
+{
+	if (timeout > 0)
+		return in_time(timeout, work, arg, true);
+	work(arg);
+	return true;
 }
 
 /* What is to be locked. */
@@ -108,6 +120,131 @@ evs_locks_within(List *relations, LOCKMODE mode, int timeout)
 
 	return evs_within(timeout, lock_all, &wanted);
 }
+
+/* ---- giving way ---- */
+
+int
+evs_patience(void)
+{
+	return LockTimeout > 0 ? LockTimeout : PATIENCE;
+}
+
+void
+evs_barrier_begin(EvsBarrier *barrier, const char *what, const char *name,
+				  const char *others)
+{
+	memset(barrier, 0, sizeof(EvsBarrier));
+	barrier->what = what;
+	barrier->name = name;
+	barrier->others = others;
+	barrier->patience = evs_patience();
+	barrier->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), barrier->patience);
+	barrier->attempt = FIRST_ATTEMPT;
+}
+
+static int
+time_left(const EvsBarrier *barrier)
+{
+	return (int) TimestampDifferenceMilliseconds(GetCurrentTimestamp(), barrier->until);
+}
+
+/* What is done behind the barrier, at once. */
+typedef struct Moment
+{
+	bool		appends_go_on;
+	void		(*work) (void *);	/* NULL: nothing yet */
+	void	   *arg;
+	bool		begun;
+} Moment;
+
+static void
+take_moment(void *arg)
+{
+	Moment	   *moment = arg;
+
+	if (!moment->appends_go_on)
+		LockRelationOid(evs_catalog()->events, ShareRowExclusiveLock);
+	moment->begun = true;
+	if (moment->work != NULL)
+		moment->work(moment->arg);
+}
+
+static void
+wait_for_one(void *arg)
+{
+	(void) VirtualXactLock(*(VirtualTransactionId *) arg, true);
+}
+
+/*
+ * Until those are through who are in the way now.  Nobody queues behind us; but if
+ * one of them waits for us, that is a deadlock which no other attempt ends.
+ */
+static void
+wait_for_holders(const EvsBarrier *barrier)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *holders;
+	int			count;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, evs_catalog()->events);
+	holders = GetLockConflicts(&tag, ShareRowExclusiveLock, &count);
+	for (int i = 0; i < count; i++)
+	{
+		int			left = time_left(barrier);
+
+		if (left <= 0 || !in_time(left, wait_for_one, &holders[i], false))
+			return;
+	}
+}
+
+static void
+give_up(const EvsBarrier *barrier, bool begun)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("could not %s \"%s\"", barrier->what, barrier->name),
+			 errdetail("Transactions that have %s, and not ended, were in the way for %d ms.",
+					   begun ? barrier->others : "appended", barrier->patience),
+			 errhint("See %s for who they are. Try again when they have ended; lock_timeout says how long to wait for them.",
+					 begun ? "pg_locks" : "evsource.blockers, and the locks on evsource.events in pg_locks,")));
+}
+
+bool
+evs_barrier_attempt(EvsBarrier *barrier, void (*work) (void *), void *arg)
+{
+	Moment		moment = {barrier->appends_go_on, work, arg};
+	int			left;
+
+	/* mostly nobody is in the way */
+	if (work == NULL &&
+		ConditionalLockRelationOid(evs_catalog()->events, ShareRowExclusiveLock))
+		return true;
+	if (in_time(Max(Min(barrier->attempt, time_left(barrier)), 1), take_moment, &moment, true))
+		return true;
+
+	if (!moment.begun)
+		wait_for_holders(barrier);
+	left = time_left(barrier);
+	if (left <= 0)
+		give_up(barrier, moment.begun);
+
+	/* others have as much time as they have lost */
+	evs_attempt_pause(Min(barrier->attempt, left));
+	barrier->attempt *= 2;
+	return false;
+}
+
+void
+evs_barrier(const char *what, const char *name)
+{
+	EvsBarrier	barrier;
+
+	evs_barrier_begin(&barrier, what, name, NULL);
+	while (!evs_barrier_attempt(&barrier, NULL, NULL))
+		;
+}
+
+/* ---- what is needed besides ---- */
 
 void
 evs_require_read_committed(const char *what)

@@ -7,11 +7,41 @@
 
 #include "evsource.h"
 
+#include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 
-/* Wait for the barrier and hold it until the end of the transaction. */
-extern void evs_barrier(void);
+/*
+ * Wait for the barrier and hold it until the end of the transaction; others append
+ * meanwhile.  What the caller wants to do, and to what, is for the error: 55P03 when
+ * it was not to be had for as long as evs_patience() says.
+ */
+extern void evs_barrier(const char *what, const char *name);
+
+/* How long to wait for others (ms): lock_timeout, or ten seconds where that is not set. */
+extern int	evs_patience(void);
+
+/* The same step by step, for a caller who has something to do before each attempt. */
+typedef struct EvsBarrier
+{
+	const char *what;			/* the caller wants to do ... */
+	const char *name;			/* ... to this */
+	const char *others;			/* who has ... is in the way of the work */
+	bool		appends_go_on;	/* there is only the work, no need of the barrier */
+	int			patience;		/* ms in all */
+	TimestampTz until;			/* then it is over */
+	int			attempt;		/* ms for the next one */
+} EvsBarrier;
+
+extern void evs_barrier_begin(EvsBarrier *barrier, const char *what, const char *name,
+							  const char *others);
+
+/*
+ * True: it is held, and the work, if there is any, is done behind it; no lock that
+ * the work waited for took longer than the attempt.  False: nothing of it is done,
+ * and those who were in the way are through, or others have had time to append.
+ */
+extern bool evs_barrier_attempt(EvsBarrier *barrier, void (*work) (void *), void *arg);
 
 /*
  * The same, waiting no longer than the timeout (in ms; 0 is for ever).  False:

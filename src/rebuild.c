@@ -406,7 +406,7 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	evs_reset_check(projection);
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE)
-		evs_barrier();
+		evs_barrier("rebuild projection", name);
 
 	/* there is no other transaction in which to try again */
 	procedure->timeout = 0;

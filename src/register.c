@@ -250,7 +250,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 		/* "now" is the moment when nobody appends */
 		if (start.now)
 		{
-			evs_barrier();
+			evs_barrier("create projection", name);
 			projection->start_after = evs_horizon_last_position();
 		}
 		else

@@ -152,25 +152,57 @@ evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint)
 		evs_positions_open_log();
 }
 
+/* What is left to apply, behind the barrier. */
+typedef struct Rest
+{
+	const EvsProjection *projection;
+	const EvsCheckpoint *checkpoint;
+	EvsProjection *activated;
+} Rest;
+
+/* On copies: of an attempt that failed nothing remains. */
+static void
+apply_rest(void *arg)
+{
+	Rest	   *rest = arg;
+	EvsCheckpoint checkpoint = *rest->checkpoint;
+
+	*rest->activated = *rest->projection;
+	rest->activated->runtime = NULL;
+	evs_replay_finish(rest->activated, &checkpoint);
+}
+
+/*
+ * Where the handler had to wait behind the barrier, it has given way to who appends;
+ * then it waits for that without the barrier, if it can.
+ */
 void
 evs_replay_activate(EvsProjection *projection)
 {
+	EvsProjection activated;
 	EvsCheckpoint checkpoint;
+	Rest		rest = {projection, &checkpoint, &activated};
+	EvsBarrier	barrier;
+	int64		few = FEW_EVENTS;
 
 	Assert(projection->mode == EVS_MODE_INLINE);
 	evs_checkpoint_read(projection->name, &checkpoint);
-
-	for (int round = 0; round < MAX_ROUNDS && !IsolationUsesXactSnapshot(); round++)
+	do
 	{
-		int64		safe = evs_horizon_safe_position();
+		for (int round = 0; round < MAX_ROUNDS && !IsolationUsesXactSnapshot(); round++)
+		{
+			int64		safe = evs_horizon_safe_position();
 
-		if (safe - checkpoint.position <= FEW_EVENTS)
-			break;
-		evs_replay(projection, &checkpoint, safe, 0);
-	}
-
-	evs_barrier();
-	evs_replay_finish(projection, &checkpoint);
+			if (safe - checkpoint.position <= few)
+				break;
+			evs_replay(projection, &checkpoint, safe, 0);
+		}
+		if (few > 0)
+			evs_barrier_begin(&barrier, "activate projection", projection->name,
+							  "locked what its handler needs");
+		few = 0;
+	} while (!evs_barrier_attempt(&barrier, apply_rest, &rest));
+	*projection = activated;
 }
 
 void
@@ -193,7 +225,7 @@ evs_replay_settle(EvsProjection *projection)
 		checkpoint.position = safe;
 	}
 
-	evs_barrier();
+	evs_barrier("change projection", projection->name);
 	last = evs_horizon_last_position();
 	checkpoint.event_count += evs_registry_count(&projection->filter,
 												 checkpoint.position, last);

@@ -18,7 +18,7 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
-#include "storage/proc.h"
+#include "storage/lmgr.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
 
@@ -173,41 +173,38 @@ open_projection(const char *name)
 	return projection;
 }
 
-/*
- * Appends and readers queue behind who waits for the barrier or for the tables, so
- * that is not for ever: where lock_timeout does not say how long, so many ms.
- */
-#define PATIENCE	10000
-
-static void
-give_up(const EvsProjection *projection, const char *who, int patience)
+/* What is to be emptied, and who would be in the way. */
+typedef struct Emptying
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-			 errmsg("could not reset projection \"%s\"", projection->name),
-			 errdetail("Transactions that have %s, and not ended, were in the way for %d ms.",
-					   who, patience),
-			 errhint("See pg_locks for who they are. Try again when they have ended; lock_timeout says how long to wait for them.")));
-}
-
-static void
-empty(void *arg)
-{
-	evs_reset_read_model(arg);
-}
+	EvsProjection *projection;
+	EvsBarrier	barrier;
+} Emptying;
 
 /* on_reset may lock whatever it likes */
 static void
+empty(void *arg)
+{
+	Emptying   *emptying = arg;
+	ListCell   *cell;
+
+	emptying->barrier.others = "used its tables";
+	foreach(cell, evs_reset_relations(emptying->projection))
+		LockRelationOid(lfirst_oid(cell), AccessExclusiveLock);
+
+	emptying->barrier.others = "used what its on_reset function empties";
+	evs_reset_read_model(emptying->projection);
+}
+
+/* Appends and readers queue behind who waits for the barrier or for the tables. */
+static void
 empty_in_time(EvsProjection *projection, bool from_appenders)
 {
-	int			patience = LockTimeout > 0 ? LockTimeout : PATIENCE;
+	Emptying	emptying = {projection};
 
-	if (from_appenders && !evs_barrier_within(patience))
-		give_up(projection, "appended", patience);
-	if (!evs_locks_within(evs_reset_relations(projection), AccessExclusiveLock, patience))
-		give_up(projection, "used its tables", patience);
-	if (!evs_within(patience, empty, projection))
-		give_up(projection, "used what its on_reset function empties", patience);
+	evs_barrier_begin(&emptying.barrier, "reset projection", projection->name, NULL);
+	emptying.barrier.appends_go_on = !from_appenders;
+	while (!evs_barrier_attempt(&emptying.barrier, empty, &emptying))
+		;
 }
 
 /*

@@ -10,17 +10,14 @@
 #include "evsource.h"
 
 #include "catalog/pg_type.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
 #include "attempt.h"
+#include "barrier.h"
 #include "query.h"
 #include "subscription.h"
-
-/* how long it is tried where lock_timeout does not say it (ms) */
-#define PATIENCE			10000
 
 /* how long others may be kept waiting by one attempt (ms) */
 #define ONE_ATTEMPT			50
@@ -74,7 +71,7 @@ is_a_matter_of_time(const ErrorData *error)
 void
 evs_subscription_open_for_change(const char *name)
 {
-	int			patience = LockTimeout > 0 ? LockTimeout : PATIENCE;
+	int			patience = evs_patience();
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), patience);
 	ErrorData  *error;
 

@@ -312,7 +312,7 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 		if (keeps_state(projection))
 			(void) evs_snapshot_lock(projection->name, truncation.stream, EVS_SNAPSHOT_LOCK_KEY);
 	}
-	evs_barrier();
+	evs_barrier("truncate stream", truncation.name);
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	check_version(&truncation, evs_stream_lock(events, truncation.stream, 0));
 	table_close(events, NoLock);

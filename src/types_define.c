@@ -175,7 +175,7 @@ make_surveys(Survey *surveys, int count)
 
 	for (int i = 0; i < count; i++)
 		look(&surveys[i], 0, safe);
-	evs_barrier();
+	evs_barrier("change event type", text_to_cstring(surveys[0].type));
 	for (int i = 0; i < count; i++)
 		look(&surveys[i], safe, PG_INT64_MAX);
 }

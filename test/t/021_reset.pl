@@ -25,7 +25,7 @@ sub refused
 	my ($statement, $setting, $reset) = @_;
 	$reset //= q{select evsource.reset_projection('model')};
 	$others->query_safe("begin; $statement");
-	my ($code, $out, $err) = $node->psql('postgres', "set statement_timeout = '1min'; set lock_timeout = '$setting'; $reset");
+	my ($code, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nset statement_timeout = '1min'; set lock_timeout = '$setting'; $reset");
 	is($code == 0 ? 'reset' : 'refused', 'refused', "not while another transaction is open: $statement");
 	$others->query_safe('rollback');
 	return $err;
@@ -35,6 +35,8 @@ my $error = qr/could not reset projection "model"/;
 like(refused(q{select from evsource.append('a-1', 'Happened')}, '100ms'), qr/$error.*have appended, and not ended, were in the way for 100 ms/s, 'it says what is in the way');
 like(refused('select from model', '100ms'), qr/$error.*have used its tables, and not ended, were in the way for 100 ms/s, 'also where that is a reader');
 like(refused('select from model', 0), qr/$error.*in the way for 10000 ms/s, 'it does not wait for ever');
+like(refused(q{select from evsource.append('a-1', 'Happened')}, '100ms', q{select evsource.pause_projection('model')}),
+	qr/ERROR:  55P03: could not change projection "model".*have appended, and not ended, were in the way for 100 ms.*See evsource.blockers/s, 'so does whoever changes what appends do');
 is($node->safe_psql('postgres', q{select count(*) from model}), '1', 'nothing has changed');
 is($node->safe_psql('postgres', q{select evsource.reset_projection('model'); select count(*) from model}), "\n0", 'with nobody in the way it is reset');
 
