@@ -65,6 +65,7 @@ OBJS = \
 	src/states.o \
 	src/decider.o \
 	src/command.o \
+	src/executed.o \
 	src/snapshots.o \
 	src/snapshot_parts.o \
 	src/snapshot_history.o \

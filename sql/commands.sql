@@ -53,12 +53,15 @@ create table evsource.commands (
     stream      text        not null collate "C",
     version     bigint      not null,
     event_count integer     not null,
+    fingerprint integer     not null,
     executed_at timestamptz not null default pg_catalog.now(),
     constraint commands_pkey primary key (command_id)
 );
 comment on table evsource.commands is 'Commands that were executed and are not told by the ids of their events.';
 comment on column evsource.commands.version is 'The version of the stream after the command.';
 comment on column evsource.commands.event_count is 'How many events it had: the last ones up to that version.';
+
+comment on column evsource.commands.fingerprint is 'Of its decider and what it said, in 16 bits: another one with its id is refused. The ids of events end with it.';
 
 select pg_catalog.pg_extension_config_dump('evsource.deciders', '');
 select pg_catalog.pg_extension_config_dump('evsource.commands', '');

@@ -7,11 +7,9 @@
  * in case its function writes after all), and everything is done again, now
  * with the lock held from the begin.
  *
- * A command with an id is executed once.  Its events get ids derived from its
- * own, so the log itself remembers it; only where that does not tell (it had no
- * events, or its decider gave them ids) there is a row in evsource.commands.  The
- * log is asked after the state was loaded: an execution that commits later has
- * moved the stream, or has its row, which is looked for again under the lock.
+ * A command with an id is executed once: executed.c knows which were.  That is
+ * asked after the state was loaded: an execution that commits later has moved the
+ * stream, or has its row, which is looked for again under the lock.
  */
 #include "evsource.h"
 
@@ -37,6 +35,7 @@
 #include "decider.h"
 #include "event.h"
 #include "event_row.h"
+#include "executed.h"
 #include "metadata.h"
 #include "query.h"
 #include "scan.h"
@@ -50,166 +49,17 @@
 
 PG_FUNCTION_INFO_V1(evsource_execute_command);
 
-/* columns of evsource.commands */
-#define COMMANDS_COMMAND_ID		1
-#define COMMANDS_STREAM			2
-#define COMMANDS_VERSION		3
-#define COMMANDS_EVENT_COUNT	4
-
 /* One call. */
 typedef struct Command
 {
 	text	   *stream;
 	Jsonb	   *command;
 	bool		has_id;
-	pg_uuid_t	id;
+	EvsCommandId id;
 	EvsDecider *decider;
 	EvsProjection *projection;
 	uint64		generation;		/* of states, before the projection was loaded */
 } Command;
-
-/* What came of it. */
-typedef struct Outcome
-{
-	int64		version;		/* of the stream, after it */
-	int			count;			/* events: the last ones up to that version */
-	bool		stored;			/* now, not before */
-} Outcome;
-
-/* ---- a command that was executed already ---- */
-
-static char *
-id_text(const pg_uuid_t *id)
-{
-	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)));
-}
-
-/*
- * The id of a command's nth event: a UUID of version 8 (RFC 9562).  It begins as
- * the command's does, so that ids which grow with time go on doing so; the rest
- * is a hash of the command's id and n.
- */
-static void
-derive_id(const pg_uuid_t *command_id, int n, pg_uuid_t *id)
-{
-	uint64		high = evs_get_big_endian(command_id->data, 8);
-	uint64		low = evs_get_big_endian(command_id->data + 8, 8);
-
-	high = evs_mix(high ^ evs_mix(low ^ evs_mix((uint64) n)));
-	low = evs_mix(low ^ high);
-	memcpy(id->data, command_id->data, 6);
-	evs_put_big_endian(id->data + 6, 0x8000 | (high & 0x0FFF), 2);
-	evs_put_big_endian(id->data + 8, UINT64CONST(1) << 63 | low >> 2, 8);
-}
-
-static void
-check_same_stream(const Command *command, Relation events, const text *stream)
-{
-	if (!evs_same_text(stream, command->stream))
-		ereport(ERROR,
-				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
-				 errmsg("command id \"%s\" was used for another command", id_text(&command->id)),
-				 evs_store_may_tell(events) ?
-				 errdetail("That command was for stream \"%s\".", text_to_cstring(stream)) :
-				 errdetail("Its stream differs."),
-				 errhint("Give each command an id of its own.")));
-}
-
-/* Is there a row that says so? */
-static bool
-find_row(const Command *command, Relation events, Outcome *outcome)
-{
-	Relation	commands = table_open(evs_catalog()->commands, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found;
-
-	ScanKeyInit(&key, COMMANDS_COMMAND_ID, BTEqualStrategyNumber, F_UUID_EQ,
-				UUIDPGetDatum(&command->id));
-	scan = systable_beginscan(commands, evs_catalog()->commands_pkey, true, snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	found = HeapTupleIsValid(tuple);
-	if (found)
-	{
-		TupleDesc	desc = RelationGetDescr(commands);
-		bool		isnull;
-
-		check_same_stream(command, events,
-						  DatumGetTextPP(heap_getattr(tuple, COMMANDS_STREAM, desc, &isnull)));
-		outcome->version = DatumGetInt64(heap_getattr(tuple, COMMANDS_VERSION, desc, &isnull));
-		outcome->count = DatumGetInt32(heap_getattr(tuple, COMMANDS_EVENT_COUNT, desc, &isnull));
-		outcome->stored = false;
-	}
-	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(commands, AccessShareLock);
-	return found;
-}
-
-/* Are there events with ids that were derived from the command's? */
-static bool
-find_events(const Command *command, Relation events, Outcome *outcome)
-{
-	pg_uuid_t	id;
-	EvsEvent   *first;
-	EvsEvent	event;
-	EvsScan    *scan;
-
-	derive_id(&command->id, 1, &id);
-	first = evs_store_find(events, &id);
-	if (first == NULL)
-		return false;
-	check_same_stream(command, events, first->stream);
-
-	/* they follow each other: they were appended in one call */
-	outcome->version = first->version;
-	outcome->count = 1;
-	outcome->stored = false;
-	scan = evs_scan_stream(command->stream, first->version + 1, PG_INT64_MAX, false,
-						   GetLatestSnapshot());
-	while (evs_scan_next(scan, &event))
-	{
-		derive_id(&command->id, outcome->count + 1, &id);
-		if (!event.has_id || memcmp(&event.id, &id, sizeof(id)) != 0)
-			break;
-		outcome->version = event.version;
-		outcome->count++;
-	}
-	evs_scan_end(scan);
-	return true;
-}
-
-static bool
-was_executed(const Command *command, Relation events, Outcome *outcome)
-{
-	return command->has_id &&
-		(find_row(command, events, outcome) || find_events(command, events, outcome));
-}
-
-/* Remember what the ids of its events do not tell. */
-static void
-remember(const Command *command, const Outcome *outcome)
-{
-	static EvsQuery query = {
-		"insert into evsource.commands (command_id, stream, version, event_count)"
-		" values ($1, $2, $3, $4) on conflict do nothing",
-		4, {UUIDOID, TEXTOID, INT8OID, INT4OID}, SPI_OK_INSERT
-	};
-	Datum		values[] = {
-		UUIDPGetDatum(&command->id), PointerGetDatum(command->stream),
-		Int64GetDatum(outcome->version), Int32GetDatum(outcome->count)
-	};
-
-	/* to the same stream nobody else does while we have its lock */
-	if (evs_query_run(&query, values, NULL) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
-				 errmsg("command id \"%s\" was used for another command", id_text(&command->id)),
-				 errdetail("A command for another stream was executed at the same time."),
-				 errhint("Give each command an id of its own.")));
-}
 
 /* ---- executing it ---- */
 
@@ -225,9 +75,12 @@ complete_events(const Command *command, EvsBatch *batch)
 	Datum		cause = (Datum) 0;
 
 	if (command->has_id)
+	{
+		char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&command->id.id)));
+
 		cause = DirectFunctionCall1(jsonb_in,
-									CStringGetDatum(psprintf("{\"causation_id\": \"%s\"}",
-															 id_text(&command->id))));
+									CStringGetDatum(psprintf("{\"causation_id\": \"%s\"}", id)));
+	}
 	for (int i = 0; i < batch->count; i++)
 	{
 		EvsEvent   *event = &batch->events[i];
@@ -243,7 +96,7 @@ complete_events(const Command *command, EvsBatch *batch)
 			told_by_ids = false;
 		else
 		{
-			derive_id(&command->id, i + 1, &event->id);
+			evs_executed_event_id(&command->id, i + 1, &event->id);
 			event->has_id = true;
 		}
 	}
@@ -258,7 +111,7 @@ static bool
 decide(const Command *command, Relation events, const EvsState *state, EvsBatch *batch,
 	   int64 *actual)
 {
-	Outcome		ignored;
+	EvsOutcome		ignored;
 
 	evs_decider_decide(command->decider, command->projection, state->state, command->command,
 					   batch);
@@ -268,7 +121,7 @@ decide(const Command *command, Relation events, const EvsState *state, EvsBatch 
 		return true;
 	*actual = evs_stream_lock(events, command->stream, state->seen_version);
 	return *actual == state->seen_version &&
-		!(command->has_id && find_row(command, events, &ignored));
+		!(command->has_id && evs_executed_find_row(&command->id, events, &ignored));
 }
 
 /*
@@ -311,7 +164,7 @@ try_to_decide(const Command *command, Relation events, const EvsState *state,
 }
 
 static void
-execute(const Command *command, Relation events, EvsState *state, Outcome *outcome)
+execute(const Command *command, Relation events, EvsState *state, EvsOutcome *outcome)
 {
 	EvsBatch	batch = {0};
 	EvsAppended appended;
@@ -323,7 +176,7 @@ execute(const Command *command, Relation events, EvsState *state, Outcome *outco
 
 		CHECK_FOR_INTERRUPTS();
 		evs_state_now(command->projection, command->generation, command->stream, state);
-		if (was_executed(command, events, outcome))
+		if (command->has_id && evs_executed_find(&command->id, events, outcome))
 			return;
 		if (try_to_decide(command, events, state, &batch, &actual))
 			break;
@@ -345,20 +198,22 @@ execute(const Command *command, Relation events, EvsState *state, Outcome *outco
 		outcome->version = appended.version;
 		outcome->stored = appended.stored;
 	}
-	if (command->has_id && !told_by_ids)
-		remember(command, outcome);
+	if (command->has_id && told_by_ids)
+		evs_executed_check_alone(&command->id, events);
+	else if (command->has_id)
+		evs_executed_remember(&command->id, outcome);
 }
 
 /* ---- the result ---- */
 
 /*
- * The state at the version after the command.  *state is an earlier one to go on
- * from, or all zero.
+ * The state at the version after the command, if events that make it were not
+ * truncated.  *state is an earlier one to go on from, or all zero.
  */
 static void
 load_state_after(const Command *command, int64 version, EvsState *state)
 {
-	EvsStateAt	at = {.version = version};
+	EvsStateAt	at = {.version = version, .leave_out = true};
 	EvsStateCall call;
 	Jsonb	   *copy;
 
@@ -380,7 +235,7 @@ load_state_after(const Command *command, int64 version, EvsState *state)
 
 /* The command's events, as every reader gets them, and the last one's position. */
 static Datum
-load_events(const Command *command, const Outcome *outcome, int64 *position)
+load_events(const Command *command, const EvsOutcome *outcome, int64 *position)
 {
 	EvsEventRow row;
 	EvsScan    *scan;
@@ -403,8 +258,21 @@ load_events(const Command *command, const Outcome *outcome, int64 *position)
 	return evs_event_row_array(&row, events, batch->count);
 }
 
+/* It was executed: that is the answer, even if nobody can tell what came of it. */
+static void
+warn_of_lost(const Command *command)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("the state after the command is not known any more"),
+			 errdetail("The command was executed before, and events of stream \"%s\" that make this state were truncated since.",
+					   text_to_cstring(command->stream)),
+			 errhint("To get the state of now, call evsource.load_state('%s', '%s').",
+					 command->projection->name, text_to_cstring(command->stream))));
+}
+
 static Datum
-result_row(const Command *command, const Outcome *outcome, EvsState *state)
+result_row(const Command *command, const EvsOutcome *outcome, EvsState *state)
 {
 	TupleDesc	desc = lookup_rowtype_tupdesc(evs_catalog()->command_result, -1);
 	Datum		values[5];
@@ -413,7 +281,10 @@ result_row(const Command *command, const Outcome *outcome, EvsState *state)
 	HeapTuple	tuple;
 
 	load_state_after(command, outcome->version, state);
+	if (state->is_lost)
+		warn_of_lost(command);
 	values[0] = JsonbPGetDatum(state->state);
+	nulls[0] = state->is_lost;
 	values[1] = Int64GetDatum(outcome->version);
 	values[3] = load_events(command, outcome, &position);
 	values[2] = Int64GetDatum(position);
@@ -463,14 +334,14 @@ check_category(const Command *command)
  *
  * Errors: 22004 and 22023 for arguments, 42704 for the decider or its
  * projection, 42501; VE001 when the stream moves on at each attempt; VE002 for a
- * command id that was used for another stream; 40001 under REPEATABLE READ; those
+ * command id that was used for another command; 40001 under REPEATABLE READ; those
  * of append; what the decider raises.
  */
 Datum
 evsource_execute_command(PG_FUNCTION_ARGS)
 {
 	Command		command = {0};
-	Outcome		outcome;
+	EvsOutcome		outcome;
 	EvsState	state;
 	Relation	events;
 
@@ -480,13 +351,17 @@ evsource_execute_command(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo, 2, "command");
 	command.command = PG_GETARG_JSONB_P(2);
 	command.has_id = !PG_ARGISNULL(3);
-	if (command.has_id)
-		command.id = *PG_GETARG_UUID_P(3);
 
 	evs_require_writable("evsource.execute_command()");
 	evs_type_check_append();
 
 	command.decider = evs_decider_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	if (command.has_id)
+	{
+		command.id.id = *PG_GETARG_UUID_P(3);
+		command.id.stream = command.stream;
+		command.id.fingerprint = evs_executed_fingerprint(command.decider->name, command.command);
+	}
 	command.generation = evs_state_cache_generation();
 	command.projection = evs_state_projection(command.decider->projection, EVS_STATE_READ);
 	if (command.projection->key_kind != EVS_KEY_STREAM)

@@ -319,12 +319,12 @@ evs_store_numbered(Relation events, EvsBatch *batch)
 }
 
 /*
- * Put the first row that the key finds into the slot, and see that it is there to
+ * Put the first row that the keys find into the slot, and see that it is there to
  * stay: another transaction that is adding it is waited for, as the index would
  * wait if it was to be added once more.  Returns false if there is none.
  */
 static bool
-fetch_by_key(Relation events, Relation index, ScanKey key, TupleTableSlot *slot)
+fetch_by_keys(Relation events, Relation index, ScanKey keys, int nkeys, TupleTableSlot *slot)
 {
 	for (;;)
 	{
@@ -333,8 +333,8 @@ fetch_by_key(Relation events, Relation index, ScanKey key, TupleTableSlot *slot)
 		bool		found;
 
 		InitDirtySnapshot(dirty);
-		scan = index_beginscan(events, index, &dirty, NULL, 1, 0);
-		index_rescan(scan, key, 1, NULL, 0);
+		scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0);
+		index_rescan(scan, keys, nkeys, NULL, 0);
 		found = index_getnext_slot(scan, ForwardScanDirection, slot);
 		index_endscan(scan);
 		if (!found || !TransactionIdIsValid(dirty.xmin))
@@ -349,17 +349,15 @@ fetch_by_key(Relation events, Relation index, ScanKey key, TupleTableSlot *slot)
 	}
 }
 
-/* The event in the first row that the key finds, copied; NULL if none. */
+/* The event in the first row that the keys find, copied; NULL if none. */
 static EvsEvent *
-find_by_key(Relation events, Oid index_oid, RegProcedure equals, Datum value)
+find_by_keys(Relation events, Oid index_oid, ScanKey keys, int nkeys)
 {
 	Relation	index = index_open(index_oid, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
 	EvsEvent   *found = NULL;
-	ScanKeyData key;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, equals, value);
-	if (fetch_by_key(events, index, &key, slot))
+	if (fetch_by_keys(events, index, keys, nkeys, slot))
 	{
 		EvsEvent	event;
 
@@ -370,6 +368,15 @@ find_by_key(Relation events, Oid index_oid, RegProcedure equals, Datum value)
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
 	return found;
+}
+
+static EvsEvent *
+find_by_key(Relation events, Oid index_oid, RegProcedure equals, Datum value)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, equals, value);
+	return find_by_keys(events, index_oid, &key, 1);
 }
 
 /* The stored event whose id, made by this store, is the given one; NULL if none. */
@@ -395,6 +402,16 @@ evs_store_find(Relation events, const pg_uuid_t *id)
 	EvsEvent   *found = find_by_key(events, evs_catalog()->events_id, F_UUID_EQ, UUIDPGetDatum(id));
 
 	return found ? found : find_by_server_id(events, id);
+}
+
+EvsEvent *
+evs_store_find_between(Relation events, const pg_uuid_t *first, const pg_uuid_t *last)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_UUID_GE, UUIDPGetDatum(first));
+	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_UUID_LE, UUIDPGetDatum(last));
+	return find_by_keys(events, evs_catalog()->events_id, keys, 2);
 }
 
 void

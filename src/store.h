@@ -54,4 +54,8 @@ extern void evs_store_check_server_id(Relation events, const pg_uuid_t *id);
  */
 extern EvsEvent *evs_store_find(Relation events, const pg_uuid_t *id);
 
+/* The same for the first of a client's ids in a range, both ends included. */
+extern EvsEvent *evs_store_find_between(Relation events, const pg_uuid_t *first,
+										const pg_uuid_t *last);
+
 #endif							/* EVS_STORE_H */

@@ -100,6 +100,20 @@ select * from run('account-5', '{"do": "move", "amount": 1}', :five);
 -- An id stands for one command: not for one of another stream.
 select * from run('account-6', '{"do": "open"}', :one);
 select * from run('account-6', '{"do": "close"}', :three);
+-- Nor for another one of the same stream, nor for another decider's.
+select evsource.create_decider('other teller', 'decide', 'account');
+\set VERBOSITY default
+select * from run('account-3', '{"do": "move", "amount": -4}', :two);
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY terse
+select * from evsource.execute_command('other teller', 'account-3', '{"do": "move", "amount": -5}', :two);
+select * from run('account-4', '{"do": "open"}', :three);
+select * from run('account-4', '{"do": "own id", "why": null}', :four);
+select * from run('account-3', '[{"do": "move", "amount": -5}]', :two);
+\set VERBOSITY default
+-- it is the same in other words
+select stored from run('account-3', '{"amount": -5.0, "do": "move"}', :two);
+select evsource.drop_decider('other teller');
 -- Forgotten commands are new ones.
 select evsource.forget_commands('infinity');
 select * from run('account-4', '{"do": "close"}', :three);
