@@ -116,7 +116,7 @@ capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger)
  *		[, '--as', 'role']) returns trigger
  *
  * Errors: 39P01 as a trigger of another kind, 22023 for other arguments, 42703
- * when a key column is gone, 23502 when one is null, 42704 when the role is gone,
+ * when a column is gone that is of the key or excluded, 23502 when one is null, 42704 when the role is gone,
  * 42501 when nobody has registered the trigger or the role may not append, and what
  * an append raises.
  */

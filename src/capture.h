@@ -78,13 +78,17 @@ typedef struct EvsCapturePlan
 
 /*
  * The plan of a trigger that fires, kept for the session.  Valid until the end of
- * the transaction.  Errors: 22023, and 42703 when a column of the key is gone.
+ * the transaction.  Errors: 22023, and 42703 when a column is gone that is of the key
+ * or excluded.
  */
 extern EvsCapturePlan *evs_capture_plan(const TriggerData *trigger);
 
 /* A plan of the caller's own, in a new context under CurrentMemoryContext. */
 extern EvsCapturePlan *evs_capture_make_plan(Relation table,
 											 const EvsCaptureDefinition *definition);
+
+/* 42703 unless each of the names is that of a column. */
+extern void evs_capture_check_excluded(Relation table, List *exclude);
 
 /*
  * Errors: 42501 when nobody has registered the trigger, 42704 when the role that

@@ -48,9 +48,10 @@ role_asked_for(Oid relid, const EvsCaptureDefinition *definition)
 }
 
 static void
-check_trigger(Oid relid, const Trigger *trigger)
+check_trigger(Relation table, const Trigger *trigger)
 {
 	EvsCaptureDefinition definition;
+	Oid			relid = RelationGetRelid(table);
 	Oid			registered = evs_capture_registered(relid, trigger->tgargs, trigger->tgnargs);
 	Oid			role;
 
@@ -65,8 +66,11 @@ check_trigger(Oid relid, const Trigger *trigger)
 						GetUserNameFromId(role, true)),
 				 errdetail("Trigger \"%s\" would append events as that role.", trigger->tgname),
 				 errhint("Call evsource.capture_table(): it captures with the rights of its caller.")));
-	if (!OidIsValid(registered))
-		evs_capture_register(relid, trigger->tgargs, trigger->tgnargs, role);
+	if (OidIsValid(registered))
+		return;
+	/* one that a dump brings back may be out of date: it is refused when it fires */
+	evs_capture_check_excluded(table, definition.exclude);
+	evs_capture_register(relid, trigger->tgargs, trigger->tgnargs, role);
 }
 
 /* The capture triggers of a table among those that were created. */
@@ -81,7 +85,7 @@ check_table(Oid relid, List *created)
 		Trigger    *trigger = &table->trigdesc->triggers[i];
 
 		if (trigger->tgfoid == evs_catalog()->capture && list_member_oid(created, trigger->tgoid))
-			check_trigger(relid, trigger);
+			check_trigger(table, trigger);
 	}
 	table_close(table, NoLock);
 }
@@ -150,7 +154,8 @@ watch_partitions(void)
  * evsource._guard_captures() returns event_trigger, after commands that create
  * triggers or partitions, and those that drop triggers or tables.
  *
- * Errors: 42501, and 22023 for arguments that evsource.capture does not take.
+ * Errors: 42501, 22023 for arguments that evsource.capture does not take, and 42703
+ * for an excluded column that is not there.
  */
 Datum
 evsource_guard_captures(PG_FUNCTION_ARGS)

@@ -72,6 +72,25 @@ contains(List *names, const char *name)
 	return false;
 }
 
+/*
+ * A name that no column has any more is that of a column which has another name now,
+ * for all we know: its values must not come into the log.
+ */
+void
+evs_capture_check_excluded(Relation table, List *exclude)
+{
+	ListCell   *cell;
+
+	foreach(cell, exclude)
+		if (get_attnum(RelationGetRelid(table), lfirst(cell)) <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("excluded column \"%s\" of captured table \"%s\" does not exist",
+							(char *) lfirst(cell), RelationGetRelationName(table)),
+					 errdetail("If it has another name now, its values would come into events, which stay."),
+					 errhint("Say anew what is excluded: evsource.capture_table(..., exclude_columns => array['...'], if_exists => 'alter').")));
+}
+
 /* The columns that are captured: what is there, and stored, and not excluded. */
 static void
 take_columns(EvsCapturePlan *plan, TupleDesc desc, List *exclude)
@@ -180,6 +199,7 @@ evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
 	plan->updated = cstring_to_text(psprintf("%sUpdated", prefix));
 	plan->deleted = cstring_to_text(psprintf("%sDeleted", prefix));
 	plan->truncated = cstring_to_text(psprintf("%sTruncated", prefix));
+	evs_capture_check_excluded(table, definition->exclude);
 	take_columns(plan, RelationGetDescr(table), definition->exclude);
 	take_key(plan, table, definition->key);
 	plan->shares_streams = !is_unique(plan, table);

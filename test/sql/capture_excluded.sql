@@ -1,0 +1,86 @@
+-- What is excluded comes into no event, whatever becomes of the table.
+
+-- A log of its own.
+\set home :DBNAME
+set client_min_messages = warning;
+drop database if exists evsource_capture_excluded;
+create database evsource_capture_excluded;
+\c evsource_capture_excluded
+set client_min_messages = warning;
+create extension evsource;
+create view public.log as
+    select stream, version, type, data from evsource.events order by position;
+
+-- A column that is renamed: nobody writes until somebody says what is excluded now.
+create table orders (id int primary key, status text, card text);
+select evsource.capture_table('orders', 'order', exclude_columns => '{card}');
+insert into orders values (1, 'new', '4111');
+alter table orders rename column card to number;
+insert into orders values (2, 'new', '4222');
+update orders set number = '4333' where id = 1;
+delete from orders where id = 1;
+truncate orders;
+select evsource.capture_table('orders', 'order', exclude_columns => '{number}', if_exists => 'alter');
+update orders set number = '4333', status = 'paid' where id = 1;
+
+-- One that is dropped; another that gets its name is excluded.
+alter table orders drop column number;
+insert into orders values (3, 'new');
+alter table orders add column number text;
+insert into orders values (3, 'new', '4444');
+alter table orders drop column number;
+select evsource.capture_table('orders', 'order', if_exists => 'alter');
+insert into orders values (4, 'new');
+select * from public.log;
+drop table orders;
+
+-- Partitions have their columns in orders of their own.
+create table parts (id int primary key, card text, v int) partition by range (id);
+create table parts_1 (gone text, card text, v int, id int not null);
+alter table parts_1 drop column gone;
+alter table parts attach partition parts_1 for values from (0) to (10);
+select evsource.capture_table('parts', 'part', exclude_columns => '{card}');
+insert into parts values (1, '4111', 1);
+alter table parts rename column card to number;
+insert into parts values (2, '4222', 1);
+update parts_1 set number = '4333';
+truncate parts_1;
+select evsource.capture_table('parts', 'part', exclude_columns => '{number}', if_exists => 'alter');
+create table parts_2 (number text, id int not null, v int);
+alter table parts attach partition parts_2 for values from (10) to (20);
+update parts set number = '4333', id = 11;
+select * from public.log where stream like 'part%';
+drop table parts;
+
+-- A table that inherits the column.
+create table above (id int primary key, card text);
+create table below (v int, primary key (id)) inherits (above);
+select evsource.capture_table('below', exclude_columns => '{card}');
+alter table above rename column card to number;
+insert into below values (1, '4111', 1);
+drop table below, above;
+
+-- A trigger by hand that excludes what is not there.
+create table notes (id int primary key, body text, draft text);
+create trigger capture after insert or update or delete on notes
+    for each row execute function evsource.capture('note', 'id', '--exclude', 'drfat');
+create trigger capture after insert or update or delete on notes
+    for each row execute function evsource.capture('note', 'id', '--exclude', 'ctid');
+create schema misspelt
+    create table notes (id int primary key, draft text)
+    create trigger capture after insert on notes
+        for each row execute function evsource.capture('note', 'id', '--exclude', 'drfat');
+create trigger capture after insert or update or delete on notes
+    for each row execute function evsource.capture('note', 'id', '--exclude', 'draft');
+insert into notes values (1, 'x', 'hm');
+alter table notes rename draft to sketch;
+insert into notes values (2, 'x', 'hm');
+select * from public.log where stream like 'note%';
+drop table notes;
+
+-- Nothing of what was excluded is there.
+select count(*) from evsource.events where data::text ~ '4[1-4][1-4][1-4]|hm';
+
+\c :home
+set client_min_messages = warning;
+drop database evsource_capture_excluded;
