@@ -122,6 +122,7 @@ OBJS = \
 	src/subscribe.o \
 	src/cursor.o \
 	src/subscription_letters.o \
+	src/subscription_truncate.o \
 	src/receipt.o \
 	src/hand_out.o \
 	src/fetch.o \

@@ -167,13 +167,6 @@ extern bool evs_dead_streams_have(EvsDeadStreams *streams, text *stream);
 extern void evs_subscription_forget_letter(const char *subscription, int64 position);
 
 /*
- * The events of a stream before this version are gone, and so are their letters.
- * One that a consumer has locked is passed over, rather than waited for: should it
- * remain, it is found to have no event when its turn comes.
- */
-extern void evs_subscriptions_truncated(text *stream, int64 before);
-
-/*
  * The first one that is to be tried again, of each partition up to a position;
  * false when there is none.
  */
@@ -183,5 +176,22 @@ extern bool evs_subscription_find_retry(const EvsSubscription *subscription, con
 /* It failed again: it and those of its stream wait for the next retry. */
 extern void evs_subscription_retry_failed(const char *subscription, int64 position,
 										  const char *reason);
+
+/* ---- subscription_truncate.c ---- */
+
+/*
+ * The events of a stream before this version are to go, the last of them at this
+ * position: 55000 when a subscription wants some that its consumers have not
+ * acknowledged; with force, a warning.
+ */
+extern void evs_subscriptions_check_truncation(text *stream, int64 before, int64 position,
+											   bool force);
+
+/*
+ * They are gone, and so are their letters.  One that a consumer has locked is passed
+ * over, rather than waited for: should it remain, it is found to have no event when
+ * its turn comes.
+ */
+extern void evs_subscriptions_truncated(text *stream, int64 before);
 
 #endif							/* EVS_SUBSCRIPTION_H */

@@ -150,7 +150,7 @@ evs_dead_streams_have(EvsDeadStreams *streams, text *stream)
 	return found;
 }
 
-/* ---- events that are gone ---- */
+/* ---- letters that are done ---- */
 
 void
 evs_subscription_forget_letter(const char *subscription, int64 position)
@@ -160,21 +160,6 @@ evs_subscription_forget_letter(const char *subscription, int64 position)
 		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
 	};
 	Datum		values[] = {CStringGetTextDatum(subscription), Int64GetDatum(position)};
-
-	(void) evs_query_run(&query, values, NULL);
-}
-
-void
-evs_subscriptions_truncated(text *stream, int64 before)
-{
-	static EvsQuery query = {
-		"delete from evsource.subscription_dead_letters d where (d.subscription, d.position) in ("
-		" select l.subscription, l.position from evsource.subscriptions s"
-		" join evsource.subscription_dead_letters l on l.subscription = s.subscription"
-		" where l.stream = $1 and l.version < $2 for update of l skip locked)",
-		2, {TEXTOID, INT8OID}, SPI_OK_DELETE
-	};
-	Datum		values[] = {PointerGetDatum(stream), Int64GetDatum(before)};
 
 	(void) evs_query_run(&query, values, NULL);
 }

@@ -6,9 +6,10 @@
  * its state just before the first event that is left, and begins with that from
  * now on (snapshot_history.c, state_load.c).  Of other folds it is noted that their
  * states cannot be computed again (state_truncated.c).  What they did to read models
- * is there already, or the stream is not truncated.  The count of events that a
- * projection has applied is written down before they go; their dead letters go,
- * too.  The last event of a stream stays, and with it the stream's version.
+ * is there already, and subscriptions have had them (subscription_truncate.c), or the
+ * stream is not truncated.  The count of events that a projection has applied is
+ * written down before they go; their dead letters go, too.  The last event of a
+ * stream stays, and with it the stream's version.
  *
  * Locks, in the order of all changes: the names of the projections concerned,
  * the barrier (so that no append is open), the stream.  All of it commits
@@ -281,8 +282,8 @@ remove_events(Datum *values)
  *
  * Errors: 22004 for a null, 22023 for a version that is not the stream's, 42704
  * for an unknown stream, 42501, 25000 under REPEATABLE READ; 55000 when a fold
- * has no snapshot, or a projection has not applied the events: neither with
- * force.
+ * has no snapshot, a projection has not applied the events, or a subscription has
+ * not had them: none of it with force.
  */
 Datum
 evsource_truncate_stream(PG_FUNCTION_ARGS)
@@ -336,6 +337,8 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 			evs_replay_settle(projection);
 	}
 
+	evs_subscriptions_check_truncation(truncation.stream, truncation.before,
+									   truncation.position, truncation.force);
 	removed = remove_events(values);
 	evs_subscriptions_truncated(truncation.stream, truncation.before);
 	ereport(DEBUG1,
