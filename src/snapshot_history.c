@@ -253,22 +253,30 @@ static EvsQuery keep = {
 	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_INSERT
 };
 
-#define TRIM(which) \
-	"delete from evsource.snapshot_history h" \
-	" where h.projection = $1 and " which " h.upto is null" \
-	"  and h.version <> all (array(" \
-	"   select k.version from evsource.snapshot_history k" \
-	"    join evsource.snapshots s on s.projection = k.projection and s.key = k.key" \
-	"   where k.projection = h.projection and k.key = h.key and k.upto is null" \
-	"    and k.version < s.version" \
-	"   order by k.version desc limit $2))"
+/*
+ * What is below those that are kept is found by walking these, once a key; so is what
+ * is not before the newest one.  The rows are then fetched by where they are.
+ */
+#define TRIM(keys) \
+	"delete from evsource.snapshot_history where ctid = any (array(" \
+	" select old.place from " keys " n (key)" \
+	"  left join evsource.snapshots s on s.projection = $1 and s.key = n.key" \
+	"  cross join lateral (" \
+	"   (select k.ctid from evsource.snapshot_history k" \
+	"    where k.projection = $1 and k.key = n.key and k.upto is null and k.version < s.version" \
+	"    order by k.version desc offset $2)" \
+	"   union all" \
+	"   select k.ctid from evsource.snapshot_history k" \
+	"   where k.projection = $1 and k.key = n.key and k.upto is null" \
+	"    and k.version >= coalesce(s.version, 0)) old (place)))"
 
 static EvsQuery trim = {
-	TRIM("h.key = any ($3) and"), 3, {TEXTOID, INT4OID, TEXTARRAYOID}, SPI_OK_DELETE
+	TRIM("unnest($3)"), 3, {TEXTOID, INT4OID, TEXTARRAYOID}, SPI_OK_DELETE
 };
 
 static EvsQuery trim_all = {
-	TRIM(""), 2, {TEXTOID, INT4OID}, SPI_OK_DELETE
+	TRIM("(select distinct key from evsource.snapshot_history where projection = $1)"),
+	2, {TEXTOID, INT4OID}, SPI_OK_DELETE
 };
 
 void

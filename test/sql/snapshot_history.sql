@@ -169,5 +169,26 @@ select outdated from evsource.snapshot_status where projection = 'told';
 select evsource.drop_projection('told');
 select count(*) from evsource.snapshot_rejections;
 
+-- However many are kept, one that is saved costs about as many rows as there are, not their square.
+\c
+set client_min_messages = warning;
+create view rows_read as select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) as rows
+from pg_stat_xact_all_tables where relid = 'evsource.snapshot_history'::regclass;
+select evsource.create_projection('many', 'evsource.fold_merge', categories => '{m}', snapshot_every => 1, keep_snapshots => 200);
+select add('m-1', 300);
+select count(*) from evsource.snapshot_history where projection = 'many';
+begin;
+select rows as before from rows_read \gset
+select version from evsource.append('m-1', 'Added');
+select version from evsource.append('m-1', 'Added');
+select rows - :before < 2500 as few from rows_read;
+rollback;
+begin;
+select rows as before from rows_read \gset
+select evsource.alter_projection('many', keep_snapshots => 190);
+select rows - :before < 2500 as few from rows_read;
+commit;
+select count(*), max(version) from evsource.snapshot_history where projection = 'many';
+
 \c :home
 drop database evsource_snapshot_history;
