@@ -64,6 +64,7 @@ typedef struct KnownProjection
 	uint64		generation;
 	EvsProjection *projection;	/* NULL: does not exist */
 	MemoryContext context;		/* holds it */
+	bool		used;			/* what its handler remembers may be of other times */
 } KnownProjection;
 
 static HTAB *known_projections = NULL;
@@ -87,6 +88,7 @@ known_projection(const char *name)
 		known->generation = 0;
 		known->projection = NULL;
 		known->context = NULL;
+		known->used = false;
 	}
 	return known;
 }
@@ -305,6 +307,7 @@ typedef struct Step
 	EvsAsyncPacing *pacing;
 	bool		guarded;		/* let no error of an event's out */
 	bool		may_guard;		/* an error that gets out now may be one of an event's */
+	bool		ran;			/* the handler has been called */
 	EvsAsyncOutcome outcome;
 } Step;
 
@@ -360,9 +363,11 @@ apply_next(Step *step)
 		result = evs_apply_crashed(&apply, safe, pacing->caution.crashes);
 	else
 	{
-		/* an event that has failed before is most likely to do so again */
+		/* an event that has failed before is most likely to do so again, if we are new */
 		apply.raise = step->may_guard = !step->guarded &&
-			!(failure->exists && failure->position > pacing->position);
+			(known_projection(name)->used ||
+			 !(failure->exists && failure->position > pacing->position));
+		step->ran = true;
 		result = evs_apply_batch(&apply, safe, next_batch(projection, pacing),
 								 TimestampTzPlusMilliseconds(began, evs_async_batch_time));
 		step->may_guard = false;
@@ -496,6 +501,20 @@ run(Step *step)
 	return error;
 }
 
+/*
+ * Nobody else would fail at it, perhaps: it does not count.  A process in which the
+ * handler has not run before counts it, so this comes to an end.
+ */
+static EvsAsyncOutcome
+let_a_new_one_try(const char *name, EvsAsyncPacing *pacing, const ErrorData *error)
+{
+	ereport(LOG,
+			(errmsg("projection \"%s\" failed, and is applied again by a new process", name),
+			 errdetail("What its handler remembers may be out of date: %s", error->message)));
+	pacing->retry_at = GetCurrentTimestamp();
+	return EVS_ASYNC_WORN;
+}
+
 EvsAsyncOutcome
 evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 {
@@ -508,7 +527,13 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 
 	pacing->applied = 0;
 	error = run(&step);
-	if (error != NULL && step.may_guard)
+	if (error != NULL && step.may_guard && known_projection(name)->used &&
+		evs_failure_may_be_stale(error->sqlerrcode))
+	{
+		step.outcome = let_a_new_one_try(name, pacing, error);
+		error = NULL;
+	}
+	else if (error != NULL && step.may_guard)
 	{
 		forget_projection(name);
 		step.guarded = true;
@@ -516,6 +541,9 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 	}
 	if (error != NULL)
 		step.outcome = deal_with_error(name, partition, pacing, error);
+	if (step.ran && (pacing->applied > 0 || step.outcome == EVS_ASYNC_RETRY ||
+					 step.outcome == EVS_ASYNC_STOPPED))
+		known_projection(name)->used = true;
 	rest = evs_caution_rest();
 	if (rest > 0 && step.outcome == EVS_ASYNC_MORE)
 		step.outcome = retry_after(pacing, rest);

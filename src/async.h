@@ -14,6 +14,7 @@
  *			case EVS_ASYNC_IDLE:	wait for the latch; break;
  *			case EVS_ASYNC_RETRY:	wait for it, until pacing.retry_at; break;
  *			case EVS_ASYNC_STOPPED:	leave it alone until it changes; break;
+ *			case EVS_ASYNC_WORN:	end, and let another process go on; break;
  *		}
  *	}
  *
@@ -35,7 +36,8 @@ typedef enum EvsAsyncOutcome
 	EVS_ASYNC_MORE,				/* call again at once */
 	EVS_ASYNC_RETRY,			/* call again at pacing->retry_at: it failed, or
 								 * another session works on it or changes it */
-	EVS_ASYNC_STOPPED			/* there is nothing (more) to do for it */
+	EVS_ASYNC_STOPPED,			/* there is nothing (more) to do for it */
+	EVS_ASYNC_WORN				/* it failed at what a new process may not fail at */
 } EvsAsyncOutcome;
 
 /* What a worker remembers about a unit from one call to the next; begin with zeros. */

@@ -94,6 +94,18 @@ evs_failure_is_transient(int sqlerrcode)
 	}
 }
 
+/*
+ * Functions keep for the life of a session what they know of tables: types of
+ * fields, results of plans.  PL/pgSQL does not notice when they change.
+ */
+bool
+evs_failure_may_be_stale(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_DATATYPE_MISMATCH ||
+		sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED ||
+		sqlerrcode == ERRCODE_INTERNAL_ERROR;
+}
+
 /* Was another transaction in the way? */
 static bool
 is_conflict(int sqlerrcode)

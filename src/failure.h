@@ -23,6 +23,9 @@ typedef struct EvsFailure
  */
 extern bool evs_failure_is_transient(int sqlerrcode);
 
+/* An error that a new process may not meet: what this one remembers is out of date. */
+extern bool evs_failure_may_be_stale(int sqlerrcode);
+
 /* When to try again after so many attempts. */
 extern TimestampTz evs_failure_retry_at(int attempts);
 

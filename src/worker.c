@@ -178,6 +178,10 @@ step(EvsJob *job)
 				case EVS_ASYNC_STOPPED:
 					job->retry_at = DT_NOEND;
 					return false;
+				case EVS_ASYNC_WORN:
+					/* whoever takes our place can begin at once */
+					me->dismissed = true;
+					return false;
 			}
 			break;
 		case EVS_JOB_REBUILD:
