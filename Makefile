@@ -31,6 +31,7 @@ OBJS = \
 	src/validate.o \
 	src/types.o \
 	src/type_run.o \
+	src/types_survey.o \
 	src/types_define.o \
 	src/metadata.o \
 	src/append.o \

@@ -30,14 +30,17 @@ select pg_catalog.pg_extension_config_dump('evsource.event_types', '');
 -- When an upcaster came or went that changes how events are read which were stored
 -- by then: of which type, in which category. States that were saved before, of
 -- such events, are not used any more; what is here stays, also when the type goes.
+-- Every session knows all of it, so very many categories are one row.
 create table evsource.event_type_changes (
     type     text collate "C" not null,
-    category text collate "C" not null,
+    category text collate "C",
     change   bigint not null,             -- counts them
-    primary key (type, category, change)
+    but_not  text[] collate "C",
+    unique (type, category, change)
 );
 comment on table evsource.event_type_changes is 'Changes of event types that made stored events be read otherwise: snapshots of before are not used.';
-comment on column evsource.event_type_changes.category is 'A category in which such events were stored.';
+comment on column evsource.event_type_changes.category is 'A category in which such events were stored; null: there were very many.';
+comment on column evsource.event_type_changes.but_not is 'Where category is null: categories that projections named, and that had no such events.';
 
 create trigger event_type_changes_changed
     after insert or update or delete or truncate on evsource.event_type_changes

@@ -17,9 +17,12 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/jsonpath.h"
 #include "utils/memutils.h"
@@ -33,10 +36,19 @@
 typedef struct Change
 {
 	text	   *type;
-	text	   *category;
+	text	   *category;		/* NULL: in any ... */
+	text	  **but_not;		/* ... but these */
+	int			nbut_not;
 	uint32		hash;			/* tells it from others */
 	TransactionId maker;		/* the transaction that made it */
 } Change;
+
+/* What they come to for a filter. */
+typedef struct Fingerprint
+{
+	uint64		filter;			/* its hash */
+	uint32		fingerprint;
+} Fingerprint;
 
 /* What is known. */
 static struct
@@ -45,6 +57,7 @@ static struct
 	EvsEventType **types;		/* by length and bytes of their names */
 	int			count;
 	List	   *changes;		/* of Change */
+	HTAB	   *fingerprints;	/* of filters that were asked for */
 	bool		own_writes;		/* read by a transaction that had written */
 	bool		valid;			/* nothing has changed since */
 } known;
@@ -175,6 +188,18 @@ hash_bytes_into(uint32 hash, const text *value)
 										 VARSIZE_ANY_EXHDR(value)));
 }
 
+static void
+read_texts(Datum array, text ***texts, int *count)
+{
+	Datum	   *values;
+
+	deconstruct_array(DatumGetArrayTypePCopy(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, NULL, count);
+	*texts = palloc(Max(*count, 1) * sizeof(text *));
+	for (int i = 0; i < *count; i++)
+		(*texts)[i] = DatumGetTextPP(values[i]);
+}
+
 /* All changes, in CurrentMemoryContext. */
 static List *
 read_changes(void)
@@ -189,13 +214,19 @@ read_changes(void)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Change	   *change = palloc(sizeof(Change));
-		Datum		values[3];
-		bool		nulls[3];
+		Datum		values[4];
+		bool		nulls[4];
 
 		heap_deform_tuple(tuple, RelationGetDescr(relation), values, nulls);
 		change->type = DatumGetTextPCopy(values[0]);
-		change->category = DatumGetTextPCopy(values[1]);
-		change->hash = hash_bytes_into(hash_bytes_into(0, change->type), change->category);
+		change->hash = hash_bytes_into(0, change->type);
+		change->category = nulls[1] ? NULL : DatumGetTextPCopy(values[1]);
+		if (change->category != NULL)
+			change->hash = hash_bytes_into(change->hash, change->category);
+		change->but_not = NULL;
+		change->nbut_not = 0;
+		if (!nulls[3])
+			read_texts(values[3], &change->but_not, &change->nbut_not);
 		change->hash = hash_combine(change->hash, (uint32) DatumGetInt64(values[2]));
 		change->maker = HeapTupleHeaderGetXmin(tuple->t_data);
 		changes = lappend(changes, change);
@@ -204,6 +235,19 @@ read_changes(void)
 	UnregisterSnapshot(snapshot);
 	table_close(relation, AccessShareLock);
 	return changes;
+}
+
+static HTAB *
+create_fingerprints(MemoryContext context)
+{
+	HASHCTL		control = {
+		.keysize = sizeof(uint64),
+		.entrysize = sizeof(Fingerprint),
+		.hcxt = context
+	};
+
+	return hash_create("evsource fingerprints", 16, &control,
+					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
 static void
@@ -233,6 +277,7 @@ read_known(void)
 		known.types[known.count++] = lfirst(cell);
 	qsort(known.types, known.count, sizeof(EvsEventType *), compare_types);
 	known.changes = read_changes();
+	known.fingerprints = create_fingerprints(context);
 	MemoryContextSwitchTo(caller);
 	table_close(relation, AccessShareLock);
 
@@ -323,39 +368,77 @@ has_text(text *const *values, int count, const text *value)
 	for (int i = 0; i < count; i++)
 		if (evs_same_text(values[i], value))
 			return true;
-	return count == 0;
+	return false;
+}
+
+/* Does the filter accept events that are read otherwise since the change? */
+static bool
+concerns(const Change *change, const EvsFilter *filter)
+{
+	if (filter->ntypes > 0 && !has_text(filter->types, filter->ntypes, change->type))
+		return false;
+	if (filter->ncategories == 0)
+		return true;
+	if (change->category != NULL)
+		return has_text(filter->categories, filter->ncategories, change->category);
+	for (int i = 0; i < filter->ncategories; i++)
+		if (!has_text(change->but_not, change->nbut_not, filter->categories[i]))
+			return true;
+	return false;
 }
 
 static uint32
-fingerprint(const EvsFilter *filter, bool with_own)
+compute_fingerprint(const EvsFilter *filter, bool with_own)
 {
 	uint32		sum = 0;
 	ListCell   *cell;
 
-	(void) evs_types_any();
+	/* in whatever order they are in the table */
 	foreach(cell, known.changes)
 	{
 		const Change *change = lfirst(cell);
 
-		/* in whatever order they are in the table */
-		if (has_text(filter->types, filter->ntypes, change->type) &&
-			has_text(filter->categories, filter->ncategories, change->category) &&
+		if (concerns(change, filter) &&
 			(with_own || !TransactionIdIsCurrentTransactionId(change->maker)))
 			sum += change->hash;
 	}
 	return sum;
 }
 
+static uint64
+hash_filter_texts(uint64 hash, text *const *values, int count)
+{
+	hash = hash_combine64(hash, count);
+	for (int i = 0; i < count; i++)
+		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(values[i]),
+								   VARSIZE_ANY_EXHDR(values[i]), hash);
+	return hash;
+}
+
+/* Each state that is loaded or saved asks for it: once computed it is kept. */
 uint32
 evs_types_fingerprint(const EvsFilter *filter)
 {
-	return fingerprint(filter, true);
+	uint64		hash;
+	Fingerprint *entry;
+	bool		found;
+
+	(void) evs_types_any();
+	if (known.changes == NIL)
+		return 0;
+	hash = hash_filter_texts(0, filter->categories, filter->ncategories);
+	hash = hash_filter_texts(hash, filter->types, filter->ntypes);
+	entry = hash_search(known.fingerprints, &hash, HASH_ENTER, &found);
+	if (!found)
+		entry->fingerprint = compute_fingerprint(filter, true);
+	return entry->fingerprint;
 }
 
 uint32
 evs_types_fingerprint_before(const EvsFilter *filter)
 {
-	return fingerprint(filter, false);
+	(void) evs_types_any();
+	return compute_fingerprint(filter, false);
 }
 
 /* ---- hearing of changes ---- */

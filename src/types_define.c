@@ -16,7 +16,7 @@
  * Locks, in this order: the table of event types, so that definitions exclude
  * each other; the names of the projections that may become stale; the barrier.
  */
-#include "types.h"
+#include "types_survey.h"
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -28,25 +28,18 @@
 #include "utils/jsonpath.h"
 #include "utils/rls.h"
 
-#include "barrier.h"
 #include "catalog.h"
-#include "horizon.h"
+#include "barrier.h"
 #include "query.h"
 #include "registry.h"
 #include "resolve.h"
+#include "types.h"
 #include "validate.h"
 
 PG_FUNCTION_INFO_V1(evsource_define_event_type);
 PG_FUNCTION_INFO_V1(evsource_drop_event_type);
 
 /* ---- the tables ---- */
-
-static EvsQuery find_stored = {
-	"select from evsource.events e"
-	" where e.type = $1 and coalesce(e.schema_version, 1) between $2 and $3"
-	" and e.position > $4 and e.position <= $5 limit 1",
-	5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
-};
 
 static EvsQuery delete_version = {
 	"delete from evsource.event_types where type = $1 and version = $2",
@@ -61,124 +54,11 @@ static EvsQuery insert_version = {
 	SPI_OK_INSERT
 };
 
-/*
- * Who has applied events of the type that are of an earlier version, at these
- * positions.  Appends, and a rebuild, may have brought it to the end of the log.
- */
-static EvsQuery find_concerned = {
-	"select p.projection from evsource.projections p"
-	" left join lateral (select greatest(c.position,"
-	"   (select max(n.position) from evsource.partitions n where n.projection = p.projection)) as position"
-	"  from evsource.checkpoints c where c.projection = p.projection"
-	"  and not (p.mode = 'inline' and p.state = 'active')"
-	"  and not exists (select from evsource.rebuilds r where r.projection = p.projection)) applied on true"
-	" where not p.stale and (p.types is null or $1 = any (p.types))"
-	" and exists (select from evsource.events e"
-	"  where e.type = $1 and coalesce(e.schema_version, 1) < $2"
-	"  and e.position > greatest(p.start_after, $3) and e.position <= least(applied.position, $4)"
-	"  and (p.categories is null or evsource.category(e.stream) = any (p.categories)))",
-	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
-};
-
-static EvsQuery mark_stale = {
-	"update evsource.projections set stale = true where projection = $1 and not stale",
-	1, {TEXTOID}, SPI_OK_UPDATE
-};
-
 static EvsQuery find_readers = {
 	"select p.projection from evsource.projections p"
 	" where p.types is null or $1 = any (p.types) order by 1",
 	1, {TEXTOID}, SPI_OK_SELECT
 };
-
-/* In which categories are events of the type stored that are of an earlier version? */
-static EvsQuery find_categories = {
-	"select distinct evsource.category(e.stream) from evsource.events e"
-	" where e.type = $1 and coalesce(e.schema_version, 1) < $2"
-	"  and e.position > $3 and e.position <= $4",
-	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
-};
-
-static EvsQuery note_change = {
-	"insert into evsource.event_type_changes (type, category, change)"
-	" select $1, $2, coalesce(max(change), 0) + 1"
-	" from evsource.event_type_changes where type = $1 and category = $2",
-	2, {TEXTOID, TEXTOID}, SPI_OK_INSERT
-};
-
-/* Is an event of the type stored, of these versions, at these positions? */
-static bool
-is_stored_at(const text *type, int from_version, int to_version, int64 after, int64 upto)
-{
-	Datum		values[] = {
-		PointerGetDatum(type), Int32GetDatum(from_version), Int32GetDatum(to_version),
-		Int64GetDatum(after), Int64GetDatum(upto)
-	};
-	EvsQueryResult result;
-	bool		found;
-
-	evs_query_begin(&find_stored, values, NULL, InvalidSnapshot, &result);
-	found = result.count > 0;
-	evs_query_end(&result);
-	return found;
-}
-
-/*
- * What a change of a type has to know of the log.  Looked at in two parts: most of
- * it before anybody has to wait, the rest behind the barrier.
- */
-typedef struct Survey
-{
-	const text *type;
-	int			first,			/* are events stored in these versions? */
-				last;			/* first > last: nobody asks */
-	int			below;			/* are some stored in an earlier one than this? */
-	bool		changes;		/* and are these read otherwise from now on? */
-	bool		found;
-	bool		found_below;
-	List	   *categories;		/* where they are */
-	List	   *readers;		/* the projections that have applied them */
-} Survey;
-
-static void
-look(Survey *survey, int64 after, int64 upto)
-{
-	const text *type = survey->type;
-
-	survey->found = survey->found || (survey->first <= survey->last &&
-									  is_stored_at(type, survey->first, survey->last, after, upto));
-	if (survey->below > 1 && survey->changes)
-	{
-		Datum		values[] = {
-			PointerGetDatum(type), Int32GetDatum(survey->below),
-			Int64GetDatum(after), Int64GetDatum(upto)
-		};
-		List	   *categories = evs_query_texts(&find_categories, values, NULL);
-
-		if (categories == NIL)
-			return;
-		survey->found_below = true;
-		survey->categories = list_concat(survey->categories, categories);
-		survey->readers = list_concat(survey->readers,
-									  evs_query_texts(&find_concerned, values, NULL));
-	}
-	else if (survey->below > 1)
-		survey->found_below = survey->found_below ||
-			is_stored_at(type, 1, survey->below - 1, after, upto);
-}
-
-/* Returns with the barrier held. */
-static void
-make_surveys(Survey *surveys, int count)
-{
-	int64		safe = evs_horizon_safe_position();
-
-	for (int i = 0; i < count; i++)
-		look(&surveys[i], 0, safe);
-	evs_barrier("change event type", text_to_cstring(surveys[0].type));
-	for (int i = 0; i < count; i++)
-		look(&surveys[i], safe, PG_INT64_MAX);
-}
 
 /* Nobody else changes or rebuilds the projections that may become stale. */
 static void
@@ -223,26 +103,6 @@ forget_version(const text *type, int version)
 	Datum		values[] = {PointerGetDatum(type), Int32GetDatum(version)};
 
 	evs_query_run(&delete_version, values, NULL);
-}
-
-/* Snapshots and read models that were made of these events are not what a replay gives. */
-static void
-note_changes(const Survey *survey)
-{
-	ListCell   *cell;
-
-	foreach(cell, survey->categories)
-	{
-		Datum		values[] = {PointerGetDatum(survey->type), CStringGetTextDatum(lfirst(cell))};
-
-		evs_query_run(&note_change, values, NULL);
-	}
-	foreach(cell, survey->readers)
-	{
-		Datum		values[] = {CStringGetTextDatum(lfirst(cell))};
-
-		evs_query_run(&mark_stale, values, NULL);
-	}
 }
 
 /* ---- rights ---- */
@@ -385,7 +245,7 @@ check_gap(const text *type, const EvsEventType *defined, int version)
  * also not once events are read through it.
  */
 static void
-survey_redefinition(Survey *survey, const EvsTypeVersion *old, const EvsTypeVersion *new)
+survey_redefinition(EvsTypeSurvey *survey, const EvsTypeVersion *old, const EvsTypeVersion *new)
 {
 	int			version = new->version;
 	bool		same_rule = old == NULL ? new->schema_path == NULL && new->validator == NULL :
@@ -436,7 +296,7 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 	EvsTypeVersion new = {.version = version_argument(fcinfo)};
 	EvsEventType *defined;
 	EvsTypeVersion *old;
-	Survey		survey = {.type = type, .first = 1, .below = new.version};
+	EvsTypeSurvey		survey = {.type = type, .first = 1, .below = new.version};
 
 	evs_require_read_committed("define an event type");
 	new.schema_path = path_argument(fcinfo, type);
@@ -476,7 +336,7 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 		!(old != NULL && same_string(old->upcaster, new.upcaster));
 	if (defined != NULL && new.version <= defined->newest)
 		survey_redefinition(&survey, old, &new);
-	make_surveys(&survey, 1);
+	evs_type_surveys(&survey, 1);
 	if (survey.found)
 		refuse_redefinition(type, new.version);
 
@@ -486,7 +346,7 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 	new.changes_stored = survey.found_below;
 
 	forget_version(type, new.version);
-	note_changes(&survey);
+	evs_type_note_changes(&survey);
 	store_version(type, &new);
 	PG_RETURN_VOID();
 }
@@ -511,11 +371,11 @@ check_droppable(const EvsEventType *defined, int version)
 				 errhint("Drop the newest version first.")));
 }
 
-static Survey
+static EvsTypeSurvey
 survey_drop(const EvsEventType *defined, int version)
 {
 	const EvsTypeVersion *dropped = defined->versions[version];
-	Survey		survey = {
+	EvsTypeSurvey		survey = {
 		.type = defined->type,
 		/* in version 1 are also those that were stored before anything was defined */
 		.first = version,
@@ -528,7 +388,7 @@ survey_drop(const EvsEventType *defined, int version)
 }
 
 static void
-drop_version(const EvsEventType *defined, int version, const Survey *survey)
+drop_version(const EvsEventType *defined, int version, const EvsTypeSurvey *survey)
 {
 	if (survey->found)
 		ereport(ERROR,
@@ -537,7 +397,7 @@ drop_version(const EvsEventType *defined, int version, const Survey *survey)
 						version, text_to_cstring(defined->type)),
 				 errdetail("Events are stored in that version."),
 				 errhint("Define version %d, which can be as the one before was.", version + 1)));
-	note_changes(survey);
+	evs_type_note_changes(survey);
 	forget_version(defined->type, version);
 }
 
@@ -554,7 +414,7 @@ evsource_drop_event_type(PG_FUNCTION_ARGS)
 	text	   *type = type_argument(fcinfo);
 	EvsEventType *defined;
 	int			first = 1;
-	Survey	   *surveys;
+	EvsTypeSurvey	   *surveys;
 
 	evs_require_read_committed("drop an event type");
 	LockRelationOid(evs_catalog()->event_types, ShareRowExclusiveLock);
@@ -571,10 +431,10 @@ evsource_drop_event_type(PG_FUNCTION_ARGS)
 	}
 
 	lock_readers(type);
-	surveys = palloc((defined->newest - first + 1) * sizeof(Survey));
+	surveys = palloc((defined->newest - first + 1) * sizeof(EvsTypeSurvey));
 	for (int version = first; version <= defined->newest; version++)
 		surveys[version - first] = survey_drop(defined, version);
-	make_surveys(surveys, defined->newest - first + 1);
+	evs_type_surveys(surveys, defined->newest - first + 1);
 	for (int version = defined->newest; version >= first; version--)
 		drop_version(defined, version, &surveys[version - first]);
 	PG_RETURN_VOID();
