@@ -35,6 +35,7 @@
 #include "jobs.h"
 #include "listen.h"
 #include "notify.h"
+#include "positions.h"
 #include "publish.h"
 #include "replication.h"
 #include "wakeup.h"
@@ -342,6 +343,7 @@ static bool
 publish(long *timeout)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		waits = false;
 
 	if (evs_publish_interval == 0 || max_wal_senders == 0)
 		return false;
@@ -355,12 +357,17 @@ publish(long *timeout)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (evs_horizon_safe_position() > published)
 	{
-		published = evs_publish_safe_position();
+		/* it is not for us to end a restore: see restore.c */
+		waits = !evs_positions_log_is_open();
+		if (!waits)
+			published = evs_publish_safe_position();
 		publish_at = TimestampTzPlusMilliseconds(now, evs_publish_interval);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	return true;
+	if (waits)
+		*timeout = Min(*timeout, evs_publish_interval);
+	return !waits;
 }
 
 /* Listeners read what they are told of, which is flushed then: see read.c. */

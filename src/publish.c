@@ -22,6 +22,7 @@
 #include "publish.h"
 #include "query.h"
 #include "replication.h"
+#include "restore.h"
 
 PG_FUNCTION_INFO_V1(evsource_publish_safe_position);
 
@@ -47,7 +48,8 @@ evs_publish_safe_position(void)
 		return evs_horizon_safe_position();
 
 	LockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
-	position = evs_horizon_safe_position();
+	/* whoever reads it goes on from there */
+	position = evs_restore_reader_comes(0);
 	values[0] = Int64GetDatum(position);
 	if (evs_query_run(&replace_row, values, NULL) == 0)
 		evs_query_run(&first_row, values, NULL);

@@ -11,7 +11,8 @@
  *   whatever order.  Such a transaction publishes the lowest bound there is, so that
  *   nobody who appends meanwhile is read before it ends.  The bound is published
  *   first, then it is asked whether the log is open: an event that was read before
- *   that had opened it.
+ *   that had opened it.  A dump brings whoever has followed the log it was made of, its
+ *   events first; the next statement, which is no part of the restore, finds both.
  *
  *   A log that holds nothing, and into which nobody is appending, is as good, though
  *   positions were drawn and taken back: nobody comes to one before the first event
@@ -116,11 +117,40 @@ others_append(void)
 	return others;
 }
 
+/*
+ * Who follows a log opens it.  So these came with the events of another one; its
+ * tables are dumped in the order of their names, "projections" and "subscriptions"
+ * after "events".
+ */
+static EvsQuery select_followers = {
+	"select from evsource.projections p"
+	" where p.mode = 'inline' and p.state = 'active' and p.kind <> 'fold'"
+	"  or exists (select from evsource.checkpoints c where c.projection = p.projection and c.position > 0)"
+	"  or exists (select from evsource.partitions c where c.projection = p.projection and c.position > 0)"
+	"  or exists (select from evsource.snapshots s where s.projection = p.projection)"
+	" union all"
+	" select from evsource.subscriptions s"
+	" where exists (select from evsource.cursors c where c.subscription = s.subscription and c.position > 0)"
+	" limit 1",
+	0, {0}, SPI_OK_SELECT
+};
+
+static bool
+was_restored(Relation events)
+{
+	return holds_events(events) && evs_query_run_latest(&select_followers, NULL, NULL) > 0;
+}
+
 static void
 decide(Relation events)
 {
 	bool		closed = !evs_positions_log_is_open();
 
+	if (closed && was_restored(events))
+	{
+		evs_positions_open_log();
+		closed = false;
+	}
 	evs_horizon_publish(closed || !holds_events(events) ? 1 : evs_positions_last() + 1);
 	is_open = !closed || evs_positions_log_is_open();
 	any_position = !is_open ||
@@ -192,7 +222,7 @@ evs_restore_reader_comes(int64 after)
 {
 	int64		safe = evs_horizon_safe_position();
 
-	if (safe <= after || evs_positions_log_is_open() ||
+	if (safe == 0 || safe < after || evs_positions_log_is_open() ||
 		RecoveryInProgress() || evs_replication_is_copy())
 		return safe;
 	evs_positions_open_log();

@@ -124,6 +124,26 @@ select setval('evsource.timeline_seq', -99);
 select position > 16777216 as gap from evsource.append('b-1', 'Appended');
 select last_value > 0 as open from evsource.timeline_seq;
 
+-- Who asks for what comes after a position has come there, though there is nothing;
+-- and what is published is read elsewhere.
+\c
+set evsource.allow_drop = on;
+drop extension evsource;
+create extension evsource;
+insert into evsource.events (position, version, recorded_at, stream, type) values (1, 1, now(), 'a-1', 'Restored'), (3, 1, now(), 'a-3', 'Restored');
+select count(*) from evsource.read_all(4);
+insert into evsource.events (position, version, recorded_at, stream, type) values (4, 1, now(), 'a-4', 'Restored');
+select count(*) from evsource.read_all(4);
+insert into evsource.events (position, version, recorded_at, stream, type) values (2, 1, now(), 'a-2', 'Passed');
+\echo :LAST_ERROR_SQLSTATE
+drop extension evsource;
+create extension evsource;
+select evsource.publish_safe_position();
+insert into evsource.events (position, version, recorded_at, stream, type) values (1, 1, now(), 'a-1', 'Restored'), (3, 1, now(), 'a-3', 'Restored');
+select evsource.publish_safe_position();
+insert into evsource.events (position, version, recorded_at, stream, type) values (2, 1, now(), 'a-2', 'Passed');
+\echo :LAST_ERROR_SQLSTATE
+
 -- A stream that came without its first events is one of evsource.streams, each
 -- once, in whatever order its rows arrive: in one statement or in several.
 \c

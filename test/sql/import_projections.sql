@@ -112,7 +112,7 @@ insert into evsource.events (position, version, recorded_at, stream, type) value
 select evsource.run_projection('total'), evsource.state('total');
 select position from evsource.fetch_events('follows');
 
--- Who has read on by read_all or read_category has come there, too, if there was something to read.
+-- Who has read on by read_all or read_category has come there, too, if so much was there.
 \c
 set timezone = 'UTC';
 set evsource.allow_drop = on;
@@ -120,7 +120,7 @@ drop extension evsource cascade;
 create extension evsource;
 select position from evsource.read_all();
 insert into evsource.events (position, version, recorded_at, stream, type) values (3, 1, '2001-01-01 00:00+00', 'a-1', 'Restored');
-select position from evsource.read_all(3);
+select position from evsource.read_all(4);
 insert into evsource.events (position, version, recorded_at, stream, type) values (2, 1, '2001-01-01 00:00+00', 'a-2', 'Restored');
 begin read only;
 select position from evsource.read_category('a');

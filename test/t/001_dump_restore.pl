@@ -269,6 +269,23 @@ $node->command_ok(
 is($node->safe_psql('has_column', q{select count(*), count(tenant) from evsource.events}),
 	$node->safe_psql('shop', q{select count(*), count(tenant) from evsource.events}), 'all events come back');
 
+# What a dump brings has followed the log, up to its end: events are imported behind that,
+# not below, and the projections that are not told of them are stale.  At once: nobody has
+# come to a position of the restored log yet.
+$node->safe_psql('postgres', 'create database imported template template0');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'imported', "$dump/custom" ], 'restore before an import');
+my $import = 'insert into evsource.events (position, version, recorded_at, stream, type)';
+my $gap = $node->safe_psql('imported',
+	'select min(position) + 1 from evsource.events e where not exists (select from evsource.events n where n.position = e.position + 1)');
+(undef, $out, $error) = $node->psql('imported', "$import values ($gap, 1, now(), 'import-1', 'Imported')");
+like($error, qr/cannot restore an event at position $gap, which readers of the log may have passed/,
+	'nothing is imported where a restored checkpoint has passed');
+$node->safe_psql('imported', "$import values ($last_position + 1000, 1, now(), 'import-1', 'Imported')");
+is($node->safe_psql('imported', q{select string_agg(projection, ' ' order by projection) from evsource.projections where stale and kind <> 'fold'}),
+	'handled types', 'the inline projections that take an imported event are stale');
+is($node->safe_psql('imported', q{select evsource.run_projection('later')}), 1, 'an async one meets it');
+$node->safe_psql('postgres', 'drop database imported');
+
 # A log in which an append was tried is open: it takes a dump as one COPY (above), and
 # statement by statement only when it is made anew.  The manual says so.
 $node->safe_psql('shop', 'alter table evsource.events drop column tenant');
