@@ -177,7 +177,12 @@ execute(const Command *command, Relation events, EvsState *state, EvsOutcome *ou
 		CHECK_FOR_INTERRUPTS();
 		evs_state_now(command->projection, command->generation, command->stream, state);
 		if (command->has_id && evs_executed_find(&command->id, events, outcome))
+		{
+			/* the state after it would not be the one that the transaction sees */
+			if (IsolationUsesXactSnapshot() && state->seen_version < outcome->version)
+				evs_stream_report_newer(command->stream);
 			return;
+		}
 		if (try_to_decide(command, events, state, &batch, &actual))
 			break;
 		ereport(DEBUG1,

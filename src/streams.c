@@ -152,6 +152,17 @@ is_ours(TupleTableSlot *slot)
 			DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull)));
 }
 
+void
+evs_stream_report_newer(const text *stream)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent append to stream \"%.*s\"",
+					(int) VARSIZE_ANY_EXHDR(stream), VARDATA_ANY(stream)),
+			 errdetail("Another transaction appended to the stream after this transaction took its snapshot."),
+			 errhint("Run the transaction again.")));
+}
+
 /*
  * The transaction's own snapshot must see the stream's last event, or what it
  * decided on was a stream that is no more (as with an UPDATE of a changed row).
@@ -163,12 +174,7 @@ check_transaction_snapshot(Relation events, TupleTableSlot *slot, text *stream)
 	if (!IsolationUsesXactSnapshot() || is_ours(slot))
 		return;
 	if (!table_tuple_satisfies_snapshot(events, slot, GetTransactionSnapshot()))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent append to stream \"%.*s\"",
-						(int) VARSIZE_ANY_EXHDR(stream), VARDATA_ANY(stream)),
-				 errdetail("Another transaction appended to the stream after this transaction took its snapshot."),
-				 errhint("Run the transaction again.")));
+		evs_stream_report_newer(stream);
 }
 
 /* A stream's last event, as much of it as matters here. */

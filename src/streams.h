@@ -56,4 +56,7 @@ extern void evs_stream_remember(const EvsEvent *event, ItemPointer tid);
 extern void evs_stream_check_version(Relation events, text *stream,
 									 int64 expected, int64 actual);
 
+/* 40001: the transaction's own snapshot does not see all of the stream. */
+extern void evs_stream_report_newer(const text *stream);
+
 #endif							/* EVS_STREAMS_H */
