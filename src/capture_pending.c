@@ -342,6 +342,8 @@ append_pending(bool at_end)
 
 	/* handlers that the append calls may change captured tables themselves */
 	memset(&pending, 0, sizeof(pending));
+	/* a savepoint that ends with an error of the append takes the memory with it */
+	MemoryContextSetParent(done.context, CurTransactionContext);
 	if (done.nested && done.disordered)
 		place_coming(&done);
 	if (done.shared && done.count > EVS_STREAMS_AT_ONCE)
@@ -566,8 +568,11 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine, SubTransactionId 
 			forget_unseen();
 		while (pending.count > 0 && pending.changes[pending.count - 1].nest_level >= level)
 			pending.count--;
-		if (pending.count == 0)
+		if (pending.count == 0 && pending.context != NULL)
+		{
+			MemoryContextDelete(pending.context);
 			forget_pending();
+		}
 	}
 }
 

@@ -96,8 +96,10 @@ transaction_ends(XactEvent event, void *arg)
 static void
 subtransaction_ends(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		truncated = NIL;
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	list_free(truncated);
+	truncated = NIL;
 }
 
 void

@@ -184,6 +184,51 @@ select count(*) < 20 as few from pg_backend_memory_contexts where name = 'evsour
 \endif
 \echo :few
 
+-- Nor a statement that fails in a savepoint: where a trigger, a handler or TRUNCATE fails.
+create table refused (id int primary key, v text);
+select evsource.capture_table('refused');
+create function public.refuse() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'TRUNCATE' or new.v = 'bad' then
+        raise exception 'refused';
+    end if;
+    return null;
+end
+$$;
+create trigger a_first after insert on refused for each row when (new.id % 2 = 0) execute function refuse();
+create trigger z_last after insert on refused for each row execute function refuse();
+create trigger z_truncate after truncate on refused execute function refuse();
+create function public.refuse_event(e evsource.event) returns void language plpgsql as $$
+begin
+    if (e).data -> 'new' ->> 'v' = 'worse' then
+        raise exception 'refused';
+    end if;
+end
+$$;
+select evsource.create_projection('refused', handler => 'refuse_event', categories => '{refused}');
+begin;
+do $$
+begin
+    for i in 1 .. 400 loop
+        begin
+            if i % 4 = 3 then
+                truncate refused;
+            else
+                insert into refused values (i, (array['bad', 'bad', '', 'worse', 'good'])[1 + i % 5]);
+            end if;
+        exception when raise_exception then
+        end;
+    end loop;
+end
+$$;
+\if :tells_memory
+select count(*) < 10 as few from pg_backend_memory_contexts where name ~ '^evsource (captured|dispatch|event)' \gset
+\endif
+commit;
+\echo :few
+select v, count(*) from refused group by 1 order by 1;
+select count(*) from evsource.events where evsource.category(stream) = 'refused';
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_capture_odd;
