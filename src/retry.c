@@ -203,16 +203,16 @@ remove_positions(const char *projection, Datum *positions, int count)
 	(void) evs_query_run(&remove_keys, values, NULL);
 }
 
-/* These have been applied. */
+/* These have been dealt with: so many are applied, the others are not wanted any more. */
 static void
-remove_applied(Retry *retry, const EvsEvent *events, int count)
+remove_applied(Retry *retry, const EvsEvent *events, int count, int64 applied)
 {
 	Datum	   *positions = palloc(sizeof(Datum) * Max(count, 1));
 
 	for (int i = 0; i < count; i++)
 		positions[i] = Int64GetDatum(events[i].position);
 	remove_positions(retry->projection->name, positions, count);
-	retry->applied += count;
+	retry->applied += applied;
 }
 
 static void
@@ -242,6 +242,7 @@ typedef struct Work
 {
 	EvsProjection *projection;
 	EvsBatch	batch;
+	int64		applied;
 } Work;
 
 static void
@@ -249,7 +250,7 @@ apply_events(void *arg)
 {
 	Work	   *work = arg;
 
-	(void) evs_dispatch_batch(work->projection, &work->batch);
+	work->applied = evs_dispatch_batch(work->projection, &work->batch);
 }
 
 /*
@@ -280,7 +281,7 @@ apply_letters(Retry *retry, Letter *letters, int count)
 	error = evs_attempt(apply_events, &work);
 	if (error == NULL)
 	{
-		remove_applied(retry, events, count);
+		remove_applied(retry, events, count, work.applied);
 		return count;
 	}
 	if (evs_failure_is_transient(error->sqlerrcode))

@@ -364,5 +364,26 @@ select count(*) > 0 from (select evsource.run_projection()) r;
 table violations;
 select distinct event_count = (select count(*) from evsource.events) as all, lag from evsource.projection_status where projection <> 'other';
 
+-- What the filter does not want any more is not applied, and does not count.
+create table narrow (position bigint);
+create function by_narrow(e evsource.event) returns void language plpgsql as $$
+begin
+    perform meet(e);
+    insert into narrow values ((e).position);
+end
+$$;
+select evsource.create_projection('narrow', 'by_narrow', mode => 'async', on_error => 'dead_letter',
+    types => '{Wide,Narrow}', start => 'now');
+select position as wide from evsource.append('narrow-1', 'Wide') \gset
+select count(*) from unnest('{narrow-1,narrow-2}'::text[]) s, lateral evsource.append(s, 'Narrow');
+insert into obstacles values (:wide);
+set evsource.async_attempts = 1;
+set client_min_messages = error;
+select evsource.run_projection('narrow');
+select evsource.alter_projection('narrow', types => '{Narrow}');
+truncate obstacles;
+select * from evsource.retry_dead_letters('narrow');
+select (select count(*) from narrow) as applied, event_count from evsource.projection_status where projection = 'narrow';
+
 \c :home
 drop database evsource_async;
