@@ -7,8 +7,9 @@
  * evsource.table_snapshot_rows.  Text is what every type can be made of again,
  * on another machine and another major version, too.
  *
- * While rows come back the tables' own triggers are disabled: what they did when
- * the rows were first written is saved as well, or not the projection's.  Foreign
+ * While rows come back the triggers and rules of the tables and of their partitions
+ * are disabled: what they did when the rows were first written is saved as well, or
+ * not the projection's.  Foreign
  * keys are checked: tables that others refer to come first, and all rows of a table
  * come back by one statement, at whose end they may refer to each other.
  */
@@ -85,13 +86,31 @@ static EvsQuery find_shared = {
 	1, {TEXTARRAYOID}, SPI_OK_SELECT
 };
 
-/* the triggers of a table that fire: how to stop them, and to go on as before */
-static EvsQuery list_triggers = {
-	"select format('alter table %s disable trigger %I', $1, t.tgname),"
-	" format('alter table %s enable %s trigger %I', $1,"
-	"  case t.tgenabled when 'R' then 'replica' when 'A' then 'always' else '' end, t.tgname)"
-	" from pg_trigger t where t.tgrelid = $1::regclass and not t.tgisinternal"
-	"  and t.tgenabled <> 'D' order by t.tgname",
+/*
+ * What fires when rows are inserted into a table: its triggers, those of its
+ * partitions, its rules.  How to stop it, and to go on as before.  What is done to a
+ * trigger is done to those that partitions have of it as well: these follow, each
+ * with a state of its own.
+ */
+static EvsQuery list_firing = {
+	"with tabs as ("
+	"  select t.id, t.level, format('%I.%I', n.nspname, c.relname) as name"
+	"  from (select $1::regclass::oid as id, 0 as level"
+	"   union all select relid, level from pg_partition_tree($1::regclass) where level > 0) t"
+	"  join pg_class c on c.oid = t.id join pg_namespace n on n.oid = c.relnamespace),"
+	" firing as ("
+	"  select b.level, b.name, format('trigger %I', t.tgname) as what, t.tgenabled as enabled"
+	"  from tabs b join pg_trigger t on t.tgrelid = b.id"
+	"  where not t.tgisinternal and (t.tgenabled <> 'D' or t.tgparentid <> 0)"
+	"  union all"
+	"  select b.level, b.name, format('rule %I', r.rulename), r.ev_enabled"
+	"  from tabs b join pg_rewrite r on r.ev_class = b.id"
+	"  where b.level = 0 and r.ev_type = '3' and r.ev_enabled <> 'D')"
+	" select format('alter table %s disable %s', name, what),"
+	" format('alter table %s %s %s', name,"
+	"  case enabled when 'D' then 'disable' when 'R' then 'enable replica'"
+	"   when 'A' then 'enable always' else 'enable' end, what)"
+	" from firing order by level, name, what",
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
@@ -465,7 +484,7 @@ load_table(const EvsProjection *projection, int64 position, int number, const Ev
 
 	if (table->columns == NULL)
 		return;
-	evs_query_begin(&list_triggers, values, NULL, InvalidSnapshot, &result);
+	evs_query_begin(&list_firing, values, NULL, InvalidSnapshot, &result);
 	for (uint64 i = 0; i < result.count; i++)
 	{
 		char	   *statements[2];

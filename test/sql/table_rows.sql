@@ -67,11 +67,40 @@ call evsource.rebuild_projection('divided', online => false);
 select evsource.save_snapshot('divided'), evsource.restore_projection('divided');
 table kept.part;
 
+-- What triggers and rules did is saved: neither those of the table fire again nor those of
+-- its partitions, and all are as they were after it.
+create table kept.regions (n bigint, region text, primary key (n, region)) partition by list (region);
+create table kept.eu partition of kept.regions for values in ('eu') partition by list (region);
+create table kept.eu_all partition of kept.eu for values in ('eu');
+create table kept.us partition of kept.regions for values in ('us');
+create table kept.fired (what text);
+create function kept.fire() returns trigger language plpgsql as $$begin new.n := new.n + 1000; insert into kept.fired values (tg_argv[0]); return new; end$$;
+create trigger all_rows before insert on kept.regions for each row execute function kept.fire('all');
+create trigger eu_rows before insert on kept.eu_all for each row execute function kept.fire('eu');
+create trigger us_rows before insert on kept.us for each row execute function kept.fire('us');
+alter table kept.us disable trigger us_rows;
+create trigger us_always before insert on kept.us for each row execute function kept.fire('us always');
+alter table kept.us enable always trigger us_always;
+create rule also as on insert to kept.regions do also insert into kept.fired values ('rule');
+select evsource.create_projection('regions', categories => '{regions}', tables => '{kept.regions}',
+    query => $$insert into kept.regions select version, type from new_events$$);
+select version from evsource.append_batch('regions-1', '{eu,us}', '{"{}","{}"}');
+table kept.regions order by region;
+select what, count(*) from kept.fired group by what order by what;
+create view kept.firing as select tgrelid::regclass, tgname, tgenabled from pg_trigger
+    where tgfoid = 'kept.fire'::regproc;
+select * from kept.firing order by tgrelid::text, tgname;
+select evsource.save_snapshot('regions'), evsource.restore_projection('regions');
+table kept.regions order by region;
+select what, count(*) from kept.fired group by what order by what;
+select * from kept.firing order by tgrelid::text, tgname;
+select rulename, ev_enabled from pg_rewrite where ev_class = 'kept.regions'::regclass;
+
 -- Where there are no tables to save, or no states to look for, the error says what to do.
 select evsource.create_projection('plain', categories => '{plain}', query => 'insert into kept.odd select version from new_events');
 select evsource.save_snapshot('plain');
 select evsource.has_snapshot('odd');
 
-select count(evsource.drop_projection(p)) from unnest('{odd,arrays,inherited,divided,plain}'::text[]) p;
+select count(evsource.drop_projection(p)) from unnest('{odd,arrays,inherited,divided,regions,plain}'::text[]) p;
 set client_min_messages = warning;
 drop schema kept cascade;
