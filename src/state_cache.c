@@ -10,7 +10,8 @@
  *	- when it may hold events of a transaction or savepoint that rolls back
  *	- when the cache is too large: the least recently used go first; one that
  *	  takes more than half of it leaves too little room for others, and goes
- *	  at once
+ *	  at once.  What goes is given back: the context must not keep it for chunks
+ *	  of its size, for states of another size may come
  *
  * An entry in use is taken: it stays in the table, but nobody else gets it. A
  * fold function may ask for states itself, and then works without the cache.
@@ -36,7 +37,6 @@ struct EvsCachedState
 	uint32		hash;
 	const char *projection;		/* one of names: compared as a pointer */
 	int			keylen;
-	Size		bytes;			/* all that the entry takes */
 	EvsState	state;			/* its jsonb is in a chunk of its own, or NULL */
 	Size		capacity;		/* of that chunk */
 	bool		taken;
@@ -75,11 +75,17 @@ same_key(const EvsCachedState *a, const EvsCachedState *b)
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+/*
+ * The context has blocks of one size, the smallest there is, so that a chunk of more
+ * than an eighth of that is a block of its own, which free() gets back.
+ */
+#define BLOCK_SIZE		1024
+#define MIN_CHUNK		(BLOCK_SIZE / 4)
+
 static MemoryContext context = NULL;	/* holds everything below */
 static cache_hash *table;
 static List *names;				/* of projections (char *) */
 static dlist_head by_use;
-static Size total_bytes;
 static int	ntaken = 0;
 
 /* entries that may have to go when the (sub)transaction rolls back */
@@ -119,13 +125,12 @@ reset_table(void)
 	dlist_init(&touched);
 	if (context == NULL)
 		context = AllocSetContextCreate(TopMemoryContext, "evsource states",
-										ALLOCSET_DEFAULT_SIZES);
+										0, BLOCK_SIZE, BLOCK_SIZE);
 	else
 		MemoryContextReset(context);
 	table = cache_create(context, 256, NULL);
 	names = NIL;
 	dlist_init(&by_use);
-	total_bytes = 0;
 	table_generation = generation;
 }
 
@@ -157,7 +162,6 @@ drop_entry(EvsCachedState *entry)
 	if (entry->taken)
 		ntaken--;
 	dlist_delete(&entry->used);
-	total_bytes -= entry->bytes;
 	(void) cache_delete(table, entry);
 	if (entry->state.state != NULL)
 		pfree(entry->state.state);
@@ -179,15 +183,13 @@ static EvsCachedState *
 new_entry(const EvsCachedState *like)
 {
 	Size		size = offsetof(EvsCachedState, key) + like->keylen;
-	EvsCachedState *entry = MemoryContextAllocZero(context, size);
+	EvsCachedState *entry = MemoryContextAllocZero(context, Max(size, MIN_CHUNK));
 	bool		found;
 
 	memcpy(entry, like, size);
-	entry->bytes = GetMemoryChunkSpace(entry) + sizeof(CacheSlot) * 2;
 	(void) cache_insert(table, entry, &found);
 	Assert(!found);
 	dlist_push_head(&by_use, &entry->used);
-	total_bytes += entry->bytes;
 	return entry;
 }
 
@@ -244,22 +246,13 @@ evs_state_cached(const EvsCachedState *entry)
 static Jsonb *
 resize_chunk(EvsCachedState *entry, Size size)
 {
-	Jsonb	   *chunk = entry->state.state;
-
-	if (chunk != NULL)
-	{
-		entry->bytes -= GetMemoryChunkSpace(chunk);
-		total_bytes -= GetMemoryChunkSpace(chunk);
-		pfree(chunk);
-		entry->state.state = NULL;
-	}
+	if (entry->state.state != NULL)
+		pfree(entry->state.state);
+	entry->state.state = NULL;
 
 	/* some room to grow: most states do */
-	entry->capacity = size + size / 8 + 16;
-	chunk = MemoryContextAllocHuge(context, entry->capacity);
-	entry->bytes += GetMemoryChunkSpace(chunk);
-	total_bytes += GetMemoryChunkSpace(chunk);
-	return chunk;
+	entry->capacity = Max(size + size / 8 + 16, MIN_CHUNK);
+	return MemoryContextAllocHuge(context, entry->capacity);
 }
 
 /* Copy the state, its jsonb into the entry's own chunk. */
@@ -271,7 +264,7 @@ store_state(EvsCachedState *entry, const EvsState *state)
 
 	if (state->state != chunk)
 	{
-		if (chunk == NULL || size > entry->capacity || size < entry->capacity / 4)
+		if (chunk == NULL || size > entry->capacity || Max(size, MIN_CHUNK) < entry->capacity / 4)
 			chunk = resize_chunk(entry, size);
 		memcpy(chunk, state->state, size);
 	}
@@ -291,7 +284,7 @@ evict(void)
 	Size		limit = size_limit();
 
 	/* entries in use are few: when they come to stand last, wait for them */
-	while (total_bytes > limit && !dlist_is_empty(&by_use))
+	while (MemoryContextMemAllocated(context, false) > limit && !dlist_is_empty(&by_use))
 	{
 		EvsCachedState *entry = dlist_tail_element(EvsCachedState, used, &by_use);
 
@@ -315,7 +308,7 @@ evs_state_cache_put(EvsCachedState *entry, const EvsState *state)
 	}
 	if (state != NULL)
 		store_state(entry, state);
-	if (entry->bytes > size_limit() / 2)
+	if (entry->state.state != NULL && entry->capacity > size_limit() / 2)
 	{
 		drop_entry(entry);
 		return;
