@@ -84,7 +84,7 @@ begins_anew(const EvsProjection *old, const EvsProjection *new)
 	EvsCheckpoint checkpoint;
 
 	evs_checkpoint_read(old->name, &checkpoint);
-	if (is_live(old) || checkpoint.event_count > 0)
+	if (checkpoint.event_count > 0)
 		return false;
 
 	/* what it has failed at was another definition's */
@@ -92,6 +92,19 @@ begins_anew(const EvsProjection *old, const EvsProjection *new)
 	checkpoint.position = new->start_after;
 	evs_checkpoint_write(new->name, &checkpoint);
 	return true;
+}
+
+/*
+ * The same of one that appends keep up to date, once it is settled: it goes on from
+ * there, so its new filter must not take what the old one has passed over.
+ */
+static bool
+goes_on_anew(const EvsProjection *old, const EvsProjection *new)
+{
+	EvsCheckpoint checkpoint;
+
+	evs_checkpoint_read(old->name, &checkpoint);
+	return checkpoint.event_count == 0 && evs_snapshot_same_selection(old, new);
 }
 
 /* Appends would go past what is parked. */
@@ -152,6 +165,7 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 		new->mode == EVS_MODE_INLINE;
 	bool		keeps_fewer = new->policy.keep_snapshots < old->policy.keep_snapshots;
 	bool		mixes = mixes_states(old, new);
+	bool		other_model = !evs_definition_same_model(old, new);
 
 	/* the new partitions go on from where the old ones are now */
 	if (old->partitions != new->partitions)
@@ -163,12 +177,12 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	new->vouched = evs_definition_same_versions(old, new) ? old->vouched : evs_snapshot_vouch(new);
 	if (evs_definition_equal(old, new))
 		return;
-	if (!evs_definition_same_model(old, new) || !evs_definition_same_versions(old, new))
+	if (other_model || !evs_definition_same_versions(old, new))
 	{
 		evs_history_check_bases(new);
 		evs_truncated_check(old, new);
 	}
-	if (!evs_definition_same_model(old, new))
+	if (other_model && !is_live(old))
 		new->stale = !begins_anew(old, new);
 
 	if (new->state_version != old->state_version || keeps_fewer || mixes)
@@ -176,7 +190,7 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (is_live(old))
 	{
 		evs_replay_settle(old);
-		new->stale = new->stale || old->stale;
+		new->stale = old->stale || (other_model && !goes_on_anew(old, new));
 	}
 	if (new->state_version != old->state_version)
 		forget_rejected(old);

@@ -137,6 +137,15 @@ select evsource.run_projection('later');
 select count(*), (select stale from evsource.projection_status where projection = 'later') as stale from later;
 select evsource.drop_projection('later');
 
+-- Nor is one that appends have brought nothing, unless its new filter takes what is there.
+select evsource.create_projection('later', query => 'insert into later select position from new_events',
+    types => '{Never}', tables => '{later}');
+select evsource.alter_projection('later', query => 'insert into later select position + 0 from new_events');
+select stale, event_count from evsource.projection_status where projection = 'later';
+select evsource.alter_projection('later', types => '{Placed}');
+select stale from evsource.projection_status where projection = 'later';
+select evsource.drop_projection('later');
+
 -- Own events are applied after the commit only, or in a test that rolls back.
 begin;
 select version from evsource.append('order-1', 'Placed');
