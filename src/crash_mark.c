@@ -6,7 +6,7 @@
  * the unit, or of the rebuild, knows that the batch has not come to an end.  A
  * worker that is told to leave in the middle of a batch takes the mark back; so
  * what is left is a crash of the server, an immediate shutdown, or a handler that
- * has ended the worker alone (a FATAL error).
+ * has ended the worker alone (a FATAL error, or a signal to itself).
  *
  * Which event it was is found out in steps: a crash in a batch that had a mark;
  * if that was a large one, as rebuilds have them, another in a hundredth of it;

@@ -82,11 +82,27 @@ pin_settings(void)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+/* A handler may have sent the signal, to whoever runs it: nobody has told us then. */
 static void
-leave_soon(SIGNAL_ARGS)
+leave_soon(int number, siginfo_t *info, void *context)
 {
-	told_to_leave = true;
-	die(postgres_signal_arg);
+	if (info->si_pid != MyProcPid)
+		told_to_leave = true;
+	die(number);
+}
+
+/* pqsignal() has no way to ask who has sent it. */
+static void
+listen_for_farewell(void)
+{
+	struct sigaction action;
+
+	memset(&action, 0, sizeof(action));
+	action.sa_sigaction = leave_soon;
+	action.sa_flags = SA_SIGINFO | SA_RESTART;
+	sigemptyset(&action.sa_mask);
+	if (sigaction(SIGTERM, &action, NULL) < 0)
+		elog(ERROR, "could not install a signal handler: %m");
 }
 
 bool
@@ -102,7 +118,7 @@ evs_daemon_begin(bool with_database)
 
 	memcpy(&post, MyBgworkerEntry->bgw_extra, sizeof(EvsPost));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, leave_soon);
+	listen_for_farewell();
 	BackgroundWorkerUnblockSignals();
 
 	/* as the bootstrap superuser; handlers run as their projection's owner */

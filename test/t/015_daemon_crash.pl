@@ -114,6 +114,25 @@ is($sql->(q{select string_agg(concat_ws(' ', attempts, sqlstate, message), '; ' 
 	from evsource.dead_letters where projection = 'four'}),
 	'3 57P02 the process died while this event was applied; 0 waits behind an event of the same key', 'its event is parked');
 $soon->(q{select lag = 0 and state = 'active' from evsource.projection_status where projection = 'bystander'}, 'the others go on');
+
+# Or by the signal that others tell it to leave with.
+$sql->(q{
+create function five(e evsource.event) returns void language plpgsql as $$
+begin
+	if e.data ? 'leave' then
+		perform pg_terminate_backend(pg_backend_pid());
+		perform pg_sleep(60);
+	end if;
+	insert into public.applied values ('five', e.position);
+end $$;
+select evsource.create_projection('five', 'public.five', mode => 'async', on_error => 'dead_letter', start => 'now');
+select evsource.append('account-' || i % 3, 'Paid', case when i = 5 then '{"leave": true}' else '{}' end::jsonb) from generate_series(1, 9) i;
+});
+$soon->(q{select lag = 0 from evsource.projection_status where projection = 'five'}, 'nor does one that tells its worker to leave');
+is($sql->(q{select string_agg(concat_ws(' ', attempts, sqlstate, message), '; ' order by position)
+	from evsource.dead_letters where projection = 'five'}),
+	'3 57P02 the process died while this event was applied; 0 waits behind an event of the same key', 'its event is parked, too');
+$soon->(q{select lag = 0 and state = 'active' from evsource.projection_status where projection = 'bystander'}, 'and the others go on');
 $node->stop;
 
 done_testing();
