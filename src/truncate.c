@@ -35,6 +35,7 @@
 #include "registry.h"
 #include "replay.h"
 #include "replication.h"
+#include "scan.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "state_load.h"
@@ -152,6 +153,23 @@ is_live(const EvsProjection *projection)
 	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
 }
 
+/* Are events to go that it would still have to apply? */
+static bool
+is_missing(const EvsProjection *projection, const Truncation *truncation, int64 applied)
+{
+	EvsScan    *scan = evs_scan_stream(truncation->stream, 1, truncation->before - 1, true,
+									   GetLatestSnapshot());
+	bool		missing = false;
+	EvsEvent	event;
+
+	evs_scan_as_stored(scan);
+	while (!missing && evs_scan_next(scan, &event) &&
+		   event.position > Max(applied, projection->start_after))
+		missing = evs_filter_accepts(&projection->filter, &event);
+	evs_scan_end(scan);
+	return missing;
+}
+
 /* What a projection has not applied by now it never would. */
 static void
 check_applied(const EvsProjection *projection, const Truncation *truncation)
@@ -161,7 +179,8 @@ check_applied(const EvsProjection *projection, const Truncation *truncation)
 	if (is_live(projection) || truncation->force)
 		return;
 	evs_checkpoint_read(projection->name, &checkpoint);
-	if (checkpoint.position >= truncation->position)
+	if (checkpoint.position >= truncation->position ||
+		!is_missing(projection, truncation, checkpoint.position))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -200,6 +219,24 @@ keeps_state(const EvsProjection *projection)
 	return projection->kind == EVS_KIND_FOLD && projection->key_kind == EVS_KEY_STREAM;
 }
 
+/*
+ * Where every state is saved, so is one of which no event is left: its row went with
+ * them, and none may come that would bring another.
+ */
+static void
+save_again(EvsStateCall *call, const Truncation *truncation)
+{
+	EvsState	state;
+	EvsSnapshotWriter *writer;
+
+	evs_state_of_key(call, truncation->stream, &state);
+	if (state.version >= truncation->before)
+		return;
+	writer = evs_snapshot_writer(call->projection, call->definition);
+	evs_snapshot_add(writer, truncation->stream, &state);
+	(void) evs_snapshot_finish(writer);
+}
+
 /* Keep the state that the events have come to.  The key's snapshot is locked. */
 static void
 keep_state(EvsProjection *projection, const Truncation *truncation)
@@ -215,6 +252,8 @@ keep_state(EvsProjection *projection, const Truncation *truncation)
 	{
 		check_snapshot(&call, truncation, &state);
 		evs_history_set_base(projection, truncation->stream, &state, truncation->before - 1);
+		if (projection->policy.snapshot_every == 1)
+			save_again(&call, truncation);
 	}
 	evs_state_end(&call);
 }
