@@ -96,6 +96,33 @@ select what, count(*) from kept.fired group by what order by what;
 select * from kept.firing order by tgrelid::text, tgname;
 select rulename, ev_enabled from pg_rewrite where ev_class = 'kept.regions'::regclass;
 
+-- Rows that a policy hides from the owner would be missing: that is an error.
+create role regress_rows_owner;
+create schema secret authorization regress_rows_owner;
+select evsource.grant_access('regress_rows_owner', 'admin');
+set role regress_rows_owner;
+create table secret.rows (n bigint);
+select evsource.create_projection('secret', categories => '{secret}', tables => '{secret.rows}',
+    query => 'insert into secret.rows select version from new_events');
+reset role;
+select version from evsource.append_batch('secret-1', '{T,T}', '{"{}","{}"}');
+alter table secret.rows enable row level security;
+select evsource.save_snapshot('secret');
+select version from evsource.append('secret-1', 'T');
+alter table secret.rows force row level security;
+create policy odd on secret.rows using (n % 2 = 1);
+select evsource.save_snapshot('secret');
+\echo :LAST_ERROR_SQLSTATE
+alter table secret.rows no force row level security;
+select evsource.restore_projection('secret');
+select count(*) from secret.rows;
+select evsource.drop_projection('secret');
+set client_min_messages = warning;
+drop schema secret cascade;
+drop owned by regress_rows_owner;
+drop role regress_rows_owner;
+reset client_min_messages;
+
 -- Where there are no tables to save, or no states to look for, the error says what to do.
 select evsource.create_projection('plain', categories => '{plain}', query => 'insert into kept.odd select version from new_events');
 select evsource.save_snapshot('plain');
