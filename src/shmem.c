@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 7
+#define EVS_SHMEM_LAYOUT 8
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -35,7 +35,7 @@ static Size
 shared_size(int nslots)
 {
 	return add_size(offsetof(EvsShared, slots),
-					mul_size(nslots, sizeof(EvsSlot) + sizeof(EvsWaiter)));
+					mul_size(nslots, sizeof(EvsSlot) + sizeof(EvsWaiter) + sizeof(pg_atomic_uint64)));
 }
 
 static void
@@ -52,7 +52,7 @@ initialize(void *memory)
 		pg_atomic_init_u32(&fresh->requests[i], InvalidOid);
 	pg_atomic_init_u32(&fresh->waiting_some, 0);
 	for (int i = 0; i < EVS_KIND_GROUPS; i++)
-		pg_atomic_init_u32(&fresh->waiting_kinds[i], 0);
+		pg_atomic_init_u64(&fresh->waiting_kinds[i], 0);
 	for (int i = 0; i < fresh->nslots; i++)
 	{
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);
@@ -61,6 +61,7 @@ initialize(void *memory)
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].database, InvalidOid);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].state, EVS_WAITER_GONE);
 		evs_shmem_waiters(fresh)[i].group = 0;
+		pg_atomic_init_u64(&evs_shmem_awaited(fresh)[i], 0);
 	}
 }
 

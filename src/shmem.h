@@ -22,7 +22,7 @@ typedef struct EvsSlot
 /* So many kinds of events can be waited for at once, without all being wanted. */
 #define EVS_WAITER_KINDS	32
 
-/* What a backend waits for: see wakeup.c.  Close together: committers read all. */
+/* What a backend waits for: see wakeup.c. */
 typedef struct EvsWaiter
 {
 	pg_atomic_uint32 database;	/* whose; 0: it does not wait */
@@ -63,16 +63,49 @@ typedef struct EvsShared
 	pg_atomic_uint32 launcher;	/* its number among the processes, + 1; 0: none */
 	pg_atomic_uint32 requests[EVS_REQUESTS];	/* databases that it shall look at */
 	pg_atomic_uint32 waiting_some;	/* or for events of some kinds ... */
-	pg_atomic_uint32 waiting_kinds[EVS_KIND_GROUPS];	/* ... of these */
+	pg_atomic_uint64 waiting_kinds[EVS_KIND_GROUPS];	/* ... of these: who, see below */
 	char		pad[40];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
-	/* EvsWaiter waiters[nslots] follow */
+	/* EvsWaiter waiters[nslots] follow, and pg_atomic_uint64 awaited[nslots] */
 } EvsShared;
 
 static inline EvsWaiter *
 evs_shmem_waiters(EvsShared *shared)
 {
 	return (EvsWaiter *) &shared->slots[shared->nslots];
+}
+
+/*
+ * Who waits for a kind: how many in the upper half, and in the lower the sum of
+ * their numbers, so that one who is alone is known.
+ */
+static inline uint64
+evs_shmem_one_waiting(int number)
+{
+	return (UINT64CONST(1) << 32) + (uint64) number;
+}
+
+static inline uint32
+evs_shmem_count_waiting(uint64 who)
+{
+	return (uint32) (who >> 32);
+}
+
+static inline int
+evs_shmem_who_is_alone(uint64 who)
+{
+	Assert(evs_shmem_count_waiting(who) == 1);
+	return (int) (uint32) who;
+}
+
+/*
+ * For each of them in a word what it waits for, or more; 0: nothing.  A committer
+ * reads these, eight to a cache line, and the entries of those that it may concern.
+ */
+static inline pg_atomic_uint64 *
+evs_shmem_awaited(EvsShared *shared)
+{
+	return (pg_atomic_uint64 *) &evs_shmem_waiters(shared)[shared->nslots];
 }
 
 extern void evs_shmem_init(void);

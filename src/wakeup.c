@@ -3,10 +3,12 @@
  *
  * With shared memory (shmem.c) every backend has an entry that says what it
  * waits for, and counters say how many do: for all events, for those of some
- * kinds (hashes of categories and types), for other things.  A transaction that appended ends:
- * its bound is withdrawn, its locks are released, then, after a barrier, it
- * looks at the counters.  Nobody waits: that was all.  Else it goes through the
- * entries and sets the latches of those that wait for what it did.
+ * kinds (hashes of categories and types), for other things.  A transaction that
+ * appended ends: its bound is withdrawn, its locks are released, then, after a
+ * barrier, it looks at the counters.  Nobody waits: that was all.  One alone waits
+ * for a kind of its events: it looks at his entry.  Else it goes through the words
+ * that say in short what each waits for, and the entries of those that it may
+ * concern.  It sets the latches of those that wait for what it did.
  *
  * No wake-up is lost: who waits writes its entry, raises the counter (a full
  * barrier), and only then looks whether it has to wait.  Either it sees what
@@ -111,19 +113,42 @@ concerns_all(const EvsWaiter *waiter)
 		(waiter->group != 0 && has_moved(evs_channel_of_changes(waiter->channel)));
 }
 
-/* Does anybody wait for the kinds of events that were appended? */
-static bool
-kinds_are_wanted(EvsShared *shared)
+/* What it has done, or more, in a word: see evs_shmem_awaited(). */
+static uint64
+done_set(void)
 {
-	if (pg_atomic_read_u32(&shared->waiting_some) == 0)
-		return false;
-	if (any_kind())
-		return true;
-	for (int i = 0; i < nkinds; i++)
+	uint64		set = 0;
+
+	if (changed || (appended && any_kind()))
+		return EVS_CHANNEL_SET_ALL;
+	for (int i = 0; i < nmoved; i++)
+		set |= evs_channel_set_of(moved[i]);
+	if (appended)
 	{
-		if (pg_atomic_read_u32(&shared->waiting_kinds[kinds[i] % EVS_KIND_GROUPS]) > 0)
-			return true;
+		set |= EVS_CHANNEL_SET_OF_EVENTS;
+		for (int i = 0; i < nkinds; i++)
+			set |= evs_channel_set_of_kind(kinds[i]);
 	}
+	return set;
+}
+
+/* True: nobody of the group sleeps, but this one is looking. */
+static bool
+wake_one(EvsShared *shared, int number, bool again)
+{
+	EvsWaiter  *waiter = &evs_shmem_waiters(shared)[number];
+	bool		all;
+
+	if (pg_atomic_read_u32(&waiter->database) != MyDatabaseId)
+		return false;
+	pg_read_barrier();
+	all = concerns_all(waiter);
+	if (!all && !concerns(waiter))
+		return false;
+	if (!all && waiter->group != 0)
+		return evs_group_offer(waiter, number, again);
+	if (!again)
+		SetLatch(&GetPGProcByNumber(number)->procLatch);
 	return false;
 }
 
@@ -131,23 +156,16 @@ kinds_are_wanted(EvsShared *shared)
 static bool
 wake_some(EvsShared *shared, bool again)
 {
-	EvsWaiter  *waiters = evs_shmem_waiters(shared);
+	pg_atomic_uint64 *awaited = evs_shmem_awaited(shared);
+	uint64		done = done_set();
 	bool		nobody_sleeps = false;
 
 	for (int i = 0; i < shared->nslots; i++)
 	{
-		bool		all;
-
-		if (pg_atomic_read_u32(&waiters[i].database) != MyDatabaseId)
+		if ((pg_atomic_read_u64(&awaited[i]) & done) == 0)
 			continue;
 		pg_read_barrier();
-		all = concerns_all(&waiters[i]);
-		if (!all && !concerns(&waiters[i]))
-			continue;
-		if (!all && waiters[i].group != 0)
-			nobody_sleeps |= evs_group_offer(&waiters[i], i, again);
-		else if (!again)
-			SetLatch(&GetPGProcByNumber(i)->procLatch);
+		nobody_sleeps |= wake_one(shared, i, again);
 	}
 	return nobody_sleeps;
 }
@@ -158,6 +176,40 @@ wake_entries(EvsShared *shared)
 	evs_group_begin();
 	if (wake_some(shared, false))
 		(void) wake_some(shared, true);
+}
+
+/* Those who wait for the kinds of events that were appended: mostly none, or one. */
+static void
+wake_for_kinds(EvsShared *shared)
+{
+	int			alone[MAX_KINDS];
+	int			nalone = 0;
+	bool		together = any_kind();
+
+	if (pg_atomic_read_u32(&shared->waiting_some) == 0)
+		return;
+	for (int i = 0; i < nkinds && !together; i++)
+	{
+		uint64		who = pg_atomic_read_u64(&shared->waiting_kinds[kinds[i] % EVS_KIND_GROUPS]);
+
+		if (evs_shmem_count_waiting(who) == 1)
+			alone[nalone++] = evs_shmem_who_is_alone(who);
+		together = evs_shmem_count_waiting(who) > 1;
+	}
+	if (together)
+	{
+		wake_entries(shared);
+		return;
+	}
+	if (nalone == 0)
+		return;
+	pg_read_barrier();
+	evs_group_begin();
+	for (int i = 0; i < nalone; i++)
+	{
+		if (wake_one(shared, alone[i], false))
+			(void) wake_one(shared, alone[i], true);
+	}
 }
 
 static void
@@ -220,9 +272,10 @@ wake(void)
 	if (shared == NULL)
 		wake_by_locks();
 	else if (((appended || changed) && pg_atomic_read_u32(&shared->waiting_events) > 0) ||
-			 ((nmoved > 0 || changed) && pg_atomic_read_u32(&shared->waiting_projections) > 0) ||
-			 (appended && kinds_are_wanted(shared)))
+			 ((nmoved > 0 || changed) && pg_atomic_read_u32(&shared->waiting_projections) > 0))
 		wake_entries(shared);
+	else if (appended)
+		wake_for_kinds(shared);
 }
 
 void

@@ -87,4 +87,23 @@ evs_channel_category_type(uint32 category, uint32 type)
 	return hash_combine(category, type);
 }
 
+/*
+ * A set of channels and kinds in a word: two that share no bit have nothing in
+ * common.  Each one has a bit, and a bit has many; the lower 48 are for kinds.
+ */
+#define EVS_CHANNEL_SET_ALL			(~UINT64CONST(0))
+#define EVS_CHANNEL_SET_OF_EVENTS	(UINT64CONST(1) << 63)
+
+static inline uint64
+evs_channel_set_of_kind(uint32 kind)
+{
+	return UINT64CONST(1) << (kind >> 16) % 48;
+}
+
+static inline uint64
+evs_channel_set_of(uint32 channel)
+{
+	return UINT64CONST(1) << (48 + (channel >> 16) % 15);
+}
+
 #endif							/* EVS_WAKEUP_CHANNEL_H */

@@ -43,12 +43,27 @@ count_registration(EvsShared *shared, int change)
 		pg_atomic_fetch_add_u32(&shared->waiting_events, change);
 	else if (wanted.nkinds > 0)
 	{
+		int64		me = (int64) evs_shmem_one_waiting(EvsMyProcNumber());
+
 		for (int i = 0; i < wanted.nkinds; i++)
-			pg_atomic_fetch_add_u32(&shared->waiting_kinds[wanted.kinds[i] % EVS_KIND_GROUPS], change);
+			pg_atomic_fetch_add_u64(&shared->waiting_kinds[wanted.kinds[i] % EVS_KIND_GROUPS], change * me);
 		pg_atomic_fetch_add_u32(&shared->waiting_some, change);
 	}
 	if (registered_channel != EVS_CHANNEL_EVENTS)
 		pg_atomic_fetch_add_u32(&shared->waiting_projections, change);
+}
+
+/* In a word: see evs_shmem_awaited(). */
+static uint64
+registered_set(void)
+{
+	uint64		set = evs_channel_set_of(registered_channel);
+
+	if (wants_all)
+		return EVS_CHANNEL_SET_ALL;
+	for (int i = 0; i < wanted.nkinds; i++)
+		set |= evs_channel_set_of_kind(wanted.kinds[i]);
+	return set;
 }
 
 /* True: we were woken, and have not looked since. */
@@ -60,6 +75,7 @@ withdraw_entry(void)
 	bool		woken = pg_atomic_exchange_u32(&waiter->state, EVS_WAITER_GONE) == EVS_WAITER_WOKEN;
 
 	pg_atomic_write_u32(&waiter->database, InvalidOid);
+	pg_atomic_write_u64(&evs_shmem_awaited(shared)[EvsMyProcNumber()], 0);
 	count_registration(shared, -1);
 	registered = false;
 	return woken;
@@ -109,6 +125,7 @@ publish_entry(EvsShared *shared)
 	pg_atomic_write_u32(&waiter->database, MyDatabaseId);
 	pg_write_barrier();
 	pg_atomic_write_u32(&waiter->state, EVS_WAITER_LOOKS);
+	pg_atomic_write_u64(&evs_shmem_awaited(shared)[number], registered_set());
 	/* a full barrier: what we look at from now on is looked at after it */
 	count_registration(shared, 1);
 }
