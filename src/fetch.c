@@ -21,6 +21,9 @@
  * Streams with a dead letter are passed over: their events become dead letters
  * behind it.
  *
+ * To pass over much takes time, and what was passed over is written down only when the
+ * transaction commits.  So a call ends after a while, with nothing if need be.
+ *
  * Waiting: an appender wakes those that want its events, by their categories and
  * types (wakeup.c).
  * What it has committed may not be safe to read yet, because of another open
@@ -41,6 +44,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -50,6 +54,8 @@
 #include "event.h"
 #include "hand_out.h"
 #include "horizon.h"
+#include "listen.h"
+#include "notify.h"
 #include "parameters.h"
 #include "query.h"
 #include "read.h"
@@ -72,14 +78,18 @@ PG_FUNCTION_INFO_V1(evsource_fetch_events);
 /* when what another transaction had locked is looked at again (ms) */
 #define LOCKED_TIMEOUT		1000
 
-/* How often somebody else may have been faster, before it is time to sleep. */
+/* How often something may have changed meanwhile, before the call ends. */
 #define MAX_LOOKS			100
+
+/* How long a call may search for something to hand out, if it does not wait as long (ms). */
+#define LONGEST_SEARCH		5000
 
 /* What one look at the subscription has led to. */
 typedef enum Look
 {
 	LOOK_FETCHED,
 	LOOK_NOTHING,
+	LOOK_UNFINISHED,			/* there is more than there is time to look at */
 	LOOK_AGAIN					/* something has changed meanwhile */
 } Look;
 
@@ -143,10 +153,11 @@ cursor_of(const EvsSubscription *subscription, const text *stream)
 
 /*
  * The free cursor that has the first event, or NULL.  *searched says how far no
- * other free cursor has one.
+ * other free cursor has one: to the safe position, unless it takes too long.
  */
 static EvsCursor *
-find_work(const EvsSubscription *subscription, int64 safe, Snapshot snapshot, int64 *searched)
+find_work(const EvsFetch *fetch, const EvsSubscription *subscription, int64 safe,
+		  Snapshot snapshot, int64 *searched)
 {
 	EvsCursor  *found = NULL;
 	int64		from = PG_INT64_MAX;
@@ -163,6 +174,7 @@ find_work(const EvsSubscription *subscription, int64 safe, Snapshot snapshot, in
 		return NULL;
 
 	scan = evs_scan_log(from, safe, &subscription->filter, snapshot);
+	evs_scan_until(scan, fetch->until);
 	while (found == NULL && (slot = evs_scan_next_slot(scan)) != NULL)
 	{
 		int64		position;
@@ -180,6 +192,8 @@ find_work(const EvsSubscription *subscription, int64 safe, Snapshot snapshot, in
 			*searched = position - 1;
 		}
 	}
+	if (found == NULL && !evs_scan_is_done(scan))
+		*searched = evs_scan_passed(scan);
 	evs_scan_end(scan);
 	return found;
 }
@@ -333,9 +347,11 @@ look_with(EvsFetch *fetch, EvsSubscription *subscription, int64 safe, Snapshot s
 			return look;
 	}
 
-	cursor = find_work(subscription, safe, snapshot, &searched);
+	cursor = find_work(fetch, subscription, safe, snapshot, &searched);
 	if (advance_idle(fetch, subscription, cursor, searched))
 		return LOOK_AGAIN;
+	if (cursor == NULL && searched < safe)
+		return LOOK_UNFINISHED;
 	if (cursor == NULL)
 	{
 		note_nothing(fetch, subscription, safe, snapshot);
@@ -375,17 +391,19 @@ look_once(EvsFetch *fetch)
 static bool
 look(EvsFetch *fetch)
 {
+	Look		result = LOOK_AGAIN;
+
 	bms_free(fetch->locked);
 	fetch->locked = NULL;
-	for (int i = 0; i < MAX_LOOKS; i++)
+	for (int i = 0; i < MAX_LOOKS && result == LOOK_AGAIN; i++)
 	{
-		Look		result = look_once(fetch);
-
+		result = look_once(fetch);
 		CHECK_FOR_INTERRUPTS();
-		if (result != LOOK_AGAIN)
-			return result == LOOK_FETCHED;
+		if (result == LOOK_AGAIN && evs_hand_out_is_late(fetch))
+			break;
 	}
-	return false;
+	fetch->unfinished = result == LOOK_AGAIN || result == LOOK_UNFINISHED;
+	return result == LOOK_FETCHED;
 }
 
 /* ---- waiting ---- */
@@ -426,7 +444,7 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 		bool		woken;
 
 		evs_wakeup_looks();
-		if (look(fetch) || fetch->has_locks)
+		if (look(fetch) || fetch->has_locks || fetch->unfinished)
 			return;
 		woken = was_woken(fetch);
 		if (milliseconds_until(until) == 0)
@@ -471,6 +489,38 @@ positive_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64
 				 errmsg("%s must be positive", name),
 				 errdetail("It is %lld.", (long long) value)));
 	return value;
+}
+
+/*
+ * What a call has found out, beyond what it hands out, is lost when it is cancelled: so
+ * it must end before that.
+ */
+static TimestampTz
+search_until(int64 wait_ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													Max(wait_ms, LONGEST_SEARCH));
+
+	if (StatementTimeout > 0)
+		until = Min(until, TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(),
+													   StatementTimeout / 2));
+	return until;
+}
+
+/*
+ * Nothing is handed out, and that is not the end.  Who listens or waits for it is to go on
+ * from there: he has not been told of these events, or has come to the end of them.
+ */
+static void
+tell_unfinished(const EvsFetch *fetch)
+{
+	evs_wakeup_subscription(fetch->name);
+	if (evs_listen_anybody())
+		evs_notify_events(evs_horizon_safe_position());
+	ereport(NOTICE,
+			(errmsg("subscription \"%s\" has more events to look at", fetch->name),
+			 errdetail("There was nothing to hand out among those that could be looked at in the time that a call may take."),
+			 errhint("Call again: it goes on from there.")));
 }
 
 /* Row security could hide events, which a cursor would pass over for ever. */
@@ -518,7 +568,10 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 	fetch.has_locks = evs_wakeup_holds_any_cursor();
 	if (evs_max_wait > 0)
 		wait_ms = Min(wait_ms, evs_max_wait);
-	if (!look(&fetch) && wait_ms > 0)
+	fetch.until = search_until(wait_ms);
+	if (!look(&fetch) && !fetch.unfinished && wait_ms > 0)
 		wait_and_fetch(&fetch, wait_ms);
+	if (fetch.unfinished)
+		tell_unfinished(&fetch);
 	return (Datum) 0;
 }

@@ -120,6 +120,12 @@ is_dead(Batch *batch, const EvsEvent *event)
 	return batch->dead != NULL && evs_dead_streams_have(batch->dead, event->stream);
 }
 
+bool
+evs_hand_out_is_late(const EvsFetch *fetch)
+{
+	return GetCurrentTimestamp() >= fetch->until;
+}
+
 /* ---- upcasters ---- */
 
 static void
@@ -214,7 +220,8 @@ take_event(Batch *batch, TupleTableSlot *slot)
 	{
 		evs_subscription_park_behind(claim->subscription->name, &event);
 		batch->out.seen = event.position;
-		return true;
+		/* which may be slow, and is kept only if the call comes to its end */
+		return !evs_hand_out_is_late(fetch);
 	}
 	size = size_of(&event);
 	if (!belongs_to_batch(batch, &event, size))
@@ -262,6 +269,7 @@ read_batch(void *arg)
 	batch->types = batch->has_types && !batch->careful ? evs_type_run() : NULL;
 
 	scan = evs_scan_log(claim->position, upto, &filter, source->snapshot);
+	evs_scan_until(scan, batch->fetch->until);
 	while (goes_on && (slot = evs_scan_next_slot(scan)) != NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(batch->event_context);
@@ -271,7 +279,8 @@ read_batch(void *arg)
 		MemoryContextSwitchTo(caller);
 	}
 	if (goes_on)
-		batch->out.seen = Max(batch->out.seen, upto);
+		batch->out.seen = evs_scan_is_done(scan) ?
+			Max(batch->out.seen, upto) : evs_scan_passed(scan);
 	evs_scan_end(scan);
 }
 

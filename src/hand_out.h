@@ -24,6 +24,8 @@ typedef struct EvsFetch
 	Tuplestorestate *result;
 	MemoryContext context;		/* of one look */
 	int			count;			/* events that were handed out */
+	TimestampTz until;			/* to search for them any longer would take too long */
+	bool		unfinished;		/* the last look has ended because of that */
 
 	/* what the last look in vain has seen */
 	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
@@ -34,10 +36,14 @@ typedef struct EvsFetch
 	EvsWanted	wanted;			/* which events wake us */
 } EvsFetch;
 
+/* Is the time of a call over? */
+extern bool evs_hand_out_is_late(const EvsFetch *fetch);
+
 /*
  * Hand out what comes next, up to the safe position; the snapshot was taken after
- * that was asked for.  fetch->count says how many there were; when all of it was
- * parked behind dead letters the cursor has been moved past them.
+ * that was asked for.  fetch->count says how many there were; when there were none,
+ * because all of it was parked behind dead letters or there was no time to look
+ * further, the cursor has been moved to there.
  */
 extern void evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Snapshot snapshot);
 

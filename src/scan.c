@@ -47,6 +47,8 @@ struct EvsScan
 	ScanDirection direction;
 	TupleTableSlot *slot;		/* the current row */
 	bool		done;			/* an index scan asked again would start again */
+	TimestampTz until;			/* it is to end then; 0: no matter */
+	int64		rows;			/* that were looked at, if it is */
 
 	/* Which rows, beyond what the index has decided */
 	const EvsFilter *filter;	/* NULL: all */
@@ -263,6 +265,28 @@ scan_accepts(EvsScan *scan)
 	return accepted;
 }
 
+void
+evs_scan_until(EvsScan *scan, TimestampTz until)
+{
+	scan->until = until;
+}
+
+/* The position of the row that the scan is on. */
+int64
+evs_scan_passed(EvsScan *scan)
+{
+	slot_getsomeattrs(scan->slot, EVS_EVENTS_POSITION);
+	return DatumGetInt64(scan->slot->tts_values[EVS_EVENTS_POSITION - 1]);
+}
+
+/* Asked before each row: the clock is looked at now and then. */
+static bool
+is_late(EvsScan *scan)
+{
+	return scan->until != 0 && scan->rows++ % EVS_SCAN_STRETCH == EVS_SCAN_STRETCH - 1 &&
+		GetCurrentTimestamp() >= scan->until;
+}
+
 /*
  * The next event as the row that is stored (columns of evsource.events), or
  * NULL.  The slot is the scan's own and changes with the next call.
@@ -280,6 +304,8 @@ evs_scan_next_slot(EvsScan *scan)
 	while (!found && !scan->done)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (is_late(scan))
+			break;
 		if (index_getnext_slot(scan->index_scan, scan->direction, scan->slot))
 			found = scan_accepts(scan);
 		else

@@ -13,6 +13,7 @@
 #include "utils/array.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
+#include "utils/timestamp.h"
 
 typedef struct EvsScan EvsScan;
 
@@ -57,6 +58,16 @@ extern EvsBatch *evs_scan_batch(EvsScan *scan, int max_events, int memory_kb);
 
 /* Has the scan been asked for more than it had? */
 extern bool evs_scan_is_done(const EvsScan *scan);
+
+/*
+ * End the scan soon after this time, wherever it is, though never among its first
+ * rows: EVS_SCAN_STRETCH of them are looked at in any case.  It is not done then, and
+ * has passed the events up to a position.
+ */
+#define EVS_SCAN_STRETCH	2048
+
+extern void evs_scan_until(EvsScan *scan, TimestampTz until);
+extern int64 evs_scan_passed(EvsScan *scan);
 
 /* Does the filter (NULL = everything) let this event through? */
 extern bool evs_filter_accepts(const EvsFilter *filter, const EvsEvent *event);
