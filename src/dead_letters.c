@@ -298,29 +298,34 @@ evs_dead_letter_park(const char *projection, const EvsEvent *event, const EvsKey
 
 /* The only value of a statement about a projection. */
 static Datum
-ask(EvsQuery *query, const char *projection)
+ask(EvsQuery *query, const char *projection, Snapshot snapshot)
 {
 	Datum		values[] = {CStringGetTextDatum(projection)};
 	EvsQueryResult result;
 	bool		is_null;
 	Datum		value;
 
-	evs_query_begin(query, values, NULL, InvalidSnapshot, &result);
+	evs_query_begin(query, values, NULL, snapshot, &result);
 	value = SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null);
 	evs_query_end(&result);
 	return value;
 }
 
+/* Now: under REPEATABLE READ the transaction may not see what was parked since it began. */
 bool
 evs_dead_letters_exist(const char *projection)
 {
-	return DatumGetBool(ask(&letters_exist, projection));
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		exist = DatumGetBool(ask(&letters_exist, projection, snapshot));
+
+	UnregisterSnapshot(snapshot);
+	return exist;
 }
 
 int64
 evs_dead_letters_count(const char *projection)
 {
-	return DatumGetInt64(ask(&count_letters, projection));
+	return DatumGetInt64(ask(&count_letters, projection, InvalidSnapshot));
 }
 
 void
