@@ -11,18 +11,32 @@
 #include "commands/async.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/json.h"
 
 #include "notify.h"
 
 #define PROJECTION_CHANNEL	"evsource_projection"
 
+/* From here on (of 1) the queue is left to others. */
+#define NEARLY_FULL			0.95
+
+/*
+ * When somebody listens and idles in a transaction the queue fills up, and then who
+ * notifies cannot commit.  A message is a hint, and nothing to fail for.
+ */
+static bool
+queue_has_room(void)
+{
+	return DatumGetFloat8(OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE)) < NEARLY_FULL;
+}
+
 void
 evs_notify(const EvsProjection *projection, int64 position)
 {
 	StringInfoData payload;
 
-	if (!projection->notify)
+	if (!projection->notify || !queue_has_room())
 		return;
 
 	initStringInfo(&payload);

@@ -1,0 +1,51 @@
+# Somebody listens and idles in a transaction, so the queue of notifications fills up:
+# projections go on all the same, and tell nothing until there is room again.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+my $node = PostgreSQL::Test::Cluster->new('notify_full');
+plan skip_all => 'before PostgreSQL 17 the queue is too large to be filled' if $node->pg_version < 17;
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'evsource'
+max_notify_queue_pages = 64
+evsource.async_attempts = 1
+});
+$node->start;
+my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+
+$sql->(q{
+create extension evsource;
+create table told (position bigint);
+select evsource.create_projection('async', mode => 'async', tables => '{told}', query => 'insert into told select position from new_events');
+select evsource.create_projection('inline', notify => true, query => 'insert into told select position from new_events');
+});
+my $listener = $node->background_psql('postgres');
+$listener->query_safe('listen other; begin; select 1');
+my ($code, $rounds) = (0, 0);
+while ($code == 0 && $rounds++ < 100)
+{
+	$code = $node->psql('postgres', q{do $$ begin for i in 1 .. 10 loop perform pg_notify('other', repeat('x', 7900) || i); end loop; end $$});
+}
+is($sql->('select pg_notification_queue_usage() > 0.9'), 't', 'the queue is full');
+
+is($sql->(q{select version from evsource.append('a-1', 'Happened')}), '1', 'an append that tells of its projection succeeds');
+$sql->(q{select evsource.wait_for('async', timeout => '1min')});
+is($sql->(q{select string_agg(state || ' ' || lag, ', ') from evsource.projection_status}), 'active 0, active 0', 'the projections are up to date');
+
+$listener->query_safe('commit');
+$node->poll_query_until('postgres', 'select pg_notification_queue_usage() < 0.9') or die 'the queue does not empty';
+$listener->query_safe('listen evsource_projection');
+$sql->(q{select version from evsource.append('a-1', 'Happened'); select evsource.wait_for('async', timeout => '1min')});
+like($listener->query_safe('select 1'), qr/"projection": "inline", "position": 2/, 'when there is room it is told again');
+$listener->quit;
+$node->stop;
+done_testing();
