@@ -115,6 +115,7 @@ OBJS = \
 	src/shadow.o \
 	src/swap.o \
 	src/truncate.o \
+	src/truncations.o \
 	src/wait.o \
 	src/blockers.o \
 	src/publish.o \

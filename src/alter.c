@@ -30,6 +30,7 @@
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "state_truncated.h"
+#include "truncations.h"
 #include "table_snapshots.h"
 #include "unit.h"
 
@@ -212,6 +213,8 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 
 	if (becomes_inline && new->state == EVS_STATE_CATCHING_UP && !concurrently)
 		evs_replay_activate(new);
+	if (other_model)
+		evs_truncations_warn(new, old);
 }
 
 /*

@@ -12,10 +12,8 @@
 #include "evsource.h"
 
 #include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 
 #include "alter.h"
 #include "barrier.h"
@@ -26,6 +24,7 @@
 #include "registry.h"
 #include "replay.h"
 #include "snapshots.h"
+#include "truncations.h"
 #include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_create_projection);
@@ -113,42 +112,6 @@ read_if_exists(FunctionCallInfo fcinfo)
 	if (word == NULL)
 		return IF_EXISTS_ERROR;
 	return (IfExists) evs_parameter_word("if_exists", word, words, lengthof(words));
-}
-
-/*
- * The streams that it takes events from and whose begin is gone, though it may
- * not have been before the projection's own.
- */
-static void
-warn_of_truncations(const EvsProjection *projection)
-{
-	static EvsQuery query = {
-		"select t.stream from evsource.truncations t"
-		" where ($2 is null or evsource.category(t.stream) = any ($2))"
-		"  and (select e.position from evsource.events e where e.stream = t.stream"
-		"   order by e.version limit 1) > $1 + 1"
-		" order by 1",
-		2, {INT8OID, TEXTARRAYOID}, SPI_OK_SELECT
-	};
-	const EvsFilter *filter = &projection->filter;
-	Datum	   *categories = palloc(sizeof(Datum) * Max(filter->ncategories, 1));
-	Datum		values[2] = {Int64GetDatum(projection->start_after)};
-	List	   *streams;
-
-	for (int i = 0; i < filter->ncategories; i++)
-		categories[i] = PointerGetDatum(filter->categories[i]);
-	values[1] = PointerGetDatum(construct_array(categories, filter->ncategories, TEXTOID, -1,
-												false, TYPALIGN_INT));
-	streams = evs_query_texts(&query, values, filter->ncategories > 0 ? NULL : " n");
-	if (streams == NIL)
-		return;
-	ereport(WARNING,
-			(errcode(ERRCODE_WARNING),
-			 errmsg("projection \"%s\" knows nothing of events that were truncated", projection->name),
-			 errdetail_plural("The begin of %d stream that it takes events from is gone; it is \"%s\".",
-							  "The begin of %d streams that it takes events from is gone; the first is \"%s\".",
-							  list_length(streams), list_length(streams), (char *) linitial(streams)),
-			 errhint("What these events have come to is in the projections that were there. To go on from their states, alter one of them.")));
 }
 
 /*
@@ -259,7 +222,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 		evs_replay_activate(projection);
 	}
 	if (!start.now)
-		warn_of_truncations(projection);
+		evs_truncations_warn(projection, NULL);
 
 	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
 }

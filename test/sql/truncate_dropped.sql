@@ -54,5 +54,14 @@ select evsource.drop_projection('other');
 select evsource.drop_decider('d');
 select evsource.drop_projection('other');
 
+-- Who alters one so that it takes events from such a stream is told as well.
+select evsource.create_projection('altered', 'evsource.fold_count', categories => '{o}', types => '{T}');
+select evsource.alter_projection('altered', categories => '{o,s}');
+select evsource.alter_projection('altered', types => '{T,U}');
+-- not who has it take fewer, or changes something else
+select evsource.alter_projection('altered', types => '{U}');
+select evsource.alter_projection('altered', categories => '{s}');
+select evsource.alter_projection('altered', handler => 'evsource.fold_merge');
+
 \c :home
 drop database evsource_truncate_dropped;
