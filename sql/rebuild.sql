@@ -60,16 +60,20 @@ with t as (
         from t join pg_namespace n on n.oid = t.relnamespace
         where exists (select from pg_publication_tables p where p.schemaname = n.nspname and p.tablename = t.relname)
     union all
-    select 8, format('index %s is not valid', i.indexrelid::regclass) from t join pg_index i on i.indrelid = t.oid
+    select 8, format('table %s is captured, and its events would not tell of the new rows', name) from t
+        where exists (select from pg_trigger g join pg_proc p on p.oid = g.tgfoid where g.tgrelid = t.oid
+            and g.tgenabled <> 'D' and p.pronamespace = 'evsource'::regnamespace and p.proname = 'capture')
+    union all
+    select 9, format('index %s is not valid', i.indexrelid::regclass) from t join pg_index i on i.indrelid = t.oid
         where not (i.indisvalid and i.indisready)
     union all
-    select 9, format('column %s of table %s, which was dropped, was of a rare type', a.attnum, name)
+    select 10, format('column %s of table %s, which was dropped, was of a rare type', a.attnum, name)
         from t join pg_attribute a on a.attrelid = t.oid
         where a.attisdropped and a.attnum > 0 and evsource._shadow_filler(a.attlen, a.attalign, a.attbyval) is null
     union all
-    select 11, 'the tables belong to different roles' from t having count(distinct relowner) > 1
+    select 12, 'the tables belong to different roles' from t having count(distinct relowner) > 1
     union all
-    select 10, format('there are two tables named %I', relname) from t group by relname having count(*) > 1
+    select 11, format('there are two tables named %I', relname) from t group by relname having count(*) > 1
 )
 select reason from reasons order by priority, reason limit 1
 $$;

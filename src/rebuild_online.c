@@ -209,7 +209,8 @@ report_obstacle(const EvsRebuild *rebuild, const char *detail, const char *hint)
 			 demanded ? errmsg("cannot rebuild projection \"%s\" online", rebuild->name) :
 			 errmsg("rebuilding projection \"%s\" in place: readers see it grow", rebuild->name),
 			 errdetail("%s", detail),
-			 hint == NULL ? 0 : errhint("%s", hint)));
+			 hint != NULL ? errhint("%s", hint) :
+			 demanded ? errhint("Remove what is in the way; or rebuild in place, with online => false.") : 0));
 }
 
 /*

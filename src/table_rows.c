@@ -9,9 +9,10 @@
  *
  * While rows come back the triggers and rules of the tables and of their partitions
  * are disabled: what they did when the rows were first written is saved as well, or
- * not the projection's.  Foreign
- * keys are checked: tables that others refer to come first, and all rows of a table
- * come back by one statement, at whose end they may refer to each other.
+ * not the projection's.  Not the triggers that capture a table: that it was emptied is
+ * captured, too.  Foreign keys are checked: tables that others refer to come first, and
+ * all rows of a table come back by one statement, at whose end they may refer to each
+ * other.
  */
 #include "table_rows.h"
 
@@ -88,7 +89,7 @@ static EvsQuery find_shared = {
 
 /*
  * What fires when rows are inserted into a table: its triggers, those of its
- * partitions, its rules.  How to stop it, and to go on as before.  What is done to a
+ * partitions, its rules; but not what captures it.  How to stop it, and to go on as before.  What is done to a
  * trigger is done to those that partitions have of it as well: these follow, each
  * with a state of its own.
  */
@@ -102,6 +103,8 @@ static EvsQuery list_firing = {
 	"  select b.level, b.name, format('trigger %I', t.tgname) as what, t.tgenabled as enabled"
 	"  from tabs b join pg_trigger t on t.tgrelid = b.id"
 	"  where not t.tgisinternal and (t.tgenabled <> 'D' or t.tgparentid <> 0)"
+	"   and t.tgfoid <> 'evsource.capture()'::regprocedure"
+	"   and t.tgfoid <> 'evsource._capture_partition()'::regprocedure"
 	"  union all"
 	"  select b.level, b.name, format('rule %I', r.rulename), r.ev_enabled"
 	"  from tabs b join pg_rewrite r on r.ev_class = b.id"
