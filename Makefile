@@ -98,6 +98,7 @@ OBJS = \
 	src/apply_read.o \
 	src/apply_park.o \
 	src/own_transaction.o \
+	src/hold.o \
 	src/async.o \
 	src/procedure.o \
 	src/activate.o \
@@ -110,7 +111,9 @@ OBJS = \
 	src/trace.o \
 	src/try.o \
 	src/rebuilds.o \
+	src/old_snapshots.o \
 	src/rebuild_online.o \
+	src/rebuild_exchange.o \
 	src/rebuild_request.o \
 	src/shadow.o \
 	src/swap.o \

@@ -113,6 +113,31 @@ leave(const EvsProjection *projection, EvsIdentity *identity)
 		projection->applied(projection->applied_argument);
 }
 
+/*
+ * Under REPEATABLE READ and above a handler reads with the transaction's snapshot,
+ * and so does the transaction afterwards.  It must not see half of a read model:
+ * of one that was rebuilt, reset or changed since, by somebody whom we have waited for.
+ */
+static void
+check_serializable(const EvsProjection *projection)
+{
+	Snapshot	snapshot;
+
+	if (!IsolationUsesXactSnapshot() || projection->kind == EVS_KIND_FOLD ||
+		TransactionIdIsCurrentTransactionId(projection->changed_by))
+		return;
+	snapshot = GetTransactionSnapshot();
+	if (!XidInMVCCSnapshot(projection->changed_by, snapshot) ||
+		!evs_projection_exists(projection->name, snapshot))
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access because projection \"%s\" was changed", projection->name),
+			 errdetail("Another transaction has changed, reset or rebuilt it since this one began to read."),
+			 errhint("Run the whole transaction again.")));
+}
+
 /* Apply events that have passed the filter. */
 static void
 apply(EvsProjection *projection, EvsEvent *const *events, int count)
@@ -120,6 +145,7 @@ apply(EvsProjection *projection, EvsEvent *const *events, int count)
 	EvsIdentity identity;
 	EvsHandlerContext errors;
 
+	check_serializable(projection);
 	ereport(DEBUG1,
 			(errmsg_internal("dispatching %d events to projection \"%s\"",
 							 count, projection->name)));

@@ -15,6 +15,7 @@
 #include "dispatch.h"
 #include "event.h"
 #include "guard.h"
+#include "hold.h"
 #include "horizon.h"
 #include "inserter.h"
 #include "intake.h"
@@ -44,6 +45,7 @@ _PG_init(void)
 	evs_settings_init();
 	evs_shmem_init();
 	evs_catalog_init();
+	evs_hold_init();
 	evs_horizon_init();
 	evs_replication_init();
 	evs_wakeup_init();

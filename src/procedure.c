@@ -92,15 +92,14 @@ static void
 gave_way(EvsProcedure *procedure, const char *without, const char *detail, const char *hint)
 {
 	procedure->pause = procedure->timeout;
-	if (++procedure->attempts >= MAX_ATTEMPTS && !procedure->background)
+	if (++procedure->attempts >= MAX_ATTEMPTS && !procedure->background && procedure->timeout > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not get a moment without %s for projection \"%s\"",
 						without, procedure->name),
 				 errdetail("%d attempts of %d ms each met %s.",
 						   procedure->attempts, procedure->timeout, detail),
-				 errhint("See pg_locks for who holds %s, and call again: it goes on where it stopped.",
-						 hint)));
+				 errhint("See %s, and call again: it goes on where it stopped.", hint)));
 	ereport(DEBUG1,
 			(errmsg_internal("projection \"%s\": no moment without %s within %d ms, trying again",
 							 procedure->name, without, procedure->timeout)));
@@ -113,7 +112,7 @@ evs_procedure_barrier(EvsProcedure *procedure)
 		return true;
 	evs_rebuild_waits_for_relations(procedure->name, list_make1_oid(evs_catalog()->events), false);
 	gave_way(procedure, "open appends", "transactions that have appended and not ended",
-			 "RowExclusiveLock on evsource.events");
+			 "pg_locks for who holds RowExclusiveLock on evsource.events");
 	return false;
 }
 
@@ -122,7 +121,15 @@ evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations)
 {
 	evs_rebuild_waits_for_relations(procedure->name, relations, true);
 	gave_way(procedure, "readers", "transactions that have used the tables and not ended",
-			 "locks on the tables of the projection");
+			 "pg_locks for who holds locks on the tables of the projection");
+}
+
+void
+evs_procedure_gave_way_to_snapshots(EvsProcedure *procedure)
+{
+	gave_way(procedure, "old snapshots",
+			 "transactions that have read something and have not ended",
+			 "backend_xmin in pg_stat_activity for who has the oldest snapshots");
 }
 
 void
@@ -132,7 +139,7 @@ evs_procedure_gave_way_to_writers(EvsProcedure *procedure)
 	evs_rebuild_waits_for_relations(procedure->name, NIL, false);
 	gave_way(procedure, "locks that its handler waits for",
 			 "transactions that have changed what it changes and not ended",
-			 "what it waits for");
+			 "pg_locks for who holds what it waits for");
 }
 
 EvsProjection *

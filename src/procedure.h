@@ -30,11 +30,16 @@ typedef struct EvsProcedure
 	bool		from_snapshots; /* and there are some that can be used */
 	bool		complete;		/* rebuild: this is who completed it */
 	TransactionId built;		/* rebuild: whoever sees this one sees a whole
-								 * read model */
+								 * read model; see old_snapshots.h */
+	int64		built_events;	/* which has so many events */
 	VirtualTransactionId *readers;	/* who may not have seen it */
 	int			nreaders;		/* how many of them are still there */
 	VirtualTransactionId awaited;	/* EVS_WAIT was said because of this one */
 	Oid			shadow;			/* rebuild: the schema that all this is about */
+	bool		still;			/* rebuild: the projection has been held still
+								 * since the last transaction */
+	TimestampTz still_until;	/* and is for so long at most; 0: to be settled yet */
+	EvsCheckpoint old;			/* rebuild: of the version that is to be kept */
 	MemoryContext context;		/* of one transaction */
 } EvsProcedure;
 
@@ -79,6 +84,9 @@ extern bool evs_procedure_barrier(EvsProcedure *procedure);
 
 /* For whoever did not get tables because of those who read them: say so, and count it. */
 extern void evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations);
+
+/* For whoever held the projection still until those with old snapshots would be gone. */
+extern void evs_procedure_gave_way_to_snapshots(EvsProcedure *procedure);
 
 /*
  * For whoever applied events behind the barrier, and met a lock of somebody else's:

@@ -34,7 +34,13 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "query.h"
 #include "relations.h"
+
+static EvsQuery select_one = {
+	"select from evsource.projections where projection = $1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
 
 /* One reading of the list. */
 typedef struct ProjectionList
@@ -218,6 +224,7 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	projection->partitions = DatumGetInt32(row_value(&row, "partitions", &isnull));
 	projection->replay_until = DatumGetInt64(row_value(&row, "replay_until", &isnull));
 	projection->vouched = DatumGetInt64(row_value(&row, "vouched", &isnull));
+	projection->changed_by = HeapTupleHeaderGetXmin(tuple->t_data);
 
 	pfree(row.values);
 	pfree(row.nulls);
@@ -242,6 +249,19 @@ read_projections(Relation relation, ScanKey key, int nkeys)
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	return projections;
+}
+
+bool
+evs_projection_exists(const char *name, Snapshot snapshot)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+	EvsQueryResult result;
+	bool		exists;
+
+	evs_query_begin(&select_one, values, NULL, snapshot, &result);
+	exists = result.count > 0;
+	evs_query_end(&result);
+	return exists;
 }
 
 static int

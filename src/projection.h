@@ -7,6 +7,7 @@
 #include "evsource.h"
 
 #include "nodes/pg_list.h"
+#include "utils/snapshot.h"
 
 typedef enum EvsKind
 {
@@ -76,6 +77,7 @@ typedef struct EvsProjection
 	int			partitions;		/* async: workers that share it, by stream */
 	int64		replay_until;	/* what it is applied up to here is history */
 	int64		vouched;		/* evs_snapshot_vouch() when its state version was given */
+	TransactionId changed_by;	/* who has written the row */
 
 	/* what running it has found out; lives and dies with the struct */
 	MemoryContext context;		/* holds all of the above */
@@ -103,5 +105,8 @@ extern bool evs_projections_have_inline(void);
 
 /* One projection, read afresh into CurrentMemoryContext; NULL or an error (42704) when unknown. */
 extern EvsProjection *evs_projection_load(const char *name, bool missing_ok);
+
+/* Is there one of this name in a snapshot? */
+extern bool evs_projection_exists(const char *name, Snapshot snapshot);
 
 #endif							/* EVS_PROJECTION_H */

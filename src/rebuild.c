@@ -30,6 +30,7 @@
 #include "barrier.h"
 #include "definition.h"
 #include "failure.h"
+#include "hold.h"
 #include "horizon.h"
 #include "procedure.h"
 #include "rebuilds.h"
@@ -336,6 +337,7 @@ evs_rebuild_advance(EvsProcedure *procedure)
 {
 	EvsRebuild	rebuild;
 
+	procedure->still = evs_hold_end();
 	if (!procedure->background)
 		evs_rebuild_lock(procedure->name);
 	else if (!evs_rebuild_try_lock(procedure->name))

@@ -12,11 +12,13 @@
 #include "utils/snapmgr.h"
 
 #include "alter.h"
+#include "attempt.h"
 #include "barrier.h"
 #include "crash_mark.h"
 #include "definition.h"
 #include "dispatch.h"
 #include "failure.h"
+#include "hold.h"
 #include "horizon.h"
 #include "own_transaction.h"
 #include "procedure.h"
@@ -389,6 +391,25 @@ fail(const char *name, MemoryContext context)
 	return passing ? EVS_WAIT : EVS_DONE;
 }
 
+/*
+ * While the projection is held still nothing else is to be done.  No handler is
+ * called, so that no mark is needed.
+ */
+static EvsOutcome
+go_on(EvsProcedure *procedure, EvsOutcome outcome)
+{
+	while (evs_hold_is_held())
+	{
+		if (outcome == EVS_WAIT)
+			evs_attempt_pause(procedure->pause);
+		evs_own_transaction_begin();
+		MemoryContextSwitchTo(procedure->context);
+		outcome = evs_rebuild_advance(procedure);
+		evs_own_transaction_commit();
+	}
+	return outcome;
+}
+
 static EvsOutcome
 step(EvsProcedure *procedure)
 {
@@ -409,9 +430,11 @@ step(EvsProcedure *procedure)
 		if (my_turn)
 			remove_mark(procedure, outcome);
 		evs_own_transaction_commit();
+		outcome = go_on(procedure, outcome);
 	}
 	PG_CATCH();
 	{
+		evs_hold_drop();
 		outcome = fail(procedure->name, procedure->context);
 	}
 	PG_END_TRY();

@@ -139,8 +139,8 @@ static const char *const state_names[] = {
 	[EVS_REBUILD_KEPT] = "kept",
 };
 
-static void
-set_locktag(LOCKTAG *tag, const char *name)
+void
+evs_rebuild_locktag(LOCKTAG *tag, const char *name)
 {
 	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name,
 														strlen(name), REBUILD_SEED));
@@ -154,7 +154,7 @@ evs_rebuild_lock(const char *name)
 {
 	LOCKTAG		tag;
 
-	set_locktag(&tag, name);
+	evs_rebuild_locktag(&tag, name);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
@@ -163,7 +163,7 @@ evs_rebuild_try_lock(const char *name)
 {
 	LOCKTAG		tag;
 
-	set_locktag(&tag, name);
+	evs_rebuild_locktag(&tag, name);
 	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 

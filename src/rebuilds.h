@@ -45,6 +45,7 @@ typedef struct EvsRebuild
  * before the lock on the projection's name: that one is free for those who
  * apply events to the old version while the new one is built.
  */
+extern void evs_rebuild_locktag(LOCKTAG *tag, const char *name);
 extern void evs_rebuild_lock(const char *name);
 extern bool evs_rebuild_try_lock(const char *name);
 

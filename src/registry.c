@@ -239,18 +239,30 @@ check_outside_appends(void)
 }
 
 /* Of a partition there is a lock of its own; the projection's has number 0. */
+static void
+set_locktag(LOCKTAG *tag, const char *name, int number)
+{
+	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name,
+														strlen(name), number));
+
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32),
+						 (uint32) hash, NAME_LOCK_CLASS);
+}
+
 static bool
 lock_name(const char *name, int number, LOCKMODE mode, bool dont_wait)
 {
 	LOCKTAG		tag;
-	uint64		hash;
 
 	check_outside_appends();
-	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name,
-											strlen(name), number));
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32),
-						 (uint32) hash, NAME_LOCK_CLASS);
+	set_locktag(&tag, name, number);
 	return LockAcquire(&tag, mode, false, dont_wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+evs_registry_locktag(LOCKTAG *tag, const char *name)
+{
+	set_locktag(tag, name, 0);
 }
 
 void

@@ -8,6 +8,8 @@
 #include "evsource.h"
 #include "projection.h"
 
+#include "storage/lock.h"
+
 /* A row of evsource.checkpoints. */
 typedef struct EvsCheckpoint
 {
@@ -24,6 +26,7 @@ extern const char *evs_state_name(EvsProjectionState state);
  * Registering, changing, replaying and running one projection exclude each
  * other: hold this until the end of the transaction.  Appends do not take it.
  */
+extern void evs_registry_locktag(LOCKTAG *tag, const char *name);
 extern void evs_registry_lock(const char *name);
 
 /* The same, unless it would have to wait. */

@@ -151,7 +151,7 @@ static LocalTransactionId key_locks_in = InvalidLocalTransactionId;
 
 /* A tag for a projection (no key), or for a key of it; a collision does no harm. */
 static void
-snapshot_locktag(LOCKTAG *tag, const char *projection, text *key)
+set_locktag(LOCKTAG *tag, const char *projection, text *key)
 {
 	uint64		hash = hash_bytes_extended((const unsigned char *) projection,
 										   strlen(projection), 0);
@@ -161,6 +161,12 @@ snapshot_locktag(LOCKTAG *tag, const char *projection, text *key)
 								   VARSIZE_ANY_EXHDR(key), hash | 1);
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 SNAPSHOT_LOCK_CLASS);
+}
+
+void
+evs_snapshot_locktag(LOCKTAG *tag, const char *projection)
+{
+	set_locktag(tag, projection, NULL);
 }
 
 /* Keep out everybody; until those who are in have come to an end nobody waits behind us. */
@@ -179,7 +185,7 @@ evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
 	LOCKTAG		tag;
 	bool		try = lock == EVS_SNAPSHOT_TRY_KEY;
 
-	snapshot_locktag(&tag, projection, NULL);
+	set_locktag(&tag, projection, NULL);
 	switch (lock)
 	{
 		case EVS_SNAPSHOT_LOCK_ALL:
@@ -205,7 +211,7 @@ evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
 	if (key_locks >= MAX_KEY_LOCKS)
 		return true;
 
-	snapshot_locktag(&tag, projection, key);
+	set_locktag(&tag, projection, key);
 	switch (LockAcquire(&tag, ExclusiveLock, false, try))
 	{
 		case LOCKACQUIRE_NOT_AVAIL:

@@ -8,6 +8,7 @@
 #include "projection.h"
 #include "state_cache.h"
 
+#include "storage/lock.h"
 #include "utils/snapshot.h"
 
 /* A row.  What is said of "the last event" is of the last one in the state. */
@@ -112,6 +113,9 @@ typedef enum EvsSnapshotLock
 } EvsSnapshotLock;
 
 extern bool evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock);
+
+/* The lock on all of a projection's. */
+extern void evs_snapshot_locktag(LOCKTAG *tag, const char *projection);
 
 /*
  * How much there is to read when the state is loaded: events of the key's stream,

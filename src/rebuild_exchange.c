@@ -1,0 +1,372 @@
+/*
+ * rebuild_exchange.c - the end of an online rebuild: the new version takes the
+ * place of the old.
+ *
+ * Who has taken a snapshot before that reads the new tables with it afterwards;
+ * pg_dump does.  He has to find in them what he knows to be applied: of an inline
+ * projection all the events that he sees, of another those up to the checkpoint
+ * that he sees.  So
+ *
+ *	1. the projection is held still, at one position for all its partitions, and
+ *	   the new version brought to the same; this commits, unless there was nothing
+ *	   to apply (settle);
+ *	2. all snapshots go that do not see this: not for long, since appenders and
+ *	   workers wait.  If some stay, the projection is let go, and it all begins
+ *	   anew when they are gone;
+ *	3. the tables exchange their files (swap.c), with the checkpoint and what else
+ *	   is to become of the projection (go_on).
+ *
+ * Between 1 and 3 nothing is written to the new tables.  With the exchange, more may be:
+ * who sees that sees another checkpoint, too.
+ *
+ * Locks: the rebuild's, the projection's name, the snapshots, the barrier if it is
+ * inline: these from 1 to 3, over the commits in between; the tables.
+ */
+#include "evsource.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "apply.h"
+#include "attempt.h"
+#include "barrier.h"
+#include "catalog.h"
+#include "failure.h"
+#include "hold.h"
+#include "horizon.h"
+#include "notify.h"
+#include "old_snapshots.h"
+#include "rebuild_online.h"
+#include "rebuilds.h"
+#include "registry.h"
+#include "shadow.h"
+#include "snapshots.h"
+#include "unit.h"
+
+/* ms for which it is held still, if the call sets no limit, and between two looks */
+#define STILL_TIME		2000
+#define STILL_PAUSE		5
+
+/* ms to wait for who works on the projection */
+#define BUSY_PAUSE		100
+
+/* ---- held still ---- */
+
+/* These locks stay until the next transaction has them. */
+static void
+hold_still(const EvsRebuild *rebuild, const EvsProjection *projection)
+{
+	LOCKTAG		tag;
+
+	evs_rebuild_locktag(&tag, rebuild->name);
+	evs_hold(&tag, ExclusiveLock);
+	evs_registry_locktag(&tag, rebuild->name);
+	evs_hold(&tag, ExclusiveLock);
+	evs_snapshot_locktag(&tag, rebuild->name);
+	evs_hold(&tag, ExclusiveLock);
+	if (!evs_online_will_live(projection))
+		return;
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, evs_catalog()->events);
+	evs_hold(&tag, ShareRowExclusiveLock);
+}
+
+static void
+gather(void *projection)
+{
+	evs_apply_gather(projection);
+}
+
+/* Are its partitions at different positions, only because nobody waits for the others? */
+static bool
+is_apart(const EvsProjection *projection)
+{
+	int64		first = PG_INT64_MAX;
+	int64		last = 0;
+
+	for (int i = 0; i < projection->partitions; i++)
+	{
+		EvsUnit		unit;
+
+		evs_unit_read(projection, i, &unit);
+		if (unit.failure.exists)
+			return false;
+		first = Min(first, unit.checkpoint.position);
+		last = Max(last, unit.checkpoint.position);
+	}
+	return first < last;
+}
+
+/*
+ * Bring such partitions to one position.  What that does to the old version is
+ * nothing that the new one's transactions do.  If one of them is stuck, a snapshot
+ * of this moment may miss in the new version what the others have applied beyond it.
+ */
+static bool
+has_gathered(EvsProjection *projection)
+{
+	ErrorData  *error;
+
+	if (projection->partitions == 1 || projection->state != EVS_STATE_ACTIVE ||
+		!is_apart(projection))
+		return false;
+	error = evs_attempt(gather, projection);
+	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	return error == NULL;
+}
+
+/* The last events that the old version has. */
+typedef struct Last
+{
+	EvsProcedure *procedure;
+	EvsRebuild *rebuild;
+	EvsProjection *projection;
+	bool		complete;
+	bool		at_tables;		/* it is them that it waits for */
+} Last;
+
+static int64
+find_end(const EvsProjection *projection)
+{
+	EvsCheckpoint live;
+
+	if (evs_online_will_live(projection))
+		return evs_horizon_last_position();
+	evs_checkpoint_read(projection->name, &live);
+	return live.position;
+}
+
+/*
+ * Not complete: a handler has appended, and what it appended was dispatched to the
+ * old version; or it has failed; or the server has crashed, and this was a batch.
+ */
+static void
+apply_last(void *arg)
+{
+	Last	   *last = arg;
+	EvsRebuild *rebuild = last->rebuild;
+	EvsShadowWatch watch;
+	EvsProjection *redirected = evs_online_redirect(rebuild, last->projection, &watch);
+	int64		upto = find_end(last->projection);
+	bool		careful = last->procedure->caution.careful > 0;
+
+	for (int batches = 0;; batches++)
+	{
+		last->complete = rebuild->checkpoint.position >= upto;
+		if (last->complete || rebuild->due != 0 || evs_shadow_touched(&watch) ||
+			(careful && batches > 0))
+			return;
+		(void) evs_online_apply(last->procedure, rebuild, redirected, &watch, upto);
+	}
+}
+
+/*
+ * How far the old version is, for who wants to go back to it: up to a position,
+ * so that most is counted before anybody has to wait.
+ */
+static void
+count_old(EvsProjection *projection, EvsCheckpoint *old, int64 upto)
+{
+	if (!evs_online_is_live(projection) || old->position >= upto)
+		return;
+	old->event_count += evs_registry_count(&projection->filter, old->position, upto);
+	old->position = upto;
+}
+
+/* ---- the exchange ---- */
+
+static void
+exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *old)
+{
+	bool		was_stale = projection->stale;
+
+	evs_shadow_swap(rebuild->tables, rebuild->shadow);
+	(void) evs_snapshots_clear(projection->name, false);
+	/* those of the old version go where the old version goes */
+	evs_failures_clear(projection->name);
+	evs_failures_clear(rebuild->shadow);
+	evs_troubles_exchange(projection->name, rebuild->shadow);
+	if (!evs_online_will_live(projection))
+		projection->replay_until = Max(projection->replay_until, evs_units_furthest(projection));
+	if (projection->state != EVS_STATE_PAUSED)
+		projection->state = EVS_STATE_ACTIVE;
+	projection->stale = false;
+	evs_registry_update(projection);
+	if (rebuild->keep_old)
+		evs_rebuild_keep_parts(rebuild->name);
+	evs_checkpoint_write(projection->name, &rebuild->checkpoint);
+	evs_checkpoint_finish(projection->name);
+	evs_notify(projection, rebuild->checkpoint.position);
+
+	if (!rebuild->keep_old)
+	{
+		evs_rebuild_forget(rebuild->name);
+		return;
+	}
+	rebuild->state = EVS_REBUILD_KEPT;
+	rebuild->background = false;
+	rebuild->kept_stale = was_stale;
+	rebuild->checkpoint = *old;
+	evs_rebuild_write(rebuild);
+}
+
+/* Nobody changes the tables any more: is it still possible? */
+static void
+check_again(const EvsRebuild *rebuild, EvsProjection *projection)
+{
+	const char *obstacle = evs_shadow_obstacle(projection);
+
+	if (obstacle != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot complete the online rebuild of projection \"%s\"", rebuild->name),
+				 errdetail("Online it is not possible any more: %s.", obstacle),
+				 errhint("Remove what is in the way and call again: it goes on where it stopped; or rebuild in place, with online => false.")));
+}
+
+/*
+ * The last thing that may wait: for the tables.  What nobody has applied yet is
+ * applied with the exchange, or a good part of it; but not by a worker, which has
+ * made no provision for a handler that ends the server (see crash_mark.h) and will
+ * come to it soon.
+ */
+static void
+take_tables(void *arg)
+{
+	Last	   *last = arg;
+	EvsRebuild *rebuild = last->rebuild;
+	EvsShadowWatch watch;
+
+	last->at_tables = false;
+	if (!evs_online_will_live(last->projection) && !last->procedure->background)
+		(void) evs_online_apply(last->procedure, rebuild,
+								evs_online_redirect(rebuild, last->projection, &watch), &watch,
+								evs_horizon_safe_position());
+	last->at_tables = true;
+	(void) evs_shadow_lock(rebuild->tables, rebuild->shadow, 0);
+}
+
+static bool
+has_taken_tables(Last *last)
+{
+	EvsRebuild *rebuild = last->rebuild;
+	EvsCheckpoint before = rebuild->checkpoint;
+
+	if (evs_within(last->procedure->timeout, take_tables, last))
+		return true;
+	rebuild->checkpoint = before;
+	if (last->at_tables)
+		evs_procedure_gave_way_to_readers(last->procedure,
+										  evs_shadow_relations(rebuild->tables, rebuild->shadow));
+	else
+		evs_procedure_gave_way_to_writers(last->procedure);
+	return false;
+}
+
+static EvsOutcome
+take_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
+{
+	Last		last = {procedure, rebuild, projection};
+
+	if (!has_taken_tables(&last))
+		return EVS_WAIT;
+	if (!evs_shadow_exists(rebuild->tables, rebuild->shadow) ||
+		strcmp(evs_shadow_shape(rebuild->tables, rebuild->shadow), rebuild->shape) != 0)
+		return evs_online_start_over(procedure, rebuild);
+	check_again(rebuild, projection);
+
+	if (rebuild->keep_old)
+		count_old(projection, &procedure->old, evs_horizon_last_position());
+	exchange(rebuild, projection, &procedure->old);
+	procedure->complete = true;
+	return EVS_DONE;
+}
+
+/* ---- the transactions ---- */
+
+EvsOutcome
+evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
+{
+	EvsProjection *projection;
+	Last		last = {procedure, rebuild};
+	bool		will_live;
+
+	if (procedure->background && !evs_registry_try_lock(rebuild->name))
+	{
+		procedure->pause = BUSY_PAUSE;
+		return EVS_WAIT;
+	}
+	last.projection = projection = evs_registry_open(rebuild->name);
+	will_live = evs_online_will_live(projection);
+
+	/* altered since we looked */
+	if (!evs_rebuild_read(rebuild->name, rebuild) || !rebuild->same_definition)
+		return EVS_MORE;
+
+	if (rebuild->keep_old)
+	{
+		evs_checkpoint_read(projection->name, &procedure->old);
+		count_old(projection, &procedure->old, evs_horizon_safe_position());
+	}
+	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	if (will_live && !evs_procedure_barrier(procedure))
+		return EVS_WAIT;
+	if (has_gathered(projection))
+	{
+		procedure->still_until = 0;
+		hold_still(rebuild, projection);
+		return EVS_MORE;
+	}
+	/* appenders wait: the handler may not wait for long */
+	if (!evs_within(will_live ? procedure->timeout : 0, apply_last, &last))
+	{
+		evs_procedure_gave_way_to_writers(procedure);
+		return EVS_WAIT;
+	}
+	evs_rebuild_write(rebuild);
+	if (!last.complete)
+		return EVS_MORE;
+
+	/* nothing was written since all saw it */
+	if (rebuild->checkpoint.event_count == procedure->built_events)
+		return take_place(procedure, rebuild, projection);
+
+	evs_old_snapshots_begin(procedure, rebuild->checkpoint.event_count);
+	procedure->still_until =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									procedure->timeout > 0 ? procedure->timeout : STILL_TIME);
+	hold_still(rebuild, projection);
+	return EVS_MORE;
+}
+
+/* Some snapshots are older than what was applied last. */
+static EvsOutcome
+wait_for_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
+{
+	/* those that we wait for may wait for us: look for them, and stand in no queue */
+	SetInvalidVirtualTransactionId(procedure->awaited);
+	if (GetCurrentTimestamp() < procedure->still_until)
+	{
+		hold_still(rebuild, projection);
+		procedure->pause = STILL_PAUSE;
+		return EVS_WAIT;
+	}
+	evs_procedure_gave_way_to_snapshots(procedure);
+	return EVS_MORE;
+}
+
+EvsOutcome
+evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
+{
+	EvsProjection *projection;
+
+	/* the partitions were gathered */
+	if (procedure->still_until == 0)
+		return evs_exchange_settle(procedure, rebuild);
+
+	projection = evs_registry_open(rebuild->name);
+	if (!evs_old_snapshots_gone(procedure, evs_online_will_live(projection)))
+		return wait_for_snapshots(procedure, rebuild, projection);
+	return take_place(procedure, rebuild, projection);
+}

@@ -1,0 +1,41 @@
+/*
+ * rebuild_online.h - what the two halves of an online rebuild share: building
+ * (rebuild_online.c) and the exchange (rebuild_exchange.c).
+ */
+#ifndef EVS_REBUILD_ONLINE_H
+#define EVS_REBUILD_ONLINE_H
+
+#include "evsource.h"
+#include "rebuilds.h"
+#include "shadow.h"
+
+/* Do appends keep the old version up to date? */
+extern bool evs_online_is_live(const EvsProjection *projection);
+
+/*
+ * Is the new version, once it is in place, one that appends keep up to date?
+ */
+extern bool evs_online_will_live(const EvsProjection *projection);
+
+/* The projection as the new version sees it. */
+extern EvsProjection *evs_online_redirect(const EvsRebuild *rebuild,
+										  const EvsProjection *projection,
+										  EvsShadowWatch *watch);
+
+/* Apply a batch to the new version.  Errors: 55000 when the handler uses the old one. */
+extern int64 evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild,
+							  EvsProjection *redirected, EvsShadowWatch *watch, int64 upto);
+
+/* What was built is of no use any more: begin anew. */
+extern EvsOutcome evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild);
+
+/*
+ * The new version has come to the end and no reader is left who does not see it:
+ * hold the projection still and bring it to where the old one is.
+ */
+extern EvsOutcome evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild);
+
+/* The projection has been held still since the last transaction: go on. */
+extern EvsOutcome evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild);
+
+#endif							/* EVS_REBUILD_ONLINE_H */
