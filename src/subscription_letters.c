@@ -15,7 +15,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
-#include "utils/array.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -25,6 +25,7 @@
 #include "dead_letters.h"
 #include "query.h"
 #include "subscription.h"
+#include "unit.h"
 
 void
 evs_subscription_bury(const char *subscription, int64 position, int attempts,
@@ -75,7 +76,9 @@ evs_subscription_park_behind(const char *subscription, const EvsEvent *event)
 
 /* columns of evsource.subscription_dead_letters */
 #define LETTERS_SUBSCRIPTION	1
+#define LETTERS_POSITION		2
 #define LETTERS_STREAM			3
+#define LETTERS_ATTEMPTS		6
 
 struct EvsDeadStreams
 {
@@ -166,40 +169,46 @@ evs_subscription_forget_letter(const char *subscription, int64 position)
 
 /* ---- again ---- */
 
+static int64
+bigint_of(HeapTuple tuple, TupleDesc desc, int column)
+{
+	bool		is_null;
+
+	return DatumGetInt64(heap_getattr(tuple, column, desc, &is_null));
+}
+
+/* Along the index, without a planner: it has no statistics when many have come at once. */
 bool
 evs_subscription_find_retry(const EvsSubscription *subscription, const int64 *upto,
 							EvsLetter *letter)
 {
-	static EvsQuery query = {
-		"select d.position, d.attempts, evsource._partition(d.stream, $2)"
-		" from evsource.subscription_dead_letters d where d.subscription = $1 and d.retry"
-		"  and d.position <= ($3)[evsource._partition(d.stream, $2) + 1]"
-		" order by d.position limit 1",
-		3, {TEXTOID, INT4OID, INT8ARRAYOID}, SPI_OK_SELECT
-	};
-	Datum	   *elements = palloc(sizeof(Datum) * subscription->partitions);
-	Datum		values[3];
-	EvsQueryResult result;
-	bool		found;
+	Relation	letters = table_open(evs_catalog()->letters, AccessShareLock);
+	Relation	index = index_open(evs_catalog()->letters_retry, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(letters);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
 
-	for (int i = 0; i < subscription->partitions; i++)
-		elements[i] = Int64GetDatum(upto[i]);
-	values[0] = CStringGetTextDatum(subscription->name);
-	values[1] = Int32GetDatum(subscription->partitions);
-	values[2] = PointerGetDatum(construct_array(elements, subscription->partitions, INT8OID,
-												sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-
-	evs_query_begin(&query, values, NULL, InvalidSnapshot, &result);
-	found = result.count > 0;
-	if (found)
+	ScanKeyInit(&key, LETTERS_SUBSCRIPTION, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(subscription->name));
+	scan = systable_beginscan_ordered(letters, index, snapshot, 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
 		bool		is_null;
+		text	   *stream = DatumGetTextPP(heap_getattr(tuple, LETTERS_STREAM, desc, &is_null));
 
-		letter->position = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
-		letter->attempts = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 2, &is_null));
-		letter->partition = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 3, &is_null));
+		CHECK_FOR_INTERRUPTS();
+		letter->partition = evs_partition_of(stream, subscription->partitions);
+		letter->position = bigint_of(tuple, desc, LETTERS_POSITION);
+		letter->attempts = DatumGetInt32(heap_getattr(tuple, LETTERS_ATTEMPTS, desc, &is_null));
+		found = letter->position <= upto[letter->partition];
 	}
-	evs_query_end(&result);
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, NoLock);
+	table_close(letters, NoLock);
 	return found;
 }
 
