@@ -154,6 +154,24 @@ count_failure(EvsClaim *claim, const Row *row)
 					row->handed_out, row->alone, reason);
 }
 
+/*
+ * Attempts are those of the first suspect.  When it is not handed out any more, because
+ * it is not wanted or its stream was truncated, the next has failed with the batch only.
+ */
+void
+evs_cursor_begin(EvsClaim *claim, int64 position)
+{
+	if (claim->suspect_until == 0 || position <= claim->suspect_from)
+		return;
+	if (position > claim->suspect_until)
+		claim->suspect_from = claim->suspect_until = claim->attempts = 0;
+	else
+	{
+		claim->suspect_from = position;
+		claim->attempts = 1;
+	}
+}
+
 bool
 evs_cursor_fail(EvsClaim *claim, int64 position, const char *reason)
 {

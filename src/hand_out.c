@@ -223,6 +223,8 @@ take_event(Batch *batch, TupleTableSlot *slot)
 		/* which may be slow, and is kept only if the call comes to its end */
 		return !evs_hand_out_is_late(fetch);
 	}
+	if (fetch->count == 0)
+		evs_cursor_begin(claim, event.position);
 	size = size_of(&event);
 	if (!belongs_to_batch(batch, &event, size))
 		return false;

@@ -361,7 +361,7 @@ nack_event(Receipt *receipt, int64 retry_ms, int64 *attempts)
 	static EvsQuery query = {
 		"update evsource.cursors c set " NOTHING_OUT ","
 		" retry_at = clock_timestamp() + $6 * interval '1 ms',"
-		" attempts = case when c.suspect_from = $5 or c.suspect_from <= $5 and c.alone then c.attempts + 1 else 1 end,"
+		" attempts = case when c.suspect_from = $5 then c.attempts + 1 else 1 end,"
 		" suspect_from = $5, suspect_until = greatest(c.suspect_until, $5)"
 		THE_CURSOR " and not c.retry and $5 > c.position and $5 <= c.handed_out"
 		" returning s.owner, case when s.max_attempts > 0 and c.attempts >= s.max_attempts then c.attempts else 0 end::bigint",

@@ -164,25 +164,27 @@ drop_dead_letters(const char *name, int64 after)
 	(void) evs_query_run(&query, values, NULL);
 }
 
-/* Cursors of a new generation, all at one position. */
+/* Cursors of a new generation, all at one position; up to another, events have been out. */
 static void
-create_cursors(const char *name, int64 position)
+create_cursors(const char *name, int64 position, int64 been_out)
 {
 	static EvsQuery query = {
-		"insert into evsource.cursors (subscription, generation, partition, partitions, definition, position)"
-		" select s.subscription, s.generation, n, s.partitions, s.definition, $2"
+		"insert into evsource.cursors (subscription, generation, partition, partitions, definition, position, been_out)"
+		" select s.subscription, s.generation, n, s.partitions, s.definition, $2, nullif($3, 0)"
 		" from evsource.subscriptions s, generate_series(0, s.partitions - 1) n"
 		" where s.subscription = $1",
-		2, {TEXTOID, INT8OID}, SPI_OK_INSERT
+		3, {TEXTOID, INT8OID, INT8OID}, SPI_OK_INSERT
 	};
-	Datum		values[] = {CStringGetTextDatum(name), Int64GetDatum(position)};
+	Datum		values[] = {
+		CStringGetTextDatum(name), Int64GetDatum(position), Int64GetDatum(been_out)
+	};
 
 	(void) evs_query_run(&query, values, NULL);
 }
 
 /* The same, of the generation after the one that there is. */
 static void
-create_next_cursors(const char *name, int64 position)
+create_next_cursors(const char *name, int64 position, int64 been_out)
 {
 	static EvsQuery next = {
 		"update evsource.subscriptions set generation = generation + 1 where subscription = $1",
@@ -190,7 +192,7 @@ create_next_cursors(const char *name, int64 position)
 	};
 
 	run_by_name(&next, name);
-	create_cursors(name, position);
+	create_cursors(name, position, been_out);
 }
 
 /*
@@ -230,7 +232,7 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 							  count_argument(fcinfo, 6, "max_attempts", 0, PG_INT16_MAX));
 
 	if (evs_query_run(&insert, values, nulls) > 0)
-		create_cursors(name, start);
+		create_cursors(name, start, 0);
 	else if (!keep)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -239,9 +241,17 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(values[0]);
 }
 
+static int64
+position_of(EvsQuery *query, Datum *values)
+{
+	return strtoll(linitial(evs_query_texts(query, values, NULL)), NULL, 10);
+}
+
 /*
  * The old cursors get an end where nothing of theirs is out beyond, and the new
- * ones begin there.  Cursors that had not begun yet are replaced.
+ * ones begin there.  Cursors that had not begun yet are replaced.  Which events have
+ * been out beyond that is known of each partition, and kept of all: one that has been
+ * must not seem new, while one that has not may seem old.
  */
 static void
 divide_anew(const char *name)
@@ -260,14 +270,19 @@ divide_anew(const char *name)
 		"update evsource.cursors set until = $2 where subscription = $1",
 		2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 	};
+	static EvsQuery out = {
+		"select coalesce(max(c.been_out), 0)::text from evsource.cursors c where c.subscription = $1",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
 	Datum		values[2] = {CStringGetTextDatum(name)};
+	int64		been_out = position_of(&out, values);
 	int64		position;
 
 	run_by_name(&drop_unbegun, name);
-	position = strtoll(linitial(evs_query_texts(&end, values, NULL)), NULL, 10);
+	position = position_of(&end, values);
 	values[1] = Int64GetDatum(position);
 	(void) evs_query_run(&set_end, values, NULL);
-	create_next_cursors(name, position);
+	create_next_cursors(name, position, been_out);
 }
 
 /*
@@ -410,7 +425,7 @@ evsource_seek_subscription(PG_FUNCTION_ARGS)
 
 	drop_cursors(name);
 	drop_dead_letters(name, position);
-	create_next_cursors(name, position);
+	create_next_cursors(name, position, 0);
 	evs_wakeup_subscription_changed(name);
 	PG_RETURN_INT64(position);
 }

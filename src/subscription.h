@@ -99,6 +99,9 @@ typedef struct EvsClaim
 extern bool evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
 							 const char *consumer, EvsClaim *claim);
 
+/* What is handed out next begins with this event. */
+extern void evs_cursor_begin(EvsClaim *claim, int64 position);
+
 /*
  * The next event cannot be handed out.  True: that was its last attempt, it is a
  * dead letter now; else the cursor is to be left for a while.
