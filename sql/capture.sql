@@ -103,15 +103,15 @@ create view evsource.captured_tables as
 comment on view evsource.captured_tables is 'The tables whose changes are captured, and how.';
 
 -- Who creates such a trigger by hand registers it, and must be able to act as the role
--- that it names, or as the table's owner.
+-- that it names, or as the table's owner. What a capture excludes is not renamed.
 create function evsource._guard_captures() returns event_trigger
     language c as 'MODULE_PATHNAME', 'evsource_guard_captures';
-comment on function evsource._guard_captures() is 'Internal: registers captures, refuses those with rights that their creator does not have, and forgets those that are dropped.';
+comment on function evsource._guard_captures() is 'Internal: registers captures, refuses those with rights that their creator does not have and new names of excluded columns, and forgets those that are dropped.';
 create event trigger evsource_guard_captures on ddl_command_end
     when tag in ('CREATE TRIGGER', 'CREATE SCHEMA', 'CREATE TABLE', 'ALTER TABLE')
     execute function evsource._guard_captures();
 alter event trigger evsource_guard_captures enable always;
-comment on event trigger evsource_guard_captures is 'Registers captures; refuses captures with rights that their creator does not have.';
+comment on event trigger evsource_guard_captures is 'Registers captures; refuses captures with rights that their creator does not have, and new names of columns that are excluded.';
 
 create event trigger evsource_forget_captures on sql_drop
     when tag in ('DROP TRIGGER', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')

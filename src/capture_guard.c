@@ -15,13 +15,18 @@
  * A dump has the records before the triggers, and they stay.  Where it has none (a dump
  * of the schema only, of one table), the triggers are registered as if by hand.
  *
+ * A column that a capture excludes keeps its name as long as that: with another, and its
+ * name given to another column, it would be captured.
+ *
  * Triggers that partitions get from their table are no commands of their own.  What
  * they do not get, a partition that is added gets here (capture_truncate.c).
  */
 #include "capture.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "fmgr.h"
@@ -150,12 +155,54 @@ watch_partitions(void)
 		evs_capture_watch_partitions(strtoul(lfirst(cell), NULL, 10));
 }
 
+static void
+check_not_excluded(Relation table, const char *column)
+{
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &table->trigdesc->triggers[i];
+		EvsCaptureDefinition definition;
+		ListCell   *cell;
+
+		if (trigger->tgfoid != evs_catalog()->capture)
+			continue;
+		evs_capture_parse(trigger->tgargs, trigger->tgnargs, &definition);
+		foreach(cell, definition.exclude)
+			if (strcmp(lfirst(cell), column) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("cannot rename column \"%s\" of captured table \"%s\"",
+								column, RelationGetRelationName(table)),
+						 errdetail("Trigger \"%s\" excludes it by its name: under another one its values could come into events, which stay.",
+								   trigger->tgname),
+						 errhint("In one transaction, end the capture with evsource.release_table(), rename the column, and capture the table again.")));
+	}
+}
+
+/* The column has its new name already, also where it is inherited. */
+static void
+check_renamed(const RenameStmt *command)
+{
+	Oid			relid = RangeVarGetRelid(command->relation, NoLock, true);
+	ListCell   *cell;
+
+	if (!OidIsValid(relid))
+		return;
+	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
+	{
+		Relation	table = relation_open(lfirst_oid(cell), NoLock);
+
+		check_not_excluded(table, command->subname);
+		relation_close(table, NoLock);
+	}
+}
+
 /*
  * evsource._guard_captures() returns event_trigger, after commands that create
- * triggers or partitions, and those that drop triggers or tables.
+ * triggers or partitions or rename columns, and those that drop triggers or tables.
  *
  * Errors: 42501, 22023 for arguments that evsource.capture does not take, and 42703
- * for an excluded column that is not there.
+ * for an excluded column that is not there; 55000 when one is renamed.
  */
 Datum
 evsource_guard_captures(PG_FUNCTION_ARGS)
@@ -178,6 +225,9 @@ evsource_guard_captures(PG_FUNCTION_ARGS)
 	{
 		if (may_add_partition(data->parsetree))
 			watch_partitions();
+		if (IsA(data->parsetree, RenameStmt) &&
+			((RenameStmt *) data->parsetree)->renameType == OBJECT_COLUMN)
+			check_renamed((RenameStmt *) data->parsetree);
 		if (!IsA(data->parsetree, CreateStmt) && !IsA(data->parsetree, AlterTableStmt))
 			check_created();
 	}

@@ -11,24 +11,42 @@ create extension evsource;
 create view public.log as
     select stream, version, type, data from evsource.events order by position;
 
--- A column that is renamed: nobody writes until somebody says what is excluded now.
-create table orders (id int primary key, status text, card text);
+-- A column that is excluded keeps its name while it is.
+create table orders (id int primary key, status text, card text, owner text);
 select evsource.capture_table('orders', 'order', exclude_columns => '{card}');
 insert into orders values (1, 'new', '4111');
 alter table orders rename column card to number;
-insert into orders values (2, 'new', '4222');
-update orders set number = '4333' where id = 1;
+alter table if exists orders rename card to number;
+do $$ begin alter table orders rename card to number; end $$;
+alter table orders rename column owner to card_owner;
+alter table orders rename column card_owner to owner;
+alter table if exists missing rename column card to number;
+begin;
+select evsource.release_table('orders');
+alter table orders rename column card to number;
+alter table orders rename column owner to card;
+select evsource.capture_table('orders', 'order', exclude_columns => '{number}');
+commit;
+insert into orders values (2, 'new', '4222', 'me');
+alter table orders rename column card to owner;
+
+-- Where it has another all the same, nobody writes until somebody says what is excluded now.
+alter event trigger evsource_guard_captures disable;
+alter table orders rename column number to card;
+alter event trigger evsource_guard_captures enable always;
+insert into orders values (3, 'new', '4222');
+update orders set card = '4333' where id = 1;
 delete from orders where id = 1;
 truncate orders;
-select evsource.capture_table('orders', 'order', exclude_columns => '{number}', if_exists => 'alter');
-update orders set number = '4333', status = 'paid' where id = 1;
+select evsource.capture_table('orders', 'order', exclude_columns => '{card}', if_exists => 'alter');
+update orders set card = '4333', status = 'paid' where id = 1;
 
 -- One that is dropped; another that gets its name is excluded.
-alter table orders drop column number;
+alter table orders drop column card;
 insert into orders values (3, 'new');
-alter table orders add column number text;
-insert into orders values (3, 'new', '4444');
-alter table orders drop column number;
+alter table orders add column card text;
+insert into orders values (3, 'new', null, '4444');
+alter table orders drop column card;
 select evsource.capture_table('orders', 'order', if_exists => 'alter');
 insert into orders values (4, 'new');
 select * from public.log;
@@ -42,13 +60,15 @@ alter table parts attach partition parts_1 for values from (0) to (10);
 select evsource.capture_table('parts', 'part', exclude_columns => '{card}');
 insert into parts values (1, '4111', 1);
 alter table parts rename column card to number;
-insert into parts values (2, '4222', 1);
-update parts_1 set number = '4333';
-truncate parts_1;
-select evsource.capture_table('parts', 'part', exclude_columns => '{number}', if_exists => 'alter');
-create table parts_2 (number text, id int not null, v int);
+create table parts_2 (card text, id int not null, v int);
 alter table parts attach partition parts_2 for values from (10) to (20);
-update parts set number = '4333', id = 11;
+update parts set card = '4333', id = 11;
+alter event trigger evsource_guard_captures disable;
+alter table parts rename column card to number;
+alter event trigger evsource_guard_captures enable always;
+insert into parts values (2, '4222', 1);
+update parts_2 set number = '4333';
+truncate parts_2;
 select * from public.log where stream like 'part%';
 drop table parts;
 
@@ -59,6 +79,15 @@ select evsource.capture_table('below', exclude_columns => '{card}');
 alter table above rename column card to number;
 insert into below values (1, '4111', 1);
 drop table below, above;
+
+-- And one whose columns are those of a type.
+create type row_type as (id int, card text);
+create table typed of row_type (primary key (id));
+select evsource.capture_table('typed', exclude_columns => '{card}');
+alter type row_type rename attribute card to number cascade;
+insert into typed values (1, '4111');
+drop table typed;
+drop type row_type;
 
 -- A trigger by hand that excludes what is not there.
 create table notes (id int primary key, body text, draft text);
@@ -74,7 +103,6 @@ create trigger capture after insert or update or delete on notes
     for each row execute function evsource.capture('note', 'id', '--exclude', 'draft');
 insert into notes values (1, 'x', 'hm');
 alter table notes rename draft to sketch;
-insert into notes values (2, 'x', 'hm');
 select * from public.log where stream like 'note%';
 drop table notes;
 
