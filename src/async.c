@@ -260,6 +260,19 @@ next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
 	return (int) evs_caution_batch(&pacing->caution, batch);
 }
 
+/* The projection, with the lock of its part; NULL: it is somebody else's, or gone. */
+static EvsProjection *
+try_claim(const char *name, int partition)
+{
+	EvsProjection *projection = get_projection(name);
+
+	if (!is_ours(projection, partition) || !evs_unit_try_lock(projection, partition))
+		return NULL;
+	/* nobody changes it now */
+	projection = get_projection(name);
+	return is_ours(projection, partition) ? projection : NULL;
+}
+
 /*
  * Before a batch: look for a mark that a crash has left, and leave one.  In a
  * transaction of its own; whether there is anything to do the next one finds
@@ -268,13 +281,10 @@ next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
 static bool
 leave_mark(const char *name, int partition, EvsAsyncPacing *pacing)
 {
-	EvsProjection *projection = get_projection(name);
+	EvsProjection *projection = try_claim(name, partition);
 	EvsUnit		unit;
 
-	if (!is_ours(projection, partition) || !evs_unit_try_lock(projection, partition))
-		return true;
-	projection = get_projection(name);
-	if (!is_ours(projection, partition))
+	if (projection == NULL)
 		return true;
 	evs_unit_read(projection, partition, &unit);
 	if (unit.checkpoint.position >= evs_horizon_safe_position() ||
@@ -401,13 +411,10 @@ apply_next(Step *step)
 static bool
 put_on_record(const char *name, int partition, const ErrorData *error, TimestampTz *retry_at)
 {
-	EvsProjection *projection = get_projection(name);
+	EvsProjection *projection = try_claim(name, partition);
 	EvsUnit		unit;
 
-	if (!is_ours(projection, partition) || !evs_unit_try_lock(projection, partition))
-		return true;
-	projection = get_projection(name);
-	if (!is_ours(projection, partition))
+	if (projection == NULL)
 		return true;
 
 	/* an error is no crash */

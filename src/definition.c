@@ -187,8 +187,7 @@ apply_defaults(EvsProjection *projection, ArrayType *defaults)
 				projection->filter.ntypes = 0;
 				break;
 			case 2:
-				projection->key_kind = EVS_KEY_STREAM;
-				projection->key_function = NULL;
+				evs_projection_set_key(projection, "stream");
 				break;
 			case 3:
 				projection->tables = NIL;
@@ -269,21 +268,6 @@ apply_path(EvsProjection *projection, const EvsParameters *parameters)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("handler %s needs a path", projection->handler),
 				 errhint("Say where in the event's data the value is: path => '{amount}'.")));
-}
-
-static void
-apply_key(EvsProjection *projection, const char *key)
-{
-	projection->key_function = NULL;
-	if (strcmp(key, "stream") == 0)
-		projection->key_kind = EVS_KEY_STREAM;
-	else if (strcmp(key, "global") == 0)
-		projection->key_kind = EVS_KEY_GLOBAL;
-	else
-	{
-		projection->key_kind = EVS_KEY_FUNCTION;
-		projection->key_function = evs_resolve_function(key, EVS_USE_KEY);
-	}
 }
 
 static void
@@ -455,7 +439,11 @@ evs_definition_apply(EvsProjection *projection, const EvsParameters *parameters)
 		projection->mode = (EvsMode) evs_parameter_word("mode", parameters->mode,
 														modes, lengthof(modes));
 	if (parameters->key != NULL)
-		apply_key(projection, parameters->key);
+	{
+		evs_projection_set_key(projection, parameters->key);
+		if (projection->key_kind == EVS_KEY_FUNCTION)
+			projection->key_function = evs_resolve_function(parameters->key, EVS_USE_KEY);
+	}
 	if (parameters->has_state_version)
 		projection->state_version = parameters->state_version;
 	if (parameters->tables != NULL)

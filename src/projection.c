@@ -156,6 +156,21 @@ row_texts(const ProjectionRow *row, const char *column, int *count)
 	return texts;
 }
 
+void
+evs_projection_set_key(EvsProjection *projection, char *key)
+{
+	projection->key_function = NULL;
+	if (strcmp(key, "stream") == 0)
+		projection->key_kind = EVS_KEY_STREAM;
+	else if (strcmp(key, "global") == 0)
+		projection->key_kind = EVS_KEY_GLOBAL;
+	else
+	{
+		projection->key_kind = EVS_KEY_FUNCTION;
+		projection->key_function = key;
+	}
+}
+
 /* The row as a struct, all of it in CurrentMemoryContext. */
 static EvsProjection *
 read_projection(TupleDesc tupdesc, HeapTuple tuple)
@@ -166,7 +181,6 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	static const char *const reactions[] = {"stop", "dead_letter"};
 	EvsProjection *projection = palloc0(sizeof(EvsProjection));
 	ProjectionRow row;
-	char	   *key;
 	text	  **tables;
 	int			ntables;
 	bool		isnull;
@@ -188,16 +202,7 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	projection->filter.categories = row_texts(&row, "categories", &projection->filter.ncategories);
 	projection->filter.types = row_texts(&row, "types", &projection->filter.ntypes);
 
-	key = row_required_text(&row, "key");
-	if (strcmp(key, "stream") == 0)
-		projection->key_kind = EVS_KEY_STREAM;
-	else if (strcmp(key, "global") == 0)
-		projection->key_kind = EVS_KEY_GLOBAL;
-	else
-	{
-		projection->key_kind = EVS_KEY_FUNCTION;
-		projection->key_function = key;
-	}
+	evs_projection_set_key(projection, row_required_text(&row, "key"));
 
 	projection->start_after = DatumGetInt64(row_value(&row, "start_after", &isnull));
 	projection->state_version = DatumGetInt32(row_value(&row, "state_version", &isnull));

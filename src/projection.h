@@ -103,6 +103,9 @@ extern void evs_projections_release(List *projections);
 /* Is that list not empty? */
 extern bool evs_projections_have_inline(void);
 
+/* By what it is keyed: 'stream', 'global', or a function. */
+extern void evs_projection_set_key(EvsProjection *projection, char *key);
+
 /* One projection, read afresh into CurrentMemoryContext; NULL or an error (42704) when unknown. */
 extern EvsProjection *evs_projection_load(const char *name, bool missing_ok);
 

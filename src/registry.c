@@ -2,8 +2,8 @@
  * registry.c - the rows of evsource.projections and evsource.checkpoints.
  *
  * Roles that register projections have no right on these tables: what is
- * written here is written as the tables' owner, with an empty search_path, by
- * constant statements, after the caller's rights were checked.
+ * written here is written as the tables' owner by constant statements (query.c),
+ * after the caller's rights were checked.
  *
  * Locks: every change of a projection starts with a lock on its name (a tag of
  * our own, held to the end of the transaction), then takes the barrier when
