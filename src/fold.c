@@ -26,7 +26,6 @@
 #include "state_cache.h"
 #include "state_load.h"
 
-/* A batch being applied. */
 /*
  * What is left to those who ask for states is saved by an append all the same when
  * nobody has asked for so many times as long: sessions that are new to the stream
@@ -34,6 +33,7 @@
  */
 #define OVERDUE		20
 
+/* A batch being applied. */
 typedef struct Application
 {
 	EvsProjection *projection;
@@ -45,34 +45,30 @@ typedef struct Application
 } Application;
 
 /*
- * A fold that no append dispatches to keeps the row of each key current: one
- * worker writes them, a batch at a time.
+ * Does the policy want this state saved now, and can it be?  What is left to those who
+ * ask is not to keep an append waiting: who applies the log saves it himself.
  */
-static bool
-keeps_rows_current(const EvsProjection *projection)
-{
-	return projection->mode != EVS_MODE_INLINE;
-}
-
-/* Does the policy want this state saved now, and can it be? */
 static bool
 is_to_be_saved(const Application *application, text *key, const EvsState *state)
 {
 	const EvsProjection *projection = application->projection;
 	const EvsSnapshotPolicy *policy = &projection->policy;
+	bool		by_append = projection->mode == EVS_MODE_INLINE;
 
 	if (state->event_count == 0 || policy->snapshot_every == 0)
 		return false;
-	if (keeps_rows_current(projection))
-		return state->event_count != state->saved_count || state->rejections > 0;
-	if (!policy->snapshot_after_batch &&
+	if (by_append && !policy->snapshot_after_batch &&
 		evs_snapshot_distance(state) < (int64) policy->snapshot_every * OVERDUE)
 		return false;
+
+	/* nobody else writes what appends do not: a snapshot that is of no use is replaced */
+	if (!by_append && state->rejections > 0)
+		return true;
 
 	/* where every state is saved, none may be left to others */
 	if (policy->snapshot_every == 1)
 		return state->event_count > state->saved_count &&
-			evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_LOCK_EACH);
+			(!by_append || evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_LOCK_EACH));
 	return evs_snapshot_is_due(projection, key, state);
 }
 

@@ -88,7 +88,7 @@ create view violations as
 select count(*) from generate_series(1, 60) i, lateral evsource.append('account-' || i % 5, 'Paid', jsonb_build_object('pair', array['a' || i % 7, 'b' || i % 3]));
 select evsource.create_projection('event', 'by_event', mode => 'async');
 select evsource.create_projection('batch', 'by_batch', mode => 'async');
-select evsource.create_projection('fold', 'by_fold', mode => 'async');
+select evsource.create_projection('fold', 'by_fold', mode => 'async', snapshot_every => 1);
 select evsource.create_projection('pairs', 'by_fold', key => 'pair', mode => 'async');
 select evsource.create_projection('query', mode => 'async',
     query => $$insert into applied select 'query', e.position, e.stream, e.version from new_events e, lateral meet(row(e.*)::evsource.event)$$);

@@ -185,8 +185,8 @@ create or replace function actor(e evsource.event) returns text language sql imm
 select evsource.run_projection('by_actor');
 select key, event_count from evsource.load_states('by_actor');
 
--- Keyed by stream, an async fold keeps its rows current, and its states ahead of them.
-select evsource.create_projection('async', 'balance', mode => 'async', categories => '{account}', types => '{Paid}');
+-- Keyed by stream, an async fold that saves each state keeps its rows current, and its states ahead of them.
+select evsource.create_projection('async', 'balance', mode => 'async', categories => '{account}', types => '{Paid}', snapshot_every => 1);
 select evsource.run_projection('async') > 0;
 select s.key, s.version, s.event_count, s.state from evsource.snapshots s where projection = 'async' order by key;
 select version from evsource.append('account-2', 'Paid', '{"amount": 1000}');

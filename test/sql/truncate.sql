@@ -20,7 +20,7 @@ select evsource.create_projection('other', 'fold', categories => '{o}');
 select evsource.create_projection('seen', query => 'insert into seen as s select stream, count(*) from new_events group by 1 on conflict (stream) do update set events = s.events + excluded.events',
     categories => '{s}', tables => '{seen}');
 select evsource.create_projection('late', 'evsource.fold_count', categories => '{s}', key => 'global', mode => 'async');
-select evsource.create_projection('all', 'evsource.fold_count', mode => 'async');
+select evsource.create_projection('all', 'evsource.fold_count', mode => 'async', snapshot_every => 1);
 select add('s-1', 35), add('s-2', 5), add('o-1', 5);
 
 -- Refused unless each fold has a snapshot that is late enough, and the others have applied what goes.
