@@ -321,8 +321,9 @@ is_predicate(JsonPath *path)
  * strict path does not find, means that it does not.
  */
 static bool
-path_holds(JsonPath *path, Jsonb *data)
+path_holds(const EvsTypeVersion *version, Jsonb *data)
 {
+	JsonPath   *path = version->schema_path;
 	LOCAL_FCINFO(fcinfo, 4);
 	Datum		result;
 
@@ -333,7 +334,17 @@ path_holds(JsonPath *path, Jsonb *data)
 	fcinfo->args[3].value = BoolGetDatum(true); /* silent */
 	for (int i = 0; i < 4; i++)
 		fcinfo->args[i].isnull = false;
-	result = is_predicate(path) ? jsonb_path_match(fcinfo) : jsonb_path_exists(fcinfo);
+	if (version->path_has_times)
+	{
+		/* a date is that of the one zone, whoever appends: as handlers see it */
+		int			nest_level = NewGUCNestLevel();
+
+		evs_identity_pin_settings();
+		result = is_predicate(path) ? jsonb_path_match_tz(fcinfo) : jsonb_path_exists_tz(fcinfo);
+		AtEOXact_GUC(false, nest_level);
+	}
+	else
+		result = is_predicate(path) ? jsonb_path_match(fcinfo) : jsonb_path_exists(fcinfo);
 	return !fcinfo->isnull && DatumGetBool(result);
 }
 
@@ -360,6 +371,18 @@ evs_type_path_variable(const void *path)
 	return NULL;
 }
 
+bool
+evs_type_path_has_times(const void *path)
+{
+	static const char *const methods[] = {".datetime(", ".date(", ".time(", ".time_tz(", ".timestamp(", ".timestamp_tz("};
+	char	   *text = DatumGetCString(DirectFunctionCall1(jsonpath_out, PointerGetDatum(path)));
+
+	for (int i = 0; i < lengthof(methods); i++)
+		if (strstr(text, methods[i]) != NULL)
+			return true;
+	return false;
+}
+
 /* VE004, with a detail that has been put together and is a whole sentence. */
 static void
 refuse(const EvsEvent *event, char *detail)
@@ -376,7 +399,7 @@ check_path(const EvsTypeVersion *version, EvsEvent *event)
 {
 	char	   *path;
 
-	if (path_holds(version->schema_path, event->data))
+	if (path_holds(version, event->data))
 		return;
 	path = DatumGetCString(DirectFunctionCall1(jsonpath_out,
 											   PointerGetDatum(version->schema_path)));

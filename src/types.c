@@ -97,6 +97,7 @@ read_version(HeapTuple tuple, TupleDesc tupdesc)
 	version->version = DatumGetInt32(column(tuple, tupdesc, "version", &isnull));
 	value = column(tuple, tupdesc, "schema_path", &isnull);
 	version->schema_path = isnull ? NULL : DatumGetJsonPathPCopy(value);
+	version->path_has_times = !isnull && evs_type_path_has_times(version->schema_path);
 	version->validator = text_column(tuple, tupdesc, "validator");
 	version->upcaster = text_column(tuple, tupdesc, "upcaster");
 	version->owner = text_column(tuple, tupdesc, "owner");

@@ -17,6 +17,7 @@ typedef struct EvsTypeVersion
 {
 	int			version;
 	void	   *schema_path;	/* JsonPath *, or NULL */
+	bool		path_has_times; /* what it says may depend on a time zone */
 	char	   *validator;		/* qualified signature, or NULL */
 	char	   *upcaster;		/* of the version before to this one, or NULL */
 	char	   *owner;			/* whose rights they run with */
@@ -59,6 +60,9 @@ extern uint32 evs_types_fingerprint_before(const EvsFilter *filter);
 
 /* The first variable that a jsonpath has, or NULL: nothing is passed to it. */
 extern char *evs_type_path_variable(const void *path);
+
+/* Does it make dates and times of what it finds? */
+extern bool evs_type_path_has_times(const void *path);
 
 /*
  * One run over events: a batch, a scan, a statement.  It keeps the functions

@@ -94,6 +94,18 @@ select evsource.define_event_type('List', 1, '$.items[*] ? (@.n > 2)');
 select version from evsource.append('flag-1', 'List', '{"items": [{"n": 1}, {"n": 3}]}');
 select version from evsource.append('flag-1', 'List', '{"items": [{"n": 1}, {"n": 2}]}');
 -- What makes a path fail means that it does not hold.
+-- A date or a time in the data is that of UTC where the path compares it with one that has a zone.
+select evsource.define_event_type('Dated', 1, '$.at.datetime() < "2030-01-01 00:00:00+00:00".datetime()');
+select version from evsource.append('dated-1', 'Dated', '{"at": "2020-01-01"}');
+select version from evsource.append('dated-1', 'Dated', '{"at": "2020-01-01 00:00:00+00:00"}');
+select version from evsource.append('dated-1', 'Dated', '{"at": "x"}');
+set timezone = 'Pacific/Kiritimati';
+select version from evsource.append('dated-1', 'Dated', '{"at": "2030-01-01"}');
+\echo :LAST_ERROR_SQLSTATE
+set timezone = 'Pacific/Honolulu';
+select version from evsource.append('dated-1', 'Dated', '{"at": "2029-12-31"}');
+show timezone;
+reset timezone;
 select evsource.define_event_type('Strict', 1, 'strict $.a.b');
 select version from evsource.append('flag-1', 'Strict', '{"a": {"b": null}}');
 select version from evsource.append('flag-1', 'Strict', '{"a": 1}');
