@@ -18,7 +18,8 @@
  * Before DROP EXTENSION evsource, DROP SCHEMA evsource CASCADE and DROP OWNED BY its
  * owner it refuses what is to be refused before anybody has to wait; before these
  * and ALTER EXTENSION ... UPDATE it asks the daemon to leave, for a handler may take
- * its time with locks on what is dropped or altered.
+ * its time with locks on what is dropped or altered.  A drop then waits for
+ * those who work on projections in sessions of their own.
  * And it refuses to rename the schema.
  *
  * Only the table that belongs to the extension is guarded: after ALTER
@@ -40,6 +41,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "nodes/value.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -47,6 +49,7 @@
 
 #include "crew.h"
 #include "rebuilds.h"
+#include "registry.h"
 #include "guard.h"
 #include "settings.h"
 
@@ -229,6 +232,25 @@ drop_rebuilds(Node *statement)
 }
 
 /*
+ * Wait for those who run, rebuild or change a projection, while nothing is held that
+ * they may need before they end.
+ */
+static void
+wait_for_work(void)
+{
+	List	   *names = list_concat(evs_registry_names(EVS_MODE_INLINE), evs_registry_names(EVS_MODE_ASYNC));
+	ListCell   *cell;
+
+	foreach(cell, list_concat(names, evs_registry_names(EVS_MODE_MANUAL)))
+	{
+		LOCKTAG		tag;
+
+		evs_registry_locktag(&tag, lfirst(cell));
+		WaitForLockers(tag, ExclusiveLock, false);
+	}
+}
+
+/*
  * evsource._guard_log() returns event_trigger: that it is called is most of what it
  * is for, see the top of this file.
  */
@@ -254,6 +276,8 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 		if (drops)
 			check_may_drop();
 		evs_crew_make_room();
+		if (drops)
+			wait_for_work();
 	}
 	PG_RETURN_NULL();
 }
