@@ -1,5 +1,5 @@
 /*
- * role_guard.c - refuse to drop roles that evsource acts as.
+ * role_guard.c - refuse to drop roles that evsource acts as, and warn when one is renamed.
  *
  * Owners are kept by name, so PostgreSQL does not know of them, and no event
  * trigger fires for DROP ROLE.  A role that was granted what it needs cannot be
@@ -40,17 +40,18 @@ static EvsQuery find_owned = {
 	2, {TEXTOID, OIDOID}, SPI_OK_SELECT
 };
 
-static void
-check_role(const char *role)
+/* NULL, or what there is that names the role, or knows it by its OID. */
+static char *
+list_owned(const char *role, Oid oid)
 {
-	Datum		values[] = {CStringGetTextDatum(role), ObjectIdGetDatum(get_role_oid(role, true))};
+	Datum		values[] = {CStringGetTextDatum(role), ObjectIdGetDatum(oid)};
 	List	   *owned = evs_query_texts(&find_owned, values, NULL);
 	StringInfoData names;
 	ListCell   *cell;
 	int			named = 0;
 
 	if (owned == NIL)
-		return;
+		return NULL;
 	initStringInfo(&names);
 	foreach(cell, owned)
 	{
@@ -60,10 +61,34 @@ check_role(const char *role)
 	}
 	if (list_length(owned) > named)
 		appendStringInfo(&names, "\nand %d more", list_length(owned) - named);
+	return names.data;
+}
+
+/* What goes by the OID follows by itself. */
+static void
+check_rename(const char *role, const char *new_name)
+{
+	char	   *owned = list_owned(role, InvalidOid);
+
+	if (owned == NULL)
+		return;
+	ereport(WARNING,
+			(errmsg("evsource goes on to act as role \"%s\", not as \"%s\"", role, new_name),
+			 errdetail_internal("%s", owned),
+			 errhint("Give these the new name as their owner before another role gets the old one, as by evsource.alter_subscription(subscription, owner => ...).")));
+}
+
+static void
+check_drop(const char *role)
+{
+	char	   *owned = list_owned(role, get_role_oid(role, true));
+
+	if (owned == NULL)
+		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 			 errmsg("role \"%s\" cannot be dropped because evsource acts as that role", role),
-			 errdetail_internal("%s", names.data),
+			 errdetail_internal("%s", owned),
 			 errhint("Give these another owner, as by evsource.alter_projection(projection, owner => ...), define them again as another role, or drop them.")));
 }
 
@@ -71,17 +96,25 @@ void
 evs_role_guard_command(Node *statement)
 {
 	ListCell   *cell;
+	RenameStmt *rename = IsA(statement, RenameStmt) &&
+		((RenameStmt *) statement)->renameType == OBJECT_ROLE ? (RenameStmt *) statement : NULL;
 
-	if (!IsA(statement, DropRoleStmt) || !OidIsValid(get_extension_oid("evsource", true)))
+	if ((rename == NULL && !IsA(statement, DropRoleStmt)) ||
+		!OidIsValid(get_extension_oid("evsource", true)))
 		return;
-	/* who may not drop it is told that, and nothing else */
+	/* who may not do it is told that, and nothing else */
 	if (!has_createrole_privilege(GetUserId()))
 		return;
+	if (rename != NULL)
+	{
+		check_rename(rename->subname, rename->newname);
+		return;
+	}
 	foreach(cell, ((DropRoleStmt *) statement)->roles)
 	{
 		RoleSpec   *role = lfirst(cell);
 
 		if (role->roletype == ROLESPEC_CSTRING && OidIsValid(get_role_oid(role->rolename, true)))
-			check_role(role->rolename);
+			check_drop(role->rolename);
 	}
 }

@@ -19,7 +19,8 @@
  *
  * LISTEN for events needs the daemon, which does not know of listeners otherwise.
  *
- * DROP ROLE is refused for roles that evsource acts as: see role_guard.c.
+ * DROP ROLE is refused for roles that evsource acts as, and a rename warned of: see
+ * role_guard.c.
  *
  * COPY FROM fires triggers without the executor: what they capture is appended
  * when it is through.
