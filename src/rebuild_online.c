@@ -115,24 +115,35 @@ get_limit(const EvsProjection *projection)
 	return Min(safe, live.position);
 }
 
-static const char *
-describe_touched(const char *table)
+/* "table" or "sequence": what the name of what was touched begins with. */
+static char *
+touched_kind(const char *touched)
 {
-	return psprintf("Its handler used table %s itself: it names the table with its schema, or does not look for it in the search_path that it is called with.",
-					table);
+	return pnstrdup(touched, strcspn(touched, " "));
 }
 
-#define TOUCHED_HINT \
-	"Name the table without its schema, in a function without a search_path of its own; or rebuild in place, with online => false."
+static const char *
+describe_touched(const char *touched)
+{
+	return psprintf("Its handler used %s itself: it names the %s with its schema, or does not look for it in the search_path that it is called with.",
+					touched, touched_kind(touched));
+}
+
+static const char *
+touched_hint(const char *touched)
+{
+	return psprintf("Name the %s without its schema, in a function without a search_path of its own; or rebuild in place, with online => false.",
+					touched_kind(touched));
+}
 
 static void
-refuse_touched(const EvsRebuild *rebuild, const char *table)
+refuse_touched(const EvsRebuild *rebuild, const char *touched)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot rebuild projection \"%s\" online", rebuild->name),
-			 errdetail("%s", describe_touched(table)),
-			 errhint(TOUCHED_HINT)));
+			 errdetail("%s", describe_touched(touched)),
+			 errhint("%s", touched_hint(touched))));
 }
 
 /*
@@ -282,7 +293,8 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	else if (watch.touched == NULL || (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED))
 		ReThrowError(error);
 	else
-		report_obstacle(rebuild, describe_touched(watch.touched), TOUCHED_HINT);
+		report_obstacle(rebuild, describe_touched(watch.touched),
+						touched_hint(watch.touched));
 	return false;
 }
 

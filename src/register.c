@@ -23,6 +23,7 @@
 #include "query.h"
 #include "registry.h"
 #include "replay.h"
+#include "shadow.h"
 #include "snapshots.h"
 #include "truncations.h"
 #include "unit.h"
@@ -143,7 +144,7 @@ alter_existing(EvsProjection *old, const EvsParameters *parameters, const Start 
  * Registers a projection and, if it is inline, applies the log to it.  Returns
  * its name.
  *
- * Errors: 42710 when the name is taken; 22004, 22023, 42601, 42883, 42P13,
+ * Errors: 42710 when the name is taken, 42939 when it is reserved; 22004, 22023, 42601, 42883, 42P13,
  * 42725 and 42P01 for bad parameters; 42501; 25000 under REPEATABLE READ when
  * there is history to replay; whatever the handler raises.
  */
@@ -191,6 +192,12 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
 	}
 
+	if (evs_shadow_is_name(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("name of projection \"%s\" is reserved", name),
+				 errdetail("What an online rebuild builds or keeps has names that begin so."),
+				 errhint("Choose another name.")));
 	projection = evs_definition_default(name);
 	evs_definition_apply(projection, &parameters);
 	projection->replay_until = evs_horizon_safe_position();

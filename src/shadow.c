@@ -134,6 +134,12 @@ schema_name(const char *projection)
 																		  strlen(projection), 0)));
 }
 
+bool
+evs_shadow_is_name(const char *name)
+{
+	return strncmp(name, SCHEMA_PREFIX, strlen(SCHEMA_PREFIX)) == 0;
+}
+
 static bool
 is_ours(Oid namespace)
 {
@@ -174,6 +180,9 @@ evs_shadow_obstacle(EvsProjection *projection)
 	if (OidIsValid(namespace) && !is_ours(namespace))
 		return psprintf("there is a schema %s that is not evsource's",
 						quote_identifier(schema_name(projection->name)));
+	if (evs_projection_load(schema_name(projection->name), true) != NULL)
+		return psprintf("there is a projection \"%s\", whose dead letters are under the name that those of the rebuild would have",
+						schema_name(projection->name));
 	if (projection->on_reset != NULL)
 		return psprintf("its function %s empties what evsource does not know", projection->on_reset);
 	reason = query_text(&find_obstacle, values);
@@ -389,6 +398,7 @@ void
 evs_shadow_drop(const char *schema)
 {
 	Oid			namespace = get_namespace_oid(schema, true);
+	ObjectAddresses *members = new_object_addresses();
 	ObjectAddress address;
 	ListCell   *cell;
 
@@ -396,13 +406,33 @@ evs_shadow_drop(const char *schema)
 		return;
 
 	foreach(cell, relations_in(namespace))
+	{
 		leave_extension(RelationRelationId, lfirst_oid(cell));
+		ObjectAddressSet(address, RelationRelationId, lfirst_oid(cell));
+		add_exact_object_address(&address, members);
+	}
 	leave_extension(NamespaceRelationId, namespace);
 	CommandCounterIncrement();
 
+	/* what is not ours keeps the tables, and them the schema */
 	ObjectAddressSet(address, NamespaceRelationId, namespace);
-	performDeletion(&address, DROP_CASCADE,
-					PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	PG_TRY();
+	{
+		performMultipleDeletions(members, DROP_RESTRICT,
+								 PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+		CommandCounterIncrement();
+		performDeletion(&address, DROP_RESTRICT,
+						PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST)
+			errhint("Drop them, and try again: schema %s holds a version of a read model that evsource drops.",
+					quote_identifier(schema));
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	free_object_addresses(members);
 	CommandCounterIncrement();
 }
 
@@ -437,19 +467,35 @@ evs_shadow_watch(EvsShadowWatch *watch, List *tables)
 {
 	ListCell   *cell;
 
-	watch->names = tables;
-	watch->tables = NIL;
+	watch->names = NIL;
+	watch->relations = NIL;
 	watch->touched = NULL;
 	foreach(cell, tables)
-		watch->tables = lappend_oid(watch->tables, find_table(lfirst(cell)));
+	{
+		Oid			table = find_table(lfirst(cell));
+		ListCell   *sequence;
+
+		watch->names = lappend(watch->names, psprintf("table %s", (char *) lfirst(cell)));
+		watch->relations = lappend_oid(watch->relations, table);
+		foreach(sequence, evs_swap_sequences(table))
+		{
+			Oid			oid = lfirst_oid(sequence);
+
+			watch->names = lappend(watch->names,
+								   psprintf("sequence %s",
+											quote_qualified_identifier(get_namespace_name(get_rel_namespace(oid)),
+																	   get_rel_name(oid))));
+			watch->relations = lappend_oid(watch->relations, oid);
+		}
+	}
 }
 
 static bool
-is_locked(Oid table)
+is_locked(Oid relation)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
 	for (LOCKMODE mode = AccessShareLock; mode <= MaxLockMode; mode++)
 		if (LockHeldByMe(&tag, mode, false))
 			return true;
@@ -460,10 +506,10 @@ bool
 evs_shadow_touched(EvsShadowWatch *watch)
 {
 	ListCell   *name;
-	ListCell   *table;
+	ListCell   *relation;
 
-	forboth(name, watch->names, table, watch->tables)
-		if (watch->touched == NULL && is_locked(lfirst_oid(table)))
+	forboth(name, watch->names, relation, watch->relations)
+		if (watch->touched == NULL && is_locked(lfirst_oid(relation)))
 			watch->touched = lfirst(name);
 	return watch->touched != NULL;
 }

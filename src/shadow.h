@@ -8,6 +8,12 @@
 #include "projection.h"
 
 /*
+ * Is it a name that the schema of a shadow may have?  What fails while it is built is
+ * on record under it, so that no projection may be called so.
+ */
+extern bool evs_shadow_is_name(const char *name);
+
+/*
  * Why the projection's tables cannot have a shadow, as a sentence without its
  * end; NULL when they can.
  */
@@ -27,7 +33,10 @@ extern Oid	evs_shadow_builder(const EvsProjection *projection, Oid owner);
 /* Execute statements that make such tables, whatever the session's settings are, as a role. */
 extern void evs_shadow_execute(List *statements, const char *role);
 
-/* Drop it with all that is in it.  A schema that is not evsource's stays. */
+/*
+ * Drop it with all that is in it.  A schema that is not evsource's stays.  Error:
+ * 2BP01 when somebody has built on it.
+ */
 extern void evs_shadow_drop(const char *schema);
 
 /* What the tables would be made of in a schema: equal as long as nobody changes them. */
@@ -43,14 +52,15 @@ extern bool evs_shadow_exists(List *tables, const char *schema);
 extern EvsProjection *evs_shadow_redirect(const EvsProjection *projection, const char *schema);
 
 /*
- * Who reads or writes a table has locked it.  Look whether this transaction has
- * locked one of these, in whatever mode, and note the first; looking needs no
+ * Who reads or writes a table has locked it; so has who draws from a sequence.  Look
+ * whether this transaction has locked one of these tables or their sequences, in
+ * whatever mode, and note the first; looking needs no
  * catalog, so that it is possible after an error.
  */
 typedef struct EvsShadowWatch
 {
-	List	   *names;			/* of the tables */
-	List	   *tables;			/* their OIDs, in the same order */
+	List	   *names;			/* what they are and how they are called */
+	List	   *relations;		/* their OIDs, in the same order */
 	const char *touched;		/* NULL: none was locked when we looked */
 } EvsShadowWatch;
 

@@ -287,9 +287,8 @@ swap_missing(Oid left, Oid right, AttrNumber natts)
 	CommandCounterIncrement();
 }
 
-/* The sequences of a table's columns. */
-static List *
-owned_sequences(Oid table)
+List *
+evs_swap_sequences(Oid table)
 {
 	Relation	depend = table_open(DependRelationId, AccessShareLock);
 	ScanKeyData keys[2];
@@ -363,10 +362,10 @@ check_indexes(Relation left, List *left_indexes, List *right_indexes)
 static void
 swap_sequences(Relation left, Relation right)
 {
-	List	   *sequences = owned_sequences(RelationGetRelid(right));
+	List	   *sequences = evs_swap_sequences(RelationGetRelid(right));
 	ListCell   *cell;
 
-	foreach(cell, owned_sequences(RelationGetRelid(left)))
+	foreach(cell, evs_swap_sequences(RelationGetRelid(left)))
 	{
 		Oid			other = take_namesake(lfirst_oid(cell), &sequences);
 

@@ -6,6 +6,8 @@
 
 #include "evsource.h"
 
+#include "nodes/pg_list.h"
+
 /*
  * Exchange the storage of two tables of the same shape, of their indexes and
  * their sequences, which are paired by name.  The caller holds
@@ -16,5 +18,8 @@
  * in use by the caller's own session.
  */
 extern void evs_swap_tables(Oid left, Oid right);
+
+/* The sequences of a table's columns, which go with it. */
+extern List *evs_swap_sequences(Oid table);
 
 #endif							/* EVS_SWAP_H */
