@@ -200,10 +200,10 @@ evs_executed_find_row(const EvsCommandId *command, Relation events, EvsOutcome *
 	{
 		TupleDesc	desc = RelationGetDescr(commands);
 		bool		isnull;
+		text	   *stream = DatumGetTextPP(heap_getattr(tuple, COMMANDS_STREAM, desc, &isnull));
+		int32		fingerprint = DatumGetInt32(heap_getattr(tuple, COMMANDS_FINGERPRINT, desc, &isnull));
 
-		check_same(command, events,
-				   DatumGetTextPP(heap_getattr(tuple, COMMANDS_STREAM, desc, &isnull)),
-				   DatumGetInt32(heap_getattr(tuple, COMMANDS_FINGERPRINT, desc, &isnull)));
+		check_same(command, events, stream, fingerprint);
 		outcome->version = DatumGetInt64(heap_getattr(tuple, COMMANDS_VERSION, desc, &isnull));
 		outcome->count = DatumGetInt32(heap_getattr(tuple, COMMANDS_EVENT_COUNT, desc, &isnull));
 		outcome->stored = false;
