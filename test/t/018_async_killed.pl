@@ -1,5 +1,6 @@
 # Workers that are killed in the middle of a batch, and the server with them: each
-# read model is what a replay of the log makes of it.
+# read model is what a replay of the log makes of it, and so is each state, whether
+# its fold saves it with each batch or, keyed by stream, when its policy says.
 
 use strict;
 use warnings;
@@ -42,6 +43,11 @@ select evsource.create_projection('sums', 'add_up', mode => 'async', tables => '
 select evsource.create_projection('types', mode => 'async', tables => '{types}',
 	query => 'insert into types select type, count(*) from new_events group by 1 on conflict (type) do update set n = types.n + excluded.n');
 select evsource.create_projection('fold', 'evsource.fold_count', key => 'global', mode => 'async');
+create function chain(before text, n bigint) returns text language sql immutable as $$ select md5(coalesce(before, '') || n) $$;
+create aggregate chain(bigint) (sfunc = chain, stype = text);
+create function follow(state jsonb, e evsource.event) returns jsonb language sql immutable as $$
+	select jsonb_build_object('chain', public.chain(state ->> 'chain', (e).position)) $$;
+select evsource.create_projection('states', 'follow', mode => 'async');
 select count(evsource.append('account-' || i % 7, 'Type' || i % 3)) from generate_series(1, 500) i;
 });
 ok($node->poll_query_until('postgres', 'select bool_and(lag = 0) from evsource.projection_status'), 'all is applied');
@@ -74,7 +80,17 @@ commit});
 }
 is($sql->(q{select count(*) from evsource.projections p, lateral evsource.verify_projection(p.projection, max_differences => null) v}), 0, 'each read model is what a replay makes of it');
 is($sql->(q{select string_agg(projection || ' ' || (event_count = (select count(*) from evsource.events)), ', ' order by projection) from evsource.projection_status}),
-	'fold true, sums true, types true', 'and each event is counted once');
+	'fold true, states true, sums true, types true', 'and each event is counted once');
+
+# What the policy saves: not each batch's states, and no other than those of the log.
+my $folded = q{select key, state ->> 'chain' as chain, event_count from %s where projection = 'states'};
+my $replayed = q{select e.stream, chain(e.position order by e.position), count(*) from evsource.events e %s group by e.stream};
+is($sql->(sprintf "($folded) except ($replayed)", 'evsource.states', ''), '', 'a state that the policy saves is a replay of its stream');
+is($sql->(sprintf "($replayed) except ($folded)", '', 'evsource.states'), '', 'and none is missing');
+is($sql->(sprintf "($folded) except ($replayed)", 'evsource.snapshots',
+		q{join evsource.snapshots s on s.projection = 'states' and s.key = e.stream and e.position <= s.position}), '', 'so is each snapshot, of its events');
+is($sql->(q{select count(*) filter (where s.event_count >= 100) > 0 and count(*) filter (where s.event_count < l.event_count) > 0
+	from evsource.load_states('states') l join evsource.snapshots s on s.projection = 'states' and s.key = l.key}), 't', 'which are not all of the last batch');
 $node->stop;
 
 done_testing();
