@@ -22,7 +22,7 @@ create function evsource.load_states(
     language c volatile parallel unsafe rows 10000
     as 'MODULE_PATHNAME', 'evsource_load_states';
 comment on function evsource.load_states(text, timestamptz) is
-'The current states of all keys of a fold projection, as load_state would return them, of one snapshot; or, as_of a time, those that state_at_time would return, of all keys that had one, with the version of the last event in each; those that are not known because events were truncated are left out, with a warning. Errors as load_state.';
+'The current states of all keys of a fold projection, as load_state would return them, of one snapshot; or, as_of a time, those that state_at_time would return, of all keys that had one, with the version of the last event in each; those that are not known because events were truncated are left out, with a warning. The state of a stream of which an event is parked ends before that event. Errors as load_state.';
 
 create function evsource.state_at_version(projection text, key text, stream_version bigint) returns jsonb
     language c volatile parallel unsafe

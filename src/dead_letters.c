@@ -65,6 +65,13 @@ static EvsQuery letters_exist = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
+static EvsQuery first_version = {
+	"select l.version from evsource.parked_keys p"
+	" join evsource.dead_letters l on l.projection = p.projection and l.position = p.position"
+	" where p.projection = $1 and p.key = $2 order by p.position limit 1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
+};
+
 static EvsQuery clear_letters = {
 	"delete from evsource.dead_letters where projection = $1",
 	1, {TEXTOID}, SPI_OK_DELETE
@@ -320,6 +327,21 @@ evs_dead_letters_exist(const char *projection)
 
 	UnregisterSnapshot(snapshot);
 	return exist;
+}
+
+int64
+evs_dead_letters_first_version(const char *projection, text *stream, Snapshot snapshot)
+{
+	Datum		values[] = {CStringGetTextDatum(projection), PointerGetDatum(stream)};
+	EvsQueryResult result;
+	int64		version = PG_INT64_MAX;
+	bool		is_null;
+
+	evs_query_begin(&first_version, values, NULL, snapshot, &result);
+	if (result.count > 0)
+		version = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
+	evs_query_end(&result);
+	return version;
 }
 
 int64

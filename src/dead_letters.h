@@ -7,6 +7,8 @@
 #include "evsource.h"
 #include "projection.h"
 
+#include "utils/snapshot.h"
+
 /* The keys of an event, for a projection: a fold's; of others the stream. */
 typedef struct EvsKeys
 {
@@ -42,6 +44,13 @@ extern void evs_dead_letter_park(const char *projection, const EvsEvent *event,
 
 /* Has the projection any? */
 extern bool evs_dead_letters_exist(const char *projection);
+
+/*
+ * The version of a stream's first event that is parked, for a projection whose
+ * keys are streams; PG_INT64_MAX if there is none.
+ */
+extern int64 evs_dead_letters_first_version(const char *projection, text *stream,
+											Snapshot snapshot);
 
 /* How many events have been parked because of an error. */
 extern int64 evs_dead_letters_count(const char *projection);

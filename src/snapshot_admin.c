@@ -174,6 +174,7 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	projection = fold_behind_lock(projection);
 	evs_state_begin(&call, projection, 0);
+	evs_state_ask_for_all(&call);
 	writer = evs_snapshot_writer(projection, call.definition);
 	walk = evs_key_walk(projection, call.snapshot);
 

@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "dead_letters.h"
 #include "fold_key.h"
 #include "positions.h"
 #include "query.h"
@@ -149,6 +150,13 @@ evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation
 	call->folder->generation = generation;
 	/* event types may change while we fold: before any event is read */
 	call->definition = evs_snapshot_definition(projection);
+	call->applied_only = false;
+}
+
+void
+evs_state_ask_for_all(EvsStateCall *call)
+{
+	call->applied_only = evs_dead_letters_exist(call->projection->name);
 }
 
 void
@@ -180,10 +188,19 @@ checkpoint_position(const EvsStateCall *call)
 	return position;
 }
 
+/* Up to which version a stream's events are to make its state. */
+static int64
+last_version(const EvsStateCall *call, text *stream)
+{
+	if (!call->applied_only)
+		return PG_INT64_MAX;
+	return evs_dead_letters_first_version(call->projection->name, stream, call->snapshot) - 1;
+}
+
 void
 evs_state_of_key(EvsStateCall *call, text *key, EvsState *state)
 {
-	EvsStateAt	now = {.version = PG_INT64_MAX};
+	EvsStateAt	now = {.version = last_version(call, key)};
 
 	memset(state, 0, sizeof(EvsState));
 	if (call->projection->key_kind == EVS_KEY_STREAM)
@@ -372,7 +389,7 @@ static void
 state_before(EvsStateCall *call, text *key, TimestampTz before, EvsState *state)
 {
 	EvsStateAt	at = {
-		.version = PG_INT64_MAX, .has_time = true, .before = before, .leave_out = true
+		.version = last_version(call, key), .has_time = true, .before = before, .leave_out = true
 	};
 
 	memset(state, 0, sizeof(EvsState));
@@ -431,6 +448,7 @@ evsource_load_states(PG_FUNCTION_ARGS)
 									ALLOCSET_DEFAULT_SIZES);
 
 	evs_state_begin(&call, projection, generation);
+	evs_state_ask_for_all(&call);
 	walk = evs_key_walk(projection, call.snapshot);
 	caller = MemoryContextSwitchTo(per_key);
 	while ((key = evs_key_walk_next(walk)) != NULL)

@@ -20,6 +20,7 @@ typedef struct EvsStateCall
 	EvsIdentity identity;
 	Snapshot	snapshot;		/* registered and active */
 	int64		definition;		/* by which events are folded: evs_snapshot_definition() */
+	bool		applied_only;	/* see evs_state_ask_for_all() */
 } EvsStateCall;
 
 /* What the caller wants to do with a projection's states. */
@@ -51,6 +52,13 @@ extern text *evs_state_key(const EvsProjection *projection, text *key);
  */
 extern void evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation);
 extern void evs_state_end(EvsStateCall *call);
+
+/*
+ * All keys are asked for: a stream of which an event is parked shall not keep the
+ * others from being told.  Its state ends before that event, as what the projection
+ * has applied does.
+ */
+extern void evs_state_ask_for_all(EvsStateCall *call);
 
 /*
  * The state of a stream now, by way of the cache, in CurrentMemoryContext.  The
