@@ -408,4 +408,4 @@ create function evsource.replaying() returns boolean
     language c stable parallel restricted
     as 'MODULE_PATHNAME', 'evsource_replaying';
 comment on function evsource.replaying() is
-'In a handler: is what it applies history? True for events that the projection has applied before, and for those that were in the log before it was created.';
+'In a handler: is what it applies history? True for events that the projection has applied before, for parked ones that a rebuild applies (not for those that retry_dead_letters applies), and for those that were in the log before it was created.';
