@@ -27,4 +27,4 @@ create function evsource.try_projection(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_try_projection';
 comment on function evsource.try_projection(text, text, bigint, bigint, text, integer, text[]) is
-'Replays a part of the log through the projection as it is and with another handler or query, each into an empty read model, and returns what differs. Nothing of it stays. Errors: 42704, 42501, 22023, 55000 and 0A000 as verify_projection; those of create_projection for the handler.';
+'Replays a part of the log through the projection as it is and with another handler or query, each into an empty read model, and returns what differs. An event that the projection has failed at is a row of evsource.events; the projection as it is goes on without what is parked, and no further than where it is stuck. Nothing of it stays. Errors: 42704, 42501, 22023, 55000 and 0A000 as verify_projection; those of create_projection for the handler.';

@@ -4,17 +4,25 @@
  * The same events go through the projection as it is and through the one that it
  * might become, each into an empty read model of its own (trial.c).  Neither has
  * to be what is stored now: a part of the log is enough to see a difference.
+ *
+ * What the projection has failed at is a difference as well, for the other one may
+ * not.  The projection as it is gets only what it has got past: without the events
+ * that are parked, and up to where it is stuck.
  */
 #include "evsource.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "compare.h"
 #include "definition.h"
 #include "horizon.h"
+#include "query.h"
 #include "registry.h"
 #include "resolve.h"
 #include "trial.h"
@@ -35,7 +43,21 @@ typedef struct Attempt
 	int64		upto;			/* up to this one */
 	int64		limit;
 	ArrayType  *ignored;
+	int64		was_upto;		/* how far the projection as it is gets */
 } Attempt;
+
+static EvsQuery find_troubles = {
+	"select t.position, t.is_stuck, t.failed, jsonb_build_object('position', t.position)::text,"
+	" jsonb_build_object('sqlstate', t.sqlstate, 'message', t.message)"
+	" from (select l.position, false, l.attempts > 0, l.sqlstate, l.message"
+	"  from evsource.dead_letters l where l.projection = $1"
+	"  union all"
+	"  select f.position, true, true, f.sqlstate, f.message"
+	"  from evsource.projection_failures f where f.projection = $1 and f.attempts > 0"
+	" ) t (position, is_stuck, failed, sqlstate, message)"
+	" where t.position > $2 and t.position <= $3 order by 1",
+	3, {TEXTOID, INT8OID, INT8OID}, SPI_OK_SELECT
+};
 
 static void
 report(void *argument, const EvsDifference *difference)
@@ -57,6 +79,62 @@ report(void *argument, const EvsDifference *difference)
 	attempt->limit--;
 }
 
+/*
+ * What the projection has failed at: events to be left out, an event not to be
+ * reached, and a difference for each of which an error is on record.
+ */
+static void
+find_failed(EvsTrial *trial, Attempt *attempt)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(attempt->projection->name),
+		Int64GetDatum(attempt->after), Int64GetDatum(attempt->upto)
+	};
+	EvsQueryResult result;
+
+	attempt->was_upto = attempt->upto;
+	evs_query_begin(&find_troubles, values, NULL, trial->snapshot, &result);
+	trial->skipped = MemoryContextAllocHuge(trial->context,
+											sizeof(int64) * Max(result.count, 1));
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		Datum		columns[5];
+		bool		nulls[5];
+		int64		position;
+
+		heap_deform_tuple(result.rows[row], result.tupdesc, columns, nulls);
+		position = DatumGetInt64(columns[0]);
+		if (DatumGetBool(columns[1]))
+			attempt->was_upto = Min(attempt->was_upto, position - 1);
+		else
+			trial->skipped[trial->nskipped++] = position;
+		if (DatumGetBool(columns[2]) && attempt->limit > 0)
+		{
+			EvsDifference difference = {
+				.relation = "evsource.events",
+				.key = DatumGetTextPP(columns[3]),
+				.one = DatumGetJsonbP(columns[4])
+			};
+
+			report(attempt, &difference);
+		}
+	}
+	evs_query_end(&result);
+}
+
+/* The events through both.  The standins are NULL for folds. */
+static void
+replay_both(EvsTrial *trial, Attempt *attempt, EvsProjection *was, const EvsStandin *was_tables,
+			EvsProjection *becomes, const EvsStandin *becomes_tables)
+{
+	evs_trial_look(trial);
+	find_failed(trial, attempt);
+	evs_trial_replay(trial, was, was_tables, attempt->after, attempt->was_upto);
+	trial->nskipped = 0;
+	evs_trial_replay(trial, becomes, becomes_tables, attempt->after, attempt->upto);
+	evs_trial_compare(trial);
+}
+
 static void
 try_tables(EvsTrial *trial, void *argument)
 {
@@ -67,10 +145,7 @@ try_tables(EvsTrial *trial, void *argument)
 	ListCell   *one;
 	ListCell   *other;
 
-	evs_trial_look(trial);
-	evs_trial_replay(trial, was->projection, was, attempt->after, attempt->upto);
-	evs_trial_replay(trial, becomes->projection, becomes, attempt->after, attempt->upto);
-	evs_trial_compare(trial);
+	replay_both(trial, attempt, was->projection, was, becomes->projection, becomes);
 	forboth(one, was->tables, other, becomes->tables)
 	{
 		EvsStandinTable *table = lfirst(one);
@@ -93,10 +168,7 @@ try_states(EvsTrial *trial, void *argument)
 	was->start_after = Max(was->start_after, attempt->after);
 	becomes->start_after = was->start_after;
 
-	evs_trial_look(trial);
-	evs_trial_replay(trial, was, NULL, attempt->after, attempt->upto);
-	evs_trial_replay(trial, becomes, NULL, attempt->after, attempt->upto);
-	evs_trial_compare(trial);
+	replay_both(trial, attempt, was, NULL, becomes, NULL);
 	(void) evs_compare_states(was->name, becomes->name, attempt->ignored, attempt->limit,
 							  report, attempt);
 }
@@ -156,7 +228,7 @@ position_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64
  *
  * The events from one position to another, both inclusive, go through the
  * projection with its handler and with the one that is given; what comes out
- * differently is returned.
+ * differently is returned, and so is each event that the projection has failed at.
  *
  * Errors: 42704 unknown, 42501, 22023 for an argument, 42883 and so on for the
  * handler as in create_projection, 55000 and 0A000 as in verify_projection,
