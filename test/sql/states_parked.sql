@@ -1,7 +1,14 @@
 -- Parked events and the states of a fold keyed by stream: what one stream's event
 -- raises is that stream's affair.
+
+-- A log of its own: positions are those of this file.
+\set home :DBNAME
+set client_min_messages = warning;
+drop database if exists evsource_states_parked;
+create database evsource_states_parked;
+\c evsource_states_parked
+create extension evsource;
 set evsource.async_attempts = 1;
-set evsource.async_retry_delay = '1ms';
 
 create table broken ();
 create function noted(state jsonb, e evsource.event) returns jsonb
@@ -49,3 +56,7 @@ select * from evsource.retry_dead_letters('noted');
 select key, state, version from evsource.states where projection = 'noted' order by 1;
 select evsource.save_snapshot('noted');
 select * from evsource.verify_projection('noted');
+
+\c :home
+set client_min_messages = warning;
+drop database evsource_states_parked;
