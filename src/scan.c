@@ -242,23 +242,28 @@ evs_filter_accepts(const EvsFilter *filter, const EvsEvent *event)
 
 /* The same for the row that the scan is on, looking at no other column. */
 static bool
-scan_accepts(EvsScan *scan)
+row_is_accepted(EvsScan *scan, const EvsFilter *filter, bool any_category)
 {
 	MemoryContext old_context;
 	text	   *stream;
 	text	   *type;
 	bool		accepted;
 
-	if (scan->filter == NULL)
-		return true;
-
 	/* a long type may be stored compressed */
 	old_context = MemoryContextSwitchTo(scan->event_context);
 	slot_getsomeattrs(scan->slot, EVS_EVENTS_TYPE);
 	stream = DatumGetTextPP(scan->slot->tts_values[EVS_EVENTS_STREAM - 1]);
 	type = DatumGetTextPP(scan->slot->tts_values[EVS_EVENTS_TYPE - 1]);
-	accepted = filter_accepts(scan->filter, scan->any_category, stream, type);
+	accepted = filter_accepts(filter, any_category, stream, type);
 	MemoryContextSwitchTo(old_context);
+	return accepted;
+}
+
+static bool
+scan_accepts(EvsScan *scan)
+{
+	bool		accepted = scan->filter == NULL ||
+		row_is_accepted(scan, scan->filter, scan->any_category);
 
 	if (!accepted)
 		MemoryContextReset(scan->event_context);
@@ -315,23 +320,45 @@ evs_scan_next_slot(EvsScan *scan)
 	return found ? scan->slot : NULL;
 }
 
+/* The row that the scan is on, upcast. */
+static void
+take_event(EvsScan *scan, EvsEvent *event)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(scan->event_context);
+
+	evs_event_from_slot(event, scan->slot);
+	if (scan->types != NULL)
+		evs_type_upcast(scan->types, event);
+	MemoryContextSwitchTo(old_context);
+}
+
 /*
  * The next event, upcast, or false.  Its pointers are valid until the next call.
  */
 bool
 evs_scan_next(EvsScan *scan, EvsEvent *event)
 {
-	TupleTableSlot *slot = evs_scan_next_slot(scan);
-	MemoryContext old_context;
-
-	if (slot == NULL)
+	if (evs_scan_next_slot(scan) == NULL)
 		return false;
+	take_event(scan, event);
+	return true;
+}
 
-	old_context = MemoryContextSwitchTo(scan->event_context);
-	evs_event_from_slot(event, slot);
-	if (scan->types != NULL)
-		evs_type_upcast(scan->types, event);
-	MemoryContextSwitchTo(old_context);
+bool
+evs_scan_next_or_pass(EvsScan *scan, const EvsFilter *filter, int64 after,
+					  EvsEvent *event, bool *passed)
+{
+	if (evs_scan_next_slot(scan) == NULL)
+		return false;
+	*passed = evs_scan_passed(scan) <= after || !row_is_accepted(scan, filter, false);
+	if (*passed)
+	{
+		slot_getsomeattrs(scan->slot, EVS_EVENTS_VERSION);
+		event->version = DatumGetInt64(scan->slot->tts_values[EVS_EVENTS_VERSION - 1]);
+		event->position = evs_scan_passed(scan);
+	}
+	else
+		take_event(scan, event);
 	return true;
 }
 

@@ -120,11 +120,12 @@ is_in_time(const EvsEvent *event, const EvsStateAt *at)
 	return !at->has_time || time_of(event) < at->before;
 }
 
+/* The next event, and whether it is not the projection's. */
 static bool
-is_of_projection(const EvsProjection *projection, const EvsEvent *event)
+next_event(EvsScan *scan, const EvsProjection *projection, EvsEvent *event, bool *passed)
 {
-	return event->position > projection->start_after &&
-		evs_filter_accepts(&projection->filter, event);
+	return evs_scan_next_or_pass(scan, &projection->filter, projection->start_after,
+								 event, passed);
 }
 
 static int64
@@ -147,11 +148,12 @@ confirms(EvsScan *scan, const EvsState *state)
 		position_of(slot) == state->seen_position;
 }
 
-/* Fold what the scan has, if it is the projection's. */
+/* Fold what the scan has, unless it is not the projection's. */
 static void
-fold_event(EvsFolder *folder, EvsState *state, const EvsEvent *event, const EvsStateAt *at)
+fold_event(EvsFolder *folder, EvsState *state, const EvsEvent *event, bool passed,
+		   const EvsStateAt *at)
 {
-	if (is_of_projection(folder->projection, event) && is_in_time(event, at))
+	if (!passed && is_in_time(event, at))
 		evs_state_advance(folder, state, event);
 	state->seen_version = event->version;
 	state->seen_position = event->position;
@@ -216,14 +218,15 @@ fold_tail(EvsFolder *folder, text *stream, const EvsStateAt *at,
 									   false, snapshot);
 	bool		confirmed = confirms(scan, state);
 	bool		overtaken = false;
+	bool		passed;
 	EvsEvent	event;
 
 	if (confirmed)
 	{
 		start(folder, state);
-		while (!overtaken && evs_scan_next(scan, &event))
+		while (!overtaken && next_event(scan, folder->projection, &event, &passed))
 		{
-			fold_event(folder, state, &event, at);
+			fold_event(folder, state, &event, passed, at);
 			if (patience > 0 && --patience == 0)
 				overtaken = take_newer_row(folder, stream, at, snapshot, state);
 		}
@@ -245,11 +248,12 @@ fold_from(EvsFolder *folder, text *stream, int64 version, bool whole,
 {
 	EvsScan    *scan = evs_scan_stream(stream, version, at->version, false, snapshot);
 	bool		started = !whole;
+	bool		passed;
 	EvsEvent	event;
 
 	if (started)
 		start(folder, state);
-	while (evs_scan_next(scan, &event))
+	while (next_event(scan, folder->projection, &event, &passed))
 	{
 		if (!started)
 		{
@@ -258,7 +262,7 @@ fold_from(EvsFolder *folder, text *stream, int64 version, bool whole,
 			start(folder, state);
 			started = true;
 		}
-		fold_event(folder, state, &event, at);
+		fold_event(folder, state, &event, passed, at);
 	}
 	evs_scan_end(scan);
 	return started;
@@ -492,11 +496,12 @@ evs_state_first_time(EvsFolder *folder, text *key, Snapshot snapshot, TimestampT
 		evs_scan_stream(key, 1, PG_INT64_MAX, false, snapshot) :
 		evs_scan_log(projection->start_after, PG_INT64_MAX, &projection->filter, snapshot);
 	bool		found = false;
+	bool		passed;
 	EvsEvent	event;
 
-	while (evs_scan_next(scan, &event))
+	while (next_event(scan, projection, &event, &passed))
 	{
-		if (by_stream ? is_of_projection(projection, &event) : has_key(keyer, &event, key))
+		if (!passed && (by_stream || has_key(keyer, &event, key)))
 			note_first(first, &found, &event);
 	}
 	evs_scan_end(scan);

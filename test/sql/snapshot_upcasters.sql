@@ -87,5 +87,26 @@ select evsource.define_event_type('UpA', 3, upcaster => 'upcasters_more');
 select evsource.state('upcasters_stale', 'upb-1');
 select evsource.drop_projection('upcasters_stale');
 select evsource.drop_event_type(type) from evsource.event_types where type like 'Up%' group by type;
+
+-- No event of another projection's is upcast: what its upcaster raises is not ours.
+create function upcasters_bad(d jsonb) returns jsonb language plpgsql as $$ begin raise 'cannot be brought up'; end $$;
+select evsource.create_projection('upcasters_' || name, 'upcasters_last', categories => '{upx}', types => types, snapshots => snapshots)
+    from (values ('ours', '{UpOurs}'::text[], 'default'), ('all', null, 'default'), ('never', '{UpOurs}', 'disabled')) v (name, types, snapshots);
+select max(a.version) from (values (1, 'UpOther', '{"other": 1}'::jsonb), (2, 'UpOurs', '{"ours": 1}'), (3, 'UpOther', '{"other": 2}'), (4, 'UpOurs', '{"ours": 2}'))
+    v (i, type, data), lateral evsource.append('upx-1', type, data, occurred_at => '2024-01-01Z'::timestamptz + i * interval '1 day') a;
+select evsource.save_snapshot('upcasters_ours');
+select evsource.define_event_type('UpOther', 2, upcaster => 'upcasters_bad');
+select state, version, event_count from evsource.load_state('upcasters_ours', 'upx-1');
+select state, version, event_count from evsource.load_state('upcasters_never', 'upx-1');
+select evsource.state_at_version('upcasters_ours', 'upx-1', 3), evsource.state_at_time('upcasters_ours', 'upx-1', '2024-01-04Z');
+-- nor does it hide when ours began
+select evsource.state_at_time('upcasters_ours', 'upx-1', '2024-01-02Z');
+\set VERBOSITY terse
+select evsource.state('upcasters_all', 'upx-1');
+\set VERBOSITY default
+select evsource.drop_projection(projection) from evsource.projections where projection like 'upcasters\_%';
+select evsource.drop_event_type('UpOther', 2);
+drop function upcasters_bad;
+
 drop function upcasters_look, upcasters_last, upcasters_yes, upcasters_up, upcasters_again, upcasters_more;
 drop table upcasters_seen;
