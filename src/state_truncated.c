@@ -64,14 +64,6 @@ evs_truncated_note(const EvsProjection *projection, text *stream, int64 before)
 	(void) evs_query_run(&note, values, filter->ntypes > 0 ? NULL : "    n");
 }
 
-void
-evs_truncated_forget(const char *projection)
-{
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&forget, values, NULL);
-}
-
 char *
 evs_truncated_stream(const char *projection, Snapshot snapshot)
 {
@@ -85,6 +77,24 @@ evs_truncated_stream(const char *projection, Snapshot snapshot)
 		stream = MemoryContextStrdup(caller, SPI_getvalue(result.rows[0], result.tupdesc, 1));
 	evs_query_end(&result);
 	return stream;
+}
+
+void
+evs_truncated_forget(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+	char	   *stream = evs_truncated_stream(projection, InvalidSnapshot);
+
+	if (stream == NULL)
+		return;
+	(void) evs_query_run(&forget, values, NULL);
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("the states of projection \"%s\" that stood for truncated events are gone",
+					projection),
+			 errdetail("Events of stream \"%s\" were truncated. The states are made anew, of the events that are left.",
+					   stream),
+			 errhint("To go on from the states that there are, rebuild a projection with from_snapshot => true.")));
 }
 
 void

@@ -20,7 +20,7 @@ extern bool evs_truncated_concerns(const EvsProjection *projection);
  */
 extern void evs_truncated_note(const EvsProjection *projection, text *stream, int64 before);
 
-/* The states are made anew, of what is left. */
+/* The states are made anew, of what is left: a warning, if that is less. */
 extern void evs_truncated_forget(const char *projection);
 
 /* A stream whose truncated events may be in its states; NULL: there is none. */

@@ -33,6 +33,13 @@ select evsource.truncate_stream('s-1', 8);
 select evsource.clear_snapshots('every');
 select evsource.restore_projection('every');
 select version, seen_version, event_count, state from evsource.snapshots;
+-- A rebuild does not lose it either, though it writes rows only of events that it meets.
+call evsource.rebuild_projection('every');
+select state, event_count from evsource.load_state('every', 's-1');
+select key, state, event_count from evsource.load_states('every');
+select evsource.event_count('every'), evsource.has_snapshot('every', 's-1');
+select evsource.save_snapshot('every');
+select version, seen_version, event_count, state from evsource.snapshots;
 
 \c :home
 set client_min_messages = warning;

@@ -63,11 +63,22 @@ select evsource.state('all'), event_count from evsource.load_state('all');
 -- What another definition has begun is not a state of the past either.
 select evsource.alter_projection('by_k', types => '{A}');
 select evsource.state_at_time('by_k', 'x', 'infinity');
--- Rebuilt, they are made of what is left, and all of it is known again.
+-- Rebuilt from what there is they lose nothing.
+call evsource.rebuild_projection('all', from_snapshot => true);
+select evsource.state('all'), event_count from evsource.load_state('all');
+-- Rebuilt, they are made of what is left, which is said, and all of it is known again.
 call evsource.rebuild_projection('by_k');
 select key, state from evsource.load_states('by_k', '2020-01-06') order by 1;
 select evsource.alter_projection('by_k', state_version => 2);
 select evsource.state('by_k', 'y');
+call evsource.rebuild_projection('by_k');
+-- The same of a reset.
+begin;
+select evsource.reset_projection('all');
+select evsource.run_projection('all');
+select evsource.state('all');
+rollback;
+select evsource.state('all');
 
 \c :home
 drop database evsource_truncate_keyed;
