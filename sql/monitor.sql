@@ -58,7 +58,8 @@ create view evsource.projection_status as
            c.conflicts,
            w.pid as worker_pid,
            w.heartbeat,
-           (select count(*) from evsource.dead_letters d where d.projection = p.projection) as dead_letters
+           (select count(*) from evsource.dead_letters d where d.projection = p.projection) as dead_letters,
+           h.held_by
     from evsource.projections p
     join evsource._checkpoints c using (projection)
     left join lateral (
@@ -77,9 +78,27 @@ create view evsource.projection_status as
         select distinct on (v.projection) v.projection, v.pid, v.heartbeat
         from evsource._projection_workers() v
         order by v.projection, v.busy desc, v.partition) w on w.projection = p.projection
+    -- Whoever works on one has a lock of its name to the end of his transaction: of
+    -- the hash, see set_locktag() in src/registry.c. A prepared transaction has no
+    -- pid; it is known by the lock of its own id.
+    left join (
+        select l.classid, l.objid,
+               string_agg(distinct coalesce('pid ' || l.pid, 'prepared transaction ' || x.gid), ', ') as held_by
+        from pg_locks l
+        left join (
+            select t.virtualtransaction, q.gid
+            from pg_prepared_xacts q
+            join pg_locks t on t.locktype = 'transactionid' and t.transactionid = q.transaction and t.pid is null
+        ) x on l.pid is null and x.virtualtransaction = l.virtualtransaction
+        where l.locktype = 'advisory' and l.objsubid = 231 and l.granted
+              and l.database = (select d.oid from pg_database d where d.datname = current_database())
+              and not exists (select from evsource._projection_workers() v where v.pid = l.pid)
+        group by l.classid, l.objid
+    ) h on h.classid = (hashtextextended(p.projection, 0) >> 32 & 4294967295)::oid
+           and h.objid = (hashtextextended(p.projection, 0) & 4294967295)::oid
     cross join lateral (select p.mode = 'inline' and p.state = 'active') s (live);
 comment on view evsource.projection_status is
-'Registered projections: how far each is, how many events it lags behind, how many it has applied and how many it has left aside, and which worker of the daemon does so.';
+'Registered projections: how far each is, how many events it lags behind, how many it has applied and how many it has left aside, which worker of the daemon does so, and who else holds it.';
 
 -- A session's rate is what it has done since it began to work on it, so that a
 -- rebuild which was interrupted for a day does not look slow.

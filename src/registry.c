@@ -238,7 +238,10 @@ check_outside_appends(void)
 			 errhint("Do it in a statement of its own.")));
 }
 
-/* Of a partition there is a lock of its own; the projection's has number 0. */
+/*
+ * Of a partition there is a lock of its own; the projection's has number 0, and
+ * evsource.projection_status knows how it is made.
+ */
 static void
 set_locktag(LOCKTAG *tag, const char *name, int number)
 {

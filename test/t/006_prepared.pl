@@ -1,5 +1,6 @@
 # A prepared append is in flight until it ends, and a crash changes nothing of it:
-# the log is read up to it and no further, and its stream is taken.
+# the log is read up to it and no further, and its stream is taken. A prepared run of
+# a projection holds that.
 
 use strict;
 use warnings;
@@ -67,6 +68,19 @@ begin; select pg_current_xact_id(); create table elsewhere (); prepare transacti
 		'VE001', "$mode: the session that stored an event of it does not believe it there");
 	is($node->safe_psql('postgres', q{select count(*) from pg_locks where locktype = 'advisory'}), 0, "$mode: no lock is left");
 	$node->safe_psql('postgres', q{rollback prepared 'elsewhere'});
+
+	# one that has run a projection holds it
+	my $held = sub { return $node->safe_psql('postgres', q{select held_by from evsource.projection_status}) };
+	$node->safe_psql('postgres', q{
+create table t (position bigint);
+select evsource.create_projection('held', query => 'insert into t select position from new_events', mode => 'manual', tables => '{t}', notify => false);
+begin; select evsource.run_projection('held'); prepare transaction 'run';
+});
+	is($held->(), 'prepared transaction run', "$mode: who has run a projection and is prepared is shown to hold it");
+	$crash{'a crash'}->();
+	is($held->(), 'prepared transaction run', "$mode: after a crash as well");
+	$node->safe_psql('postgres', q{commit prepared 'run'});
+	is($held->(), '', "$mode: until it ends");
 	$node->stop;
 }
 
