@@ -3,11 +3,12 @@
  *
  * In between they belong to the session.  An error gives some of such locks
  * back (those on tables) and others not: so what was kept is let go of here when
- * a transaction aborts.
+ * a transaction aborts, or the process exits.
  */
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "storage/ipc.h"
 
 #include "hold.h"
 
@@ -20,11 +21,29 @@ static struct
 }			held[MAX_HELD];
 static int	nheld = 0;
 
+/* No transaction aborts in between, and a table's lock outlives its process. */
+static void
+process_exits(int code, Datum arg)
+{
+	evs_hold_drop();
+}
+
+static void
+prepare_to_exit(void)
+{
+	static bool prepared = false;
+
+	if (!prepared)
+		before_shmem_exit(process_exits, (Datum) 0);
+	prepared = true;
+}
+
 void
 evs_hold(const LOCKTAG *tag, LOCKMODE mode)
 {
 	if (nheld >= MAX_HELD)
 		elog(ERROR, "too many locks to keep over a commit");
+	prepare_to_exit();
 	(void) LockAcquire(tag, mode, true, false);
 	held[nheld].tag = *tag;
 	held[nheld++].mode = mode;

@@ -78,4 +78,35 @@ $first->must('commit');
 $soon->(q{select not exists (select from evsource.progress)}, 'and not for who has come since');
 $later->must('commit');
 
+# A worker that is ended while it holds the projection still, between two of its
+# transactions, leaves no lock. Who ends it is whose snapshot it waits for.
+$sql->(q{
+create table three (stream text primary key, n int);
+select evsource.create_projection('three', tables => '{three}', query =>
+	'insert into three as t select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = t.n + excluded.n');
+create procedure end_worker() language plpgsql as $$
+declare
+	worker int;
+begin
+	while worker is null loop
+		perform pg_sleep(0.001);
+		select pid into worker from pg_locks
+		where relation = 'evsource.events'::regclass and mode = 'ShareRowExclusiveLock' and granted
+			and virtualtransaction like '%/0';
+	end loop;
+	perform pg_terminate_backend(worker, 60000);
+end $$});
+$first = old_reader('first');
+$sql->(q{select evsource.request_rebuild('three', online => true)});
+$soon->($waits_for->('first') =~ s/= 2/= 1/r, 'it waits for who is older than what is built');
+$later->send('call end_worker();');
+$soon->(q{select count(*) = 1 from pg_stat_activity where query ~ '^call end_worker'}, 'another one watches it');
+$sql->(q{select evsource.append('account-1', 'Paid')});
+$first->must('commit');
+1 until $later->receive;
+is(join(' ', $later->lines), '', 'and ends it');
+is($sql->(q{set lock_timeout = '30s'; select version from evsource.append('account-1', 'Paid')}), 12, 'appends go on');
+$soon->(q{select not exists (select from evsource.progress)}, 'its successor completes the rebuild');
+is($sql->(q{select sum(n) from three}), 102, 'and right');
+
 done_testing();
