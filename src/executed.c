@@ -236,6 +236,7 @@ find_cut(const EvsCommandId *command, EvsEvent *event)
 	EvsEvent	first;
 	int64		found = 0;
 
+	evs_scan_as_stored(scan);
 	if (evs_scan_next(scan, &first) && first.version > 1 && first.has_id &&
 		memcmp(&first.id, &command->id, 6) == 0)
 	{
@@ -276,6 +277,7 @@ find_events(const EvsCommandId *command, Relation events, EvsOutcome *outcome)
 	outcome->stored = false;
 	scan = evs_scan_stream(command->stream, first->version + 1, PG_INT64_MAX, false,
 						   GetLatestSnapshot());
+	evs_scan_as_stored(scan);
 	while (evs_scan_next(scan, &event) && is_derived(command, n + outcome->count, &event))
 	{
 		outcome->version = event.version;

@@ -231,6 +231,19 @@ set evsource.max_dispatch_depth = 0;
 select count(*) from evsource.execute_command('again', 'account-again', '{"times": 0}');
 reset evsource.max_dispatch_depth;
 select evsource.drop_decider('again');
+-- An upcaster of events that the state leaves out is not called, with an id either.
+create function moves(state jsonb, command jsonb) returns evsource.new_event[] language sql as $$
+select array[evsource.new_event('Moved', command)] $$;
+create function fails(data jsonb) returns jsonb language plpgsql immutable as $$ begin raise 'upcaster fails'; end $$;
+select evsource.create_projection('moves', 'evsource.fold_count', categories => '{purse}', types => '{Moved}');
+select evsource.create_decider('mover', 'moves', 'moves');
+select evsource.define_event_type('Noted', 1);
+select version from evsource.append('purse-1', 'Noted');
+select state, version, stored from evsource.execute_command('mover', 'purse-1', '{}', '00000000-0000-4000-8000-00000000000a');
+select version from evsource.append('purse-1', 'Noted');
+select evsource.define_event_type('Noted', 2, upcaster => 'fails');
+select state, version, stored from evsource.execute_command('mover', 'purse-1', '{}', '00000000-0000-4000-8000-00000000000a');
+select state, version, stored from evsource.execute_command('mover', 'purse-1', '{}', '00000000-0000-4000-8000-00000000000b');
 -- A handler in use is not dropped.
 drop function decide(jsonb, jsonb);
 alter event trigger evsource_guard_drops disable;
