@@ -206,7 +206,7 @@ execute(const Command *command, Relation events, EvsState *state, EvsOutcome *ou
 	if (command->has_id && told_by_ids)
 		evs_executed_check_alone(&command->id, events);
 	else if (command->has_id)
-		evs_executed_remember(&command->id, outcome);
+		evs_executed_remember(&command->id, events, outcome);
 }
 
 /* ---- the result ---- */

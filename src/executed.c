@@ -13,8 +13,8 @@
 #include "executed.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -167,49 +167,33 @@ find_derived(const EvsCommandId *command, Relation events, int n,
 	return evs_store_find_between(events, &first, &last);
 }
 
-void
-evs_executed_check_alone(const EvsCommandId *command, Relation events)
-{
-	uint16		own = command->fingerprint;
-	EvsEvent   *other = own > 0 ? find_derived(command, events, 1, 0, own - 1) : NULL;
-
-	if (other == NULL && own < PG_UINT16_MAX)
-		other = find_derived(command, events, 1, own + 1, PG_UINT16_MAX);
-	if (other != NULL)
-		check_same(command, events, other->stream, fingerprint_in(&other->id));
-}
-
 /* ---- finding it ---- */
 
 bool
 evs_executed_find_row(const EvsCommandId *command, Relation events, EvsOutcome *outcome)
 {
 	Relation	commands = table_open(evs_catalog()->commands, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Relation	index = index_open(evs_catalog()->commands_pkey, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(commands, NULL);
 	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
 	bool		found;
 
 	ScanKeyInit(&key, COMMANDS_COMMAND_ID, BTEqualStrategyNumber, F_UUID_EQ,
 				UUIDPGetDatum(&command->id));
-	scan = systable_beginscan(commands, evs_catalog()->commands_pkey, true, snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	found = HeapTupleIsValid(tuple);
+	found = evs_store_fetch(commands, index, &key, 1, slot);
 	if (found)
 	{
-		TupleDesc	desc = RelationGetDescr(commands);
-		bool		isnull;
-		text	   *stream = DatumGetTextPP(heap_getattr(tuple, COMMANDS_STREAM, desc, &isnull));
-		int32		fingerprint = DatumGetInt32(heap_getattr(tuple, COMMANDS_FINGERPRINT, desc, &isnull));
+		Datum	   *values = slot->tts_values;
 
-		check_same(command, events, stream, fingerprint);
-		outcome->version = DatumGetInt64(heap_getattr(tuple, COMMANDS_VERSION, desc, &isnull));
-		outcome->count = DatumGetInt32(heap_getattr(tuple, COMMANDS_EVENT_COUNT, desc, &isnull));
+		slot_getsomeattrs(slot, COMMANDS_FINGERPRINT);
+		check_same(command, events, DatumGetTextPP(values[COMMANDS_STREAM - 1]),
+				   DatumGetInt32(values[COMMANDS_FINGERPRINT - 1]));
+		outcome->version = DatumGetInt64(values[COMMANDS_VERSION - 1]);
+		outcome->count = DatumGetInt32(values[COMMANDS_EVENT_COUNT - 1]);
 		outcome->stored = false;
 	}
-	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
 	table_close(commands, AccessShareLock);
 	return found;
 }
@@ -294,8 +278,40 @@ evs_executed_find(const EvsCommandId *command, Relation events, EvsOutcome *outc
 		find_events(command, events, outcome);
 }
 
+/* ---- after it was executed ---- */
+
+/* No event has the id of the command's first one with a fingerprint of this range. */
+static void
+check_no_event(const EvsCommandId *command, Relation events,
+			   int first_fingerprint, int last_fingerprint)
+{
+	EvsEvent   *other = first_fingerprint > last_fingerprint ? NULL :
+		find_derived(command, events, 1, first_fingerprint, last_fingerprint);
+
+	if (other != NULL)
+		check_same(command, events, other->stream, fingerprint_in(&other->id));
+}
+
+/* The index of the log's ids sees to those of its own fingerprint. */
+static void
+check_no_other_event(const EvsCommandId *command, Relation events)
+{
+	check_no_event(command, events, 0, command->fingerprint - 1);
+	check_no_event(command, events, command->fingerprint + 1, PG_UINT16_MAX);
+}
+
 void
-evs_executed_remember(const EvsCommandId *command, const EvsOutcome *outcome)
+evs_executed_check_alone(const EvsCommandId *command, Relation events)
+{
+	EvsOutcome	ignored;
+
+	check_no_other_event(command, events);
+	(void) evs_executed_find_row(command, events, &ignored);
+}
+
+void
+evs_executed_remember(const EvsCommandId *command, Relation events,
+					  const EvsOutcome *outcome)
 {
 	static EvsQuery query = {
 		"insert into evsource.commands (command_id, stream, version, event_count, fingerprint)"
@@ -311,4 +327,7 @@ evs_executed_remember(const EvsCommandId *command, const EvsOutcome *outcome)
 	/* to the same stream nobody else does while we have its lock */
 	if (evs_query_run(&query, values, NULL) == 0)
 		report_other(command, "A command for another stream was executed at the same time.");
+	check_no_other_event(command, events);
+	/* of these there may be one of its own, which passes; it may have none */
+	check_no_event(command, events, command->fingerprint, command->fingerprint);
 }

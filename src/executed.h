@@ -40,10 +40,14 @@ extern bool evs_executed_find(const EvsCommandId *command, Relation events,
 extern bool evs_executed_find_row(const EvsCommandId *command, Relation events,
 								  EvsOutcome *outcome);
 
-/* Its events are stored: VE002 if by now those of another command with its id are, too. */
+/*
+ * Its events are stored: VE002 if by now another command with its id was executed, too.
+ * Each of the two leaves what the other looks for, and then looks: one sees it.
+ */
 extern void evs_executed_check_alone(const EvsCommandId *command, Relation events);
 
-/* Remember what the ids of its events do not tell. */
-extern void evs_executed_remember(const EvsCommandId *command, const EvsOutcome *outcome);
+/* Remember what the ids of its events do not tell; the same check. */
+extern void evs_executed_remember(const EvsCommandId *command, Relation events,
+								  const EvsOutcome *outcome);
 
 #endif							/* EVS_EXECUTED_H */

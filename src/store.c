@@ -318,13 +318,8 @@ evs_store_numbered(Relation events, EvsBatch *batch)
 	store_numbered(events, batch, NULL, EVS_EXPECTED_ANY);
 }
 
-/*
- * Put the first row that the keys find into the slot, and see that it is there to
- * stay: another transaction that is adding it is waited for, as the index would
- * wait if it was to be added once more.  Returns false if there is none.
- */
-static bool
-fetch_by_keys(Relation events, Relation index, ScanKey keys, int nkeys, TupleTableSlot *slot)
+bool
+evs_store_fetch(Relation table, Relation index, ScanKey keys, int nkeys, TupleTableSlot *slot)
 {
 	for (;;)
 	{
@@ -333,7 +328,7 @@ fetch_by_keys(Relation events, Relation index, ScanKey keys, int nkeys, TupleTab
 		bool		found;
 
 		InitDirtySnapshot(dirty);
-		scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0);
+		scan = index_beginscan(table, index, &dirty, NULL, nkeys, 0);
 		index_rescan(scan, keys, nkeys, NULL, 0);
 		found = index_getnext_slot(scan, ForwardScanDirection, slot);
 		index_endscan(scan);
@@ -344,7 +339,7 @@ fetch_by_keys(Relation events, Relation index, ScanKey keys, int nkeys, TupleTab
 		if (dirty.speculativeToken != 0)
 			SpeculativeInsertionWait(dirty.xmin, dirty.speculativeToken);
 		else
-			XactLockTableWait(dirty.xmin, events, NULL, XLTW_None);
+			XactLockTableWait(dirty.xmin, table, NULL, XLTW_None);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -357,7 +352,7 @@ find_by_keys(Relation events, Oid index_oid, ScanKey keys, int nkeys)
 	TupleTableSlot *slot = table_slot_create(events, NULL);
 	EvsEvent   *found = NULL;
 
-	if (fetch_by_keys(events, index, keys, nkeys, slot))
+	if (evs_store_fetch(events, index, keys, nkeys, slot))
 	{
 		EvsEvent	event;
 

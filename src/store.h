@@ -6,6 +6,8 @@
 
 #include "evsource.h"
 
+#include "access/skey.h"
+#include "executor/tuptable.h"
 #include "utils/relcache.h"
 
 /*
@@ -47,6 +49,14 @@ extern bool evs_store_may_tell_version(Relation events, text *stream, int64 vers
 
 /* Raise VE002 if the id is one that this store made for a stored event. */
 extern void evs_store_check_server_id(Relation events, const pg_uuid_t *id);
+
+/*
+ * Put the first row that the keys find into the slot, and see that it is there to
+ * stay: another transaction that is adding it is waited for, as the index would
+ * wait if it was to be added once more.  Returns false if there is none.
+ */
+extern bool evs_store_fetch(Relation table, Relation index, ScanKey keys, int nkeys,
+							TupleTableSlot *slot);
 
 /*
  * Look up a stored event by id, the client's or the server's; NULL if none.  Waits
