@@ -275,6 +275,7 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 {
 	EvsProjection *projection = folder->projection;
 	int32		state_version = row->state_version;
+	bool		contradicted;
 
 	if (!evs_snapshot_accept(projection, stream, row))
 	{
@@ -282,9 +283,13 @@ fold_from_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		return false;
 	}
 	take_row(state, row, at);
-	if (contradicts(row, stream, snapshot) || !fold_tail(folder, stream, at, snapshot, 0, state))
+	contradicted = contradicts(row, stream, snapshot);
+	if (contradicted || !fold_tail(folder, stream, at, snapshot, 0, state))
 	{
 		forget(state);
+		/* what confirms it is after the point, and its last event may have been truncated */
+		if (!contradicted && row->seen_version > at->version)
+			return false;
 		state->rejections++;
 		evs_snapshot_reject(projection, stream, "ends with an event that the stream does not have", NULL);
 		return false;

@@ -13,6 +13,9 @@ select max(a.version) from (values ('Counted'), ('Counted'), ('Other'), ('Other'
 select evsource.truncate_stream('s-1', 4);
 select version, seen_version, event_count, state from evsource.snapshots;
 select version, upto, event_count, state from evsource.snapshot_history;
+-- a state between its last event and what it has seen is not made of it, but nothing is wrong with it
+select evsource.state_at_version('every', 's-1', 4);
+select count(*) from evsource.snapshot_rejections;
 select evsource.load_state('every', 's-1'), evsource.event_count('every');
 -- it is used, and goes on
 \c
