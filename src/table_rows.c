@@ -89,9 +89,10 @@ static EvsQuery find_shared = {
 
 /*
  * What fires when rows are inserted into a table: its triggers, those of its
- * partitions, its rules; but not what captures it.  How to stop it, and to go on as before.  What is done to a
- * trigger is done to those that partitions have of it as well: these follow, each
- * with a state of its own.
+ * partitions, its rules; but not what captures it.  How to stop it, and to go on as
+ * before.  What is done to a trigger is done to those that partitions have of it as
+ * well, which may belong to others: only those that are not as it is follow, each with
+ * a state of its own.
  */
 static EvsQuery list_firing = {
 	"with tabs as ("
@@ -101,8 +102,8 @@ static EvsQuery list_firing = {
 	"  join pg_class c on c.oid = t.id join pg_namespace n on n.oid = c.relnamespace),"
 	" firing as ("
 	"  select b.level, b.name, format('trigger %I', t.tgname) as what, t.tgenabled as enabled"
-	"  from tabs b join pg_trigger t on t.tgrelid = b.id"
-	"  where not t.tgisinternal and (t.tgenabled <> 'D' or t.tgparentid <> 0)"
+	"  from tabs b join pg_trigger t on t.tgrelid = b.id left join pg_trigger p on p.oid = t.tgparentid"
+	"  where not t.tgisinternal and t.tgenabled <> coalesce(p.tgenabled, 'D')"
 	"   and t.tgfoid <> 'evsource.capture()'::regprocedure"
 	"   and t.tgfoid <> 'evsource._capture_partition()'::regprocedure"
 	"  union all"

@@ -116,11 +116,30 @@ select evsource.save_snapshot('secret');
 alter table secret.rows no force row level security;
 select evsource.restore_projection('secret');
 select count(*) from secret.rows;
+
+-- The triggers of a table are stopped and go on in partitions of other roles as well, as far as these are left as they are.
+create role regress_rows_other;
+set role regress_rows_owner;
+create table secret.lent (n bigint, type text) partition by range (n);
+create table secret.lent_part partition of secret.lent for values from (0) to (100);
+create function secret.late() returns trigger language plpgsql as $$begin new.n := new.n + 10; return new; end$$;
+create trigger late before insert on secret.lent for each row execute function secret.late();
+select evsource.create_projection('lent', categories => '{lent}', tables => '{secret.lent}',
+    query => 'insert into secret.lent select version, type from new_events');
+reset role;
+alter table secret.lent_part owner to regress_rows_other;
+select version from evsource.append('lent-1', 'T');
+set role regress_rows_owner;
+select evsource.save_snapshot('lent'), evsource.restore_projection('lent');
+select tableoid::regclass, n from secret.lent;
+reset role;
+select tgrelid::regclass, tgenabled from pg_trigger where tgname = 'late' order by tgrelid::regclass::text;
+select evsource.drop_projection('lent');
 select evsource.drop_projection('secret');
 set client_min_messages = warning;
 drop schema secret cascade;
 drop owned by regress_rows_owner;
-drop role regress_rows_owner;
+drop role regress_rows_owner, regress_rows_other;
 reset client_min_messages;
 
 -- Where there are no tables to save, or no states to look for, the error says what to do.
