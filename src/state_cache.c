@@ -77,7 +77,8 @@ same_key(const EvsCachedState *a, const EvsCachedState *b)
 
 /*
  * The context has blocks of one size, the smallest there is, so that a chunk of more
- * than an eighth of that is a block of its own, which free() gets back.
+ * than an eighth of that is a block of its own, which free() gets back.  With a minimum
+ * of that size, too, it is not one that another left behind, with the limits of that.
  */
 #define BLOCK_SIZE		1024
 #define MIN_CHUNK		(BLOCK_SIZE / 4)
@@ -125,7 +126,7 @@ reset_table(void)
 	dlist_init(&touched);
 	if (context == NULL)
 		context = AllocSetContextCreate(TopMemoryContext, "evsource states",
-										0, BLOCK_SIZE, BLOCK_SIZE);
+										BLOCK_SIZE, BLOCK_SIZE, BLOCK_SIZE);
 	else
 		MemoryContextReset(context);
 	table = cache_create(context, 256, NULL);
