@@ -48,7 +48,8 @@ static void
 warn(const Missing *missing)
 {
 	ereport(WARNING,
-			(errmsg_plural("subscription \"%s\" will never get %lld event of stream \"%s\"",
+			(errcode(ERRCODE_WARNING),
+			 errmsg_plural("subscription \"%s\" will never get %lld event of stream \"%s\"",
 						   "subscription \"%s\" will never get %lld events of stream \"%s\"",
 						   (unsigned long) missing->events,
 						   missing->subscription, (long long) missing->events, missing->stream),
