@@ -111,7 +111,7 @@ static bool
 decide(const Command *command, Relation events, const EvsState *state, EvsBatch *batch,
 	   int64 *actual)
 {
-	EvsOutcome		ignored;
+	EvsExecuted	ignored;
 
 	evs_decider_decide(command->decider, command->projection, state->state, command->command,
 					   batch);
@@ -164,7 +164,7 @@ try_to_decide(const Command *command, Relation events, const EvsState *state,
 }
 
 static void
-execute(const Command *command, Relation events, EvsState *state, EvsOutcome *outcome)
+execute(const Command *command, Relation events, EvsState *state, EvsExecuted *outcome)
 {
 	EvsBatch	batch = {0};
 	EvsAppended appended;
@@ -240,7 +240,7 @@ load_state_after(const Command *command, int64 version, EvsState *state)
 
 /* The command's events, as every reader gets them, and the last one's position. */
 static Datum
-load_events(const Command *command, const EvsOutcome *outcome, int64 *position)
+load_events(const Command *command, const EvsExecuted *outcome, int64 *position)
 {
 	EvsEventRow row;
 	EvsScan    *scan;
@@ -277,7 +277,7 @@ warn_of_lost(const Command *command)
 }
 
 static Datum
-result_row(const Command *command, const EvsOutcome *outcome, EvsState *state)
+result_row(const Command *command, const EvsExecuted *outcome, EvsState *state)
 {
 	TupleDesc	desc = lookup_rowtype_tupdesc(evs_catalog()->command_result, -1);
 	Datum		values[5];
@@ -346,7 +346,7 @@ Datum
 evsource_execute_command(PG_FUNCTION_ARGS)
 {
 	Command		command = {0};
-	EvsOutcome		outcome;
+	EvsExecuted	outcome;
 	EvsState	state;
 	Relation	events;
 

@@ -6,9 +6,9 @@
  * events, or its decider gave them ids) there is a row in evsource.commands.
  *
  * An id stands for one command.  That is what it was when it comes again, and for
- * that the last bytes of each derived id are a fingerprint of it: so many bits are
- * left to tell ids apart that no two commands get the same ones, and one wrong
- * command in 65536 is taken for the right one.
+ * that the last bytes of each derived id are a fingerprint of it: one wrong command
+ * in 65536 is taken for the right one.  Ids are told apart by their first six bytes,
+ * which the derived ones keep, and by a hash of 58 bits.
  */
 #include "executed.h"
 
@@ -170,7 +170,7 @@ find_derived(const EvsCommandId *command, Relation events, int n,
 /* ---- finding it ---- */
 
 bool
-evs_executed_find_row(const EvsCommandId *command, Relation events, EvsOutcome *outcome)
+evs_executed_find_row(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
 {
 	Relation	commands = table_open(evs_catalog()->commands, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->commands_pkey, AccessShareLock);
@@ -238,7 +238,7 @@ find_cut(const EvsCommandId *command, EvsEvent *event)
 
 /* Are there events with ids that were derived from the command's? */
 static bool
-find_events(const EvsCommandId *command, Relation events, EvsOutcome *outcome)
+find_events(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
 {
 	EvsEvent   *first = find_derived(command, events, 1, 0, PG_UINT16_MAX);
 	int64		n = 1;
@@ -272,7 +272,7 @@ find_events(const EvsCommandId *command, Relation events, EvsOutcome *outcome)
 }
 
 bool
-evs_executed_find(const EvsCommandId *command, Relation events, EvsOutcome *outcome)
+evs_executed_find(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
 {
 	return evs_executed_find_row(command, events, outcome) ||
 		find_events(command, events, outcome);
@@ -303,7 +303,7 @@ check_no_other_event(const EvsCommandId *command, Relation events)
 void
 evs_executed_check_alone(const EvsCommandId *command, Relation events)
 {
-	EvsOutcome	ignored;
+	EvsExecuted	ignored;
 
 	check_no_other_event(command, events);
 	(void) evs_executed_find_row(command, events, &ignored);
@@ -311,7 +311,7 @@ evs_executed_check_alone(const EvsCommandId *command, Relation events)
 
 void
 evs_executed_remember(const EvsCommandId *command, Relation events,
-					  const EvsOutcome *outcome)
+					  const EvsExecuted *outcome)
 {
 	static EvsQuery query = {
 		"insert into evsource.commands (command_id, stream, version, event_count, fingerprint)"

@@ -18,12 +18,12 @@ typedef struct EvsCommandId
 } EvsCommandId;
 
 /* What came of it. */
-typedef struct EvsOutcome
+typedef struct EvsExecuted
 {
 	int64		version;		/* of the stream, after it */
 	int			count;			/* events: the last ones up to that version */
 	bool		stored;			/* now, not before */
-} EvsOutcome;
+} EvsExecuted;
 
 /* The same for equal commands, on every machine. */
 extern uint16 evs_executed_fingerprint(const char *decider, Jsonb *command);
@@ -36,9 +36,9 @@ extern void evs_executed_event_id(const EvsCommandId *command, int64 n, pg_uuid_
  * only for a row of evsource.commands.
  */
 extern bool evs_executed_find(const EvsCommandId *command, Relation events,
-							  EvsOutcome *outcome);
+							  EvsExecuted *outcome);
 extern bool evs_executed_find_row(const EvsCommandId *command, Relation events,
-								  EvsOutcome *outcome);
+								  EvsExecuted *outcome);
 
 /*
  * Its events are stored: VE002 if by now another command with its id was executed, too.
@@ -48,6 +48,6 @@ extern void evs_executed_check_alone(const EvsCommandId *command, Relation event
 
 /* Remember what the ids of its events do not tell; the same check. */
 extern void evs_executed_remember(const EvsCommandId *command, Relation events,
-								  const EvsOutcome *outcome);
+								  const EvsExecuted *outcome);
 
 #endif							/* EVS_EXECUTED_H */

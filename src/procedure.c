@@ -337,7 +337,7 @@ wait_between(EvsProcedure *procedure)
 void
 evs_procedure_repeat(EvsProcedure *procedure, EvsOutcome (*step) (EvsProcedure *))
 {
-	EvsOutcome		outcome;
+	EvsOutcome	outcome;
 
 	do
 	{

@@ -296,7 +296,7 @@ evsource_define_event_type(PG_FUNCTION_ARGS)
 	EvsTypeVersion new = {.version = version_argument(fcinfo)};
 	EvsEventType *defined;
 	EvsTypeVersion *old;
-	EvsTypeSurvey		survey = {.type = type, .first = 1, .below = new.version};
+	EvsTypeSurvey survey = {.type = type, .first = 1, .below = new.version};
 
 	evs_require_read_committed("define an event type");
 	new.schema_path = path_argument(fcinfo, type);
@@ -375,7 +375,7 @@ static EvsTypeSurvey
 survey_drop(const EvsEventType *defined, int version)
 {
 	const EvsTypeVersion *dropped = defined->versions[version];
-	EvsTypeSurvey		survey = {
+	EvsTypeSurvey survey = {
 		.type = defined->type,
 		/* in version 1 are also those that were stored before anything was defined */
 		.first = version,
