@@ -231,6 +231,9 @@ load_state_after(const Command *command, int64 version, EvsState *state)
 	evs_state_begin(&call, command->projection, 0);
 	call.folder->asked = true;
 	evs_state_load_stream(call.folder, command->stream, &at, call.snapshot, state);
+	/* not even the event that it ends with is left, nor a state in place of it */
+	if (state->seen_version < version)
+		state->is_lost = true;
 	evs_state_finish(call.folder, state);
 	copy = palloc(VARSIZE(state->state));
 	memcpy(copy, state->state, VARSIZE(state->state));

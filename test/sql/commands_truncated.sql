@@ -51,6 +51,12 @@ select command_id, version, event_count from evsource.commands order by 1;
 select * from run('a-3', '{"id": "20000000-0000-4000-8000-000000000002", "data": [{"a": 2}]}', :six);
 select * from run('a-3', '{"data": []}', :seven);
 select evsource.state('sum', 'a-3'), evsource.stream_version('a-3');
+-- A projection that was created later has nothing in place of what is gone.
+select evsource.create_projection('later', 'evsource.fold_merge');
+select evsource.create_decider('merge', 'decide', 'later', if_exists => 'alter');
+select * from run('a-3', '{"id": "20000000-0000-4000-8000-000000000001", "data": [{"a": 1}]}', :five);
+select * from run('a-3', '{"data": [{"a": 3}, {"a": 4}]}', '10000000-0000-4000-8000-000000000008');
+select evsource.state('later', 'a-3');
 
 \c :home
 set client_min_messages = warning;
