@@ -111,9 +111,18 @@ has_gathered(EvsProjection *projection)
 		!is_apart(projection))
 		return false;
 	error = evs_attempt(gather, projection);
-	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
-	return error == NULL;
+
+	/* it was at one of them: the new version takes the events of all */
+	projection->filter.partitions = 1;
+	ereport(LOG,
+			(errmsg("the partitions of projection \"%s\" stay at different positions during its rebuild",
+					projection->name),
+			 errdetail("%s", error->detail ? error->detail : error->message)));
+	return false;
 }
 
 /* The last events that the old version has. */
