@@ -108,7 +108,9 @@ create function evsource._guard_captures() returns event_trigger
     language c as 'MODULE_PATHNAME', 'evsource_guard_captures';
 comment on function evsource._guard_captures() is 'Internal: registers captures, refuses those with rights that their creator does not have and new names of excluded columns, and forgets those that are dropped.';
 create event trigger evsource_guard_captures on ddl_command_end
-    when tag in ('CREATE TRIGGER', 'CREATE SCHEMA', 'CREATE TABLE', 'ALTER TABLE')
+    when tag in ('CREATE TRIGGER', 'CREATE SCHEMA', 'CREATE TABLE', 'ALTER TABLE',
+        -- columns can be renamed by these, also those of tables
+        'ALTER FOREIGN TABLE', 'ALTER MATERIALIZED VIEW', 'ALTER TYPE', 'ALTER VIEW')
     execute function evsource._guard_captures();
 alter event trigger evsource_guard_captures enable always;
 comment on event trigger evsource_guard_captures is 'Registers captures; refuses captures with rights that their creator does not have, and new names of columns that are excluded.';

@@ -179,6 +179,33 @@ check_not_excluded(Relation table, const char *column)
 	}
 }
 
+static void
+check_heirs(Oid relid, const char *column)
+{
+	ListCell   *cell;
+
+	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
+	{
+		Relation	table = relation_open(lfirst_oid(cell), NoLock);
+
+		check_not_excluded(table, column);
+		relation_close(table, NoLock);
+	}
+}
+
+/* The tables whose columns are the attributes of a type. */
+static List *
+typed_tables(Oid relid)
+{
+	static EvsQuery find = {
+		"select oid from pg_catalog.pg_class where reloftype = $1",
+		1, {OIDOID}, SPI_OK_SELECT
+	};
+	Datum		type = ObjectIdGetDatum(get_rel_type_id(relid));
+
+	return evs_query_texts(&find, &type, NULL);
+}
+
 /* The column has its new name already, also where it is inherited. */
 static void
 check_renamed(const RenameStmt *command)
@@ -188,13 +215,19 @@ check_renamed(const RenameStmt *command)
 
 	if (!OidIsValid(relid))
 		return;
-	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
-	{
-		Relation	table = relation_open(lfirst_oid(cell), NoLock);
+	if (command->renameType == OBJECT_COLUMN)
+		check_heirs(relid, command->subname);
+	else
+		foreach(cell, typed_tables(relid))
+			check_heirs(strtoul(lfirst(cell), NULL, 10), command->subname);
+}
 
-		check_not_excluded(table, command->subname);
-		relation_close(table, NoLock);
-	}
+static bool
+renames_column(Node *command)
+{
+	return IsA(command, RenameStmt) &&
+		(((RenameStmt *) command)->renameType == OBJECT_COLUMN ||
+		 ((RenameStmt *) command)->renameType == OBJECT_ATTRIBUTE);
 }
 
 /*
@@ -225,8 +258,7 @@ evsource_guard_captures(PG_FUNCTION_ARGS)
 	{
 		if (may_add_partition(data->parsetree))
 			watch_partitions();
-		if (IsA(data->parsetree, RenameStmt) &&
-			((RenameStmt *) data->parsetree)->renameType == OBJECT_COLUMN)
+		if (renames_column(data->parsetree))
 			check_renamed((RenameStmt *) data->parsetree);
 		if (!IsA(data->parsetree, CreateStmt) && !IsA(data->parsetree, AlterTableStmt))
 			check_created();

@@ -80,14 +80,40 @@ alter table above rename column card to number;
 insert into below values (1, '4111', 1);
 drop table below, above;
 
--- And one whose columns are those of a type.
-create type row_type as (id int, card text);
+-- And those whose columns are those of a type.
+create type row_type as (id int, card text, owner text);
 create table typed of row_type (primary key (id));
+create table heir (v int, primary key (id)) inherits (typed);
 select evsource.capture_table('typed', exclude_columns => '{card}');
 alter type row_type rename attribute card to number cascade;
 insert into typed values (1, '4111');
-drop table typed;
+select evsource.release_table('typed');
+select evsource.capture_table('heir', exclude_columns => '{card}');
+alter type row_type rename attribute card to number cascade;
+alter type row_type rename attribute owner to holder cascade;
+insert into heir values (1, '4111', 'me', 7);
+select * from public.log where stream ~ '^(typed|heir)';
+drop table heir, typed;
 drop type row_type;
+
+-- A table's columns may be renamed as if it were something else.
+create table plain (id int primary key, card text);
+select evsource.capture_table('plain', exclude_columns => '{card}');
+alter view plain rename column card to number;
+alter materialized view plain rename column card to number;
+alter foreign table plain rename column card to number;
+create view plain_view as select * from plain;
+alter view plain_view rename column card to number;
+insert into plain values (1, '4111');
+select * from public.log where stream like 'plain%';
+drop table plain cascade;
+create foreign data wrapper far_away;
+create server far foreign data wrapper far_away;
+create foreign table foreign_one (id int, card text) server far;
+create trigger capture after insert on foreign_one
+    for each row execute function evsource.capture('far', 'id', '--exclude', 'card');
+alter foreign table foreign_one rename column card to number;
+drop foreign data wrapper far_away cascade;
 
 -- A trigger by hand that excludes what is not there.
 create table notes (id int primary key, body text, draft text);
