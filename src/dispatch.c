@@ -202,6 +202,8 @@ run_inline(const EvsBatch *batch)
 
 	foreach(cell, projections)
 	{
+		/* whatever it appends, the transaction may read the read model next */
+		check_serializable(lfirst(cell));
 		if (run_batch(lfirst(cell), batch) > 0)
 			evs_notify(lfirst(cell), batch->events[batch->count - 1].position);
 	}

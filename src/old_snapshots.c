@@ -8,7 +8,9 @@
  *
  * Who waits for his turn to append while we keep appenders out has an old snapshot and
  * will keep it until we let him.  Under READ COMMITTED his handlers have newer
- * ones; under REPEATABLE READ he gets 40001 (dispatch.c) after an exchange.
+ * ones, and so has his next statement; under REPEATABLE READ he gets 40001
+ * (dispatch.c) after an exchange, whatever he appends.  Not so who appends and reads
+ * in one statement, and who is cancelled while he waits and goes on from a savepoint.
  */
 #include "evsource.h"
 
