@@ -329,9 +329,11 @@ evs_dead_letters_exist(const char *projection)
 	return exist;
 }
 
+/* Now as well: an event of the transaction's snapshot may have been parked since. */
 int64
-evs_dead_letters_first_version(const char *projection, text *stream, Snapshot snapshot)
+evs_dead_letters_first_version(const char *projection, text *stream)
 {
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Datum		values[] = {CStringGetTextDatum(projection), PointerGetDatum(stream)};
 	EvsQueryResult result;
 	int64		version = PG_INT64_MAX;
@@ -341,6 +343,7 @@ evs_dead_letters_first_version(const char *projection, text *stream, Snapshot sn
 	if (result.count > 0)
 		version = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
 	evs_query_end(&result);
+	UnregisterSnapshot(snapshot);
 	return version;
 }
 

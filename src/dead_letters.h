@@ -49,8 +49,7 @@ extern bool evs_dead_letters_exist(const char *projection);
  * The version of a stream's first event that is parked, for a projection whose
  * keys are streams; PG_INT64_MAX if there is none.
  */
-extern int64 evs_dead_letters_first_version(const char *projection, text *stream,
-											Snapshot snapshot);
+extern int64 evs_dead_letters_first_version(const char *projection, text *stream);
 
 /* How many events have been parked because of an error. */
 extern int64 evs_dead_letters_count(const char *projection);

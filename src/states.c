@@ -156,7 +156,9 @@ evs_state_begin(EvsStateCall *call, EvsProjection *projection, uint64 generation
 void
 evs_state_ask_for_all(EvsStateCall *call)
 {
-	call->applied_only = evs_dead_letters_exist(call->projection->name);
+	/* the rows of another fold hold only what was applied */
+	call->applied_only = call->projection->key_kind == EVS_KEY_STREAM &&
+		evs_dead_letters_exist(call->projection->name);
 }
 
 void
@@ -194,7 +196,7 @@ last_version(const EvsStateCall *call, text *stream)
 {
 	if (!call->applied_only)
 		return PG_INT64_MAX;
-	return evs_dead_letters_first_version(call->projection->name, stream, call->snapshot) - 1;
+	return evs_dead_letters_first_version(call->projection->name, stream) - 1;
 }
 
 void
