@@ -13,7 +13,8 @@
  *
  * Who begins to append queues behind who waits for the barrier.  So nobody waits in
  * the queue for long: he leaves it, lets the others append, waits until those are
- * through whom he has met, and tries again.
+ * through whom he has met, and tries again.  Only a rebuild that is told to wait for
+ * as long as it takes (lock_timeout => '0') stays there.
  */
 #include "evsource.h"
 
