@@ -41,12 +41,14 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "nodes/value.h"
-#include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "catalog.h"
 #include "crew.h"
 #include "rebuilds.h"
 #include "registry.h"
@@ -231,23 +233,94 @@ drop_rebuilds(Node *statement)
 	evs_rebuild_forget_owned(roles);
 }
 
+/* Those who work hold these, or some of them, and in no certain order. */
+typedef struct WorkLock
+{
+	LOCKTAG		tag;
+	LOCKMODE	mode;
+} WorkLock;
+
+/* The log, and of each projection its rebuild's lock and its name. */
+static WorkLock *
+list_locks(int *count)
+{
+	Oid			events = get_relname_relid("events", get_namespace_oid("evsource", true));
+	List	   *names = list_concat(evs_registry_names(EVS_MODE_INLINE), evs_registry_names(EVS_MODE_ASYNC));
+	WorkLock   *locks;
+	int			n = 0;
+	ListCell   *cell;
+
+	names = list_concat(names, evs_registry_names(EVS_MODE_MANUAL));
+	locks = palloc(sizeof(WorkLock) * (1 + 2 * list_length(names)));
+	if (OidIsValid(events))
+	{
+		SET_LOCKTAG_RELATION(locks[n].tag, MyDatabaseId, events);
+		locks[n++].mode = AccessExclusiveLock;
+	}
+	foreach(cell, names)
+	{
+		evs_rebuild_locktag(&locks[n].tag, lfirst(cell));
+		locks[n++].mode = ExclusiveLock;
+		evs_registry_locktag(&locks[n].tag, lfirst(cell));
+		locks[n++].mode = ExclusiveLock;
+	}
+	*count = n;
+	return locks;
+}
+
 /*
- * Wait for those who run, rebuild or change a projection, while nothing is held that
- * they may need before they end.
+ * Wait for the first, in the queue, and take what is free of the others.  Returns how
+ * many it got: all, or up to one that somebody has; then none is kept.
+ */
+static int
+take_locks(const WorkLock *locks, int count, int first)
+{
+	int			got = 0;
+
+	(void) LockAcquire(&locks[first].tag, locks[first].mode, false, false);
+	while (got < count &&
+		   (got == first ||
+			LockAcquire(&locks[got].tag, locks[got].mode, false, true) != LOCKACQUIRE_NOT_AVAIL))
+		got++;
+	if (got < count)
+	{
+		for (int i = 0; i < got; i++)
+			if (i != first)
+				(void) LockRelease(&locks[i].tag, locks[i].mode, false);
+		(void) LockRelease(&locks[first].tag, locks[first].mode, false);
+	}
+	return got;
+}
+
+/*
+ * Wait for those who append and who run, rebuild or change a projection, while nothing
+ * is held that they may need before they end.  Who does so in several transactions
+ * has no time for the next one: we are in the queue already, and keep all to the end.
  */
 static void
 wait_for_work(void)
 {
-	List	   *names = list_concat(evs_registry_names(EVS_MODE_INLINE), evs_registry_names(EVS_MODE_ASYNC));
-	ListCell   *cell;
+	int			count;
+	WorkLock   *locks = list_locks(&count);
+	int			missing = 0;
 
-	foreach(cell, list_concat(names, evs_registry_names(EVS_MODE_MANUAL)))
+	while (missing < count)
 	{
-		LOCKTAG		tag;
-
-		evs_registry_locktag(&tag, lfirst(cell));
-		WaitForLockers(tag, ExclusiveLock, false);
+		CHECK_FOR_INTERRUPTS();
+		missing = take_locks(locks, count, missing);
 	}
+}
+
+void
+evs_guard_check_there(const char *name)
+{
+	AcceptInvalidationMessages();
+	if (!evs_catalog_exists())
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("projection \"%s\" does not exist", name),
+				 errdetail("Extension evsource was dropped while its projections were waited for."),
+				 errhint("Create the extension and the projection anew.")));
 }
 
 /*

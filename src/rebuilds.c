@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 
 #include "failure.h"
+#include "guard.h"
 #include "query.h"
 #include "rebuild.h"
 #include "rebuilds.h"
@@ -156,6 +157,7 @@ evs_rebuild_lock(const char *name)
 
 	evs_rebuild_locktag(&tag, name);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	evs_guard_check_there(name);
 }
 
 bool

@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 
 #include "dispatch.h"
+#include "guard.h"
 #include "intake.h"
 #include "query.h"
 #include "registry.h"
@@ -272,6 +273,7 @@ void
 evs_registry_lock(const char *name)
 {
 	(void) lock_name(name, 0, ExclusiveLock, false);
+	evs_guard_check_there(name);
 }
 
 bool
