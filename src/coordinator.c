@@ -371,12 +371,12 @@ publish(long *timeout)
 }
 
 /* Listeners read what they are told of, which is flushed then: see read.c. */
-static void
+static bool
 notify_without_flush(int64 safe)
 {
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
-	evs_notify_events(safe);
+	return evs_notify_events(safe);
 }
 
 /* Tell them, if there is something new. */
@@ -393,11 +393,16 @@ tell_listeners(TimestampTz now, long *timeout)
 		safe = evs_horizon_safe_position();
 		if (evs_replication_is_copy())
 			*timeout = Min(*timeout, COPY_INTERVAL);
-		if (safe > notified)
+		if (safe > notified && !notify_without_flush(safe))
+		{
+			/* somebody listens and does not take what he is sent */
+			notify_at = TimestampTzPlusMilliseconds(now, NOTIFY_DELAY);
+			safe = notified;
+		}
+		else if (safe > notified)
 		{
 			TimestampTz earliest = TimestampTzPlusMilliseconds(now, -NOTIFY_BURST * evs_notify_interval);
 
-			notify_without_flush(safe);
 			notify_at = TimestampTzPlusMilliseconds(Max(notify_at, earliest), evs_notify_interval);
 		}
 		CommitTransactionCommand();
@@ -405,7 +410,7 @@ tell_listeners(TimestampTz now, long *timeout)
 	}
 	PG_CATCH();
 	{
-		/* somebody listens and does not take what he is sent: the queue is full */
+		/* others may have filled the queue just now */
 		MemoryContextSwitchTo(context);
 		EmitErrorReport();
 		FlushErrorState();

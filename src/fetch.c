@@ -516,7 +516,7 @@ tell_unfinished(const EvsFetch *fetch)
 {
 	evs_wakeup_subscription(fetch->name);
 	if (evs_listen_anybody())
-		evs_notify_events(evs_horizon_safe_position());
+		(void) evs_notify_events(evs_horizon_safe_position());
 	ereport(NOTICE,
 			(errmsg("subscription \"%s\" has more events to look at", fetch->name),
 			 errdetail("There was nothing to hand out among those that could be looked at in the time that a call may take."),

@@ -47,11 +47,14 @@ evs_notify(const EvsProjection *projection, int64 position)
 	pfree(payload.data);
 }
 
-void
+bool
 evs_notify_events(int64 position)
 {
 	char		payload[MAXINT8LEN + 1];
 
+	if (!queue_has_room())
+		return false;
 	pg_lltoa(position, payload);
 	Async_Notify(EVS_EVENTS_CHANNEL, payload);
+	return true;
 }

@@ -13,7 +13,10 @@
 /* The read model of a projection is at this position when we commit, if it is to be told. */
 extern void evs_notify(const EvsProjection *projection, int64 position);
 
-/* There are events up to this position that can be read, when we commit. */
-extern void evs_notify_events(int64 position);
+/*
+ * There are events up to this position that can be read, when we commit; false: the queue
+ * is full, and nobody is told.
+ */
+extern bool evs_notify_events(int64 position);
 
 #endif							/* EVS_NOTIFY_H */

@@ -1,5 +1,5 @@
 # Somebody listens and idles in a transaction, so the queue of notifications fills up:
-# projections go on all the same, and tell nothing until there is room again.
+# projections and consumers go on all the same, and nothing is told until there is room again.
 
 use strict;
 use warnings;
@@ -29,7 +29,7 @@ select evsource.create_projection('async', mode => 'async', tables => '{told}', 
 select evsource.create_projection('inline', notify => true, query => 'insert into told select position from new_events');
 });
 my $listener = $node->background_psql('postgres');
-$listener->query_safe('listen other; begin; select 1');
+$listener->query_safe('listen other; listen evsource_events; begin; select 1');
 my ($code, $rounds) = (0, 0);
 while ($code == 0 && $rounds++ < 100)
 {
@@ -41,11 +41,28 @@ is($sql->(q{select version from evsource.append('a-1', 'Happened')}), '1', 'an a
 $sql->(q{select evsource.wait_for('async', timeout => '1min')});
 is($sql->(q{select string_agg(state || ' ' || lag, ', ') from evsource.projection_status}), 'active 0, active 0', 'the projections are up to date');
 
+# Half of the time that the statement has is over when it begins: what it passes over is kept.
+$sql->(q{
+insert into evsource.events (stream, type) select 'cold-1', 'Common' from generate_series(1, 3000);
+select evsource.create_subscription('rare', types => '{Rare}')});
+is($sql->(q{do $$ begin
+	perform set_config('statement_timeout', '1', true);
+	perform from evsource.fetch_events('rare');
+end $$;
+select position > 1000 and position < 3000 from evsource.cursors where subscription = 'rare'}), 't', 'a call that must end keeps how far it has got');
+
 $listener->query_safe('commit');
 $node->poll_query_until('postgres', 'select pg_notification_queue_usage() < 0.9') or die 'the queue does not empty';
-$listener->query_safe('listen evsource_projection');
+my $heard = $listener->query_safe('listen evsource_projection');
 $sql->(q{select version from evsource.append('a-1', 'Happened'); select evsource.wait_for('async', timeout => '1min')});
-like($listener->query_safe('select 1'), qr/"projection": "inline", "position": 2/, 'when there is room it is told again');
+$heard .= $listener->query_safe('select 1');
+like($heard, qr/"projection": "inline", "position": 3002/, 'when there is room it is told again');
+foreach (1 .. 600)
+{
+	last if $heard =~ /"evsource_events" with payload "3002"/;
+	$heard .= $listener->query_safe('select pg_sleep(0.1)');
+}
+like($heard, qr/"evsource_events" with payload "3002"/, 'also of events');
 $listener->quit;
 $node->stop;
 done_testing();
