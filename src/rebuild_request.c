@@ -391,9 +391,47 @@ fail(const char *name, MemoryContext context)
 	return passing ? EVS_WAIT : EVS_DONE;
 }
 
+/* A transaction that may call a handler. */
+static EvsOutcome
+advance(EvsProcedure *procedure)
+{
+	bool		my_turn;
+	EvsOutcome	outcome;
+
+	evs_own_transaction_begin();
+	MemoryContextSwitchTo(procedure->context);
+	my_turn = leave_mark(procedure);
+	evs_own_transaction_commit();
+	if (!my_turn)
+	{
+		evs_hold_drop();
+		return EVS_MORE;
+	}
+
+	evs_own_transaction_begin();
+	MemoryContextSwitchTo(procedure->context);
+	outcome = evs_rebuild_advance(procedure);
+	remove_mark(procedure, outcome);
+	evs_own_transaction_commit();
+	return outcome;
+}
+
+/* One that waits for old snapshots, and exchanges the tables: it needs no mark. */
+static EvsOutcome
+advance_held(EvsProcedure *procedure)
+{
+	EvsOutcome	outcome;
+
+	evs_own_transaction_begin();
+	MemoryContextSwitchTo(procedure->context);
+	outcome = evs_rebuild_advance(procedure);
+	evs_own_transaction_commit();
+	return outcome;
+}
+
 /*
- * While the projection is held still nothing else is to be done.  No handler is
- * called, so that no mark is needed.
+ * While the projection is held still nothing else is to be done.  If that is because
+ * its partitions were gathered, the last events are still to be applied.
  */
 static EvsOutcome
 go_on(EvsProcedure *procedure, EvsOutcome outcome)
@@ -402,10 +440,7 @@ go_on(EvsProcedure *procedure, EvsOutcome outcome)
 	{
 		if (outcome == EVS_WAIT)
 			evs_attempt_pause(procedure->pause);
-		evs_own_transaction_begin();
-		MemoryContextSwitchTo(procedure->context);
-		outcome = evs_rebuild_advance(procedure);
-		evs_own_transaction_commit();
+		outcome = procedure->still_until == 0 ? advance(procedure) : advance_held(procedure);
 	}
 	return outcome;
 }
@@ -417,20 +452,7 @@ step(EvsProcedure *procedure)
 
 	PG_TRY();
 	{
-		bool		my_turn;
-
-		evs_own_transaction_begin();
-		MemoryContextSwitchTo(procedure->context);
-		my_turn = leave_mark(procedure);
-		evs_own_transaction_commit();
-
-		evs_own_transaction_begin();
-		MemoryContextSwitchTo(procedure->context);
-		outcome = my_turn ? evs_rebuild_advance(procedure) : EVS_MORE;
-		if (my_turn)
-			remove_mark(procedure, outcome);
-		evs_own_transaction_commit();
-		outcome = go_on(procedure, outcome);
+		outcome = go_on(procedure, advance(procedure));
 	}
 	PG_CATCH();
 	{
