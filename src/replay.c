@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "barrier.h"
@@ -189,6 +190,8 @@ evs_replay_activate(EvsProjection *projection)
 	evs_checkpoint_read(projection->name, &checkpoint);
 	do
 	{
+		TimestampTz began = GetCurrentTimestamp();
+
 		for (int round = 0; round < MAX_ROUNDS && !IsolationUsesXactSnapshot(); round++)
 		{
 			int64		safe = evs_horizon_safe_position();
@@ -200,6 +203,9 @@ evs_replay_activate(EvsProjection *projection)
 		if (few > 0)
 			evs_barrier_begin(&barrier, "activate projection", projection->name,
 							  "locked what its handler needs");
+		else
+			/* nobody who appends was in the way of that */
+			barrier.until += GetCurrentTimestamp() - began;
 		few = 0;
 	} while (!evs_barrier_attempt(&barrier, apply_rest, &rest));
 	*projection = activated;
