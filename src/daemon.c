@@ -5,6 +5,7 @@
 #include "evsource.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -86,12 +87,22 @@ pin_settings(void)
 static void
 leave_soon(int number, siginfo_t *info, void *context)
 {
+	int			saved_errno = errno;
+
+	/* a child between fork() and exec(), of a handler, say: our latch is not its own */
+	if (MyProcPid != (int) getpid())
+	{
+		signal(number, SIG_DFL);
+		raise(number);
+		return;
+	}
 	if (info->si_pid != MyProcPid)
 		told_to_leave = true;
 	die(number);
+	errno = saved_errno;
 }
 
-/* pqsignal() has no way to ask who has sent it. */
+/* pqsignal() has no way to ask who has sent it; what it does besides, leave_soon() does. */
 static void
 listen_for_farewell(void)
 {
