@@ -90,7 +90,8 @@ typedef enum Look
 	LOOK_FETCHED,
 	LOOK_NOTHING,
 	LOOK_UNFINISHED,			/* there is more than there is time to look at */
-	LOOK_AGAIN					/* something has changed meanwhile */
+	LOOK_AGAIN,					/* something has changed meanwhile */
+	LOOK_LOST					/* the same, and nothing was found out: others have the partition */
 } Look;
 
 /* ---- which partition ---- */
@@ -359,7 +360,7 @@ look_with(EvsFetch *fetch, EvsSubscription *subscription, int64 safe, Snapshot s
 	}
 
 	if (!claim_cursor(fetch, subscription, cursor, &claim))
-		return LOOK_AGAIN;
+		return LOOK_LOST;
 	evs_hand_out_batch(fetch, &claim, safe, snapshot);
 	return fetch->count > 0 ? LOOK_FETCHED : LOOK_AGAIN;
 }
@@ -395,14 +396,14 @@ look(EvsFetch *fetch)
 
 	bms_free(fetch->locked);
 	fetch->locked = NULL;
-	for (int i = 0; i < MAX_LOOKS && result == LOOK_AGAIN; i++)
+	for (int i = 0; i < MAX_LOOKS && (result == LOOK_AGAIN || result == LOOK_LOST); i++)
 	{
 		result = look_once(fetch);
 		CHECK_FOR_INTERRUPTS();
 		if (result == LOOK_AGAIN && evs_hand_out_is_late(fetch))
 			break;
 	}
-	fetch->unfinished = result == LOOK_AGAIN || result == LOOK_UNFINISHED;
+	fetch->unfinished = result != LOOK_FETCHED && result != LOOK_NOTHING;
 	return result == LOOK_FETCHED;
 }
 
