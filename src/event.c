@@ -70,10 +70,9 @@ compute_id(int64 position, TimestampTz recorded_at, pg_uuid_t *id)
 	hash = evs_mix(evs_get_big_endian((unsigned char *) &origin[0], 8) ^ (uint64) position);
 	hash = evs_mix(evs_get_big_endian((unsigned char *) &origin[1], 8) ^ (uint64) recorded_at ^ hash);
 
-	evs_put_big_endian(id->data, (uint64) milliseconds, 6);
-	evs_put_big_endian(id->data + 6, 0x7000 | (hash & 0x0FFF), 2);
-	evs_put_big_endian(id->data + 8, 0x8000 | ((hash >> 12) & 0x3FFF), 2);
-	evs_put_big_endian(id->data + 10, (uint64) position, 6);
+	evs_put_big_endian(id->data, (uint64) milliseconds << 16 | 0x7000 | (hash & 0x0FFF), 8);
+	evs_put_big_endian(id->data + 8,
+					   (0x8000 | ((hash >> 12) & 0x3FFF)) << 48 | (position & EVS_MAX_POSITION), 8);
 }
 
 void

@@ -9,6 +9,7 @@
 
 #include "access/htup.h"
 #include "executor/tuptable.h"
+#include "port/pg_bswap.h"
 
 /* ids carry the position in 48 bits; evsource.position_seq ends there */
 #define EVS_MAX_POSITION		((INT64CONST(1) << 48) - 1)
@@ -47,8 +48,8 @@
 static inline void
 evs_put_big_endian(unsigned char *to, uint64 value, int bytes)
 {
-	for (int i = bytes - 1; i >= 0; i--, value >>= 8)
-		to[i] = (unsigned char) value;
+	value = pg_hton64(value << (64 - 8 * bytes));
+	memcpy(to, &value, bytes);
 }
 
 static inline uint64
@@ -56,9 +57,8 @@ evs_get_big_endian(const unsigned char *from, int bytes)
 {
 	uint64		value = 0;
 
-	for (int i = 0; i < bytes; i++)
-		value = (value << 8) | from[i];
-	return value;
+	memcpy((unsigned char *) &value + 8 - bytes, from, bytes);
+	return pg_ntoh64(value);
 }
 
 /* The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit moves half of the others. */

@@ -120,7 +120,6 @@ evs_event_row_form(EvsEventRow *row, const EvsEvent *event)
 		VARSIZE_ANY(event->data) + VARSIZE_ANY(metadata) + row->tail;
 	HeapTupleHeader header = row->tuple.t_data;
 	uint16		infomask = 0;
-	pg_uuid_t	id;
 	char	   *start;
 	char	   *at;
 
@@ -158,9 +157,8 @@ evs_event_row_form(EvsEventRow *row, const EvsEvent *event)
 		at = put_varlena(start, at, metadata, &infomask);
 	if (HAS(ID))
 	{
-		evs_event_id(event, &id);
-		memcpy(at, &id, sizeof(id));
-		at += sizeof(id);
+		evs_event_id(event, (pg_uuid_t *) at);
+		at += sizeof(pg_uuid_t);
 	}
 	if (HAS(OCCURRED_AT))
 		at = put_int64(start, at, event->has_occurred_at ? event->occurred_at : event->recorded_at);
