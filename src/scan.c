@@ -24,6 +24,7 @@
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -37,6 +38,10 @@
 #include "types.h"
 #include "unit.h"
 
+/* so much of a row is fetched ahead; further on, reading it makes the processor do so by itself */
+#define CACHE_LINE	64
+#define MOST_AHEAD	(8 * CACHE_LINE)
+
 struct EvsScan
 {
 	/* Where */
@@ -45,6 +50,7 @@ struct EvsScan
 	Snapshot	snapshot;		/* registered */
 	IndexScanDesc index_scan;
 	ScanDirection direction;
+	bool		in_order;		/* rows come as they were stored */
 	TupleTableSlot *slot;		/* the current row */
 	bool		done;			/* an index scan asked again would start again */
 	TimestampTz until;			/* it is to end then; 0: no matter */
@@ -182,6 +188,7 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 		scan->filter = filter;
 
 	scan_begin(scan, index, keys, nkeys);
+	scan->in_order = TTS_IS_BUFFERTUPLE(scan->slot);
 	return scan;
 }
 
@@ -293,6 +300,31 @@ is_late(EvsScan *scan)
 }
 
 /*
+ * Have the processor fetch the next row of the page into its cache while this one is
+ * at work: to wait for memory would take longer than to call a handler with it.  In
+ * the order of the log the next row is the next event, more often than not; where it
+ * is not, this does no harm, nor would an address where there is nothing.
+ *
+ * Always inline: GCC takes a function that only prefetches for one that does nothing.
+ */
+static pg_attribute_always_inline void
+fetch_ahead(const EvsScan *scan)
+{
+	Page		page = BufferGetPage(((BufferHeapTupleTableSlot *) scan->slot)->buffer);
+	OffsetNumber next = OffsetNumberNext(ItemPointerGetOffsetNumber(&scan->slot->tts_tid));
+	ItemId		item = PageGetItemId(page, next);
+	const char *row;
+	const char *end;
+
+	if (next > PageGetMaxOffsetNumber(page))
+		return;
+	row = (const char *) page + ItemIdGetOffset(item);
+	end = row + Min(ItemIdGetLength(item), MOST_AHEAD);
+	for (; row < end; row += CACHE_LINE)
+		__builtin_prefetch(row);
+}
+
+/*
  * The next event as the row that is stored (columns of evsource.events), or
  * NULL.  The slot is the scan's own and changes with the next call.
  */
@@ -312,7 +344,11 @@ evs_scan_next_slot(EvsScan *scan)
 		if (is_late(scan))
 			break;
 		if (index_getnext_slot(scan->index_scan, scan->direction, scan->slot))
+		{
+			if (scan->in_order)
+				fetch_ahead(scan);
 			found = scan_accepts(scan);
+		}
 		else
 			scan->done = true;
 	}
