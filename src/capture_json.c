@@ -293,8 +293,8 @@ set_output(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbValue
 }
 
 /* Push the elements of one dimension, which may be arrays themselves. */
-static JsonbValue *
-push_elements(EvsJsonForm *form, EvsJsonSettings *settings, JsonbParseState **state,
+static void
+push_elements(EvsJsonForm *form, EvsJsonSettings *settings, JsonbInState *state,
 			  int ndims, const int *dims, Datum **datums, bool **nulls)
 {
 	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
@@ -304,7 +304,7 @@ push_elements(EvsJsonForm *form, EvsJsonSettings *settings, JsonbParseState **st
 
 		if (ndims > 1)
 		{
-			(void) push_elements(form, settings, state, ndims - 1, dims + 1, datums, nulls);
+			push_elements(form, settings, state, ndims - 1, dims + 1, datums, nulls);
 			continue;
 		}
 		if (**nulls)
@@ -315,14 +315,14 @@ push_elements(EvsJsonForm *form, EvsJsonSettings *settings, JsonbParseState **st
 		(*datums)++;
 		(*nulls)++;
 	}
-	return pushJsonbValue(state, WJB_END_ARRAY, NULL);
+	pushJsonbValue(state, WJB_END_ARRAY, NULL);
 }
 
 static void
 set_array(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbValue *value)
 {
 	ArrayType  *array = DatumGetArrayTypeP(datum);
-	JsonbParseState *state = NULL;
+	JsonbInState state = {0};
 	static const int no_elements[] = {0};
 	Datum	   *datums;
 	bool	   *nulls;
@@ -338,10 +338,9 @@ set_array(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbValue 
 
 	deconstruct_array(array, ARR_ELEMTYPE(array), form->typlen, form->typbyval, form->typalign,
 					  &datums, &nulls, &count);
-	set_jsonb(value, JsonbValueToJsonb(push_elements(form, settings, &state,
-													 Max(ARR_NDIM(array), 1),
-													 count > 0 ? ARR_DIMS(array) : no_elements,
-													 &datums, &nulls)));
+	push_elements(form, settings, &state, Max(ARR_NDIM(array), 1),
+				  count > 0 ? ARR_DIMS(array) : no_elements, &datums, &nulls);
+	set_jsonb(value, JsonbValueToJsonb(state.result));
 }
 
 /*
@@ -380,7 +379,7 @@ set_composite(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbVa
 	HeapTupleData tuple = {HeapTupleHeaderGetDatumLength(header), {{0}}, InvalidOid, header};
 	Datum	   *datums = palloc(Max(desc->natts, 1) * sizeof(Datum));
 	bool	   *nulls = palloc(Max(desc->natts, 1) * sizeof(bool));
-	JsonbParseState *state = NULL;
+	JsonbInState state = {0};
 	bool		says_all = true;
 
 	check_stack_depth();
@@ -406,7 +405,10 @@ set_composite(EvsJsonForm *form, Datum datum, EvsJsonSettings *settings, JsonbVa
 		pushJsonbValue(&state, WJB_VALUE, &field);
 	}
 	if (says_all)
-		set_jsonb(value, JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+	{
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+		set_jsonb(value, JsonbValueToJsonb(state.result));
+	}
 	else
 		set_output(form, datum, settings, value);
 	ReleaseTupleDesc(desc);

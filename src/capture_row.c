@@ -158,7 +158,7 @@ stream_of(EvsCapturePlan *plan, const Row *row)
 }
 
 static void
-push_key(JsonbParseState **state, const char *name, int length)
+push_key(JsonbInState *state, const char *name, int length)
 {
 	JsonbValue	key;
 
@@ -170,7 +170,7 @@ push_key(JsonbParseState **state, const char *name, int length)
 
 /* The columns that are told, or all. */
 static void
-push_row(JsonbParseState **state, const char *name, EvsCapturePlan *plan, const Row *row,
+push_row(JsonbInState *state, const char *name, EvsCapturePlan *plan, const Row *row,
 		 const bool *told)
 {
 	push_key(state, name, strlen(name));
@@ -187,7 +187,7 @@ push_row(JsonbParseState **state, const char *name, EvsCapturePlan *plan, const 
 
 /* Names of the columns that are marked. */
 static void
-push_names(JsonbParseState **state, const char *name, EvsCapturePlan *plan, const bool *marked)
+push_names(JsonbInState *state, const char *name, EvsCapturePlan *plan, const bool *marked)
 {
 	push_key(state, name, strlen(name));
 	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
@@ -265,7 +265,7 @@ static Jsonb *
 make_data(EvsCapturePlan *plan, const Row *old_row, const Row *new_row, const bool *changed)
 {
 	bool	   *told = told_of_old(plan, old_row, new_row, changed);
-	JsonbParseState *state = NULL;
+	JsonbInState state = {0};
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (changed != NULL)
@@ -278,7 +278,8 @@ make_data(EvsCapturePlan *plan, const Row *old_row, const Row *new_row, const bo
 		push_names(&state, "new_json_null", plan, new_row->is_json_null);
 	if (old_row != NULL && old_row->json_nulls > 0)
 		push_names(&state, "old_json_null", plan, old_row->is_json_null);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 static void
@@ -401,7 +402,7 @@ evs_capture_updated(EvsCapturePlan *plan, TupleTableSlot *old_slot, TupleTableSl
 void
 evs_capture_truncated(EvsCapturePlan *plan, Relation table, EvsEvent *event)
 {
-	JsonbParseState *state = NULL;
+	JsonbInState state = {0};
 	JsonbValue	name;
 
 	name.type = jbvString;
@@ -415,5 +416,6 @@ evs_capture_truncated(EvsCapturePlan *plan, Relation table, EvsEvent *event)
 	memset(event, 0, sizeof(EvsEvent));
 	event->stream = cstring_to_text(plan->category);
 	event->type = plan->truncated;
-	event->data = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	event->data = JsonbValueToJsonb(state.result);
 }

@@ -17,7 +17,7 @@ evs_capture_each_row(Relation table, EvsCaptureVisit visit, void *argument)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(table, NULL);
-	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
+	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL, SO_NONE);
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "evsource captured row",
 													  ALLOCSET_DEFAULT_SIZES);
 

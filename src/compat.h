@@ -15,7 +15,9 @@
 
 #include "access/genam.h"
 #include "access/heapam.h"
+#include "access/tableam.h"
 #include "common/jsonapi.h"
+#include "catalog/namespace.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -23,6 +25,7 @@
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/tuplestore.h"
 
 /* varatt.h became a file of its own in 16; postgres.h had its contents before. */
@@ -45,10 +48,17 @@
 #define CUSTOMPATH_SUPPORT_PROJECTION 0
 #endif
 
-/* index_beginscan gained instrumentation in 18. */
+/* index_beginscan gained instrumentation in 18, and as table_beginscan flags in 19. */
 #if PG_VERSION_NUM < 180000
-#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys) \
+#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, flags) \
 	index_beginscan(heap, index, snapshot, nkeys, norderbys)
+#elif PG_VERSION_NUM < 190000
+#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, flags) \
+	index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys)
+#endif
+#if PG_VERSION_NUM < 190000
+#define table_beginscan(table, snapshot, nkeys, keys, flags) \
+	table_beginscan(table, snapshot, nkeys, keys)
 #endif
 
 /* index_insert learned in 14 that an UPDATE may leave the indexed values as they are. */
@@ -61,6 +71,11 @@
 #if PG_VERSION_NUM < 150000
 #define heap_fetch(relation, snapshot, tuple, buffer, keep) \
 	heap_fetch(relation, snapshot, tuple, buffer)
+#endif
+
+/* Sequences' WAL records got a header of their own in 19. */
+#if PG_VERSION_NUM >= 190000
+#include "commands/sequence_xlog.h"
 #endif
 
 /* A sequence's WAL record names its file by RelFileLocator since 16. */
@@ -173,12 +188,18 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	parse_analyze(statement, text, types, count, environment)
 #endif
 
-/* FuncnameGetCandidates learned about OUT arguments in 14. */
-#if PG_VERSION_NUM < 140000
-#include "catalog/namespace.h"
+/* A tuple descriptor made by hand must be finished since 19. */
+#if PG_VERSION_NUM < 190000
+#define TupleDescFinalize(tupdesc) ((void) (tupdesc))
+#endif
 
-#define FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, out, missing_ok) \
-	FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, missing_ok)
+/* FuncnameGetCandidates learned about OUT arguments in 14, and says since 19 what it met. */
+#if PG_VERSION_NUM < 140000
+#define FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, out, missing_ok, flags) \
+	((void) (flags), FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, missing_ok))
+#elif PG_VERSION_NUM < 190000
+#define FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, out, missing_ok, flags) \
+	((void) (flags), FuncnameGetCandidates(names, nargs, argnames, variadic, defaults, out, missing_ok))
 #endif
 
 /* ReleaseCachedPlan takes the resource owner since 14, before: whether there is one. */
@@ -324,6 +345,35 @@ evs_same_lock_holder(const LockInstanceData *a, const LockInstanceData *b)
 #define EVS_HAVE_NAMED_DSM 1
 #endif
 
+/* Who initializes a named segment is handed an argument since 19. */
+#if PG_VERSION_NUM >= 190000
+#define EVS_DSM_INIT_ARGS void *memory, void *arg
+#define evs_named_dsm(name, size, init, found) GetNamedDSMSegment(name, size, init, found, NULL)
+#else
+#define EVS_DSM_INIT_ARGS void *memory
+#define evs_named_dsm(name, size, init, found) GetNamedDSMSegment(name, size, init, found)
+#endif
+
+/* Signal handlers are told since 19 who has sent the signal: *info, a siginfo_t. */
+#if PG_VERSION_NUM >= 190000
+#define evs_die(number, info) \
+	die(number, &(pg_signal_info) {.pid = (info)->si_pid, .uid = (info)->si_uid})
+#else
+#define evs_die(number, info) die(number)
+#endif
+
+/* A jsonb that is being built keeps its result since 19; before, each push returned it. */
+#if PG_VERSION_NUM < 190000
+typedef struct JsonbInState
+{
+	JsonbValue *result;
+	JsonbParseState *parseState;
+} JsonbInState;
+
+#define pushJsonbValue(state, token, value) \
+	((void) ((state)->result = pushJsonbValue(&(state)->parseState, token, value)))
+#endif
+
 /* shmem_request_hook: 15.  Before, space is requested while preloading. */
 #if PG_VERSION_NUM >= 150000
 #define EVS_HAVE_SHMEM_REQUEST_HOOK 1
@@ -353,12 +403,15 @@ evs_same_lock_holder(const LockInstanceData *a, const LockInstanceData *b)
 
 /*
  * ExecInsertIndexTuples: 14 took the ResultRelInfo and "update", 16 added
- * "only summarizing".  Before 14 it finds the relation in the EState.
+ * "only summarizing", 19 made flags of them.  Before 14 it finds the relation
+ * in the EState.
  */
 static inline List *
 evs_insert_index_tuples(ResultRelInfo *relinfo, TupleTableSlot *slot, EState *estate)
 {
-#if PG_VERSION_NUM >= 160000
+#if PG_VERSION_NUM >= 190000
+	return ExecInsertIndexTuples(relinfo, estate, 0, slot, NIL, NULL);
+#elif PG_VERSION_NUM >= 160000
 	return ExecInsertIndexTuples(relinfo, slot, estate, false, false, NULL, NIL, false);
 #elif PG_VERSION_NUM >= 140000
 	return ExecInsertIndexTuples(relinfo, slot, estate, false, false, NULL, NIL);

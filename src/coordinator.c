@@ -24,6 +24,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procarray.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -150,7 +151,7 @@ is_a_copy(void)
 {
 	Relation	store = table_open(evs_catalog()->store, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL);
+	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL, SO_NONE);
 	TupleTableSlot *slot = table_slot_create(store, NULL);
 	bool		copy = false;
 

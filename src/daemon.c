@@ -98,7 +98,7 @@ leave_soon(int number, siginfo_t *info, void *context)
 	}
 	if (info->si_pid != MyProcPid)
 		told_to_leave = true;
-	die(number);
+	evs_die(number, info);
 	errno = saved_errno;
 }
 

@@ -38,7 +38,7 @@ read_origin(Oid store_oid)
 {
 	Relation	store = table_open(store_oid, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL);
+	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL, SO_NONE);
 	TupleTableSlot *slot = table_slot_create(store, NULL);
 	bool		isnull;
 

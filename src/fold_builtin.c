@@ -45,7 +45,7 @@ number_in(Jsonb *state, const char *name)
 static Jsonb *
 make_number(const char *name, Numeric number)
 {
-	JsonbParseState *parse = NULL;
+	JsonbInState parse = {0};
 	JsonbValue	key;
 	JsonbValue	value;
 
@@ -58,7 +58,8 @@ make_number(const char *name, Numeric number)
 	pushJsonbValue(&parse, WJB_BEGIN_OBJECT, NULL);
 	pushJsonbValue(&parse, WJB_KEY, &key);
 	pushJsonbValue(&parse, WJB_VALUE, &value);
-	return JsonbValueToJsonb(pushJsonbValue(&parse, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&parse, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(parse.result);
 }
 
 /* ---- merge: state || data ---- */

@@ -91,7 +91,7 @@ count_events(Oid relid)
 {
 	Relation	events = table_open(relid, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(events, snapshot, 0, NULL);
+	TableScanDesc scan = table_beginscan(events, snapshot, 0, NULL, SO_NONE);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
 	int			count = 0;
 

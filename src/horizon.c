@@ -279,7 +279,7 @@ published_safe_position(void)
 {
 	Relation	published = table_open(evs_catalog()->published, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(published, snapshot, 0, NULL);
+	TableScanDesc scan = table_beginscan(published, snapshot, 0, NULL, SO_NONE);
 	TupleTableSlot *slot = table_slot_create(published, NULL);
 	int64		safe = 0;
 
@@ -316,7 +316,7 @@ holds_events(void)
 	index = index_open(catalog->events_pkey, AccessShareLock);
 	slot = table_slot_create(events, NULL);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = index_beginscan(events, index, snapshot, NULL, 0, 0);
+	scan = index_beginscan(events, index, snapshot, NULL, 0, 0, SO_NONE);
 	index_rescan(scan, NULL, 0, NULL, 0);
 	found = index_getnext_slot(scan, ForwardScanDirection, slot);
 	index_endscan(scan);

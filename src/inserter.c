@@ -131,6 +131,7 @@ make_inserter(Relation events, MemoryContext parent, bool *keepable)
 		inserter->shorter[n] = CreateTemplateTupleDesc(n);
 		for (int column = 1; column <= n; column++)
 			TupleDescCopyEntry(inserter->shorter[n], column, inserter->desc, column);
+		TupleDescFinalize(inserter->shorter[n]);
 	}
 	inserter->one_values = palloc(inserter->desc->natts * sizeof(Datum));
 	inserter->one_nulls = palloc(inserter->desc->natts * sizeof(bool));

@@ -212,13 +212,14 @@ find_candidates(const char *name)
 	size_t		length = strlen(name);
 	FuncCandidateList candidate;
 	List	   *candidates = NIL;
+	int			flags;
 
 	if (length > 0 && name[length - 1] == ')')
 		return list_make1_oid(DatumGetObjectId(DirectFunctionCall1(regprocedurein,
 																   CStringGetDatum(name))));
 
 	candidate = FuncnameGetCandidates(stringToQualifiedNameList(name, NULL), -1, NIL,
-									  false, false, false, true);
+									  false, false, false, true, &flags);
 	for (; candidate != NULL; candidate = candidate->next)
 		candidates = lappend_oid(candidates, candidate->oid);
 

@@ -86,7 +86,7 @@ first_in(Relation events, Oid index_oid, ScanKey key, ScanDirection direction, A
 	bool		isnull;
 
 	InitDirtySnapshot(dirty);
-	scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0);
+	scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0, SO_NONE);
 	index_rescan(scan, key, nkeys, NULL, 0);
 	if (index_getnext_slot(scan, direction, slot))
 		first = DatumGetInt64(slot_getattr(slot, column, &isnull));

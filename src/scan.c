@@ -110,7 +110,7 @@ scan_begin(EvsScan *scan, Oid index, ScanKey keys, int nkeys)
 	scan->index = index_open(index, AccessShareLock);
 	scan->slot = table_slot_create(scan->events, NULL);
 	scan->index_scan = index_beginscan(scan->events, scan->index,
-									   scan->snapshot, NULL, nkeys, 0);
+									   scan->snapshot, NULL, nkeys, 0, SO_NONE);
 	index_rescan(scan->index_scan, keys, nkeys, NULL, 0);
 	MemoryContextSwitchTo(old_context);
 }

@@ -170,6 +170,14 @@ evs_shmem_is_preloaded(void)
 	return preloaded;
 }
 
+#ifdef EVS_HAVE_NAMED_DSM
+static void
+initialize_segment(EVS_DSM_INIT_ARGS)
+{
+	initialize(memory);
+}
+#endif
+
 EvsShared *
 evs_shmem(void)
 {
@@ -178,7 +186,7 @@ evs_shmem(void)
 	{
 		bool		found;
 
-		shared = GetNamedDSMSegment("evsource", shared_size(MaxBackends), initialize, &found);
+		shared = evs_named_dsm("evsource", shared_size(MaxBackends), initialize_segment, &found);
 	}
 #endif
 	if (shared != NULL && shared->layout != EVS_SHMEM_LAYOUT)

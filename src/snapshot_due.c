@@ -58,7 +58,7 @@ look(Relation snapshots, const char *projection, text *key, Newest *newest)
 	/* ScanKeyInit compares by the C collation: that of the columns */
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(projection));
 	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(key));
-	scan = index_beginscan(snapshots, index, &dirty, NULL, 2, 0);
+	scan = index_beginscan(snapshots, index, &dirty, NULL, 2, 0, SO_NONE);
 	index_rescan(scan, keys, 2, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{

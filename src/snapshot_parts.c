@@ -197,7 +197,7 @@ collect(StringInfo bytes, const char *projection, text *key, Snapshot snapshot)
 	ScanKeyInit(&keys[0], PARTS_PROJECTION, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(projection));
 	ScanKeyInit(&keys[1], PARTS_KEY, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(key));
-	scan = index_beginscan(parts, index, snapshot, NULL, 2, 0);
+	scan = index_beginscan(parts, index, snapshot, NULL, 2, 0, SO_NONE);
 	index_rescan(scan, keys, 2, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{

@@ -127,7 +127,7 @@ evs_snapshot_read(const char *projection, text *key, Snapshot snapshot, EvsSnaps
 				CStringGetTextDatum(projection));
 	ScanKeyInit(&keys[1], SNAPSHOTS_KEY, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(key));
-	scan = index_beginscan(snapshots, index, snapshot, NULL, 2, 0);
+	scan = index_beginscan(snapshots, index, snapshot, NULL, 2, 0, SO_NONE);
 	index_rescan(scan, keys, 2, NULL, 0);
 	found = index_getnext_slot(scan, ForwardScanDirection, slot);
 	if (found)

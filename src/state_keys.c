@@ -132,7 +132,7 @@ first_in_index(EvsKeyWalk *walk, Oid relid, Oid indexid, AttrNumber column,
 	Relation	relation = table_open(relid, AccessShareLock);
 	Relation	index = index_open(indexid, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	IndexScanDesc scan = index_beginscan(relation, index, walk->snapshot, NULL, nkeys, 0);
+	IndexScanDesc scan = index_beginscan(relation, index, walk->snapshot, NULL, nkeys, 0, SO_NONE);
 	text	   *value = NULL;
 	MemoryContext caller;
 

@@ -328,7 +328,7 @@ evs_store_fetch(Relation table, Relation index, ScanKey keys, int nkeys, TupleTa
 		bool		found;
 
 		InitDirtySnapshot(dirty);
-		scan = index_beginscan(table, index, &dirty, NULL, nkeys, 0);
+		scan = index_beginscan(table, index, &dirty, NULL, nkeys, 0, SO_NONE);
 		index_rescan(scan, keys, nkeys, NULL, 0);
 		found = index_getnext_slot(scan, ForwardScanDirection, slot);
 		index_endscan(scan);

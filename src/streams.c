@@ -213,7 +213,7 @@ last_event(Relation events, text *stream, int64 at_least, bool serializable)
 				Int64GetDatum(at_least));
 	for (int nkeys = at_least > 1 ? 2 : 1; nkeys > 0 && !found; nkeys--)
 	{
-		IndexScanDesc scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0);
+		IndexScanDesc scan = index_beginscan(events, index, &dirty, NULL, nkeys, 0, SO_NONE);
 
 		index_rescan(scan, keys, nkeys, NULL, 0);
 		found = index_getnext_slot(scan, BackwardScanDirection, slot);

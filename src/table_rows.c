@@ -445,6 +445,7 @@ put_back(const EvsProjection *projection, int64 position, int number, const char
 	int			code;
 
 	TupleDescInitEntry(tupdesc, 1, "r", TEXTOID, -1, 0);
+	TupleDescFinalize(tupdesc);
 	for (int part = 1; fetch_part(projection, position, number, part, rows, tupdesc); part++)
 		CHECK_FOR_INTERRUPTS();
 
