@@ -108,13 +108,8 @@ category_exists(const char *category)
 		1, {TEXTOID}, SPI_OK_SELECT
 	};
 	Datum		values[] = {CStringGetTextDatum(category)};
-	EvsQueryResult result;
-	bool		found;
 
-	evs_query_begin(&find, values, NULL, InvalidSnapshot, &result);
-	found = result.count > 0;
-	evs_query_end(&result);
-	return found;
+	return evs_query_run(&find, values, NULL) > 0;
 }
 
 static void

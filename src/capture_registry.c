@@ -17,7 +17,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/snapmgr.h"
 
 #include "query.h"
 
@@ -59,17 +58,8 @@ evs_capture_registered(Oid relid, char *const *arguments, int count)
 		2, {OIDARRAYOID, TEXTARRAYOID}, SPI_OK_SELECT
 	};
 	Datum		values[] = {table_and_ancestors(relid), argument_array(arguments, count)};
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EvsQueryResult result;
-	Oid			registrant = InvalidOid;
-	bool		isnull;
 
-	evs_query_begin(&find, values, NULL, snapshot, &result);
-	if (result.count > 0)
-		registrant = DatumGetObjectId(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull));
-	evs_query_end(&result);
-	UnregisterSnapshot(snapshot);
-	return registrant;
+	return DatumGetObjectId(evs_query_value_latest(&find, values, NULL, ObjectIdGetDatum(InvalidOid)));
 }
 
 void

@@ -321,7 +321,7 @@ static void
 check_may_release(const RangeVar *name, Oid relid, Oid old_relid, void *arg)
 {
 	static EvsQuery find = {
-		"select 1 from pg_catalog.pg_trigger t left join evsource.captures c"
+		"select from pg_catalog.pg_trigger t left join evsource.captures c"
 		" on c.relation::pg_catalog.oid = t.tgrelid and c.arguments = evsource._trigger_arguments(t.oid)"
 		" where t.tgrelid = $1 and t.tgfoid = $2 and t.tgparentid = 0"
 		" having pg_catalog.bool_and(coalesce(pg_catalog.pg_has_role($3, c.registrant::pg_catalog.oid, 'usage'), false))",
@@ -330,15 +330,10 @@ check_may_release(const RangeVar *name, Oid relid, Oid old_relid, void *arg)
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), ObjectIdGetDatum(evs_catalog()->capture), ObjectIdGetDatum(GetUserId())
 	};
-	EvsQueryResult result;
-	bool		may;
 
 	if (!OidIsValid(relid) || object_ownercheck(RelationRelationId, relid, GetUserId()))
 		return;
-	evs_query_begin(&find, values, NULL, InvalidSnapshot, &result);
-	may = result.count > 0;
-	evs_query_end(&result);
-	if (!may)
+	if (evs_query_run(&find, values, NULL) == 0)
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relid)), name->relname);
 }
 
@@ -407,15 +402,9 @@ lock_for(const RangeVar *name, bool replace)
 	Datum		values[] = {
 		ObjectIdGetDatum(RangeVarGetRelid(name, NoLock, true)), ObjectIdGetDatum(evs_catalog()->capture)
 	};
-	EvsQueryResult result;
-	bool		captured;
 
-	if (!replace)
-		return ShareRowExclusiveLock;
-	evs_query_begin(&find, values, NULL, InvalidSnapshot, &result);
-	captured = result.count > 0;
-	evs_query_end(&result);
-	return captured ? AccessExclusiveLock : ShareRowExclusiveLock;
+	return replace && evs_query_run(&find, values, NULL) > 0 ?
+		AccessExclusiveLock : ShareRowExclusiveLock;
 }
 
 static void

@@ -113,18 +113,17 @@ read_left(const char *projection, int partition, Mark *mark)
 	Datum		values[] = {CStringGetTextDatum(projection), Int32GetDatum(partition)};
 	EvsQueryResult result;
 	bool		found;
-	bool		is_null;
 
 	memset(mark, 0, sizeof(Mark));
 	evs_query_begin(&read_mark, values, NULL, InvalidSnapshot, &result);
 	found = result.count > 0;
 	if (found)
 	{
-		mark->position = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
-		mark->events = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 2, &is_null));
-		mark->attempts = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 3, &is_null));
-		mark->careful = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 4, &is_null));
-		mark->batch = DatumGetInt32(SPI_getbinval(result.rows[0], result.tupdesc, 5, &is_null));
+		mark->position = evs_query_bigint(&result, 0, 1);
+		mark->events = evs_query_integer(&result, 0, 2);
+		mark->attempts = evs_query_integer(&result, 0, 3);
+		mark->careful = evs_query_integer(&result, 0, 4);
+		mark->batch = evs_query_integer(&result, 0, 5);
 	}
 	evs_query_end(&result);
 	return found;

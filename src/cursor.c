@@ -33,31 +33,6 @@ typedef struct Row
 	char	   *consumer;
 } Row;
 
-static int64
-bigint_at(const EvsQueryResult *result, int column)
-{
-	bool		is_null;
-	Datum		datum = SPI_getbinval(result->rows[0], result->tupdesc, column, &is_null);
-
-	return is_null ? 0 : DatumGetInt64(datum);
-}
-
-static int
-integer_at(const EvsQueryResult *result, int column)
-{
-	bool		is_null;
-
-	return DatumGetInt32(SPI_getbinval(result->rows[0], result->tupdesc, column, &is_null));
-}
-
-static bool
-boolean_at(const EvsQueryResult *result, int column)
-{
-	bool		is_null;
-
-	return DatumGetBool(SPI_getbinval(result->rows[0], result->tupdesc, column, &is_null));
-}
-
 /*
  * Lock the row; false when another has it, or it is gone, not free, or of another
  * definition.  Then it is not locked, unless that has changed this very moment.
@@ -89,20 +64,18 @@ lock_row(const EvsSubscription *subscription, const EvsCursor *cursor,
 	found = result.count == 1;
 	if (found)
 	{
-		claim->position = bigint_at(&result, 1);
-		claim->end = bigint_at(&result, 2);
-		row->is_out = boolean_at(&result, 3);
-		row->handed_out = bigint_at(&result, 4);
-		row->alone = boolean_at(&result, 5);
-		row->retry = boolean_at(&result, 6);
-		claim->suspect_from = bigint_at(&result, 7);
-		claim->suspect_until = bigint_at(&result, 8);
-		claim->attempts = integer_at(&result, 9);
-		row->consumer = SPI_getvalue(result.rows[0], result.tupdesc, 10);
-		if (row->consumer != NULL)
-			row->consumer = MemoryContextStrdup(result.context, row->consumer);
-		row->ran_out = boolean_at(&result, 11);
-		claim->been_out = bigint_at(&result, 12);
+		claim->position = evs_query_bigint(&result, 0, 1);
+		claim->end = evs_query_bigint(&result, 0, 2);
+		row->is_out = evs_query_boolean(&result, 0, 3);
+		row->handed_out = evs_query_bigint(&result, 0, 4);
+		row->alone = evs_query_boolean(&result, 0, 5);
+		row->retry = evs_query_boolean(&result, 0, 6);
+		claim->suspect_from = evs_query_bigint(&result, 0, 7);
+		claim->suspect_until = evs_query_bigint(&result, 0, 8);
+		claim->attempts = evs_query_integer(&result, 0, 9);
+		row->consumer = evs_query_text(&result, 0, 10);
+		row->ran_out = evs_query_boolean(&result, 0, 11);
+		claim->been_out = evs_query_bigint(&result, 0, 12);
 	}
 	evs_query_end(&result);
 	return found;

@@ -303,54 +303,32 @@ evs_dead_letter_park(const char *projection, const EvsEvent *event, const EvsKey
 	(void) evs_query_run(&park_keys, key_values, NULL);
 }
 
-/* The only value of a statement about a projection. */
-static Datum
-ask(EvsQuery *query, const char *projection, Snapshot snapshot)
-{
-	Datum		values[] = {CStringGetTextDatum(projection)};
-	EvsQueryResult result;
-	bool		is_null;
-	Datum		value;
-
-	evs_query_begin(query, values, NULL, snapshot, &result);
-	value = SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null);
-	evs_query_end(&result);
-	return value;
-}
-
 /* Now: under REPEATABLE READ the transaction may not see what was parked since it began. */
 bool
 evs_dead_letters_exist(const char *projection)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	bool		exist = DatumGetBool(ask(&letters_exist, projection, snapshot));
+	Datum		values[] = {CStringGetTextDatum(projection)};
 
-	UnregisterSnapshot(snapshot);
-	return exist;
+	return DatumGetBool(evs_query_value_latest(&letters_exist, values, NULL, BoolGetDatum(false)));
 }
 
 /* Now as well: an event of the transaction's snapshot may have been parked since. */
 int64
 evs_dead_letters_first_version(const char *projection, text *stream)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Datum		values[] = {CStringGetTextDatum(projection), PointerGetDatum(stream)};
-	EvsQueryResult result;
-	int64		version = PG_INT64_MAX;
-	bool		is_null;
 
-	evs_query_begin(&first_version, values, NULL, snapshot, &result);
-	if (result.count > 0)
-		version = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
-	evs_query_end(&result);
-	UnregisterSnapshot(snapshot);
-	return version;
+	return DatumGetInt64(evs_query_value_latest(&first_version, values, NULL,
+												Int64GetDatum(PG_INT64_MAX)));
 }
 
 int64
 evs_dead_letters_count(const char *projection)
 {
-	return DatumGetInt64(ask(&count_letters, projection, InvalidSnapshot));
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	return DatumGetInt64(evs_query_value(&count_letters, values, NULL, InvalidSnapshot,
+										 Int64GetDatum(0)));
 }
 
 void

@@ -12,7 +12,9 @@
  */
 #include "query.h"
 
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "utils/datum.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -82,6 +84,82 @@ evs_query_end(EvsQueryResult *result)
 {
 	SPI_finish();
 	evs_identity_leave(&result->identity);
+}
+
+static Datum
+column_of(const EvsQueryResult *result, uint64 row, int column, Oid type, bool *is_null)
+{
+	Assert(row < result->count);
+	Assert(SPI_gettypeid(result->tupdesc, column) == type);
+	return SPI_getbinval(result->rows[row], result->tupdesc, column, is_null);
+}
+
+int64
+evs_query_bigint(const EvsQueryResult *result, uint64 row, int column)
+{
+	bool		is_null;
+	Datum		value = column_of(result, row, column, INT8OID, &is_null);
+
+	return is_null ? 0 : DatumGetInt64(value);
+}
+
+int32
+evs_query_integer(const EvsQueryResult *result, uint64 row, int column)
+{
+	bool		is_null;
+	Datum		value = column_of(result, row, column, INT4OID, &is_null);
+
+	return is_null ? 0 : DatumGetInt32(value);
+}
+
+bool
+evs_query_boolean(const EvsQueryResult *result, uint64 row, int column)
+{
+	bool		is_null;
+	Datum		value = column_of(result, row, column, BOOLOID, &is_null);
+
+	return !is_null && DatumGetBool(value);
+}
+
+char *
+evs_query_text(const EvsQueryResult *result, uint64 row, int column)
+{
+	char	   *value = SPI_getvalue(result->rows[row], result->tupdesc, column);
+
+	return value == NULL ? NULL : MemoryContextStrdup(result->context, value);
+}
+
+Datum
+evs_query_value(EvsQuery *query, Datum *values, const char *nulls, Snapshot snapshot,
+				Datum otherwise)
+{
+	EvsQueryResult result;
+	Datum		value = otherwise;
+
+	evs_query_begin(query, values, nulls, snapshot, &result);
+	if (result.count > 0)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(result.tupdesc, 0);
+		bool		is_null;
+		Datum		found = SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null);
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+
+		if (!is_null)
+			value = datumCopy(found, attribute->attbyval, attribute->attlen);
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+	return value;
+}
+
+Datum
+evs_query_value_latest(EvsQuery *query, Datum *values, const char *nulls, Datum otherwise)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Datum		value = evs_query_value(query, values, nulls, snapshot, otherwise);
+
+	UnregisterSnapshot(snapshot);
+	return value;
 }
 
 uint64

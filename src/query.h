@@ -53,10 +53,26 @@ extern void evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
 							Snapshot snapshot, EvsQueryResult *result);
 extern void evs_query_end(EvsQueryResult *result);
 
+/*
+ * A column of a row, which count from 1 and 0: 0, false or NULL where it is null.
+ * Texts, and what looks like one, are in the caller's memory.
+ */
+extern int64 evs_query_bigint(const EvsQueryResult *result, uint64 row, int column);
+extern int32 evs_query_integer(const EvsQueryResult *result, uint64 row, int column);
+extern bool evs_query_boolean(const EvsQueryResult *result, uint64 row, int column);
+extern char *evs_query_text(const EvsQueryResult *result, uint64 row, int column);
+
+/*
+ * All in one: the first value of the first row, in the caller's memory.  What is
+ * passed as "otherwise" when there is no row, or it is null.
+ */
+extern Datum evs_query_value(EvsQuery *query, Datum *values, const char *nulls,
+							 Snapshot snapshot, Datum otherwise);
+
 /* The same for a statement that returns texts: a list of them, as C strings. */
 extern List *evs_query_texts(EvsQuery *query, Datum *values, const char *nulls);
 
-/* The same for a statement that returns no rows; returns how many it changed. */
+/* The same where only the number of rows matters: how many it returned or changed. */
 extern uint64 evs_query_run(EvsQuery *query, Datum *values, const char *nulls);
 
 /*
@@ -64,6 +80,10 @@ extern uint64 evs_query_run(EvsQuery *query, Datum *values, const char *nulls);
  * others have committed meanwhile is seen and is no reason for a 40001.
  */
 extern uint64 evs_query_run_latest(EvsQuery *query, Datum *values, const char *nulls);
+
+/* Of what is there now, too; but it only reads. */
+extern Datum evs_query_value_latest(EvsQuery *query, Datum *values, const char *nulls,
+									Datum otherwise);
 
 /* The owner of evsource's tables, as whom statements run. */
 extern Oid	evs_query_owner(void);

@@ -166,17 +166,15 @@ update_cursor(EvsQuery *query, Receipt *receipt, int nextra, Datum *extra, int64
 	};
 	EvsQueryResult result;
 	char	   *owner = NULL;
-	bool		is_null;
 
 	for (int i = 0; i < nextra; i++)
 		values[5 + i] = extra[i];
 	evs_query_begin(query, values, NULL, InvalidSnapshot, &result);
 	if (result.count > 0)
 	{
-		owner = MemoryContextStrdup(result.context,
-									SPI_getvalue(result.rows[0], result.tupdesc, 1));
+		owner = evs_query_text(&result, 0, 1);
 		if (number != NULL)
-			*number = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 2, &is_null));
+			*number = evs_query_bigint(&result, 0, 2);
 	}
 	evs_query_end(&result);
 

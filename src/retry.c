@@ -169,7 +169,7 @@ read_portion(const char *projection, int64 after, int *count, int64 *last, List 
 		Letter	   *letter = &letters[*count];
 		bool		is_null;
 
-		*last = DatumGetInt64(SPI_getbinval(result.rows[row], result.tupdesc, 1, &is_null));
+		*last = evs_query_bigint(&result, row, 1);
 		if (read_event(*last, letter, snapshot))
 		{
 			read_keys(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null), &letter->keys);
@@ -326,14 +326,9 @@ static int64
 remaining(const char *projection)
 {
 	Datum		values[] = {CStringGetTextDatum(projection)};
-	EvsQueryResult result;
-	bool		is_null;
-	int64		count;
 
-	evs_query_begin(&count_remaining, values, NULL, InvalidSnapshot, &result);
-	count = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &is_null));
-	evs_query_end(&result);
-	return count;
+	return DatumGetInt64(evs_query_value(&count_remaining, values, NULL, InvalidSnapshot,
+										 Int64GetDatum(0)));
 }
 
 static void

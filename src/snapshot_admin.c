@@ -396,11 +396,8 @@ evsource_has_snapshot(PG_FUNCTION_ARGS)
 	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
 	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	Datum		values[] = {CStringGetTextDatum(name), PointerGetDatum(key)};
-	EvsQueryResult result;
 
-	evs_query_begin(&find_row, values, NULL, InvalidSnapshot, &result);
-	evs_query_end(&result);
-	PG_RETURN_BOOL(result.count > 0);
+	PG_RETURN_BOOL(evs_query_run(&find_row, values, NULL) > 0);
 }
 
 /* ---- clear ---- */

@@ -41,12 +41,6 @@ static EvsQuery read_base = {
 	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 };
 
-static Datum
-column(const EvsQueryResult *result, int number, bool *isnull)
-{
-	return SPI_getbinval(result->rows[0], result->tupdesc, number, isnull);
-}
-
 /* The only row of a result, if there is one, in the caller's memory. */
 static bool
 take_row(EvsQueryResult *result, EvsSnapshot *row)
@@ -56,23 +50,22 @@ take_row(EvsQueryResult *result, EvsSnapshot *row)
 
 	if (found)
 	{
-		Datum		upto;
+		HeapTuple	tuple = result->rows[0];
 		MemoryContext spi_context;
 
-		row->version = DatumGetInt64(column(result, 1, &isnull));
-		row->position = DatumGetInt64(column(result, 2, &isnull));
+		row->version = evs_query_bigint(result, 0, 1);
+		row->position = evs_query_bigint(result, 0, 2);
 		row->seen_version = row->version;
 		row->seen_position = row->position;
-		row->last_event_id = *DatumGetUUIDP(column(result, 3, &isnull));
-		row->event_count = DatumGetInt64(column(result, 4, &isnull));
-		row->state_version = DatumGetInt32(column(result, 5, &isnull));
-		row->definition = DatumGetInt64(column(result, 6, &isnull));
-		row->saved_at = DatumGetTimestampTz(column(result, 7, &isnull));
-		row->occurred_at = DatumGetTimestampTz(column(result, 8, &isnull));
-		upto = column(result, 9, &isnull);
-		row->upto = isnull ? 0 : DatumGetInt64(upto);
+		row->last_event_id = *DatumGetUUIDP(SPI_getbinval(tuple, result->tupdesc, 3, &isnull));
+		row->event_count = evs_query_bigint(result, 0, 4);
+		row->state_version = evs_query_integer(result, 0, 5);
+		row->definition = evs_query_bigint(result, 0, 6);
+		row->saved_at = DatumGetTimestampTz(SPI_getbinval(tuple, result->tupdesc, 7, &isnull));
+		row->occurred_at = DatumGetTimestampTz(SPI_getbinval(tuple, result->tupdesc, 8, &isnull));
+		row->upto = evs_query_bigint(result, 0, 9);
 		spi_context = MemoryContextSwitchTo(result->context);
-		row->state = DatumGetJsonbPCopy(column(result, 10, &isnull));
+		row->state = DatumGetJsonbPCopy(SPI_getbinval(tuple, result->tupdesc, 10, &isnull));
 		MemoryContextSwitchTo(spi_context);
 	}
 	evs_query_end(result);
@@ -165,14 +158,9 @@ int64
 evs_history_base_events(const char *projection)
 {
 	Datum		values[] = {CStringGetTextDatum(projection)};
-	EvsQueryResult result;
-	int64		events;
-	bool		isnull;
 
-	evs_query_begin(&count_base_events, values, NULL, InvalidSnapshot, &result);
-	events = DatumGetInt64(column(&result, 1, &isnull));
-	evs_query_end(&result);
-	return events;
+	return DatumGetInt64(evs_query_value(&count_base_events, values, NULL, InvalidSnapshot,
+										 Int64GetDatum(0)));
 }
 
 static EvsQuery find_bases = {

@@ -68,15 +68,9 @@ char *
 evs_truncated_stream(const char *projection, Snapshot snapshot)
 {
 	Datum		values[] = {CStringGetTextDatum(projection)};
-	MemoryContext caller = CurrentMemoryContext;
-	EvsQueryResult result;
-	char	   *stream = NULL;
+	Datum		stream = evs_query_value(&find, values, NULL, snapshot, (Datum) 0);
 
-	evs_query_begin(&find, values, NULL, snapshot, &result);
-	if (result.count > 0)
-		stream = MemoryContextStrdup(caller, SPI_getvalue(result.rows[0], result.tupdesc, 1));
-	evs_query_end(&result);
-	return stream;
+	return stream == (Datum) 0 ? NULL : TextDatumGetCString(stream);
 }
 
 void

@@ -179,15 +179,8 @@ checkpoint_position(const EvsStateCall *call)
 		1, {TEXTOID}, SPI_OK_SELECT
 	};
 	Datum		values[] = {CStringGetTextDatum(call->projection->name)};
-	EvsQueryResult result;
-	int64		position = 0;
-	bool		isnull;
 
-	evs_query_begin(&query, values, NULL, call->snapshot, &result);
-	if (result.count > 0)
-		position = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull));
-	evs_query_end(&result);
-	return position;
+	return DatumGetInt64(evs_query_value(&query, values, NULL, call->snapshot, Int64GetDatum(0)));
 }
 
 /* Up to which version a stream's events are to make its state. */

@@ -244,7 +244,7 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 static int64
 position_of(EvsQuery *query, Datum *values)
 {
-	return strtoll(linitial(evs_query_texts(query, values, NULL)), NULL, 10);
+	return DatumGetInt64(evs_query_value(query, values, NULL, InvalidSnapshot, Int64GetDatum(0)));
 }
 
 /*
@@ -262,7 +262,7 @@ divide_anew(const char *name)
 		1, {TEXTOID}, SPI_OK_DELETE
 	};
 	static EvsQuery end = {
-		"select (coalesce(max(c.until), max(greatest(c.position, c.handed_out, c.seen, c.suspect_until))))::text"
+		"select coalesce(max(c.until), max(greatest(c.position, c.handed_out, c.seen, c.suspect_until)))"
 		" from evsource.cursors c where c.subscription = $1",
 		1, {TEXTOID}, SPI_OK_SELECT
 	};
@@ -271,7 +271,7 @@ divide_anew(const char *name)
 		2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 	};
 	static EvsQuery out = {
-		"select coalesce(max(c.been_out), 0)::text from evsource.cursors c where c.subscription = $1",
+		"select max(c.been_out) from evsource.cursors c where c.subscription = $1",
 		1, {TEXTOID}, SPI_OK_SELECT
 	};
 	Datum		values[2] = {CStringGetTextDatum(name)};
@@ -309,7 +309,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 		1, {TEXTOID}, SPI_OK_UPDATE
 	};
 	static EvsQuery partitions_differ = {
-		"select 'yes' from evsource.subscriptions s where s.subscription = $1 and s.partitions <>"
+		"select from evsource.subscriptions s where s.subscription = $1 and s.partitions <>"
 		" (select c.partitions from evsource.cursors c where c.subscription = $1"
 		"  order by c.generation desc limit 1)",
 		1, {TEXTOID}, SPI_OK_SELECT
@@ -348,7 +348,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 
 	evs_subscription_open_for_change(name);
 	(void) evs_query_run(&update, values, nulls);
-	if (evs_query_texts(&partitions_differ, values, NULL) != NIL)
+	if (evs_query_run(&partitions_differ, values, NULL) > 0)
 		divide_anew(name);
 	run_by_name(&number, name);
 	evs_wakeup_subscription_changed(name);
@@ -382,14 +382,15 @@ static int64
 position_at(Datum as_of)
 {
 	static EvsQuery query = {
-		"select (e.position - 1)::text from evsource.events e where e.recorded_at >= $1"
+		"select e.position - 1 from evsource.events e where e.recorded_at >= $1"
 		" order by e.position limit 1",
 		1, {TIMESTAMPTZOID}, SPI_OK_SELECT
 	};
 	int64		safe = evs_horizon_safe_position();
-	List	   *positions = evs_query_texts(&query, &as_of, NULL);
+	int64		before = DatumGetInt64(evs_query_value(&query, &as_of, NULL, InvalidSnapshot,
+														Int64GetDatum(safe)));
 
-	return positions == NIL ? safe : Min(safe, strtoll(linitial(positions), NULL, 10));
+	return Min(safe, before);
 }
 
 /*

@@ -129,13 +129,13 @@ static bool
 has_letters(const char *subscription, text *stream)
 {
 	static EvsQuery query = {
-		"select 'yes' from evsource.subscription_dead_letters"
+		"select from evsource.subscription_dead_letters"
 		" where subscription = $1 and stream = $2 limit 1",
 		2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 	};
 	Datum		values[] = {CStringGetTextDatum(subscription), PointerGetDatum(stream)};
 
-	return evs_query_texts(&query, values, NULL) != NIL;
+	return evs_query_run(&query, values, NULL) > 0;
 }
 
 bool

@@ -82,14 +82,12 @@ evs_subscriptions_check_truncation(text *stream, int64 before, int64 position, b
 	evs_query_begin(&query, values, NULL, InvalidSnapshot, &result);
 	for (uint64 i = 0; i < result.count; i++)
 	{
-		HeapTuple	row = result.rows[i];
-		bool		is_null;
 		Missing		missing = {
 			.stream = text_to_cstring(stream),
-			.subscription = SPI_getvalue(row, result.tupdesc, 1),
-			.events = DatumGetInt64(SPI_getbinval(row, result.tupdesc, 2, &is_null)),
-			.acknowledged = DatumGetInt64(SPI_getbinval(row, result.tupdesc, 3, &is_null)),
-			.last = DatumGetInt64(SPI_getbinval(row, result.tupdesc, 4, &is_null))
+			.subscription = evs_query_text(&result, i, 1),
+			.events = evs_query_bigint(&result, i, 2),
+			.acknowledged = evs_query_bigint(&result, i, 3),
+			.last = evs_query_bigint(&result, i, 4)
 		};
 
 		if (!force)

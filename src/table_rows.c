@@ -146,14 +146,6 @@ table_names(const EvsProjection *projection)
 	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-static char *
-copy_column(const EvsQueryResult *result, int column)
-{
-	char	   *value = SPI_getvalue(result->rows[0], result->tupdesc, column);
-
-	return value ? MemoryContextStrdup(result->context, value) : NULL;
-}
-
 /* The projection's tables as they are now, each as a EvsTable. */
 List *
 evs_table_rows_describe(const EvsProjection *projection)
@@ -170,10 +162,10 @@ evs_table_rows_describe(const EvsProjection *projection)
 
 		evs_query_begin(&describe, values, NULL, InvalidSnapshot, &result);
 		table->name = lfirst(cell);
-		table->shape = copy_column(&result, 1);
-		table->columns = copy_column(&result, 2);
-		table->texts = copy_column(&result, 3);
-		table->values = copy_column(&result, 4);
+		table->shape = evs_query_text(&result, 0, 1);
+		table->columns = evs_query_text(&result, 0, 2);
+		table->texts = evs_query_text(&result, 0, 3);
+		table->values = evs_query_text(&result, 0, 4);
 		evs_query_end(&result);
 		tables = lappend(tables, table);
 	}
@@ -209,12 +201,11 @@ evs_table_rows_order(const EvsProjection *projection)
 	evs_query_begin(&order_tables, values, NULL, InvalidSnapshot, &result);
 	for (uint64 i = 0; i < result.count; i++)
 	{
-		bool		isnull;
 		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
 
-		order = lappend_int(order, DatumGetInt32(SPI_getbinval(result.rows[i], result.tupdesc, 1, &isnull)));
+		order = lappend_int(order, evs_query_integer(&result, i, 1));
 		MemoryContextSwitchTo(spi_context);
-		if (DatumGetInt32(SPI_getbinval(result.rows[i], result.tupdesc, 2, &isnull)) >= result.count)
+		if (evs_query_integer(&result, i, 2) >= result.count)
 			circle = true;
 	}
 	evs_query_end(&result);
@@ -237,8 +228,8 @@ evs_table_rows_check_unshared(const EvsProjection *projection)
 	evs_query_begin(&find_shared, values, NULL, InvalidSnapshot, &result);
 	if (result.count > 0)
 	{
-		table = copy_column(&result, 1);
-		parent = copy_column(&result, 2);
+		table = evs_query_text(&result, 0, 1);
+		parent = evs_query_text(&result, 0, 2);
 	}
 	evs_query_end(&result);
 	if (parent != NULL)
@@ -496,14 +487,10 @@ load_table(const EvsProjection *projection, int64 position, int number, const Ev
 	evs_query_begin(&list_firing, values, NULL, InvalidSnapshot, &result);
 	for (uint64 i = 0; i < result.count; i++)
 	{
-		char	   *statements[2];
-		MemoryContext spi_context;
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
 
-		for (int column = 0; column < 2; column++)
-			statements[column] = SPI_getvalue(result.rows[i], result.tupdesc, column + 1);
-		spi_context = MemoryContextSwitchTo(result.context);
-		disable = lappend(disable, pstrdup(statements[0]));
-		enable = lappend(enable, pstrdup(statements[1]));
+		disable = lappend(disable, evs_query_text(&result, i, 1));
+		enable = lappend(enable, evs_query_text(&result, i, 2));
 		MemoryContextSwitchTo(spi_context);
 	}
 	evs_query_end(&result);

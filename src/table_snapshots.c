@@ -76,8 +76,6 @@ static void
 check_savable(const EvsProjection *projection)
 {
 	Datum		name[] = {CStringGetTextDatum(projection->name)};
-	EvsQueryResult result;
-	bool		has_parked;
 
 	if (projection->on_reset != NULL)
 		ereport(ERROR,
@@ -92,10 +90,7 @@ check_savable(const EvsProjection *projection)
 				 errdetail("They were made by another definition than it has now."),
 				 errhint("Rebuild it first: CALL evsource.rebuild_projection('%s').", projection->name)));
 
-	evs_query_begin(&parked, name, NULL, InvalidSnapshot, &result);
-	has_parked = result.count > 0;
-	evs_query_end(&result);
-	if (has_parked)
+	if (evs_query_run(&parked, name, NULL) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
@@ -188,20 +183,16 @@ evs_table_snapshot_find(EvsProjection *projection, EvsTableSnapshot *found)
 	for (uint64 i = 0; i < result.count; i++)
 	{
 		EvsTableSnapshot *saved = MemoryContextAlloc(result.context, sizeof(EvsTableSnapshot));
-		MemoryContext spi_context;
-		bool		isnull;
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
 
-#define COLUMN(n) SPI_getbinval(result.rows[i], result.tupdesc, n, &isnull)
-		saved->checkpoint.position = DatumGetInt64(COLUMN(1));
-		saved->checkpoint.event_count = DatumGetInt64(COLUMN(2));
-		saved->state_version = DatumGetInt32(COLUMN(3));
-		saved->definition = DatumGetInt64(COLUMN(4));
-		saved->rows = DatumGetInt64(COLUMN(6));
-		spi_context = MemoryContextSwitchTo(result.context);
-		saved->shape = TextDatumGetCString(COLUMN(5));
+		saved->checkpoint.position = evs_query_bigint(&result, i, 1);
+		saved->checkpoint.event_count = evs_query_bigint(&result, i, 2);
+		saved->state_version = evs_query_integer(&result, i, 3);
+		saved->definition = evs_query_bigint(&result, i, 4);
+		saved->shape = evs_query_text(&result, i, 5);
+		saved->rows = evs_query_bigint(&result, i, 6);
 		all = lappend(all, saved);
 		MemoryContextSwitchTo(spi_context);
-#undef COLUMN
 	}
 	evs_query_end(&result);
 	if (all == NIL)

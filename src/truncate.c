@@ -291,15 +291,7 @@ static EvsQuery tell = {
 static int64
 last_position(Datum *values)
 {
-	EvsQueryResult result;
-	int64		position = 0;
-	bool		isnull;
-
-	evs_query_begin(&find_last, values, NULL, InvalidSnapshot, &result);
-	if (result.count > 0)
-		position = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull));
-	evs_query_end(&result);
-	return position;
+	return DatumGetInt64(evs_query_value(&find_last, values, NULL, InvalidSnapshot, Int64GetDatum(0)));
 }
 
 static int64

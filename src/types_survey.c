@@ -114,13 +114,8 @@ is_stored_at(const text *type, int from_version, int to_version, int64 after, in
 		PointerGetDatum(type), Int32GetDatum(from_version), Int32GetDatum(to_version),
 		Int64GetDatum(after), Int64GetDatum(upto)
 	};
-	EvsQueryResult result;
-	bool		found;
 
-	evs_query_begin(&find_stored, values, NULL, InvalidSnapshot, &result);
-	found = result.count > 0;
-	evs_query_end(&result);
-	return found;
+	return evs_query_run(&find_stored, values, NULL) > 0;
 }
 
 static void

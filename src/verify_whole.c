@@ -113,18 +113,15 @@ warn_of_truncations(const EvsTrial *trial, const EvsProjection *projection)
 	Datum		values[1];
 	EvsQueryResult result;
 	int64		count;
-	char	   *first = NULL;
-	bool		isnull;
+	char	   *first;
 
 	for (int i = 0; i < filter->ncategories; i++)
 		categories[i] = PointerGetDatum(filter->categories[i]);
 	values[0] = PointerGetDatum(construct_array(categories, filter->ncategories, TEXTOID,
 												-1, false, TYPALIGN_INT));
 	evs_query_begin(&find_truncations, values, nulls, trial->snapshot, &result);
-	count = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull));
-	if (count > 0)
-		first = MemoryContextStrdup(trial->context,
-									SPI_getvalue(result.rows[0], result.tupdesc, 2));
+	count = evs_query_bigint(&result, 0, 1);
+	first = evs_query_text(&result, 0, 2);
 	evs_query_end(&result);
 	if (count > 0)
 		ereport(WARNING,
@@ -262,7 +259,7 @@ read_event(const EvsTrial *trial, EvsVerifyEvent *event)
 		bool		isnull;
 
 		event->stream = DatumGetTextPCopy(SPI_getbinval(result.rows[0], result.tupdesc, 1, &isnull));
-		event->version = DatumGetInt64(SPI_getbinval(result.rows[0], result.tupdesc, 2, &isnull));
+		event->version = evs_query_bigint(&result, 0, 2);
 		MemoryContextSwitchTo(spi_context);
 	}
 	evs_query_end(&result);

@@ -55,33 +55,13 @@ typedef struct Wait
 	Progress	progress;		/* as of the last look, in that context */
 } Wait;
 
-static char *
-text_column(EvsQueryResult *result, int column)
-{
-	MemoryContext old = MemoryContextSwitchTo(result->context);
-	char	   *value = SPI_getvalue(result->rows[0], result->tupdesc, column);
-
-	value = value ? pstrdup(value) : NULL;
-	MemoryContextSwitchTo(old);
-	return value;
-}
-
-static int64
-bigint_column(EvsQueryResult *result, int column)
-{
-	bool		isnull;
-	Datum		value = SPI_getbinval(result->rows[0], result->tupdesc, column, &isnull);
-
-	return isnull ? 0 : DatumGetInt64(value);
-}
-
 /* Look, with a new snapshot. */
 static void
 look(Wait *wait)
 {
 	static EvsQuery query = {
 		"select p.mode, p.state, c.position, f.position, f.message,"
-		" (p.categories is not null or p.types is not null or p.partitions > 1)::integer::bigint"
+		" (p.categories is not null or p.types is not null or p.partitions > 1)"
 		" from evsource.projections p join evsource._checkpoints c using (projection)"
 		" left join lateral (select s.position, s.message from evsource.projection_failures s"
 		"  where s.projection = p.projection"
@@ -106,12 +86,12 @@ look(Wait *wait)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("projection \"%s\" does not exist", wait->projection)));
-	progress->mode = text_column(&result, 1);
-	progress->state = text_column(&result, 2);
-	progress->position = bigint_column(&result, 3);
-	progress->failed_at = bigint_column(&result, 4);
-	progress->message = text_column(&result, 5);
-	progress->choosy = bigint_column(&result, 6) != 0;
+	progress->mode = evs_query_text(&result, 0, 1);
+	progress->state = evs_query_text(&result, 0, 2);
+	progress->position = evs_query_bigint(&result, 0, 3);
+	progress->failed_at = evs_query_bigint(&result, 0, 4);
+	progress->message = evs_query_text(&result, 0, 5);
+	progress->choosy = evs_query_boolean(&result, 0, 6);
 	progress->live = strcmp(progress->mode, "inline") == 0 &&
 		strcmp(progress->state, "active") == 0;
 	evs_query_end(&result);
