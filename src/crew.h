@@ -44,7 +44,6 @@ typedef struct EvsMember
 	char		projection[EVS_CREW_NAME_SIZE];
 	TimestampTz since;			/* when it claimed that */
 	TimestampTz heartbeat;		/* when it last said that it lives */
-	bool		asleep;			/* nothing to do */
 } EvsMember;
 
 /* One database. */

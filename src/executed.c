@@ -152,15 +152,15 @@ fingerprint_in(const pg_uuid_t *id)
 	return (uint16) evs_get_big_endian(id->data + ID_BYTES, UUID_LEN - ID_BYTES);
 }
 
-/* An event that has the id of the command's nth one, but for its fingerprint. */
+/* An event that has the id of the command's first one, but for its fingerprint. */
 static EvsEvent *
-find_derived(const EvsCommandId *command, Relation events, int n,
+find_derived(const EvsCommandId *command, Relation events,
 			 uint16 first_fingerprint, uint16 last_fingerprint)
 {
 	pg_uuid_t	first;
 	pg_uuid_t	last;
 
-	evs_executed_event_id(command, n, &first);
+	evs_executed_event_id(command, 1, &first);
 	last = first;
 	evs_put_big_endian(first.data + ID_BYTES, first_fingerprint, UUID_LEN - ID_BYTES);
 	evs_put_big_endian(last.data + ID_BYTES, last_fingerprint, UUID_LEN - ID_BYTES);
@@ -240,7 +240,7 @@ find_cut(const EvsCommandId *command, EvsEvent *event)
 static bool
 find_events(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
 {
-	EvsEvent   *first = find_derived(command, events, 1, 0, PG_UINT16_MAX);
+	EvsEvent   *first = find_derived(command, events, 0, PG_UINT16_MAX);
 	int64		n = 1;
 	EvsEvent	cut;
 	EvsEvent	event;
@@ -286,7 +286,7 @@ check_no_event(const EvsCommandId *command, Relation events,
 			   int first_fingerprint, int last_fingerprint)
 {
 	EvsEvent   *other = first_fingerprint > last_fingerprint ? NULL :
-		find_derived(command, events, 1, first_fingerprint, last_fingerprint);
+		find_derived(command, events, first_fingerprint, last_fingerprint);
 
 	if (other != NULL)
 		check_same(command, events, other->stream, fingerprint_in(&other->id));

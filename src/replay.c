@@ -91,33 +91,28 @@ evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto
 	return applied;
 }
 
-int64
-evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto,
-		   int64 max_batches)
+/* All of them, in as many batches as it takes. */
+static void
+replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto)
 {
 	MemoryContext batch_context;
 	MemoryContext old_context;
 	int			most = evs_apply_limit(projection);
 	EvsScanLimit limit = {most, most, 0};
-	int64		applied = 0;
 
 	batch_context = AllocSetContextCreate(CurrentMemoryContext, "evsource replay batch",
 										  ALLOCSET_DEFAULT_SIZES);
 	old_context = MemoryContextSwitchTo(batch_context);
 
-	for (int64 batches = 0;
-		 checkpoint->position < upto && (max_batches == 0 || batches < max_batches);
-		 batches++)
+	while (checkpoint->position < upto)
 	{
-		applied += replay_batch(projection, checkpoint, upto, &limit);
+		(void) replay_batch(projection, checkpoint, upto, &limit);
 		MemoryContextReset(batch_context);
 		CommandCounterIncrement();
 	}
 
 	MemoryContextSwitchTo(old_context);
 	MemoryContextDelete(batch_context);
-
-	return applied;
 }
 
 void
@@ -139,7 +134,7 @@ evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint)
 					 errdetail("Its handler appends events which make it append events, to a depth of %d.",
 							   evs_max_dispatch_depth),
 					 errhint("Let the handler append only for events that it does not make itself, or raise evsource.max_dispatch_depth.")));
-		evs_replay(projection, checkpoint, last, 0);
+		replay(projection, checkpoint, last);
 	}
 
 	projection->state = EVS_STATE_ACTIVE;
@@ -198,7 +193,7 @@ evs_replay_activate(EvsProjection *projection)
 
 			if (safe - checkpoint.position <= few)
 				break;
-			evs_replay(projection, &checkpoint, safe, 0);
+			replay(projection, &checkpoint, safe);
 		}
 		if (few > 0)
 			evs_barrier_begin(&barrier, "activate projection", projection->name,

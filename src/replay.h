@@ -10,14 +10,10 @@
 #include "registry.h"
 
 /*
- * Apply the events after the checkpoint up to and including a position, in
- * order, in at most max_batches batches (0: as many as it takes), and move the
- * checkpoint (the struct, not its row).  Returns the number of events applied.
+ * Apply a batch of the events after the checkpoint up to and including a position,
+ * in order, and move the checkpoint (the struct, not its row).  Returns the number
+ * of events applied.
  */
-extern int64 evs_replay(EvsProjection *projection, EvsCheckpoint *checkpoint,
-						int64 upto, int64 max_batches);
-
-/* One batch. */
 extern int64 evs_replay_some(EvsProjection *projection, EvsCheckpoint *checkpoint,
 							 int64 upto, const EvsScanLimit *limit);
 

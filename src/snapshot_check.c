@@ -148,14 +148,14 @@ is_foreign_error(int sqlerrcode)
 	return false;
 }
 
-/* Call one of the owner's functions; false if it returned null. */
+/* Call one of the owner's functions, of two arguments; false if it returned null. */
 static bool
-call(const EvsProjection *projection, const char *signature, int nargs,
+call(const EvsProjection *projection, const char *signature,
 	 const Oid *argtypes, Datum *arguments, Datum *result)
 {
 	LOCAL_FCINFO(fcinfo, 2);
 	FmgrInfo	flinfo;
-	Oid			function = evs_handler_lookup(signature, nargs, argtypes);
+	Oid			function = evs_handler_lookup(signature, 2, argtypes);
 
 	if (!OidIsValid(function))
 		ereport(ERROR,
@@ -169,8 +169,8 @@ call(const EvsProjection *projection, const char *signature, int nargs,
 						   projection->owner)));
 	evs_resolve_check_trust(function);
 	fmgr_info(function, &flinfo);
-	InitFunctionCallInfoData(*fcinfo, &flinfo, nargs, InvalidOid, NULL, NULL);
-	for (int i = 0; i < nargs; i++)
+	InitFunctionCallInfoData(*fcinfo, &flinfo, 2, InvalidOid, NULL, NULL);
+	for (int i = 0; i < 2; i++)
 	{
 		fcinfo->args[i].value = arguments[i];
 		fcinfo->args[i].isnull = false;
@@ -189,7 +189,7 @@ is_compatible(const EvsProjection *projection, const EvsSnapshot *row)
 	Datum		result;
 
 	return projection->is_compatible != NULL &&
-		call(projection, projection->is_compatible, 2, argtypes, arguments, &result) &&
+		call(projection, projection->is_compatible, argtypes, arguments, &result) &&
 		DatumGetBool(result);
 }
 
@@ -203,7 +203,7 @@ migrate(const EvsProjection *projection, EvsSnapshot *row)
 	Datum		result;
 
 	if (projection->migrate_state == NULL ||
-		!call(projection, projection->migrate_state, 2, argtypes, arguments, &result))
+		!call(projection, projection->migrate_state, argtypes, arguments, &result))
 		return false;
 	row->state = DatumGetJsonbP(result);
 	return true;

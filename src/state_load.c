@@ -458,9 +458,13 @@ has_key(EvsKeyer *keyer, const EvsEvent *event, const text *key)
 	return false;
 }
 
-void
-evs_state_load_log(EvsFolder *folder, text *key, int64 upto, const EvsStateAt *at,
-				   Snapshot snapshot, EvsState *state)
+/*
+ * The state of a key from the log, up to a position, before a time.  *state is all
+ * zero, or that of a row to go on from.
+ */
+static void
+load_log(EvsFolder *folder, text *key, int64 upto, const EvsStateAt *at,
+		 Snapshot snapshot, EvsState *state)
 {
 	EvsProjection *projection = folder->projection;
 	EvsKeyer   *keyer = evs_keyer_open(projection);
@@ -539,7 +543,7 @@ evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 		evs_truncated_past(projection, key, &row, truncated);
 	if (has_row)
 		take_row(state, &row, at);
-	evs_state_load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
+	load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
 	if (has_row)
 		tell(folder, key, ROW, row.position, state->event_count - row.event_count);
 	else
@@ -580,7 +584,7 @@ evs_state_load_row(EvsFolder *folder, text *key, int64 upto, Snapshot snapshot,
 		if (truncated != NULL)
 			evs_truncated_useless(folder->projection, key, &row, truncated);
 		state->rejections++;
-		evs_state_load_log(folder, key, upto, &at, snapshot, state);
+		load_log(folder, key, upto, &at, snapshot, state);
 		state->mixed = row.definition == EVS_MIXED_DEFINITION;
 		tell(folder, key, "from the first event on", 0, state->event_count);
 	}

@@ -42,13 +42,6 @@ extern void evs_state_load_row(EvsFolder *folder, text *key, int64 upto,
 extern void evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 								  Snapshot snapshot, EvsState *state);
 
-/*
- * The same from the log, up to a position, before a time.  *state is all zero,
- * or that of a row to go on from.
- */
-extern void evs_state_load_log(EvsFolder *folder, text *key, int64 upto,
-							   const EvsStateAt *at, Snapshot snapshot, EvsState *state);
-
 /* When the earliest of the key's events occurred; false if it has none. */
 extern bool evs_state_first_time(EvsFolder *folder, text *key, Snapshot snapshot,
 								 TimestampTz *first);

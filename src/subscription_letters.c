@@ -169,14 +169,6 @@ evs_subscription_forget_letter(const char *subscription, int64 position)
 
 /* ---- again ---- */
 
-static int64
-bigint_of(HeapTuple tuple, TupleDesc desc, int column)
-{
-	bool		is_null;
-
-	return DatumGetInt64(heap_getattr(tuple, column, desc, &is_null));
-}
-
 /* Along the index, without a planner: it has no statistics when many have come at once. */
 bool
 evs_subscription_find_retry(const EvsSubscription *subscription, const int64 *upto,
@@ -201,7 +193,7 @@ evs_subscription_find_retry(const EvsSubscription *subscription, const int64 *up
 
 		CHECK_FOR_INTERRUPTS();
 		letter->partition = evs_partition_of(stream, subscription->partitions);
-		letter->position = bigint_of(tuple, desc, LETTERS_POSITION);
+		letter->position = DatumGetInt64(heap_getattr(tuple, LETTERS_POSITION, desc, &is_null));
 		letter->attempts = DatumGetInt32(heap_getattr(tuple, LETTERS_ATTEMPTS, desc, &is_null));
 		found = letter->position <= upto[letter->partition];
 	}

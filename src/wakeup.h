@@ -85,7 +85,6 @@ extern void evs_wakeup_prepared_ended(void);
  * shared memory; XX000 when the process has registered already.
  */
 extern void evs_wakeup_register_events(void);
-extern void evs_wakeup_register_projection(const char *projection);
 
 /* The daemon, for what concerns it alone. */
 extern void evs_wakeup_register_daemon(void);
@@ -129,14 +128,12 @@ extern bool evs_wakeup_needs_transaction(void);
 extern void evs_wakeup_sleep(long timeout, uint32 wait_event);
 
 /*
- * All of it, for a session: sleep until the condition holds, and return true;
+ * All of it, for a session that waits for a projection: sleep until the condition holds, and return true;
  * or false when the timeout (in milliseconds, -1: none) is over.  The condition
  * is looked at first with the registration in force, then whenever we are woken.
  */
 typedef bool (*EvsWakeupCondition) (void *argument);
 
-extern bool evs_wakeup_wait_events(EvsWakeupCondition condition, void *argument,
-								   long timeout);
 extern bool evs_wakeup_wait_projection(const char *projection,
 									   EvsWakeupCondition condition, void *argument,
 									   long timeout);

@@ -234,12 +234,6 @@ evs_wakeup_register_events(void)
 }
 
 void
-evs_wakeup_register_projection(const char *projection)
-{
-	register_channel(evs_channel_of_projection(projection), 0, false, NULL);
-}
-
-void
 evs_wakeup_register_daemon(void)
 {
 	register_channel(evs_channel_of_daemon(), 0, false, NULL);
@@ -364,12 +358,13 @@ wait_registered(EvsWakeupCondition condition, void *argument, long timeout)
 	return true;
 }
 
-static bool
-wait_channel(uint32 channel, EvsWakeupCondition condition, void *argument, long timeout)
+bool
+evs_wakeup_wait_projection(const char *projection, EvsWakeupCondition condition,
+						   void *argument, long timeout)
 {
 	volatile bool holds = false;
 
-	register_channel(channel, 0, channel == EVS_CHANNEL_EVENTS, NULL);
+	register_channel(evs_channel_of_projection(projection), 0, false, NULL);
 	PG_TRY();
 	{
 		holds = wait_registered(condition, argument, timeout);
@@ -382,19 +377,6 @@ wait_channel(uint32 channel, EvsWakeupCondition condition, void *argument, long 
 	PG_END_TRY();
 	evs_wakeup_unregister();
 	return holds;
-}
-
-bool
-evs_wakeup_wait_events(EvsWakeupCondition condition, void *argument, long timeout)
-{
-	return wait_channel(EVS_CHANNEL_EVENTS, condition, argument, timeout);
-}
-
-bool
-evs_wakeup_wait_projection(const char *projection, EvsWakeupCondition condition,
-						   void *argument, long timeout)
-{
-	return wait_channel(evs_channel_of_projection(projection), condition, argument, timeout);
 }
 
 uint32

@@ -451,8 +451,6 @@ evs_worker_main(Datum argument)
 		note_counts();
 		MemoryContextReset(step_context);
 		pgstat_report_stat(false);
-		me->asleep = true;
 		evs_daemon_sleep(true, nothing_to_do, NULL, round.timeout);
-		me->asleep = false;
 	}
 }
