@@ -52,6 +52,7 @@ OBJS = \
 	src/new_events.o \
 	src/new_events_stream.o \
 	src/query.o \
+	src/text_array.o \
 	src/fold.o \
 	src/fold_groups.o \
 	src/fold_key.o \

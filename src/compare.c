@@ -27,6 +27,7 @@
 #include "compare.h"
 #include "identity.h"
 #include "query.h"
+#include "text_array.h"
 
 /* What the statement for a table is made of. */
 typedef struct TableShape
@@ -200,18 +201,6 @@ statement_by_row(const char *one, const char *other)
 					one, other, other, one);
 }
 
-static Datum
-text_array(List *names)
-{
-	Datum	   *values = palloc(sizeof(Datum) * (list_length(names) + 1));
-	int			count = 0;
-	ListCell   *cell;
-
-	foreach(cell, names)
-		values[count++] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(values, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
 static Jsonb *
 jsonb_column(HeapTuple row, TupleDesc desc, int column)
 {
@@ -267,7 +256,7 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 	if (limit <= 0)
 		return 0;
 	find_shape(&shape, relid, ignored);
-	values[0] = text_array(shape.left_out);
+	values[0] = evs_text_array_of_names(shape.left_out);
 	values[1] = Int64GetDatum(limit);
 
 	enter_as_owner(&identity, owner);
@@ -322,7 +311,7 @@ evs_row_finder(const char *owner, Oid relid, const char *table, ArrayType *ignor
 	finder->types = palloc(sizeof(Oid) * (list_length(shape.key) + 1));
 	finder->values = palloc(sizeof(Datum) * (list_length(shape.key) + 1));
 	finder->types[0] = TEXTARRAYOID;
-	finder->values[0] = text_array(shape.left_out);
+	finder->values[0] = evs_text_array_of_names(shape.left_out);
 	finder->nargs = 1;
 
 	initStringInfo(&statement);
@@ -402,7 +391,7 @@ evs_compare_states(const char *one, const char *other, ArrayType *ignored, int64
 	Datum		values[] = {
 		CStringGetTextDatum(one),
 		CStringGetTextDatum(other),
-		ignored ? PointerGetDatum(ignored) : text_array(NIL),
+		ignored ? PointerGetDatum(ignored) : evs_text_array_of_names(NIL),
 		Int64GetDatum(limit),
 	};
 	EvsQueryResult result;

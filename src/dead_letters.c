@@ -17,9 +17,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "attempt.h"
@@ -28,6 +26,7 @@
 #include "fold_key.h"
 #include "identity.h"
 #include "query.h"
+#include "text_array.h"
 
 /* What stands in the row of an event that has not failed itself. */
 #define WAITS		"waits behind an event of the same key"
@@ -226,16 +225,6 @@ evs_keys_of(EvsProjection *projection, EvsEvent *events, int count, EvsKeys *key
 	return count;
 }
 
-static Datum
-array_of(text *const *keys, int count)
-{
-	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
-
-	for (int i = 0; i < count; i++)
-		datums[i] = PointerGetDatum(keys[i]);
-	return PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
 /* ---- the tables ---- */
 
 void
@@ -258,7 +247,7 @@ evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count, Ev
 		texts[ntexts++] = entry->key;
 
 	values[0] = CStringGetTextDatum(projection);
-	values[1] = array_of(texts, ntexts);
+	values[1] = evs_text_array(texts, ntexts);
 	evs_query_begin(&find_keys, values, NULL, InvalidSnapshot, &result);
 	for (uint64 row = 0; row < result.count; row++)
 	{
@@ -291,7 +280,7 @@ evs_dead_letter_park(const char *projection, const EvsEvent *event, const EvsKey
 	values[2] = PointerGetDatum(event->stream);
 	values[3] = Int64GetDatum(event->version);
 	values[4] = PointerGetDatum(event->type);
-	values[5] = array_of(keys->keys, keys->count);
+	values[5] = evs_text_array(keys->keys, keys->count);
 	values[6] = Int32GetDatum(attempts);
 	memcpy(&values[7], text.values, sizeof(text.values));
 	memcpy(&nulls[7], text.nulls, sizeof(text.nulls));

@@ -11,15 +11,14 @@
  */
 #include "folder.h"
 
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "utils/array.h"
 #include "utils/memutils.h"
 
 #include "event.h"
 #include "handlers.h"
 #include "state_cache.h"
+#include "text_array.h"
 
 Jsonb *
 evs_initial_state(void)
@@ -37,18 +36,6 @@ evs_initial_state(void)
 		initial.jsonb.root.header = JB_FOBJECT;
 	}
 	return &initial.jsonb;
-}
-
-/* What a fold with a path is passed as its third argument. */
-static Datum
-path_datum(const EvsProjection *projection)
-{
-	Datum	   *values = palloc(sizeof(Datum) * projection->npath);
-
-	for (int i = 0; i < projection->npath; i++)
-		values[i] = PointerGetDatum(projection->path[i]);
-	return PointerGetDatum(construct_array(values, projection->npath, TEXTOID, -1,
-										   false, TYPALIGN_INT));
 }
 
 EvsFolder *
@@ -69,7 +56,7 @@ evs_folder_open(EvsProjection *projection)
 		InitFunctionCallInfoData(*folder->fcinfo, &folder->flinfo, nargs, InvalidOid, NULL, NULL);
 		if (projection->npath > 0)
 		{
-			folder->fcinfo->args[2].value = path_datum(projection);
+			folder->fcinfo->args[2].value = evs_text_array(projection->path, projection->npath);
 			folder->fcinfo->args[2].isnull = false;
 		}
 	}

@@ -25,7 +25,6 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -36,6 +35,7 @@
 #include "catalog.h"
 #include "query.h"
 #include "relations.h"
+#include "text_array.h"
 
 static EvsQuery select_one = {
 	"select from evsource.projections where projection = $1",
@@ -141,18 +141,11 @@ row_texts(const ProjectionRow *row, const char *column, int *count)
 {
 	bool		isnull;
 	Datum		value = row_value(row, column, &isnull);
-	Datum	   *elements;
-	text	  **texts;
+	text	  **texts = NULL;
 
 	*count = 0;
-	if (isnull)
-		return NULL;
-
-	deconstruct_array(DatumGetArrayTypePCopy(value), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elements, NULL, count);
-	texts = palloc(sizeof(text *) * Max(*count, 1));
-	for (int i = 0; i < *count; i++)
-		texts[i] = DatumGetTextPP(elements[i]);
+	if (!isnull)
+		evs_text_array_read(value, &texts, count);
 	return texts;
 }
 

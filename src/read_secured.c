@@ -18,13 +18,13 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
 #include "event.h"
 #include "read.h"
 #include "scan.h"
+#include "text_array.h"
 
 /* the columns of evsource.events in their order */
 #define SECURED_SELECT \
@@ -145,16 +145,6 @@ secured_check_log(EvsRead *read, int64 after, int64 upto, const EvsFilter *filte
 	return unseen;
 }
 
-static Datum
-text_array_datum(text **texts, int count)
-{
-	Datum	   *datums = palloc(count * sizeof(Datum));
-
-	for (int i = 0; i < count; i++)
-		datums[i] = PointerGetDatum(texts[i]);
-	return PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
 void
 evs_read_secured_log(EvsRead *read, int64 after, int64 upto, const EvsFilter *filter)
 {
@@ -166,8 +156,8 @@ evs_read_secured_log(EvsRead *read, int64 after, int64 upto, const EvsFilter *fi
 
 	values[0] = Int64GetDatum(after);
 	values[1] = Int64GetDatum(upto);
-	values[2] = text_array_datum(filter->categories, filter->ncategories);
-	values[3] = text_array_datum(filter->types, filter->ntypes);
+	values[2] = evs_text_array(filter->categories, filter->ncategories);
+	values[3] = evs_text_array(filter->types, filter->ntypes);
 	values[4] = Int64GetDatum(read->remaining);
 	if (filter->ncategories == 0)
 		nulls[2] = 'n';

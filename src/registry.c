@@ -17,7 +17,6 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -28,6 +27,7 @@
 #include "registry.h"
 #include "restore.h"
 #include "snapshots.h"
+#include "text_array.h"
 #include "wakeup.h"
 
 /* The tag's last field: tells our locks from advisory ones and from each other. */
@@ -322,27 +322,13 @@ add_text(Arguments *arguments, const char *value)
 static void
 add_texts(Arguments *arguments, text **values, int count)
 {
-	Datum	   *datums = palloc(sizeof(Datum) * Max(count, 1));
-
-	for (int i = 0; i < count; i++)
-		datums[i] = PointerGetDatum(values[i]);
-
-	add(arguments,
-		PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT)),
-		count == 0);
+	add(arguments, evs_text_array(values, count), count == 0);
 }
 
 static void
 add_names(Arguments *arguments, List *names)
 {
-	text	  **values = palloc(sizeof(text *) * Max(list_length(names), 1));
-	int			count = 0;
-	ListCell   *cell;
-
-	foreach(cell, names)
-		values[count++] = cstring_to_text(lfirst(cell));
-
-	add_texts(arguments, values, count);
+	add(arguments, evs_text_array_of_names(names), names == NIL);
 }
 
 static void
@@ -543,12 +529,12 @@ evs_checkpoint_finish(const char *name)
  * Counting.
  */
 static int64
-count(EvsQuery *query, Arguments *arguments, Snapshot snapshot)
+count(EvsQuery *query, Arguments *arguments)
 {
 	EvsQueryResult result;
 	int64		events;
 
-	evs_query_begin(query, arguments->values, arguments->nulls, snapshot, &result);
+	evs_query_begin(query, arguments->values, arguments->nulls, InvalidSnapshot, &result);
 	events = DatumGetInt64(only_row(&result, 1));
 	evs_query_end(&result);
 
@@ -559,8 +545,6 @@ int64
 evs_registry_count(const EvsFilter *filter, int64 after, int64 upto)
 {
 	Arguments	arguments = {0};
-	Snapshot	snapshot;
-	int64		events;
 
 	if (after >= upto)
 		return 0;
@@ -571,12 +555,8 @@ evs_registry_count(const EvsFilter *filter, int64 after, int64 upto)
 	if (filter->ncategories > 0)
 		add_texts(&arguments, filter->categories, filter->ncategories);
 
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	events = count(filter->ncategories > 0 ? &count_categories : &count_all,
-				   &arguments, snapshot);
-	UnregisterSnapshot(snapshot);
-
-	return events;
+	return DatumGetInt64(evs_query_value_latest(filter->ncategories > 0 ? &count_categories : &count_all,
+												arguments.values, arguments.nulls, Int64GetDatum(0)));
 }
 
 int64
@@ -585,7 +565,7 @@ evs_registry_event_count(const char *name)
 	Arguments	arguments = {0};
 
 	add_text(&arguments, name);
-	return count(&count_applied, &arguments, InvalidSnapshot);
+	return count(&count_applied, &arguments);
 }
 
 bool
@@ -595,5 +575,5 @@ evs_registry_snapshots_fit(const EvsProjection *projection)
 
 	add_text(&arguments, projection->name);
 	add_bigint(&arguments, evs_snapshot_definition(projection));
-	return count(&count_own_snapshots, &arguments, InvalidSnapshot) > 0;
+	return count(&count_own_snapshots, &arguments) > 0;
 }

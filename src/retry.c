@@ -30,6 +30,7 @@
 #include "query.h"
 #include "registry.h"
 #include "scan.h"
+#include "text_array.h"
 #include "types.h"
 #include "wakeup.h"
 
@@ -86,18 +87,6 @@ typedef struct Retry
 	EvsKeySet  *waiting;		/* keys with an event that has failed again */
 	int64		applied;
 } Retry;
-
-static void
-read_keys(Datum array, EvsKeys *keys)
-{
-	Datum	   *values;
-
-	deconstruct_array(DatumGetArrayTypePCopy(array), TEXTOID, -1, false, TYPALIGN_INT,
-					  &values, NULL, &keys->count);
-	keys->keys = palloc(sizeof(text *) * Max(keys->count, 1));
-	for (int i = 0; i < keys->count; i++)
-		keys->keys[i] = DatumGetTextPP(values[i]);
-}
 
 /* The event at a position. */
 typedef struct Search
@@ -172,7 +161,8 @@ read_portion(const char *projection, int64 after, int *count, int64 *last, List 
 		*last = evs_query_bigint(&result, row, 1);
 		if (read_event(*last, letter, snapshot))
 		{
-			read_keys(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null), &letter->keys);
+			evs_text_array_read(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null),
+								&letter->keys.keys, &letter->keys.count);
 			(*count)++;
 		}
 		else

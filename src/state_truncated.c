@@ -12,7 +12,6 @@
 #include "state_truncated.h"
 
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -21,6 +20,7 @@
 #include "identity.h"
 #include "query.h"
 #include "state_keys.h"
+#include "text_array.h"
 
 static EvsQuery note = {
 	"update evsource.checkpoints set truncated = $2"
@@ -51,16 +51,12 @@ void
 evs_truncated_note(const EvsProjection *projection, text *stream, int64 before)
 {
 	const EvsFilter *filter = &projection->filter;
-	Datum	   *types = palloc(sizeof(Datum) * Max(filter->ntypes, 1));
 	Datum		values[] = {
 		CStringGetTextDatum(projection->name), PointerGetDatum(stream),
-		Int64GetDatum(before), Int64GetDatum(projection->start_after), (Datum) 0
+		Int64GetDatum(before), Int64GetDatum(projection->start_after),
+		evs_text_array(filter->types, filter->ntypes)
 	};
 
-	for (int i = 0; i < filter->ntypes; i++)
-		types[i] = PointerGetDatum(filter->types[i]);
-	values[4] = PointerGetDatum(construct_array(types, filter->ntypes, TEXTOID, -1, false,
-												TYPALIGN_INT));
 	(void) evs_query_run(&note, values, filter->ntypes > 0 ? NULL : "    n");
 }
 

@@ -29,6 +29,7 @@
 #include "identity.h"
 #include "query.h"
 #include "resolve.h"
+#include "text_array.h"
 
 /* rows that are kept, and written, together: so many, or so large */
 #define ROWS_PER_PART	1000
@@ -135,15 +136,8 @@ static EvsQuery select_rows = {
 static Datum
 table_names(const EvsProjection *projection)
 {
-	int			count = list_length(projection->tables);
-	Datum	   *names = palloc(sizeof(Datum) * count);
-	int			i = 0;
-	ListCell   *cell;
-
 	evs_resolve_check_tables(projection);
-	foreach(cell, projection->tables)
-		names[i++] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
+	return evs_text_array_of_names(projection->tables);
 }
 
 /* The projection's tables as they are now, each as a EvsTable. */

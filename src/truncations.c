@@ -8,9 +8,9 @@
 #include "truncations.h"
 
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 
 #include "query.h"
+#include "text_array.h"
 
 /*
  * The streams of these categories (null: all), but not of those, whose begin is gone,
@@ -25,16 +25,6 @@ static EvsQuery find_streams = {
 	" order by 1",
 	3, {INT8OID, TEXTARRAYOID, TEXTARRAYOID}, SPI_OK_SELECT
 };
-
-static Datum
-text_array(text *const *values, int count)
-{
-	Datum	   *elements = palloc(sizeof(Datum) * Max(count, 1));
-
-	for (int i = 0; i < count; i++)
-		elements[i] = PointerGetDatum(values[i]);
-	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
 
 /* Are all of them among the others?  None at all means every one there is. */
 static bool
@@ -62,7 +52,7 @@ evs_truncations_warn(const EvsProjection *projection, const EvsProjection *old)
 		are_among(filter->types, filter->ntypes, old->filter.types, old->filter.ntypes);
 	Datum		values[3] = {
 		Int64GetDatum(projection->start_after),
-		text_array(filter->categories, filter->ncategories)
+		evs_text_array(filter->categories, filter->ncategories)
 	};
 	char		nulls[] = "   ";
 	List	   *streams;
@@ -75,7 +65,7 @@ evs_truncations_warn(const EvsProjection *projection, const EvsProjection *old)
 
 	/* of the categories that it had it has what there was of these types */
 	if (same_types)
-		values[2] = text_array(old->filter.categories, old->filter.ncategories);
+		values[2] = evs_text_array(old->filter.categories, old->filter.ncategories);
 	else
 		nulls[2] = 'n';
 	streams = evs_query_texts(&find_streams, values, nulls);

@@ -17,10 +17,8 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -31,6 +29,7 @@
 
 #include "catalog.h"
 #include "relations.h"
+#include "text_array.h"
 
 /* Events of the type in the category are read otherwise than they once were. */
 typedef struct Change
@@ -189,18 +188,6 @@ hash_bytes_into(uint32 hash, const text *value)
 										 VARSIZE_ANY_EXHDR(value)));
 }
 
-static void
-read_texts(Datum array, text ***texts, int *count)
-{
-	Datum	   *values;
-
-	deconstruct_array(DatumGetArrayTypePCopy(array), TEXTOID, -1, false, TYPALIGN_INT,
-					  &values, NULL, count);
-	*texts = palloc(Max(*count, 1) * sizeof(text *));
-	for (int i = 0; i < *count; i++)
-		(*texts)[i] = DatumGetTextPP(values[i]);
-}
-
 /* All changes, in CurrentMemoryContext. */
 static List *
 read_changes(void)
@@ -227,7 +214,7 @@ read_changes(void)
 		change->but_not = NULL;
 		change->nbut_not = 0;
 		if (!nulls[3])
-			read_texts(values[3], &change->but_not, &change->nbut_not);
+			evs_text_array_read(values[3], &change->but_not, &change->nbut_not);
 		change->hash = hash_combine(change->hash, (uint32) DatumGetInt64(values[2]));
 		change->maker = HeapTupleHeaderGetXmin(tuple->t_data);
 		changes = lappend(changes, change);

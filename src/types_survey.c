@@ -16,12 +16,12 @@
 #include "types_survey.h"
 
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "barrier.h"
 #include "horizon.h"
 #include "query.h"
+#include "text_array.h"
 
 /* more categories than these, that no projection names, are all the others */
 #define MAX_CATEGORIES	100
@@ -94,18 +94,6 @@ static EvsQuery note_change = {
 	4, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID}, SPI_OK_INSERT
 };
 
-static Datum
-text_array(List *strings)
-{
-	Datum	   *texts = palloc(Max(list_length(strings), 1) * sizeof(Datum));
-	int			count = 0;
-	ListCell   *cell;
-
-	foreach(cell, strings)
-		texts[count++] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(texts, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
 /* Is an event of the type stored, of these versions, at these positions? */
 static bool
 is_stored_at(const text *type, int from_version, int to_version, int64 after, int64 upto)
@@ -130,7 +118,7 @@ look(EvsTypeSurvey *survey, int64 after, int64 upto)
 		Datum		values[] = {
 			PointerGetDatum(type), Int32GetDatum(survey->below),
 			Int64GetDatum(after), Int64GetDatum(upto),
-			text_array(survey->named), Int32GetDatum(MAX_CATEGORIES + 1)
+			evs_text_array_of_names(survey->named), Int32GetDatum(MAX_CATEGORIES + 1)
 		};
 		List	   *categories = evs_query_texts(&find_categories, values, NULL);
 
@@ -166,8 +154,8 @@ void
 evs_type_note_changes(const EvsTypeSurvey *survey)
 {
 	Datum		values[] = {
-		PointerGetDatum(survey->type), text_array(survey->categories),
-		text_array(survey->named), Int32GetDatum(MAX_CATEGORIES)
+		PointerGetDatum(survey->type), evs_text_array_of_names(survey->categories),
+		evs_text_array_of_names(survey->named), Int32GetDatum(MAX_CATEGORIES)
 	};
 	ListCell   *cell;
 

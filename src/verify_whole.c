@@ -11,7 +11,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -21,6 +20,7 @@
 #include "identity.h"
 #include "query.h"
 #include "state_keys.h"
+#include "text_array.h"
 #include "trace.h"
 #include "trial.h"
 #include "verify.h"
@@ -108,17 +108,12 @@ static void
 warn_of_truncations(const EvsTrial *trial, const EvsProjection *projection)
 {
 	const EvsFilter *filter = &projection->filter;
-	Datum	   *categories = palloc(sizeof(Datum) * Max(filter->ncategories, 1));
 	char		nulls[] = {filter->ncategories > 0 ? ' ' : 'n'};
-	Datum		values[1];
+	Datum		values[] = {evs_text_array(filter->categories, filter->ncategories)};
 	EvsQueryResult result;
 	int64		count;
 	char	   *first;
 
-	for (int i = 0; i < filter->ncategories; i++)
-		categories[i] = PointerGetDatum(filter->categories[i]);
-	values[0] = PointerGetDatum(construct_array(categories, filter->ncategories, TEXTOID,
-												-1, false, TYPALIGN_INT));
 	evs_query_begin(&find_truncations, values, nulls, trial->snapshot, &result);
 	count = evs_query_bigint(&result, 0, 1);
 	first = evs_query_text(&result, 0, 2);
