@@ -46,6 +46,7 @@
 
 #include "catalog.h"
 #include "identity.h"
+#include "parameters.h"
 #include "query.h"
 
 PG_FUNCTION_INFO_V1(evsource_capture_table);
@@ -71,20 +72,17 @@ check_may_capture(const RangeVar *name, Oid relid, Oid old_relid, void *arg)
 		aclcheck_error(result, get_relkind_objtype(get_rel_relkind(relid)), name->relname);
 }
 
-static text *
+static char *
 required_text(FunctionCallInfo fcinfo, int argument, const char *name)
 {
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-	return PG_GETARG_TEXT_PP(argument);
+	evs_argument_require(fcinfo, argument, name);
+	return evs_argument_text(fcinfo, argument);
 }
 
 static RangeVar *
 table_argument(FunctionCallInfo fcinfo)
 {
-	char	   *name = text_to_cstring(required_text(fcinfo, 0, "table_name"));
+	char	   *name = required_text(fcinfo, 0, "table_name");
 
 	return makeRangeVarFromNameList(stringToQualifiedNameList(name, NULL));
 }
@@ -376,16 +374,10 @@ release(Relation table)
 static bool
 must_replace(FunctionCallInfo fcinfo, int argument)
 {
-	char	   *choice = text_to_cstring(required_text(fcinfo, argument, "if_exists"));
+	static const char *const words[] = {"error", "keep", "alter"};
+	char	   *choice = required_text(fcinfo, argument, "if_exists");
 
-	if (strcmp(choice, "alter") == 0)
-		return true;
-	if (strcmp(choice, "error") != 0 && strcmp(choice, "keep") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for parameter \"if_exists\": \"%s\"", choice),
-				 errhint("Use 'error', 'keep' or 'alter'.")));
-	return false;
+	return evs_parameter_word("if_exists", choice, words, lengthof(words)) == 2;
 }
 
 /*

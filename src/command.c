@@ -37,6 +37,7 @@
 #include "event_row.h"
 #include "executed.h"
 #include "metadata.h"
+#include "parameters.h"
 #include "query.h"
 #include "scan.h"
 #include "settings.h"
@@ -305,15 +306,6 @@ result_row(const Command *command, const EvsExecuted *outcome, EvsState *state)
 
 /* ---- the call ---- */
 
-static void
-check_not_null(FunctionCallInfo fcinfo, int argument, const char *name)
-{
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-}
-
 /* The stream must be one that the projection has states of. */
 static void
 check_category(const Command *command)
@@ -353,10 +345,10 @@ evsource_execute_command(PG_FUNCTION_ARGS)
 	EvsState	state;
 	Relation	events;
 
-	check_not_null(fcinfo, 0, "decider");
+	evs_argument_require(fcinfo, 0, "decider");
 	command.stream = PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1);
 	evs_check_stream(command.stream);
-	check_not_null(fcinfo, 2, "command");
+	evs_argument_require(fcinfo, 2, "command");
 	command.command = PG_GETARG_JSONB_P(2);
 	command.has_id = !PG_ARGISNULL(3);
 

@@ -32,6 +32,7 @@
 #include "definition.h"
 #include "handlers.h"
 #include "identity.h"
+#include "parameters.h"
 #include "query.h"
 #include "resolve.h"
 #include "settings.h"
@@ -269,25 +270,6 @@ evs_decider_decide(const EvsDecider *decider, const EvsProjection *projection,
 /* ---- registering it ---- */
 
 static void
-check_name(const char *name)
-{
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("decider must not be null")));
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("decider must not be empty")));
-	if (strlen(name) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("name of decider is too long"),
-				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name),
-						   NAMEDATALEN - 1)));
-}
-
-static void
 check_rights(const EvsDecider *decider)
 {
 	Oid			owner = get_role_oid(decider->owner, true);
@@ -367,12 +349,8 @@ evsource_create_decider(PG_FUNCTION_ARGS)
 	EvsDecider	decider;
 	EvsDecider *old;
 
-	decider.name = evs_argument_text(fcinfo, 0);
-	check_name(decider.name);
-	if (handler == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("handler must not be null")));
+	decider.name = evs_argument_name_of(fcinfo, 0, "decider");
+	evs_argument_require(fcinfo, 1, "handler");
 
 	LockRelationOid(evs_catalog()->deciders, ShareRowExclusiveLock);
 	old = evs_decider_load(decider.name, true);

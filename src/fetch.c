@@ -480,10 +480,7 @@ wait_and_fetch(EvsFetch *fetch, int64 wait_ms)
 static int64
 positive_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64 value)
 {
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
+	evs_argument_require(fcinfo, argument, name);
 	if (value < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

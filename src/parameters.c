@@ -1,5 +1,5 @@
 /*
- * parameters.c - what an SQL call says of a projection, as it was said.
+ * parameters.c - what an SQL call says, of a projection above all, as it was said.
  *
  * What may be left out is null, or has a flag beside it.  What it means, and
  * whether it makes sense, is definition.c's.
@@ -11,8 +11,8 @@
 
 #include "parameters.h"
 
-/* Longest name of a projection in bytes: as long as an identifier. */
-#define MAX_PROJECTION_NAME		(NAMEDATALEN - 1)
+/* Longest name in bytes: as long as an identifier. */
+#define MAX_NAME	(NAMEDATALEN - 1)
 
 char *
 evs_argument_text(FunctionCallInfo fcinfo, int argument)
@@ -26,26 +26,38 @@ evs_argument_bool(FunctionCallInfo fcinfo, int argument, bool if_null)
 	return PG_ARGISNULL(argument) ? if_null : PG_GETARG_BOOL(argument);
 }
 
-char *
-evs_argument_name(FunctionCallInfo fcinfo, int argument)
+void
+evs_argument_require(FunctionCallInfo fcinfo, int argument, const char *name)
 {
-	char	   *name = evs_argument_text(fcinfo, argument);
-
-	if (name == NULL)
+	if (PG_ARGISNULL(argument))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("projection must not be null")));
+				 errmsg("%s must not be null", name)));
+}
+
+char *
+evs_argument_name_of(FunctionCallInfo fcinfo, int argument, const char *what)
+{
+	char	   *name;
+
+	evs_argument_require(fcinfo, argument, what);
+	name = evs_argument_text(fcinfo, argument);
 	if (name[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("projection must not be empty")));
-	if (strlen(name) > MAX_PROJECTION_NAME)
+				 errmsg("%s must not be empty", what)));
+	if (strlen(name) > MAX_NAME)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("name of projection is too long"),
-				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name),
-						   MAX_PROJECTION_NAME)));
+				 errmsg("name of %s is too long", what),
+				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name), MAX_NAME)));
 	return name;
+}
+
+char *
+evs_argument_name(FunctionCallInfo fcinfo, int argument)
+{
+	return evs_argument_name_of(fcinfo, argument, "projection");
 }
 
 int

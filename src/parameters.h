@@ -1,5 +1,5 @@
 /*
- * parameters.h - what an SQL call says of a projection, as it was said.
+ * parameters.h - what an SQL call says, of a projection above all, as it was said.
  */
 #ifndef EVS_PARAMETERS_H
 #define EVS_PARAMETERS_H
@@ -76,8 +76,12 @@ typedef struct EvsParameters
 extern char *evs_argument_text(FunctionCallInfo fcinfo, int argument);
 extern bool evs_argument_bool(FunctionCallInfo fcinfo, int argument, bool if_null);
 
-/* A required name: 22004 when NULL, 22023 when empty or too long. */
+/* 22004 when the argument, which the user knows by this name, is NULL. */
+extern void evs_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);
+
+/* The name of a projection, or of something else: 22004 when NULL, 22023 when empty or too long. */
 extern char *evs_argument_name(FunctionCallInfo fcinfo, int argument);
+extern char *evs_argument_name_of(FunctionCallInfo fcinfo, int argument, const char *what);
 
 /* Which of the words is it?  22023 with the list as a hint when it is none. */
 extern int	evs_parameter_word(const char *parameter, const char *value,

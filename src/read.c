@@ -45,6 +45,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "horizon.h"
+#include "parameters.h"
 #include "read.h"
 #include "restore.h"
 #include "scan.h"
@@ -57,15 +58,6 @@ PG_FUNCTION_INFO_V1(evsource_stream_version);
 PG_FUNCTION_INFO_V1(evsource_safe_position);
 
 /* ---- arguments and rights ---- */
-
-static void
-check_not_null(FunctionCallInfo fcinfo, int argument, const char *name)
-{
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-}
 
 /* max_count: NULL is all, which is -1 here. */
 static int64
@@ -365,7 +357,7 @@ evsource_read_stream(PG_FUNCTION_ARGS)
 	int64		from_version = 1;
 	int64		to_version = PG_INT64_MAX;
 
-	check_not_null(fcinfo, 0, "stream");
+	evs_argument_require(fcinfo, 0, "stream");
 	stream = PG_GETARG_TEXT_PP(0);
 	if (!PG_ARGISNULL(1))
 	{
@@ -416,7 +408,7 @@ evsource_stream_version(PG_FUNCTION_ARGS)
 	text	   *stream;
 	int64		version;
 
-	check_not_null(fcinfo, 0, "stream");
+	evs_argument_require(fcinfo, 0, "stream");
 	stream = PG_GETARG_TEXT_PP(0);
 
 	if (!evs_read_check_access())
@@ -489,7 +481,7 @@ evsource_read_category(PG_FUNCTION_ARGS)
 	int64		after;
 	int64		max_count;
 
-	check_not_null(fcinfo, 0, "category");
+	evs_argument_require(fcinfo, 0, "category");
 	category = PG_GETARG_TEXT_PP(0);
 	after = after_position_argument(fcinfo, 1);
 	max_count = max_count_argument(fcinfo, 2);
@@ -551,7 +543,7 @@ evsource_read_event(PG_FUNCTION_ARGS)
 	pg_uuid_t  *id;
 	int64		position;
 
-	check_not_null(fcinfo, 0, "id");
+	evs_argument_require(fcinfo, 0, "id");
 	id = PG_GETARG_UUID_P(0);
 
 	/* where an id that the server made says it is, else 0 */

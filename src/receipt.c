@@ -144,10 +144,7 @@ parse_receipt(const char *given, Receipt *receipt)
 static void
 receipt_argument(FunctionCallInfo fcinfo, Receipt *receipt)
 {
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("receipt must not be null")));
+	evs_argument_require(fcinfo, 0, "receipt");
 	parse_receipt(text_to_cstring(PG_GETARG_TEXT_PP(0)), receipt);
 }
 

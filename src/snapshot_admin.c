@@ -21,6 +21,7 @@
 #include "barrier.h"
 #include "catalog.h"
 #include "failure.h"
+#include "parameters.h"
 #include "query.h"
 #include "rebuild.h"
 #include "registry.h"
@@ -37,19 +38,10 @@ PG_FUNCTION_INFO_V1(evsource_clear_snapshots);
 PG_FUNCTION_INFO_V1(evsource_restore_projection);
 
 static char *
-optional_text(FunctionCallInfo fcinfo, int argument)
+projection_argument(FunctionCallInfo fcinfo)
 {
-	return PG_ARGISNULL(argument) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(argument));
-}
-
-static char *
-required_text(FunctionCallInfo fcinfo, int argument, const char *name)
-{
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	evs_argument_require(fcinfo, 0, "projection");
+	return evs_argument_text(fcinfo, 0);
 }
 
 /* The names of all fold projections. */
@@ -269,7 +261,7 @@ owns_tables(const char *name)
 Datum
 evsource_save_snapshot(PG_FUNCTION_ARGS)
 {
-	char	   *name = optional_text(fcinfo, 0);
+	char	   *name = evs_argument_text(fcinfo, 0);
 	EvsProjection *projection;
 	int64		keys = 0;
 
@@ -322,7 +314,7 @@ evs_snapshots_restore(EvsProjection *projection)
 Datum
 evsource_restore_projection(PG_FUNCTION_ARGS)
 {
-	char	   *name = required_text(fcinfo, 0, "projection");
+	char	   *name = projection_argument(fcinfo);
 	EvsProjection *projection;
 	int64		keys;
 
@@ -368,7 +360,7 @@ static EvsQuery find_row = {
 Datum
 evsource_load_snapshot(PG_FUNCTION_ARGS)
 {
-	char	   *name = required_text(fcinfo, 0, "projection");
+	char	   *name = projection_argument(fcinfo);
 	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
 	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	Datum		values[] = {CStringGetTextDatum(name), PointerGetDatum(key)};
@@ -392,7 +384,7 @@ evsource_load_snapshot(PG_FUNCTION_ARGS)
 Datum
 evsource_has_snapshot(PG_FUNCTION_ARGS)
 {
-	char	   *name = required_text(fcinfo, 0, "projection");
+	char	   *name = projection_argument(fcinfo);
 	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
 	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	Datum		values[] = {CStringGetTextDatum(name), PointerGetDatum(key)};
@@ -428,7 +420,7 @@ clear(const char *name)
 Datum
 evsource_clear_snapshots(PG_FUNCTION_ARGS)
 {
-	char	   *name = optional_text(fcinfo, 0);
+	char	   *name = evs_argument_text(fcinfo, 0);
 	EvsProjection *projection;
 	int64		cleared = 0;
 	ListCell   *cell;

@@ -31,6 +31,7 @@
 #include "catalog.h"
 #include "dead_letters.h"
 #include "fold_key.h"
+#include "parameters.h"
 #include "positions.h"
 #include "query.h"
 #include "snapshots.h"
@@ -128,11 +129,8 @@ evs_state_key(const EvsProjection *projection, text *key)
 static char *
 projection_argument(FunctionCallInfo fcinfo)
 {
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("projection must not be null")));
-	return text_to_cstring(PG_GETARG_TEXT_PP(0));
+	evs_argument_require(fcinfo, 0, "projection");
+	return evs_argument_text(fcinfo, 0);
 }
 
 /* ---- one call ---- */
@@ -547,10 +545,7 @@ evsource_state_at_version(PG_FUNCTION_ARGS)
 				 errdetail("Only a state that is keyed by stream has the versions of its stream."),
 				 errhint("Ask for the state at a time: evsource.state_at_time().")));
 	key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("stream_version must not be null")));
+	evs_argument_require(fcinfo, 2, "stream_version");
 	at.version = PG_GETARG_INT64(2);
 	if (at.version < 0)
 		ereport(ERROR,
@@ -579,10 +574,7 @@ evsource_state_at_time(PG_FUNCTION_ARGS)
 	EvsStateAt	at = {.version = PG_INT64_MAX, .has_time = true};
 	text	   *key = evs_state_key(projection, PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("as_of must not be null")));
+	evs_argument_require(fcinfo, 2, "as_of");
 	at.before = PG_GETARG_TIMESTAMPTZ(2);
 	return past_state(fcinfo, projection, generation, key, &at);
 }

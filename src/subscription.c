@@ -47,10 +47,7 @@ evs_subscription_name(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *name = evs_argument_text(fcinfo, argument);
 
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("subscription must not be null")));
+	evs_argument_require(fcinfo, argument, "subscription");
 	check_name(name, "subscription");
 	return name;
 }

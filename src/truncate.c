@@ -31,6 +31,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "intake.h"
+#include "parameters.h"
 #include "query.h"
 #include "registry.h"
 #include "replay.h"
@@ -71,10 +72,8 @@ check_rights(void)
 static void
 read_arguments(FunctionCallInfo fcinfo, Truncation *truncation)
 {
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", PG_ARGISNULL(0) ? "stream" : "before_version")));
+	evs_argument_require(fcinfo, 0, "stream");
+	evs_argument_require(fcinfo, 1, "before_version");
 	truncation->stream = PG_GETARG_TEXT_PP(0);
 	truncation->name = text_to_cstring(truncation->stream);
 	truncation->before = PG_GETARG_INT64(1);

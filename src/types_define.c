@@ -30,6 +30,7 @@
 
 #include "catalog.h"
 #include "barrier.h"
+#include "parameters.h"
 #include "query.h"
 #include "registry.h"
 #include "resolve.h"
@@ -158,10 +159,7 @@ version_argument(FunctionCallInfo fcinfo)
 {
 	int32		version;
 
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("version must not be null")));
+	evs_argument_require(fcinfo, 1, "version");
 	version = PG_GETARG_INT32(1);
 	if (version < 1 || version > EVS_MAX_SCHEMA_VERSION)
 		ereport(ERROR,
