@@ -30,7 +30,6 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -203,18 +202,6 @@ capture_trigger(Relation table)
 	return NULL;
 }
 
-static void
-run_command(const char *command)
-{
-	int			code;
-
-	SPI_connect();
-	code = SPI_execute(command, false, 0);
-	if (code != SPI_OK_UTILITY)
-		elog(ERROR, "SPI_execute: %s: %s", SPI_result_code_string(code), command);
-	SPI_finish();
-}
-
 static char *
 qualified_name(Relation table)
 {
@@ -254,9 +241,9 @@ create_triggers(Relation table, const EvsCaptureDefinition *definition)
 	for (int i = 0; i < count; i++)
 		appendStringInfo(&list, "%s%s", i > 0 ? ", " : "", quote_literal_cstr(arguments[i]));
 	for (int i = 0; i < lengthof(triggers); i++)
-		run_command(psprintf("create trigger %s %s on %s for each %s execute function evsource.capture(%s)",
-							 triggers[i][0], triggers[i][1], qualified_name(table),
-							 triggers[i][2], list.data));
+		evs_query_command(psprintf("create trigger %s %s on %s for each %s execute function evsource.capture(%s)",
+								   triggers[i][0], triggers[i][1], qualified_name(table),
+								   triggers[i][2], list.data));
 }
 
 /* A partition that is captured by itself has the triggers already. */
@@ -305,8 +292,8 @@ let_owner_add_partitions(Relation table)
 		object_aclcheck(ProcedureRelationId, evs_catalog()->capture, owner, ACL_EXECUTE) == ACLCHECK_OK)
 		return;
 	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
-	run_command(psprintf("grant execute on function evsource.capture() to %s",
-						 quote_identifier(GetUserNameFromId(owner, false))));
+	evs_query_command(psprintf("grant execute on function evsource.capture() to %s",
+							   quote_identifier(GetUserNameFromId(owner, false))));
 	evs_identity_leave(&identity);
 }
 
@@ -364,7 +351,7 @@ release(Relation table)
 	/* PostgreSQL asks for the table's owner */
 	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
 	foreach(cell, names)
-		run_command(psprintf("drop trigger %s on %s", quote_identifier(lfirst(cell)), table_name));
+		evs_query_command(psprintf("drop trigger %s on %s", quote_identifier(lfirst(cell)), table_name));
 	evs_identity_leave(&identity);
 	evs_capture_leave_partitions(RelationGetRelid(table));
 	evs_capture_unregister(RelationGetRelid(table));

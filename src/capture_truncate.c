@@ -21,7 +21,6 @@
 #include "catalog/partition.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -226,11 +225,8 @@ run_on_each(const char *command, EvsQuery *query, Oid relid)
 	if (names == NIL)
 		return;
 	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
-	SPI_connect();
 	foreach(cell, names)
-		if (SPI_execute(psprintf(command, (char *) lfirst(cell)), false, 0) != SPI_OK_UTILITY)
-			elog(ERROR, "SPI_execute: %s: %s", SPI_result_code_string(SPI_result), command);
-	SPI_finish();
+		evs_query_command(psprintf(command, (char *) lfirst(cell)));
 	evs_identity_leave(&identity);
 }
 

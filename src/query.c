@@ -1,5 +1,5 @@
 /*
- * query.c - constant SQL on evsource's own tables.
+ * query.c - constant SQL on evsource's own tables; and commands.
  *
  * Nobody but their owner has rights on these tables: neither appenders, nor
  * the owners of projections, nor those who ask for a state.  What evsource
@@ -198,4 +198,17 @@ evs_query_texts(EvsQuery *query, Datum *values, const char *nulls)
 	}
 	evs_query_end(&result);
 	return texts;
+}
+
+void
+evs_query_command(const char *command)
+{
+	int			code;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	code = SPI_execute(command, false, 0);
+	if (code != SPI_OK_UTILITY)
+		elog(ERROR, "SPI_execute: %s: %s", SPI_result_code_string(code), command);
+	SPI_finish();
 }

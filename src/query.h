@@ -85,6 +85,12 @@ extern uint64 evs_query_run_latest(EvsQuery *query, Datum *values, const char *n
 extern Datum evs_query_value_latest(EvsQuery *query, Datum *values, const char *nulls,
 									Datum otherwise);
 
+/*
+ * And a command that is none of these: CREATE, TRUNCATE and so on.  It runs with the
+ * rights and the search_path that are there, once; what is put into it is quoted.
+ */
+extern void evs_query_command(const char *command);
+
 /* The owner of evsource's tables, as whom statements run. */
 extern Oid	evs_query_owner(void);
 

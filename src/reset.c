@@ -14,7 +14,6 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
@@ -28,6 +27,7 @@
 #include "failure.h"
 #include "horizon.h"
 #include "identity.h"
+#include "query.h"
 #include "rebuilds.h"
 #include "registry.h"
 #include "resolve.h"
@@ -66,7 +66,6 @@ truncate_tables(const EvsProjection *projection)
 {
 	StringInfoData statement;
 	ListCell   *cell;
-	int			result;
 
 	initStringInfo(&statement);
 	foreach(cell, projection->tables)
@@ -74,11 +73,7 @@ truncate_tables(const EvsProjection *projection)
 						 (char *) lfirst(cell));
 	appendStringInfoString(&statement, " restart identity");
 
-	SPI_connect();
-	result = SPI_execute(statement.data, false, 0);
-	if (result != SPI_OK_UTILITY)
-		elog(ERROR, "%s: %s", SPI_result_code_string(result), statement.data);
-	SPI_finish();
+	evs_query_command(statement.data);
 }
 
 /* Functions that return void may well return NULL. */

@@ -28,7 +28,6 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "common/hashfn.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -227,18 +226,6 @@ evs_shadow_shape(List *tables, const char *schema)
 
 /* ---- making it ---- */
 
-static void
-execute(const char *statement)
-{
-	int			result;
-
-	SPI_connect();
-	result = SPI_execute(statement, false, 0);
-	if (result != SPI_OK_UTILITY)
-		elog(ERROR, "%s: %s", SPI_result_code_string(result), statement);
-	SPI_finish();
-}
-
 void
 evs_shadow_execute(List *statements, const char *role)
 {
@@ -250,7 +237,7 @@ evs_shadow_execute(List *statements, const char *role)
 	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	foreach(cell, statements)
-		execute(lfirst(cell));
+		evs_query_command(lfirst(cell));
 	evs_identity_leave(&identity);
 	CommandCounterIncrement();
 }

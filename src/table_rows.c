@@ -455,15 +455,8 @@ execute(List *statements)
 {
 	ListCell   *cell;
 
-	SPI_connect();
 	foreach(cell, statements)
-	{
-		int			code = SPI_execute(lfirst(cell), false, 0);
-
-		if (code < 0)
-			elog(ERROR, "%s: %s", SPI_result_code_string(code), (char *) lfirst(cell));
-	}
-	SPI_finish();
+		evs_query_command(lfirst(cell));
 }
 
 /* Fill a table that is empty. */
