@@ -245,12 +245,11 @@ static WorkLock *
 list_locks(int *count)
 {
 	Oid			events = get_relname_relid("events", get_namespace_oid("evsource", true));
-	List	   *names = list_concat(evs_registry_names(EVS_MODE_INLINE), evs_registry_names(EVS_MODE_ASYNC));
+	List	   *names = evs_registry_all_names();
 	WorkLock   *locks;
 	int			n = 0;
 	ListCell   *cell;
 
-	names = list_concat(names, evs_registry_names(EVS_MODE_MANUAL));
 	locks = palloc(sizeof(WorkLock) * (1 + 2 * list_length(names)));
 	if (OidIsValid(events))
 	{

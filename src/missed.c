@@ -14,12 +14,9 @@
  */
 #include "evsource.h"
 
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 
 #include "missed.h"
-#include "query.h"
 #include "registry.h"
 #include "scan.h"
 #include "snapshots.h"
@@ -40,13 +37,10 @@ struct EvsMissed
 EvsMissed *
 evs_missed_begin(void)
 {
-	static EvsQuery query = {
-		"select projection from evsource.projections order by 1", 0, {0}, SPI_OK_SELECT
-	};
 	EvsMissed  *missed = palloc0(sizeof(EvsMissed));
 	ListCell   *cell;
 
-	foreach(cell, evs_query_texts(&query, NULL, NULL))
+	foreach(cell, evs_registry_all_names())
 	{
 		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
 		Watched    *watched;
@@ -87,11 +81,6 @@ evs_missed_note(EvsMissed *missed, const EvsEvent *row, bool behind)
 	}
 }
 
-static EvsQuery mark_stale = {
-	"update evsource.projections set stale = true where projection = $1 and not stale",
-	1, {TEXTOID}, SPI_OK_UPDATE
-};
-
 /* States that are kept in rows go on; but they are not what the log makes of them. */
 static void
 forget_saved(const EvsProjection *projection)
@@ -113,10 +102,9 @@ evs_missed_tell(EvsMissed *missed)
 	foreach(cell, missed->projections)
 	{
 		const Watched *watched = lfirst(cell);
-		Datum		name[] = {CStringGetTextDatum(watched->projection->name)};
 
 		if (watched->misses)
-			(void) evs_query_run(&mark_stale, name, NULL);
+			evs_registry_mark_stale(watched->projection->name);
 		if (watched->behind)
 			forget_saved(watched->projection);
 	}

@@ -77,6 +77,15 @@ static EvsQuery delete_projection = {
 	1, {TEXTOID}, SPI_OK_DELETE
 };
 
+static EvsQuery mark_stale = {
+	"update evsource.projections set stale = true where projection = $1 and not stale",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery select_all_names = {
+	"select projection from evsource.projections order by 1", 0, {0}, SPI_OK_SELECT
+};
+
 static EvsQuery select_names = {
 	"select projection from evsource.projections where mode = $1 order by 1",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -326,12 +335,6 @@ add_texts(Arguments *arguments, text **values, int count)
 }
 
 static void
-add_names(Arguments *arguments, List *names)
-{
-	add(arguments, evs_text_array_of_names(names), names == NIL);
-}
-
-static void
 add_bigint(Arguments *arguments, int64 value)
 {
 	add(arguments, Int64GetDatum(value), false);
@@ -394,7 +397,7 @@ add_definition(Arguments *arguments, const EvsProjection *projection)
 			 projection->key_function);
 	add_bigint(arguments, projection->start_after);
 	add_integer(arguments, projection->state_version);
-	add_names(arguments, projection->tables);
+	add(arguments, evs_text_array_of_names(projection->tables), projection->tables == NIL);
 	add_text(arguments, projection->on_reset);
 	add_text(arguments, projection->dead_letter ? "dead_letter" : "stop");
 	add_text(arguments, projection->owner);
@@ -444,6 +447,21 @@ evs_registry_delete(const char *name)
 	add_text(&arguments, name);
 	change_row(&delete_projection, &arguments);
 	change_row(&delete_checkpoint, &arguments);
+}
+
+void
+evs_registry_mark_stale(const char *name)
+{
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	(void) evs_query_run(&mark_stale, arguments.values, arguments.nulls);
+}
+
+List *
+evs_registry_all_names(void)
+{
+	return evs_query_texts(&select_all_names, NULL, NULL);
 }
 
 List *

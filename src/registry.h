@@ -48,7 +48,11 @@ extern void evs_registry_insert(const EvsProjection *projection);
 extern void evs_registry_update(const EvsProjection *projection);
 extern void evs_registry_delete(const char *name);
 
-/* The names of all projections of a mode, in order. */
+/* The projection is to be rebuilt.  Takes no lock but that of the row. */
+extern void evs_registry_mark_stale(const char *name);
+
+/* The names of all projections, or of those of a mode, in order. */
+extern List *evs_registry_all_names(void);
 extern List *evs_registry_names(EvsMode mode);
 
 /* Those of the active inline ones whose count is of a position before this one. */

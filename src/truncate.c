@@ -125,14 +125,10 @@ is_over(const EvsProjection *projection, const Truncation *truncation)
 static List *
 projections_over(const Truncation *truncation)
 {
-	static EvsQuery query = {
-		"select projection from evsource.projections order by 1", 0, {0}, SPI_OK_SELECT
-	};
-	List	   *names = evs_query_texts(&query, NULL, NULL);
 	List	   *over = NIL;
 	ListCell   *cell;
 
-	foreach(cell, names)
+	foreach(cell, evs_registry_all_names())
 	{
 		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
 

@@ -21,6 +21,7 @@
 #include "barrier.h"
 #include "horizon.h"
 #include "query.h"
+#include "registry.h"
 #include "text_array.h"
 
 /* more categories than these, that no projection names, are all the others */
@@ -50,11 +51,6 @@ static EvsQuery find_concerned = {
 	"  and e.position > greatest(p.start_after, $3) and e.position <= least(applied.position, $4)"
 	"  and (p.categories is null or evsource.category(e.stream) = any (p.categories)))",
 	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_SELECT
-};
-
-static EvsQuery mark_stale = {
-	"update evsource.projections set stale = true where projection = $1 and not stale",
-	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
 /* The categories that projections name. */
@@ -161,9 +157,5 @@ evs_type_note_changes(const EvsTypeSurvey *survey)
 
 	(void) evs_query_run(&note_change, values, NULL);
 	foreach(cell, survey->readers)
-	{
-		Datum		reader[] = {CStringGetTextDatum(lfirst(cell))};
-
-		evs_query_run(&mark_stale, reader, NULL);
-	}
+		evs_registry_mark_stale(lfirst(cell));
 }
