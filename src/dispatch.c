@@ -145,7 +145,6 @@ apply(EvsProjection *projection, EvsEvent *const *events, int count)
 	EvsIdentity identity;
 	EvsHandlerContext errors;
 
-	check_serializable(projection);
 	ereport(DEBUG1,
 			(errmsg_internal("dispatching %d events to projection \"%s\"",
 							 count, projection->name)));
@@ -171,23 +170,33 @@ run_batch(EvsProjection *projection, const EvsBatch *batch)
 {
 	EvsEvent   *single;
 	EvsEvent  **events = &single;
+	int			first = 0;
 	int			count = 0;
 	MemoryContext context;
 	MemoryContext caller;
+
+	/* whatever it is about, the transaction may read the read model next */
+	check_serializable(projection);
+
+	/* most events are of no concern to most projections: that costs no more than the filter */
+	while (first < batch->count && !accepts(projection, &batch->events[first]))
+		first++;
+	if (first == batch->count)
+		return 0;
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "evsource dispatch",
 									ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(context);
 
 	if (batch->count > 1)
-		events = MemoryContextAllocHuge(context, sizeof(EvsEvent *) * batch->count);
-	for (int i = 0; i < batch->count; i++)
+		events = MemoryContextAllocHuge(context, sizeof(EvsEvent *) * (batch->count - first));
+	events[count++] = &batch->events[first];
+	for (int i = first + 1; i < batch->count; i++)
 	{
 		if (accepts(projection, &batch->events[i]))
 			events[count++] = &batch->events[i];
 	}
-	if (count > 0)
-		apply(projection, events, count);
+	apply(projection, events, count);
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
@@ -202,8 +211,6 @@ run_inline(const EvsBatch *batch)
 
 	foreach(cell, projections)
 	{
-		/* whatever it appends, the transaction may read the read model next */
-		check_serializable(lfirst(cell));
 		if (run_batch(lfirst(cell), batch) > 0)
 			evs_notify(lfirst(cell), batch->events[batch->count - 1].position);
 	}
