@@ -42,7 +42,7 @@ create view evsource.daemon_status as
 comment on view evsource.daemon_status is
 'The daemon''s processes for this database: what each does, and when it last said that it lives.';
 
--- In a copy of a database the row still says where the original is.
+-- In a copy of a database the row says where the original is, in a restored one nothing.
 create function evsource.adopt() returns boolean
     language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$

@@ -50,7 +50,8 @@ comment on column evsource.events.schema_version is 'Version of the type that th
 comment on column evsource.events.id is 'The id that the client gave, or null: see evsource.event_id.';
 
 -- Who this store is. origin seeds the ids that the server makes; the rest says
--- which database the log was last written in, to know a copy when we are one.
+-- which database the log was last written in, to know a copy when we are one: another
+-- one, or none (0) when it was restored and evsource.adopt() was not called since.
 create table evsource.store (
     origin            uuid not null,
     system_identifier bigint not null,
@@ -58,14 +59,19 @@ create table evsource.store (
 );
 comment on table evsource.store is 'One row: the identity of this event store.';
 create unique index store_one_row on evsource.store ((true));
+insert into evsource.store
+    select pg_catalog.gen_random_uuid(), s.system_identifier, d.oid
+    from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+    where d.datname = pg_catalog.current_database();
 
 -- A restore brings the dumped row: it takes the place of the one that
--- create extension made.
+-- create extension made. Also in the database that it was dumped from we are a copy then.
 create function evsource._replace_store() returns trigger
     language plpgsql set search_path = pg_catalog, pg_temp
     as $$
 begin
     delete from evsource.store;
+    new.database := 0;
     return new;
 end
 $$;
@@ -84,11 +90,6 @@ create trigger store_changed
     after insert or update or delete or truncate on evsource.store
     for each statement execute function evsource._changed();
 alter table evsource.store enable always trigger store_changed;
-
-insert into evsource.store
-    select pg_catalog.gen_random_uuid(), s.system_identifier, d.oid
-    from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
-    where d.datname = pg_catalog.current_database();
 
 -- Streams that do not begin with version 1: with which event they begin now. Those
 -- that came so are found out when events are restored (src/restore.c), so

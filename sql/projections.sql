@@ -39,6 +39,23 @@ create trigger projections_changed
     for each statement execute function evsource._changed();
 alter table evsource.projections enable always trigger projections_changed;
 
+-- One that is registered is as old as the transaction that writes it. An older one is
+-- restored: that makes the database a copy, in which the daemon waits, before the dump
+-- comes to evsource.store.
+create function evsource._restored() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    update evsource.store set database = 0 where database <> 0;
+    return null;
+end
+$$;
+comment on function evsource._restored() is 'Internal: notes that a dump is being restored.';
+create trigger projection_restored
+    after insert on evsource.projections
+    for each row when (new.created_at <> pg_catalog.now()) execute function evsource._restored();
+alter table evsource.projections enable always trigger projection_restored;
+
 -- A row a projection, apart from the definition: writing it disturbs no cache.
 -- An async projection has applied the log up to position. An inline one is up
 -- to date by construction: event_count counts up to position, what came later

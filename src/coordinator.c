@@ -4,7 +4,7 @@
  * It leaves when there is nothing to do for it: the extension is not there, no
  * projection is async and nobody listens, or the daemon is turned off for the
  * database.  Sessions that change that ask the launcher for another one.  In a
- * copy of a database (the store says that it was last written elsewhere) it
+ * copy of a database (the store does not say that it was last written here) it
  * waits for evsource.adopt().
  *
  * While the safe position rises it also publishes it for standbys, and tells
@@ -12,11 +12,7 @@
  */
 #include "evsource.h"
 
-#include "access/genam.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -145,34 +141,10 @@ leave(EvsVerdict verdict)
  * What there is to do.
  */
 
-/* Is this another database than the one that the store was last written in? */
-static bool
-is_a_copy(void)
-{
-	Relation	store = table_open(evs_catalog()->store, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL, SO_NONE);
-	TupleTableSlot *slot = table_slot_create(store, NULL);
-	bool		copy = false;
-
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		bool		isnull;
-
-		copy = (uint64) DatumGetInt64(slot_getattr(slot, 2, &isnull)) != GetSystemIdentifier() ||
-			DatumGetObjectId(slot_getattr(slot, 3, &isnull)) != MyDatabaseId;
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(store, AccessShareLock);
-	return copy;
-}
-
 static void
 look_for_copy(void)
 {
-	bool		copy = is_a_copy();
+	bool		copy = evs_daemon_is_in_copy();
 
 	if (copy && !team->waits_for_adoption)
 		ereport(LOG,

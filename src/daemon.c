@@ -10,7 +10,9 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
@@ -22,8 +24,10 @@
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/inval.h"
 
+#include "catalog.h"
 #include "daemon.h"
 #include "shmem.h"
 #include "wakeup.h"
@@ -184,6 +188,29 @@ evs_daemon_is_outdated(void)
 		strlcpy(first_version, version, sizeof(first_version));
 	}
 	return oid != first_oid || strcmp(version, first_version) != 0;
+}
+
+bool
+evs_daemon_is_in_copy(void)
+{
+	Relation	store = table_open(evs_catalog()->store, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL, SO_NONE);
+	TupleTableSlot *slot = table_slot_create(store, NULL);
+	bool		copy = false;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		copy = (uint64) DatumGetInt64(slot_getattr(slot, 2, &isnull)) != GetSystemIdentifier() ||
+			DatumGetObjectId(slot_getattr(slot, 3, &isnull)) != MyDatabaseId;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(store, AccessShareLock);
+	return copy;
 }
 
 void

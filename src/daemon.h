@@ -50,6 +50,12 @@ extern EvsPost evs_daemon_begin(bool with_database);
  */
 extern bool evs_daemon_is_outdated(void);
 
+/*
+ * Is this a copy of another database, or a restored one, that nobody has adopted?
+ * It is one before the first projection of another one can be seen in it.
+ */
+extern bool evs_daemon_is_in_copy(void);
+
 /* Has somebody told this process to end? */
 extern bool evs_daemon_was_told_to_leave(void);
 

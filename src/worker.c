@@ -318,6 +318,14 @@ is_outdated(void)
 	return evs_daemon_is_outdated();
 }
 
+/* What there is to do has changed; false: not for us, a dump is being restored. */
+static bool
+look_again(void)
+{
+	evs_jobs_read(&jobs);
+	return !evs_daemon_is_in_copy();
+}
+
 /* See what there is to do; false: leave, we are in the way or not up to date. */
 static bool
 look(void)
@@ -325,9 +333,8 @@ look(void)
 	bool		stay;
 
 	StartTransactionCommand();
-	stay = evs_catalog_exists() && !is_outdated() && !evs_crew_in_the_way();
-	if (stay && evs_jobs_have_changed())
-		evs_jobs_read(&jobs);
+	stay = evs_catalog_exists() && !is_outdated() && !evs_crew_in_the_way() &&
+		(!evs_jobs_have_changed() || look_again());
 	if (stay)
 	{
 		safe_position = evs_horizon_safe_position();
