@@ -35,6 +35,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -256,23 +257,31 @@ slot_xmin(TupleTableSlot *slot)
 	return HeapTupleHeaderGetXmin(tuple->t_data);
 }
 
-/* Remember the commit of the transaction that stored this row. */
+/*
+ * Remember the commit of the transaction that stored this row.  A frozen row does
+ * not say whose that was, and VACUUM freezes rows whose commit is not flushed yet:
+ * then its page, which was changed after that commit, says how far to flush.
+ */
 void
 evs_read_note_commit(EvsRead *read, TupleTableSlot *slot)
 {
 	TransactionId xmin = slot_xmin(slot);
+	XLogRecPtr	lsn;
 
-	if (xmin == read->last_xmin)
-		return;
-	read->last_xmin = xmin;
-
-	if (TransactionIdIsNormal(xmin) && !TransactionIdIsCurrentTransactionId(xmin))
+	if (TransactionIdIsNormal(xmin))
 	{
-		XLogRecPtr	lsn = TransactionIdGetCommitLSN(xmin);
-
-		if (lsn > read->commit_lsn)
-			read->commit_lsn = lsn;
+		if (xmin == read->last_xmin || TransactionIdIsCurrentTransactionId(xmin))
+			return;
+		read->last_xmin = xmin;
+		lsn = TransactionIdGetCommitLSN(xmin);
 	}
+	else
+	{
+		Assert(TTS_IS_BUFFERTUPLE(slot));
+		lsn = BufferGetLSNAtomic(((BufferHeapTupleTableSlot *) slot)->buffer);
+	}
+	if (lsn > read->commit_lsn)
+		read->commit_lsn = lsn;
 }
 
 /* What was read is handed out after this: it must survive a crash. */
