@@ -206,11 +206,32 @@ evs_replay_activate(EvsProjection *projection)
 	*projection = activated;
 }
 
+/* Count what an active inline projection has applied of what nobody can add to. */
+static bool
+count_up_to(const EvsProjection *projection, int64 safe, EvsCheckpoint *checkpoint)
+{
+	if (safe <= checkpoint->position)
+		return false;
+	checkpoint->event_count += evs_registry_count(&projection->filter,
+												  checkpoint->position, safe);
+	checkpoint->position = safe;
+	return true;
+}
+
+void
+evs_replay_note_count(const EvsProjection *projection)
+{
+	EvsCheckpoint checkpoint;
+
+	evs_checkpoint_read(projection->name, &checkpoint);
+	if (count_up_to(projection, evs_horizon_safe_position(), &checkpoint))
+		evs_checkpoint_write(projection->name, &checkpoint);
+}
+
 void
 evs_replay_settle(EvsProjection *projection)
 {
 	EvsCheckpoint checkpoint;
-	int64		safe;
 	int64		last;
 
 	Assert(projection->mode == EVS_MODE_INLINE &&
@@ -218,13 +239,7 @@ evs_replay_settle(EvsProjection *projection)
 	evs_checkpoint_read(projection->name, &checkpoint);
 
 	/* Count most of it before anybody has to wait. */
-	safe = evs_horizon_safe_position();
-	if (safe > checkpoint.position)
-	{
-		checkpoint.event_count += evs_registry_count(&projection->filter,
-													 checkpoint.position, safe);
-		checkpoint.position = safe;
-	}
+	(void) count_up_to(projection, evs_horizon_safe_position(), &checkpoint);
 
 	evs_barrier("change projection", projection->name);
 	last = evs_horizon_last_position();
@@ -246,7 +261,6 @@ evs_replay_note_counts(void)
 	foreach(cell, evs_registry_counted_before(safe - MANY_UNCOUNTED))
 	{
 		char	   *name = lfirst(cell);
-		EvsCheckpoint checkpoint;
 		EvsProjection *projection;
 
 		if (!evs_registry_try_lock(name))
@@ -257,12 +271,6 @@ evs_replay_note_counts(void)
 		if (projection == NULL || projection->mode != EVS_MODE_INLINE ||
 			projection->state != EVS_STATE_ACTIVE)
 			continue;
-		evs_checkpoint_read(name, &checkpoint);
-		if (safe <= checkpoint.position)
-			continue;
-		checkpoint.event_count += evs_registry_count(&projection->filter,
-													 checkpoint.position, safe);
-		checkpoint.position = safe;
-		evs_checkpoint_write(name, &checkpoint);
+		evs_replay_note_count(projection);
 	}
 }

@@ -32,6 +32,9 @@ extern void evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoi
  */
 extern void evs_replay_settle(EvsProjection *projection);
 
+/* Write down most of how much it has applied; the caller has the lock on its name. */
+extern void evs_replay_note_count(const EvsProjection *projection);
+
 /*
  * Write down what the active inline projections have applied by now, where that
  * has not been done for long: who asks for the count then counts from there.

@@ -12,8 +12,11 @@
  * stream stays, and with it the stream's version.
  *
  * Locks, in the order of all changes: the names of the projections concerned,
- * the barrier (so that no append is open), the stream.  All of it commits
- * together with the event that tells of it.
+ * their snapshots of the stream, the barrier (so that no append is open), the stream.
+ * The events that go are folded, and what must be refused is refused, before the
+ * barrier: as long as we have its name nobody changes what a projection makes of
+ * events, by a definition of its own or one of event types.  All of it commits together
+ * with the event that tells of it.
  */
 #include "evsource.h"
 
@@ -44,6 +47,7 @@
 #include "states.h"
 #include "streams.h"
 #include "subscription.h"
+#include "types.h"
 
 PG_FUNCTION_INFO_V1(evsource_truncate_stream);
 
@@ -54,7 +58,15 @@ typedef struct Truncation
 	int64		before;			/* version of the first event to stay */
 	bool		force;
 	int64		position;		/* of the last event to go */
+	int64		events;			/* to go */
 } Truncation;
+
+/* A projection that the events may concern. */
+typedef struct Concerned
+{
+	EvsProjection *projection;
+	EvsState	state;			/* to be kept; without events there is none */
+} Concerned;
 
 /* ---- arguments and rights ---- */
 
@@ -78,13 +90,38 @@ read_arguments(FunctionCallInfo fcinfo, Truncation *truncation)
 	truncation->name = text_to_cstring(truncation->stream);
 	truncation->before = PG_GETARG_INT64(1);
 	truncation->force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
-	truncation->position = 0;
+	truncation->position = truncation->events = 0;
 
 	if (truncation->before < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("before_version must be positive"),
 				 errdetail("It is " INT64_FORMAT ".", truncation->before)));
+}
+
+/* The stream's last version, and how many events there are before the one to stay. */
+static EvsQuery survey = {
+	"select coalesce((select e.version from evsource.events e where e.stream = $1"
+	"  order by e.version desc limit 1), 0),"
+	" (select count(*) from evsource.events e where e.stream = $1 and e.version < $2)",
+	2, {TEXTOID, INT8OID}, SPI_OK_SELECT
+};
+
+static EvsQuery find_last = {
+	"select position from evsource.events where stream = $1 and version < $2"
+	" order by version desc limit 1",
+	2, {TEXTOID, INT8OID}, SPI_OK_SELECT
+};
+
+/* The position of the last event to go; 0 if there is none. */
+static int64
+last_position(const Truncation *truncation)
+{
+	Datum		values[] = {
+		PointerGetDatum(truncation->stream), Int64GetDatum(truncation->before)
+	};
+
+	return DatumGetInt64(evs_query_value(&find_last, values, NULL, InvalidSnapshot, Int64GetDatum(0)));
 }
 
 static void
@@ -102,6 +139,23 @@ check_version(const Truncation *truncation, int64 last)
 				 errdetail("Its last version is " INT64_FORMAT ".", last),
 				 errhint("The last event of a stream stays: before_version is " INT64_FORMAT " at the most.",
 						 last)));
+}
+
+static void
+look_at_stream(Truncation *truncation)
+{
+	Datum		values[] = {
+		PointerGetDatum(truncation->stream), Int64GetDatum(truncation->before)
+	};
+	EvsQueryResult result;
+	int64		last;
+
+	evs_query_begin(&survey, values, NULL, InvalidSnapshot, &result);
+	last = evs_query_bigint(&result, 0, 1);
+	truncation->events = evs_query_bigint(&result, 0, 2);
+	evs_query_end(&result);
+	check_version(truncation, last);
+	truncation->position = last_position(truncation);
 }
 
 /* ---- the projections over the stream ---- */
@@ -137,9 +191,60 @@ projections_over(const Truncation *truncation)
 		evs_registry_lock(lfirst(cell));
 		projection = evs_projection_load(lfirst(cell), true);
 		if (projection != NULL && is_over(projection, truncation))
-			over = lappend(over, projection);
+		{
+			Concerned  *concerned = palloc0(sizeof(Concerned));
+
+			concerned->projection = projection;
+			over = lappend(over, concerned);
+		}
 	}
+
+	/* event types as they are, now that nobody can change them for these */
+	(void) evs_types_any_now();
 	return over;
+}
+
+static bool
+is_among(const List *concerned, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, concerned)
+	{
+		if (strcmp(((Concerned *) lfirst(cell))->projection->name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+give_up(const Truncation *truncation, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not truncate stream \"%s\"", truncation->name),
+			 errdetail("%s", why),
+			 errhint("Run the command again.")));
+}
+
+/* Nobody kept others from coming until the barrier was ours. */
+static void
+check_no_others(const List *concerned, const Truncation *truncation)
+{
+	ListCell   *cell;
+
+	foreach(cell, evs_registry_all_names())
+	{
+		const char *name = lfirst(cell);
+		EvsProjection *projection;
+
+		if (is_among(concerned, name))
+			continue;
+		projection = evs_projection_load(name, true);
+		if (projection != NULL && is_over(projection, truncation))
+			give_up(truncation, psprintf("Projection \"%s\" has come to take events of it meanwhile.",
+										 name));
+	}
 }
 
 static bool
@@ -232,34 +337,70 @@ save_again(EvsStateCall *call, const Truncation *truncation)
 	(void) evs_snapshot_finish(writer);
 }
 
-/* Keep the state that the events have come to.  The key's snapshot is locked. */
+/*
+ * Compute the state that is to be kept.  Whoever reads may have saved a state by the
+ * way, and sit on it: wait for that before anybody has to wait for us.
+ */
 static void
-keep_state(EvsProjection *projection, const Truncation *truncation)
+compute_state(Concerned *concerned, const Truncation *truncation)
 {
+	EvsProjection *projection = concerned->projection;
+	EvsState   *state = &concerned->state;
 	EvsStateAt	at = {.version = truncation->before - 1};
 	EvsStateCall call;
-	EvsState	state = {0};
 
+	(void) evs_snapshot_lock(projection->name, truncation->stream, EVS_SNAPSHOT_LOCK_KEY);
 	evs_state_begin(&call, projection, 0);
-	evs_state_load_stream(call.folder, truncation->stream, &at, call.snapshot, &state);
-	evs_state_finish(call.folder, &state);
-	if (state.event_count > 0)
-	{
-		check_snapshot(&call, truncation, &state);
-		evs_history_set_base(projection, truncation->stream, &state, truncation->before - 1);
-		if (projection->policy.snapshot_every == 1)
-			save_again(&call, truncation);
-	}
+	evs_state_load_stream(call.folder, truncation->stream, &at, call.snapshot, state);
+	evs_state_finish(call.folder, state);
+	state->state = DatumGetJsonbPCopy(JsonbPGetDatum(state->state));
+	if (state->event_count > 0)
+		check_snapshot(&call, truncation, state);
 	evs_state_end(&call);
 }
 
-/* ---- the events ---- */
+/* Keep what the events have come to.  The key's snapshot is locked. */
+static void
+keep_state(const Concerned *concerned, const Truncation *truncation)
+{
+	EvsProjection *projection = concerned->projection;
+	EvsStateCall call;
 
-static EvsQuery find_last = {
-	"select position from evsource.events where stream = $1 and version < $2"
-	" order by version desc limit 1",
-	2, {TEXTOID, INT8OID}, SPI_OK_SELECT
-};
+	if (concerned->state.event_count == 0)
+		return;
+	evs_history_set_base(projection, truncation->stream, &concerned->state,
+						 truncation->before - 1);
+	if (projection->policy.snapshot_every != 1)
+		return;
+	evs_state_begin(&call, projection, 0);
+	save_again(&call, truncation);
+	evs_state_end(&call);
+}
+
+/* What can be done of it while others append; or why it cannot be done. */
+static void
+prepare(List *concerned, const Truncation *truncation)
+{
+	ListCell   *cell;
+
+	foreach(cell, concerned)
+	{
+		Concerned  *each = lfirst(cell);
+
+		check_applied(each->projection, truncation);
+		if (keeps_state(each->projection))
+			compute_state(each, truncation);
+		if (is_live(each->projection))
+			evs_replay_note_count(each->projection);
+	}
+
+	/* for those that may go without, see below */
+	if (!truncation->force)
+		evs_subscriptions_check_truncation(truncation->stream, truncation->before,
+										   truncation->position, false);
+}
+
+/* ---- the events ---- */
 
 static EvsQuery note = {
 	"insert into evsource.truncations (stream, version, first_recorded_at, truncated_at)"
@@ -282,22 +423,18 @@ static EvsQuery tell = {
 	4, {TEXTOID, INT8OID, INT8OID, BOOLOID}, SPI_OK_SELECT
 };
 
-/* The position of the last event to go; 0 if there is none. */
+/* Those that were folded, and no others. */
 static int64
-last_position(Datum *values)
+remove_events(const Truncation *truncation, Datum *values)
 {
-	return DatumGetInt64(evs_query_value(&find_last, values, NULL, InvalidSnapshot, Int64GetDatum(0)));
-}
-
-static int64
-remove_events(Datum *values)
-{
-	uint64		removed;
+	int64		removed;
 
 	(void) evs_query_run(&note, values, NULL);
 	evs_intake_allow_deletes(true);
 	removed = evs_query_run(&delete_events, values, NULL);
 	evs_intake_allow_deletes(false);
+	if (removed > truncation->events)
+		give_up(truncation, "Events that are to go were restored meanwhile.");
 	return removed;
 }
 
@@ -307,16 +444,16 @@ remove_events(Datum *values)
  * how many there were.
  *
  * Errors: 22004 for a null, 22023 for a version that is not the stream's, 42704
- * for an unknown stream, 42501, 25000 under REPEATABLE READ; 55000 when a fold
- * has no snapshot, a projection has not applied the events, or a subscription has
- * not had them: none of it with force.
+ * for an unknown stream, 42501, 25000 under REPEATABLE READ, 40001 when what there is
+ * to keep has become more; 55000 when a fold has no snapshot, a projection has not
+ * applied the events, or a subscription has not had them: none of it with force.
  */
 Datum
 evsource_truncate_stream(PG_FUNCTION_ARGS)
 {
 	Truncation	truncation;
 	Relation	events;
-	List	   *projections;
+	List	   *concerned;
 	ListCell   *cell;
 	int64		removed;
 	Datum		values[4];
@@ -327,45 +464,39 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 	check_rights();
 	evs_require_read_committed("truncate a stream");
 
-	/*
-	 * Whoever reads may have saved a state by the way, and sit on it: wait for
-	 * that before anybody has to wait for us.
-	 */
-	projections = projections_over(&truncation);
-	foreach(cell, projections)
-	{
-		EvsProjection *projection = lfirst(cell);
-
-		if (keeps_state(projection))
-			(void) evs_snapshot_lock(projection->name, truncation.stream, EVS_SNAPSHOT_LOCK_KEY);
-	}
+	concerned = projections_over(&truncation);
+	look_at_stream(&truncation);
+	if (truncation.position == 0)
+		PG_RETURN_INT64(0);
+	prepare(concerned, &truncation);
 	evs_barrier("truncate stream", truncation.name);
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
-	check_version(&truncation, evs_stream_lock(events, truncation.stream, 0));
+	(void) evs_stream_lock(events, truncation.stream, 0);
 	table_close(events, NoLock);
+	check_no_others(concerned, &truncation);
 
-	values[0] = PointerGetDatum(truncation.stream);
-	values[1] = Int64GetDatum(truncation.before);
-	truncation.position = last_position(values);
+	/* another session may have done as much */
+	truncation.position = last_position(&truncation);
 	if (truncation.position == 0)
 		PG_RETURN_INT64(0);
 
-	foreach(cell, projections)
+	foreach(cell, concerned)
 	{
-		EvsProjection *projection = lfirst(cell);
+		Concerned  *each = lfirst(cell);
 
-		check_applied(projection, &truncation);
-		if (keeps_state(projection))
-			keep_state(projection, &truncation);
-		else if (evs_truncated_concerns(projection))
-			evs_truncated_note(projection, truncation.stream, truncation.before);
-		if (is_live(projection))
-			evs_replay_settle(projection);
+		if (keeps_state(each->projection))
+			keep_state(each, &truncation);
+		else if (evs_truncated_concerns(each->projection))
+			evs_truncated_note(each->projection, truncation.stream, truncation.before);
+		if (is_live(each->projection))
+			evs_replay_settle(each->projection);
 	}
 
 	evs_subscriptions_check_truncation(truncation.stream, truncation.before,
 									   truncation.position, truncation.force);
-	removed = remove_events(values);
+	values[0] = PointerGetDatum(truncation.stream);
+	values[1] = Int64GetDatum(truncation.before);
+	removed = remove_events(&truncation, values);
 	evs_subscriptions_truncated(truncation.stream, truncation.before);
 	ereport(DEBUG1,
 			(errmsg_internal("truncated stream \"%s\" before version " INT64_FORMAT ": " INT64_FORMAT " events",
