@@ -107,9 +107,8 @@ category_exists(const char *category)
 		"select from evsource.events where evsource.category(stream) = $1 limit 1",
 		1, {TEXTOID}, SPI_OK_SELECT
 	};
-	Datum		values[] = {CStringGetTextDatum(category)};
 
-	return evs_query_run(&find, values, NULL) > 0;
+	return evs_query_run_by_name(&find, category) > 0;
 }
 
 static void

@@ -163,9 +163,7 @@ evs_crash_mark_clear(const char *projection, int partition)
 void
 evs_crash_marks_clear(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&clear_marks, values, NULL);
+	(void) evs_query_run_by_name(&clear_marks, projection);
 }
 
 static bool

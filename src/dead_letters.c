@@ -323,10 +323,8 @@ evs_dead_letters_count(const char *projection)
 void
 evs_dead_letters_clear(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&clear_letters, values, NULL);
-	(void) evs_query_run(&clear_keys, values, NULL);
+	(void) evs_query_run_by_name(&clear_letters, projection);
+	(void) evs_query_run_by_name(&clear_keys, projection);
 }
 
 void

@@ -288,9 +288,8 @@ forget(const char *name)
 	static EvsQuery query = {
 		"delete from evsource.deciders where decider = $1", 1, {TEXTOID}, SPI_OK_DELETE
 	};
-	Datum		values[] = {CStringGetTextDatum(name)};
 
-	evs_query_run(&query, values, NULL);
+	(void) evs_query_run_by_name(&query, name);
 }
 
 static void

@@ -200,18 +200,14 @@ evs_failure_clear(const char *projection, int partition)
 void
 evs_failures_clear(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&clear_failures, values, NULL);
+	(void) evs_query_run_by_name(&clear_failures, projection);
 	evs_crash_marks_clear(projection);
 }
 
 void
 evs_failure_stop(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&stop_projection, values, NULL);
+	(void) evs_query_run_by_name(&stop_projection, projection);
 	evs_wakeup_projection(projection);
 }
 

@@ -14,6 +14,7 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/snapmgr.h"
 
@@ -170,6 +171,15 @@ evs_query_run(EvsQuery *query, Datum *values, const char *nulls)
 	evs_query_begin(query, values, nulls, InvalidSnapshot, &result);
 	evs_query_end(&result);
 	return result.count;
+}
+
+uint64
+evs_query_run_by_name(EvsQuery *query, const char *name)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+
+	Assert(query->nargs == 1 && query->argtypes[0] == TEXTOID);
+	return evs_query_run(query, values, NULL);
 }
 
 uint64

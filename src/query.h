@@ -75,6 +75,9 @@ extern List *evs_query_texts(EvsQuery *query, Datum *values, const char *nulls);
 /* The same where only the number of rows matters: how many it returned or changed. */
 extern uint64 evs_query_run(EvsQuery *query, Datum *values, const char *nulls);
 
+/* The same of a statement that has one parameter, a text. */
+extern uint64 evs_query_run_by_name(EvsQuery *query, const char *name);
+
 /*
  * The same of what is there now, whatever the transaction's isolation level: what
  * others have committed meanwhile is seen and is no reason for a 40001.

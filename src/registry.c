@@ -452,10 +452,7 @@ evs_registry_delete(const char *name)
 void
 evs_registry_mark_stale(const char *name)
 {
-	Arguments	arguments = {0};
-
-	add_text(&arguments, name);
-	(void) evs_query_run(&mark_stale, arguments.values, arguments.nulls);
+	(void) evs_query_run_by_name(&mark_stale, name);
 }
 
 List *
@@ -537,10 +534,7 @@ evs_checkpoint_resume(const char *name)
 void
 evs_checkpoint_finish(const char *name)
 {
-	Arguments	arguments = {0};
-
-	add_text(&arguments, name);
-	(void) evs_query_run(&finish_checkpoint, arguments.values, arguments.nulls);
+	(void) evs_query_run_by_name(&finish_checkpoint, name);
 }
 
 /*

@@ -176,9 +176,7 @@ evs_parts_clear_small(const char *projection, Datum keys)
 void
 evs_parts_clear(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&clear, values, NULL);
+	(void) evs_query_run_by_name(&clear, projection);
 }
 
 /* ---- reading ---- */

@@ -148,9 +148,7 @@ evs_snapshot_reject(EvsProjection *projection, text *key, const char *reason,
 void
 evs_snapshot_forget_rejections(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&forget, values, NULL);
+	(void) evs_query_run_by_name(&forget, projection);
 }
 
 static void

@@ -538,9 +538,7 @@ static EvsQuery mark_mixed = {
 void
 evs_snapshots_mark_mixed(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&mark_mixed, values, NULL);
+	(void) evs_query_run_by_name(&mark_mixed, projection);
 }
 
 static EvsQuery clear = {

@@ -134,21 +134,13 @@ start_argument(FunctionCallInfo fcinfo, int start_argument, int after_argument)
 /* ---- rows ---- */
 
 static void
-run_by_name(EvsQuery *query, const char *name)
-{
-	Datum		values[] = {CStringGetTextDatum(name)};
-
-	(void) evs_query_run(query, values, NULL);
-}
-
-static void
 drop_cursors(const char *name)
 {
 	static EvsQuery query = {
 		"delete from evsource.cursors where subscription = $1", 1, {TEXTOID}, SPI_OK_DELETE
 	};
 
-	run_by_name(&query, name);
+	(void) evs_query_run_by_name(&query, name);
 }
 
 /* Those after the position. */
@@ -191,7 +183,7 @@ create_next_cursors(const char *name, int64 position, int64 been_out)
 		1, {TEXTOID}, SPI_OK_UPDATE
 	};
 
-	run_by_name(&next, name);
+	(void) evs_query_run_by_name(&next, name);
 	create_cursors(name, position, been_out);
 }
 
@@ -278,7 +270,7 @@ divide_anew(const char *name)
 	int64		been_out = position_of(&out, values);
 	int64		position;
 
-	run_by_name(&drop_unbegun, name);
+	(void) evs_query_run_by_name(&drop_unbegun, name);
 	position = position_of(&end, values);
 	values[1] = Int64GetDatum(position);
 	(void) evs_query_run(&set_end, values, NULL);
@@ -350,7 +342,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 	(void) evs_query_run(&update, values, nulls);
 	if (evs_query_run(&partitions_differ, values, NULL) > 0)
 		divide_anew(name);
-	run_by_name(&number, name);
+	(void) evs_query_run_by_name(&number, name);
 	evs_wakeup_subscription_changed(name);
 	PG_RETURN_VOID();
 }
@@ -372,7 +364,7 @@ evsource_drop_subscription(PG_FUNCTION_ARGS)
 	evs_subscription_open_for_change(name);
 	drop_cursors(name);
 	drop_dead_letters(name, 0);
-	run_by_name(&definition, name);
+	(void) evs_query_run_by_name(&definition, name);
 	evs_wakeup_subscription_changed(name);
 	PG_RETURN_VOID();
 }

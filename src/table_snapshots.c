@@ -75,8 +75,6 @@ static EvsQuery delete_snapshots = {
 static void
 check_savable(const EvsProjection *projection)
 {
-	Datum		name[] = {CStringGetTextDatum(projection->name)};
-
 	if (projection->on_reset != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -90,7 +88,7 @@ check_savable(const EvsProjection *projection)
 				 errdetail("They were made by another definition than it has now."),
 				 errhint("Rebuild it first: CALL evsource.rebuild_projection('%s').", projection->name)));
 
-	if (evs_query_run(&parked, name, NULL) > 0)
+	if (evs_query_run_by_name(&parked, projection->name) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
@@ -225,10 +223,8 @@ evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved
 int64
 evs_table_snapshots_clear(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&delete_rows, values, NULL);
-	return evs_query_run(&delete_snapshots, values, NULL);
+	(void) evs_query_run_by_name(&delete_rows, projection);
+	return evs_query_run_by_name(&delete_snapshots, projection);
 }
 
 void

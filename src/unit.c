@@ -225,9 +225,7 @@ evs_units_create(const EvsProjection *projection)
 void
 evs_units_delete(const char *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-
-	(void) evs_query_run(&delete_partitions, values, NULL);
+	(void) evs_query_run_by_name(&delete_partitions, projection);
 }
 
 /*
