@@ -53,6 +53,7 @@ OBJS = \
 	src/new_events_stream.o \
 	src/query.o \
 	src/text_array.o \
+	src/rights.o \
 	src/fold.o \
 	src/fold_groups.o \
 	src/fold_key.o \

@@ -35,6 +35,7 @@
 #include "parameters.h"
 #include "query.h"
 #include "resolve.h"
+#include "rights.h"
 #include "settings.h"
 #include "states.h"
 #include "validate.h"
@@ -272,10 +273,7 @@ evs_decider_decide(const EvsDecider *decider, const EvsProjection *projection,
 static void
 check_rights(const EvsDecider *decider)
 {
-	Oid			owner = get_role_oid(decider->owner, true);
-
-	if (!has_privs_of_role(GetUserId(), evs_query_owner()) &&
-		!(OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)))
+	if (!evs_has_rights_of(decider->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of decider \"%s\"", decider->name),

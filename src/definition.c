@@ -11,7 +11,6 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 
 #include "definition.h"
@@ -19,6 +18,7 @@
 #include "registry.h"
 #include "replication.h"
 #include "resolve.h"
+#include "rights.h"
 #include "scan.h"
 #include "settings.h"
 
@@ -116,16 +116,7 @@ apply_filter(EvsFilter *filter, const EvsParameters *parameters)
 		normalize_texts(filter->types, &filter->ntypes);
 	}
 
-	for (int i = 0; i < filter->ncategories; i++)
-	{
-		char	   *category = text_to_cstring(filter->categories[i]);
-
-		if (strchr(category, '-') != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("no stream has the category \"%s\"", category),
-					 errhint("A category is the part of a stream's name before the first \"-\".")));
-	}
+	evs_parameter_check_categories(filter);
 	for (int i = 0; i < filter->ntypes; i++)
 		if (VARSIZE_ANY_EXHDR(filter->types[i]) == 0)
 			ereport(ERROR,
@@ -411,14 +402,7 @@ check_combination(const EvsProjection *projection)
 static void
 apply_owner(EvsProjection *projection, const char *owner)
 {
-	Oid			role = get_role_oid(owner, false);
-
-	if (!member_can_set_role(GetUserId(), role))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot give projection \"%s\" to role \"%s\"", projection->name, owner),
-				 errdetail("You must be able to become the new owner."),
-				 errhint("See SET ROLE.")));
+	evs_check_new_owner(psprintf("projection \"%s\"", projection->name), owner);
 	projection->owner = pstrdup(owner);
 }
 

@@ -13,6 +13,7 @@
 
 #include "duplicate.h"
 #include "event.h"
+#include "rights.h"
 #include "store.h"
 
 static char *
@@ -74,7 +75,7 @@ check_same_event(Relation events, const EvsEvent *given, const EvsEvent *stored)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
 				 errmsg("event id \"%s\" is already stored for another event", id_text(&given->id)),
-				 evs_store_may_tell(events) ?
+				 evs_may_read_all() ?
 				 errdetail("It is version %lld of stream \"%s\", whose %s differs.",
 						   (long long) stored->version, text_to_cstring(stored->stream), difference) :
 				 errdetail("Its %s differs.", difference),

@@ -27,6 +27,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "query.h"
+#include "rights.h"
 #include "scan.h"
 #include "store.h"
 
@@ -139,7 +140,7 @@ static void
 check_same(const EvsCommandId *command, Relation events, const text *stream, uint16 fingerprint)
 {
 	if (!evs_same_text(stream, command->stream))
-		report_other(command, evs_store_may_tell(events) ?
+		report_other(command, evs_may_read_all() ?
 					 psprintf("That command was for stream \"%s\".", text_to_cstring(stream)) :
 					 "Its stream differs.");
 	if (fingerprint != command->fingerprint)

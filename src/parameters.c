@@ -81,6 +81,21 @@ evs_parameter_word(const char *parameter, const char *value,
 	return -1;
 }
 
+void
+evs_parameter_check_categories(const EvsFilter *filter)
+{
+	for (int i = 0; i < filter->ncategories; i++)
+	{
+		char	   *category = text_to_cstring(filter->categories[i]);
+
+		if (strchr(category, '-') != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("no stream has the category \"%s\"", category),
+					 errhint("A category is the part of a stream's name before the first \"-\".")));
+	}
+}
+
 /* One argument each, if the function has it and it is not null. */
 static void
 read_text(FunctionCallInfo fcinfo, int argument, char **value)

@@ -87,6 +87,9 @@ extern char *evs_argument_name_of(FunctionCallInfo fcinfo, int argument, const c
 extern int	evs_parameter_word(const char *parameter, const char *value,
 							   const char *const *words, int count);
 
+/* 22023 where a stream's name could not begin with a category. */
+extern void evs_parameter_check_categories(const EvsFilter *filter);
+
 /*
  * Read the parameters of an SQL function.  positions says which argument of it
  * each parameter is; 0, which is the name, says that it has no such argument.

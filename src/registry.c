@@ -16,7 +16,6 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -26,6 +25,7 @@
 #include "query.h"
 #include "registry.h"
 #include "restore.h"
+#include "rights.h"
 #include "snapshots.h"
 #include "text_array.h"
 #include "wakeup.h"
@@ -219,17 +219,11 @@ evs_state_name(EvsProjectionState state)
 void
 evs_registry_check_rights(const EvsProjection *projection)
 {
-	Oid			owner = get_role_oid(projection->owner, true);
-
-	if (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner))
-		return;
-	if (has_privs_of_role(GetUserId(), evs_query_owner()))
-		return;
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("must be owner of projection \"%s\"", projection->name),
-			 errdetail("Its owner is role \"%s\".", projection->owner)));
+	if (!evs_has_rights_of(projection->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of projection \"%s\"", projection->name),
+				 errdetail("Its owner is role \"%s\".", projection->owner)));
 }
 
 /*

@@ -22,9 +22,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -34,6 +32,8 @@
 #include "parameters.h"
 #include "positions.h"
 #include "query.h"
+#include "registry.h"
+#include "rights.h"
 #include "snapshots.h"
 #include "state_keys.h"
 #include "state_load.h"
@@ -47,25 +47,11 @@ PG_FUNCTION_INFO_V1(evsource_state_at_time);
 
 /* ---- arguments and rights ---- */
 
-static bool
-has_rights_of(const char *role)
-{
-	Oid			roleid = get_role_oid(role, true);
-
-	return OidIsValid(roleid) && has_privs_of_role(GetUserId(), roleid);
-}
-
 bool
 evs_state_may(const EvsProjection *projection, EvsStateAccess access)
 {
-	Oid			events = evs_catalog()->events;
-
-	if (has_rights_of(projection->owner) ||
-		has_privs_of_role(GetUserId(), evs_query_owner()))
-		return true;
-	return access == EVS_STATE_READ &&
-		pg_class_aclcheck(events, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
-		check_enable_rls(events, InvalidOid, true) != RLS_ENABLED;
+	return evs_has_rights_of(projection->owner) ||
+		(access == EVS_STATE_READ && evs_may_read_all());
 }
 
 EvsProjection *
@@ -73,19 +59,14 @@ evs_state_projection(const char *name, EvsStateAccess access)
 {
 	EvsProjection *projection = evs_projection_load(name, false);
 
-	if (!evs_state_may(projection, access))
-	{
-		if (access == EVS_STATE_MANAGE)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("must be owner of projection \"%s\"", name),
-					 errdetail("Its owner is role \"%s\".", projection->owner)));
+	if (access == EVS_STATE_MANAGE)
+		evs_registry_check_rights(projection);
+	else if (!evs_state_may(projection, access))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for states of projection \"%s\"", name),
 				 errdetail("To read a state takes SELECT on evsource.events without row security, or the rights of the projection's owner \"%s\".",
 						   projection->owner)));
-	}
 	if (projection->kind != EVS_KIND_FOLD)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

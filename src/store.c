@@ -39,6 +39,7 @@
 #include "inserter.h"
 #include "intake.h"
 #include "read.h"
+#include "rights.h"
 #include "store.h"
 #include "streams.h"
 #include "wakeup.h"
@@ -109,15 +110,6 @@ evs_store_has_versions(const EvsBatch *batch)
 		if (batch->events[i].schema_version != 0)
 			return true;
 	return false;
-}
-
-bool
-evs_store_may_tell(Relation events)
-{
-	Oid			relid = RelationGetRelid(events);
-
-	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
-		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
 }
 
 bool
@@ -419,7 +411,7 @@ evs_store_check_server_id(Relation events, const pg_uuid_t *id)
 				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
 				 errmsg("event id \"%s\" is already stored",
 						DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(id)))),
-				 evs_store_may_tell(events) ?
+				 evs_may_read_all() ?
 				 errdetail("It is version %lld of stream \"%s\".",
 						   (long long) found->version, text_to_cstring(found->stream)) : 0,
 				 errhint("To repeat an append without storing it twice, call evsource.append with the id.")));

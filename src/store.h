@@ -41,9 +41,6 @@ extern void evs_store_numbered(Relation events, EvsBatch *batch);
  */
 extern void evs_store_rethrow(MemoryContext context);
 
-/* May the current user read every event, so that an error may name any? */
-extern bool evs_store_may_tell(Relation events);
-
 /* May an error name this version of the stream: is it one that the user could read? */
 extern bool evs_store_may_tell_version(Relation events, text *stream, int64 version);
 

@@ -14,7 +14,6 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -23,6 +22,7 @@
 #include "horizon.h"
 #include "parameters.h"
 #include "query.h"
+#include "rights.h"
 #include "scan.h"
 #include "subscription.h"
 #include "wakeup.h"
@@ -63,16 +63,7 @@ filter_argument(FunctionCallInfo fcinfo, int argument, bool is_types, char *null
 	*null = ' ';
 	array = PG_GETARG_ARRAYTYPE_P(argument);
 	evs_filter_from_arrays(&filter, is_types ? NULL : array, is_types ? array : NULL);
-	for (int i = 0; i < filter.ncategories; i++)
-	{
-		char	   *category = text_to_cstring(filter.categories[i]);
-
-		if (strchr(category, '-') != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("no stream has the category \"%s\"", category),
-					 errhint("A category is the part of a stream's name before the first \"-\".")));
-	}
+	evs_parameter_check_categories(&filter);
 	for (int i = 0; i < filter.ntypes; i++)
 	{
 		if (VARSIZE_ANY_EXHDR(filter.types[i]) == 0)
@@ -89,12 +80,8 @@ owner_argument(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *owner = evs_argument_text(fcinfo, argument);
 
-	if (owner != NULL && !member_can_set_role(GetUserId(), get_role_oid(owner, false)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot give a subscription to role \"%s\"", owner),
-				 errdetail("You must be able to become the new owner."),
-				 errhint("See SET ROLE.")));
+	if (owner != NULL)
+		evs_check_new_owner("a subscription", owner);
 	return owner;
 }
 

@@ -9,7 +9,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -21,6 +20,7 @@
 #include "event.h"
 #include "parameters.h"
 #include "query.h"
+#include "rights.h"
 #include "scan.h"
 #include "subscription.h"
 
@@ -74,18 +74,12 @@ evs_subscription_unknown(const char *name)
 void
 evs_subscription_check_rights(const char *name, const char *owner)
 {
-	Oid			role = get_role_oid(owner, true);
-
-	if (OidIsValid(role) && has_privs_of_role(GetUserId(), role))
-		return;
-	if (has_privs_of_role(GetUserId(), evs_query_owner()))
-		return;
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("must be owner of subscription \"%s\"", name),
-			 errdetail("Its owner is role \"%s\".", owner),
-			 errhint("Grant that role to the consumer, or give the subscription another owner.")));
+	if (!evs_has_rights_of(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of subscription \"%s\"", name),
+				 errdetail("Its owner is role \"%s\".", owner),
+				 errhint("Grant that role to the consumer, or give the subscription another owner.")));
 }
 
 int64

@@ -48,6 +48,20 @@ run(EvsTrialWork work, void *argument, MemoryContext context)
 		UnregisterSnapshot(trial.snapshot);
 }
 
+int64
+evs_trial_max_differences(FunctionCallInfo fcinfo, int argument)
+{
+	int64		most = PG_ARGISNULL(argument) ? PG_INT64_MAX : PG_GETARG_INT32(argument);
+
+	if (most < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_differences must be positive"),
+				 errdetail("It is %lld.", (long long) most),
+				 errhint("Null is: all of them.")));
+	return most;
+}
+
 void
 evs_trial_run(const char *function, EvsTrialWork work, void *argument)
 {

@@ -22,6 +22,7 @@
 #include "projection.h"
 #include "standin.h"
 
+#include "fmgr.h"
 #include "utils/snapshot.h"
 
 typedef struct EvsTrial
@@ -48,6 +49,9 @@ typedef struct EvsTrial
 typedef void (*EvsTrialWork) (EvsTrial *trial, void *argument);
 
 extern void evs_trial_run(const char *function, EvsTrialWork work, void *argument);
+
+/* The argument max_differences of a function: all of them when NULL, 22023 below 1. */
+extern int64 evs_trial_max_differences(FunctionCallInfo fcinfo, int argument);
 
 /* Empty copies of the projection's tables. */
 extern EvsStandin *evs_trial_tables(const EvsProjection *projection, const char *schema);

@@ -247,13 +247,7 @@ evsource_try_projection(PG_FUNCTION_ARGS)
 	attempt.after = Max(position_argument(fcinfo, 2, "from_position", 0) - 1, 0);
 	attempt.upto = Min(position_argument(fcinfo, 3, "to_position", PG_INT64_MAX),
 					   evs_horizon_safe_position());
-	attempt.limit = PG_ARGISNULL(5) ? PG_INT64_MAX : PG_GETARG_INT32(5);
-	if (attempt.limit < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_differences must be positive"),
-				 errdetail("It is %lld.", (long long) attempt.limit),
-				 errhint("Null is: all of them.")));
+	attempt.limit = evs_trial_max_differences(fcinfo, 5);
 	if (!PG_ARGISNULL(6))
 		attempt.ignored = PG_GETARG_ARRAYTYPE_P(6);
 

@@ -22,7 +22,6 @@
 #include "utils/jsonpath.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -30,6 +29,7 @@
 #include "handlers.h"
 #include "identity.h"
 #include "resolve.h"
+#include "rights.h"
 
 /* upcasters that read events, whose upcasters read events, ... */
 #define MAX_DEPTH	8
@@ -119,10 +119,7 @@ find_type(EvsTypeRun *run, const text *name)
 static void
 check_owner(const EvsTypeVersion *version, const char *signature)
 {
-	Oid			events = evs_catalog()->events;
-
-	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
-		check_enable_rls(events, InvalidOid, true) == RLS_ENABLED)
+	if (!evs_may_read_all())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for function %s of an event type", signature),

@@ -26,7 +26,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/jsonpath.h"
-#include "utils/rls.h"
 
 #include "catalog.h"
 #include "barrier.h"
@@ -34,6 +33,7 @@
 #include "query.h"
 #include "registry.h"
 #include "resolve.h"
+#include "rights.h"
 #include "types.h"
 #include "validate.h"
 
@@ -112,14 +112,11 @@ forget_version(const text *type, int version)
 static void
 check_rights(const EvsEventType *type)
 {
-	if (type == NULL || has_privs_of_role(GetUserId(), evs_query_owner()))
-		return;
-	for (int v = 1; v <= type->newest; v++)
+	for (int v = 1; type != NULL && v <= type->newest; v++)
 	{
 		const EvsTypeVersion *version = type->versions[v];
-		Oid			owner = version ? get_role_oid(version->owner, true) : InvalidOid;
 
-		if (version != NULL && !(OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)))
+		if (version != NULL && !evs_has_rights_of(version->owner))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("must be owner of event type \"%s\"", text_to_cstring(type->type)),
@@ -131,10 +128,7 @@ check_rights(const EvsEventType *type)
 static void
 check_may_read(void)
 {
-	Oid			events = evs_catalog()->events;
-
-	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
-		check_enable_rls(events, InvalidOid, true) == RLS_ENABLED)
+	if (!evs_may_read_all())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to define an event type"),

@@ -30,6 +30,7 @@
 #include "state_load.h"
 #include "states.h"
 #include "standin.h"
+#include "trial.h"
 #include "verify.h"
 
 PG_FUNCTION_INFO_V1(evsource_verify_projection);
@@ -289,17 +290,7 @@ read_arguments(EvsVerification *verification, FunctionCallInfo fcinfo)
 					 errdetail("It is %g.", verification->sample),
 					 errhint("Up to 1 it is a fraction of the keys, above a number of keys; null is all.")));
 	}
-	verification->left = PG_INT64_MAX;
-	if (!PG_ARGISNULL(2))
-	{
-		verification->left = PG_GETARG_INT32(2);
-		if (verification->left < 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("max_differences must be positive"),
-					 errdetail("It is %lld.", (long long) verification->left),
-					 errhint("Null is: all of them.")));
-	}
+	verification->left = evs_trial_max_differences(fcinfo, 2);
 	if (!PG_ARGISNULL(3))
 		verification->ignored = PG_GETARG_ARRAYTYPE_P(3);
 }

@@ -1,0 +1,18 @@
+/*
+ * rights.h - what the current user may do, beyond the privileges on one object.
+ */
+#ifndef EVS_RIGHTS_H
+#define EVS_RIGHTS_H
+
+#include "evsource.h"
+
+/* Has he the rights of this role, which may be gone, or of evsource's owner? */
+extern bool evs_has_rights_of(const char *role);
+
+/* May he read every event, so that an error may name any? */
+extern bool evs_may_read_all(void);
+
+/* 42501 unless he could become that role himself; the message says what it is to own. */
+extern void evs_check_new_owner(const char *what, const char *owner);
+
+#endif							/* EVS_RIGHTS_H */
