@@ -133,9 +133,9 @@ divide_anew(EvsProjection *old, const EvsProjection *new)
 }
 
 /*
- * What was rejected in the version that it was made in must not come back with a
- * later one: is_compatible and migrate_state are asked for a version, and know
- * what it was at last.
+ * What was rejected must not come back with a later version: is_compatible and
+ * migrate_state are asked for a version, and know what it was at last.  Of versions
+ * before the one that ends they were told when it began, not what it became.
  */
 static void
 forget_rejected(const EvsProjection *old)

@@ -9,8 +9,7 @@
  *	  same; or is_compatible() says that its version will do; or migrate_state()
  *	  brings it up.  These two speak for the handler and the upcasters that there
  *	  were when they or the state version were given, not for later ones.  Nor for
- *	  what was not used in its own version any more when that ended: it is gone
- *	  (alter.c).
+ *	  what was not used any more when the version before ended: it is gone (alter.c).
  *
  * That the stream has the event that the snapshot ends with is for whoever
  * reads the stream to check: state_load.c.
@@ -120,6 +119,16 @@ int64
 evs_snapshot_vouch(const EvsProjection *projection)
 {
 	return two_hashes(handler_hash(projection), evs_types_fingerprint(&projection->filter));
+}
+
+bool
+evs_snapshot_vouches(const EvsProjection *projection)
+{
+	int64		before = two_hashes(handler_hash(projection),
+									evs_types_fingerprint_before(&projection->filter));
+
+	return projection->vouched == before ||
+		projection->vouched == evs_snapshot_vouch(projection);
 }
 
 /* Do is_compatible and migrate_state speak for what the row would be used for? */

@@ -509,12 +509,12 @@ evs_snapshot_finish(EvsSnapshotWriter *writer)
 static EvsQuery clear_foreign = {
 	"with gone as ("
 	"  delete from evsource.snapshots"
-	"  where projection = $1 and state_version = $2 and definition not in ($3, $4) returning key),"
+	"  where projection = $1 and " EVS_SNAPSHOT_FOREIGN " returning key),"
 	" gone_parts as ("
 	"  delete from evsource.snapshot_parts p using gone g where p.projection = $1 and p.key = g.key)"
 	" delete from evsource.snapshot_history"
-	" where projection = $1 and state_version = $2 and definition not in ($3, $4) and upto is null",
-	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_DELETE
+	" where projection = $1 and " EVS_SNAPSHOT_FOREIGN " and upto is null",
+	4, {TEXTOID, INT4OID, INT8OID, BOOLOID}, SPI_OK_DELETE
 };
 
 void
@@ -523,8 +523,8 @@ evs_snapshots_clear_foreign(const EvsProjection *projection)
 	Datum		values[] = {
 		CStringGetTextDatum(projection->name),
 		Int32GetDatum(projection->state_version),
-		Int64GetDatum(evs_snapshot_definition(projection)),
-		Int64GetDatum(evs_snapshot_definition_before(projection))
+		Int64GetDatum(evs_snapshot_definition_before(projection)),
+		BoolGetDatum(evs_snapshot_vouches(projection))
 	};
 
 	(void) evs_query_run(&clear_foreign, values, NULL);

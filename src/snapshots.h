@@ -99,6 +99,9 @@ extern int64 evs_snapshot_base_definition(const EvsProjection *projection);
  */
 extern int64 evs_snapshot_vouch(const EvsProjection *projection);
 
+/* Do they still, or did they when this transaction began? */
+extern bool evs_snapshot_vouches(const EvsProjection *projection);
+
 /*
  * Whoever writes rows takes one of these first, until the transaction ends.  Who
  * writes those of a projection that is not inline has the lock on its name before.
@@ -155,10 +158,16 @@ extern int64 evs_snapshots_restore(EvsProjection *projection);
 extern int64 evs_snapshots_clear(const char *projection, bool bases);
 
 /*
- * The projection is about to get another state version: remove what was saved in
- * the one that it has, but made by another definition.  The caller has locked all
- * of them.
+ * The projection is about to get another state version: remove what the one that it
+ * has cannot use, and what was saved in it since this transaction has changed an
+ * upcaster: migrate_state would take that for what was saved before.  The caller has
+ * locked all of them.
+ *
+ * $2: its state version; $3: its definition before; $4: does it use those of others?
  */
+#define EVS_SNAPSHOT_FOREIGN \
+	"case when state_version = $2 then definition <> $3 else not $4 end"
+
 extern void evs_snapshots_clear_foreign(const EvsProjection *projection);
 
 /* The id of the last event in a state. */

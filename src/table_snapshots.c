@@ -54,10 +54,10 @@ static EvsQuery delete_older = {
 static EvsQuery delete_foreign = {
 	"with gone as ("
 	"  delete from evsource.table_snapshots"
-	"  where projection = $1 and state_version = $2 and definition not in ($3, $4) returning position)"
+	"  where projection = $1 and " EVS_SNAPSHOT_FOREIGN " returning position)"
 	" delete from evsource.table_snapshot_rows"
 	" where projection = $1 and position in (select position from gone)",
-	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_DELETE
+	4, {TEXTOID, INT4OID, INT8OID, BOOLOID}, SPI_OK_DELETE
 };
 
 static EvsQuery delete_rows = {
@@ -233,8 +233,8 @@ evs_table_snapshots_clear_foreign(const EvsProjection *projection)
 	Datum		values[] = {
 		CStringGetTextDatum(projection->name),
 		Int32GetDatum(projection->state_version),
-		Int64GetDatum(evs_snapshot_definition(projection)),
-		Int64GetDatum(evs_snapshot_definition_before(projection))
+		Int64GetDatum(evs_snapshot_definition_before(projection)),
+		BoolGetDatum(evs_snapshot_vouches(projection))
 	};
 
 	(void) evs_query_run(&delete_foreign, values, NULL);

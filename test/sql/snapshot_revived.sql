@@ -12,6 +12,7 @@ create function one(s jsonb, e evsource.event) returns jsonb language sql immuta
 create function two(s jsonb, e evsource.event) returns jsonb language sql immutable as $$ select s || e.data || '{"by": 2}' $$;
 create function three(s jsonb, e evsource.event) returns jsonb language sql immutable as $$ select s || e.data || '{"by": 3}' $$;
 create function up(d jsonb) returns jsonb language sql immutable as $$ select d || '{"up": true}' $$;
+create function up3(d jsonb) returns jsonb language sql immutable as $$ select d || '{"up3": true}' $$;
 create function yes(saved int, now int) returns bool language sql immutable as $$ select true $$;
 create function migrate(s jsonb, saved int) returns jsonb language sql immutable as $$ select s || jsonb_build_object('from', saved) $$;
 create function look() returns table (key text, now jsonb, past jsonb, saved bool) language sql as
@@ -57,6 +58,55 @@ select evsource.define_event_type('T', 3, upcaster => 'up');
 rollback;
 select evsource.alter_projection('p', handler => 'two', state_version => 3, migrate_state => 'migrate');
 select key, now - 'c' as now, saved from look();
+-- What that transaction has saved since is of neither: it goes, and nothing is brought up twice.
+begin;
+select evsource.define_event_type('T', 3, upcaster => 'up');
+select evsource.save_snapshot('p', 's-1');
+select evsource.alter_projection('p', state_version => 4);
+select key, now - 'c' as now, saved from look();
+rollback;
+select evsource.alter_projection('p', snapshot_every => 1);
+begin;
+select evsource.define_event_type('T', 3, upcaster => 'up');
+select version from evsource.append('s-1', 'T', '{"d": 4}', schema_version => 3);
+select evsource.alter_projection('p', state_version => 4);
+select key, now - 'c' as now, saved from look();
+rollback;
+select evsource.drop_projection('p');
+
+-- Nor does it come back two versions later: what the version before could not use any
+-- more is gone as well, from the past, too.
+select evsource.create_projection('p', 'one', categories => '{s}', keep_snapshots => 3);
+select evsource.save_snapshot('p');
+select version from evsource.append('s-1', 'T', '{"d": 4}', schema_version => 2);
+select evsource.save_snapshot('p');
+select evsource.alter_projection('p', state_version => 2, migrate_state => 'migrate');
+-- both versions are spoken for as long as nothing changes but the version
+select evsource.save_snapshot('p', 's-2');
+select evsource.alter_projection('p', state_version => 3);
+select key, now - 'c' as now, saved from look();
+select evsource.state_at_version('p', 's-1', 3) - 'c' as past;
+select evsource.alter_projection('p', handler => 'two');
+select key, now - 'c' as now, saved from look();
+select evsource.alter_projection('p', state_version => 4);
+select key, now - 'c' as now, saved from look();
+select evsource.state_at_version('p', 's-1', 3) - 'c' as past;
+select count(*) from evsource.snapshot_history;
+-- by an upcaster
+select evsource.save_snapshot('p');
+select evsource.alter_projection('p', state_version => 5);
+select evsource.define_event_type('T', 3, upcaster => 'up3');
+select evsource.alter_projection('p', state_version => 6);
+select key, now - 'c' as now, saved from look();
+-- ... unless that came in the transaction that gives the version
+select evsource.save_snapshot('p');
+select evsource.alter_projection('p', state_version => 7);
+begin;
+select evsource.define_event_type('T', 4, upcaster => 'up');
+select evsource.alter_projection('p', state_version => 8);
+select evsource.alter_projection('p', state_version => 9);
+select key, now - 'c' as now, saved from look();
+rollback;
 select evsource.drop_projection('p');
 
 -- tables, too
@@ -73,6 +123,12 @@ select evsource.save_snapshot('t');
 select evsource.alter_projection('t', query => 'insert into seen select stream, 3 from new_events', state_version => 3);
 call evsource.rebuild_projection('t', from_snapshot => true);
 select by, count(*) from seen group by 1;
+-- but not two versions later, when the one between has changed
+select evsource.alter_projection('t', query => 'insert into seen select stream, 4 from new_events');
+select evsource.alter_projection('t', state_version => 4);
+call evsource.rebuild_projection('t', from_snapshot => true);
+select by, count(*) from seen group by 1;
+select evsource.save_snapshot('t');
 select count(*), bool_and(exists (select from evsource.table_snapshots s where s.position = r.position)) from evsource.table_snapshot_rows r;
 
 -- States that are stored nowhere else stay.

@@ -20,8 +20,9 @@ select evsource.define_event_type('VouchedT', 2, upcaster => 'vouched_up');
 select evsource.state('vouched', 'vouched-1');
 select evsource.state_at_version('vouched', 'vouched-1', 1);
 select outdated, rejection from evsource.snapshot_status where projection = 'vouched';
--- is spoken for when the next state version is given
+-- is spoken for when the next state version is given: of what is saved from then on
 select evsource.alter_projection('vouched', state_version => 3);
+select evsource.state('vouched', 'vouched-1');
 select evsource.save_snapshot('vouched');
 select evsource.alter_projection('vouched', state_version => 4);
 select evsource.state('vouched', 'vouched-1');
