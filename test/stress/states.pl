@@ -3,7 +3,7 @@
 #
 # In each round two sessions at a time do a few dozen random things: appends of all
 # kinds, some in savepoints and transactions that roll back, changes of policies, of
-# filters, and of state versions, whose folds make other states, with functions that
+# filters, of handlers, and of state versions, whose folds make other states, with functions that
 # bring old ones up, or cannot, or fail; saved, cleared, damaged and restored
 # snapshots, rebuilds, truncated streams, questions about now and the past. Now and
 # then one of the sessions is terminated in the middle, or the whole server is
@@ -76,10 +76,17 @@ create function bring_up_$_(state jsonb, saved int) returns jsonb language sql i
 \$\$;
 END
 
+# The same fold, mended: without another version the states of old ones are wrong.
+my @mended = 1 .. 3;
+$folds .= join '', map { <<END } @mended;
+create function mended_$_(state jsonb, e evsource.event) returns jsonb language sql immutable as
+\$\$ select jsonb_build_object('sum', coalesce((state ->> 'sum')::int, 0) + (e.data ->> 'i')::int % 10 + $_) \$\$;
+END
+
 # A projection of each kind; those of x and y change their folds, those of z, whose
 # streams are truncated, cannot: what is gone is not folded again.
 my @changing = qw(sum_up again by_type total);
-my @projections = qw(sum_up again collect odd merge added counted by_type total kept kept_count);
+my @projections = qw(sum_up again collect odd merge added counted mended by_type total kept kept_count);
 
 sub start_over
 {
@@ -103,6 +110,7 @@ select evsource.create_projection('odd', 'sum_2', types => '{A,C}', categories =
 select evsource.create_projection('merge', 'evsource.fold_merge', categories => '{x,y}', snapshots => 'disabled');
 select evsource.create_projection('added', 'evsource.fold_sum', path => '{i}', categories => '{x,y}', keep_snapshots => 3, snapshot_every => 3);
 select evsource.create_projection('counted', 'evsource.fold_count', categories => '{x,y}', mode => 'async', snapshot_every => 4);
+select evsource.create_projection('mended', 'mended_1', categories => '{x,y}', keep_snapshots => 3, snapshot_every => 5, migrate_state => 'as_it_is');
 select evsource.create_projection('by_type', 'sum_1', key => 'types_of', categories => '{x,y}', mode => 'async');
 select evsource.create_projection('total', 'sum_1', key => 'global', categories => '{x,y}', mode => 'manual');
 select evsource.create_projection('kept', 'sum_3', categories => '{z}', snapshot_every => 6, migrate_state => 'as_it_is');
@@ -208,6 +216,8 @@ my @deeds = (
 	sub { return "select evsource.alter_projection('" . pick(@projections) . "', snapshot_every => " . pick(0, 1, 2, 10, 50) . ', snapshot_after_batch => ' . pick('true', 'false') . ', restore_from_snapshot => ' . pick('true', 'true', 'false') . ', keep_snapshots => ' . pick(1, 1, 3) . ');' },
 	\&change_version, \&change_version,
 	sub { return "select evsource.alter_projection('" . pick('kept', 'kept_count') . "', state_version => " . pick(@versions) . pick('', ", is_compatible => 'never'") . ');' },
+	sub { return "select evsource.alter_projection('mended', handler => 'mended_" . pick(@mended) . "');" },
+	sub { return "select evsource.alter_projection('mended', state_version => " . pick(@versions) . ');' },
 	sub { return "select evsource.alter_projection('odd', types => '" . pick('{A,C}', '{B}', '{A,B,C}') . "');" },
 	sub { my $p = pick('sum_up', 'added', 'counted', 'total'); return "select evsource.pause_projection('$p'); " . append() . "select evsource.resume_projection('$p');" },
 	sub { return "update evsource.snapshots set version = version + 1, state = '{}' where key = '" . a_stream() . "' and version is not null;" },
