@@ -450,7 +450,7 @@ evs_coordinator_main(Datum argument)
 		long		timeout;
 		Watch		watch;
 
-		evs_daemon_reload();
+		(void) evs_daemon_reload();
 		team->heartbeat = GetCurrentTimestamp();
 		look();
 		timeout = look_after_workers();

@@ -213,14 +213,15 @@ evs_daemon_is_in_copy(void)
 	return copy;
 }
 
-void
+bool
 evs_daemon_reload(void)
 {
 	CHECK_FOR_INTERRUPTS();
 	if (!ConfigReloadPending)
-		return;
+		return false;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	return true;
 }
 
 void

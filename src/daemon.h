@@ -59,8 +59,8 @@ extern bool evs_daemon_is_in_copy(void);
 /* Has somebody told this process to end? */
 extern bool evs_daemon_was_told_to_leave(void);
 
-/* Reload the configuration if that was asked for. */
-extern void evs_daemon_reload(void);
+/* Reload the configuration if that was asked for; returns whether it was. */
+extern bool evs_daemon_reload(void);
 
 /*
  * Sleep until something happens, with nothing held.  "Nothing to do" is asked in

@@ -5,7 +5,8 @@
  * is in nobody's way, and it cannot see which databases have the extension: a
  * coordinator looks, and leaves if there is nothing to do.  So each database is
  * looked at when the server starts, and again whenever a transaction in it
- * changes something about projections (wakeup.c) or it is created.
+ * changes something about projections (wakeup.c), or it is created, or the daemon
+ * is turned on for the server.
  *
  * Without preloading, evsource.start_daemon() starts a launcher for its database.
  * It ends when the database is gone or the coordinator is not needed any more.
@@ -317,6 +318,24 @@ take_requests(void)
 	}
 }
 
+/*
+ * Who left while the daemon was turned off is missed when it is turned on.  Or who
+ * leaves: it may have seen that where we have come too late for it.
+ */
+static void
+reload(void)
+{
+	bool		was_enabled = evs_daemon_enabled;
+	ListCell   *cell;
+
+	if (!evs_daemon_reload() || !evs_daemon_enabled || OidIsValid(only_database))
+		return;
+	foreach(cell, charges)
+		((Charge *) lfirst(cell))->again = true;
+	if (!was_enabled)
+		evs_shmem_request(EVS_ALL_DATABASES);
+}
+
 void
 evs_launcher_main(Datum argument)
 {
@@ -342,7 +361,7 @@ evs_launcher_main(Datum argument)
 
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
-		evs_daemon_reload();
+		reload();
 		take_requests();
 		timeout = look_after_charges();
 		if (OidIsValid(only_database) && charges == NIL)

@@ -221,7 +221,7 @@ work_on(EvsJob *job)
 	{
 		TimestampTz now;
 
-		evs_daemon_reload();
+		(void) evs_daemon_reload();
 		pgstat_report_activity(STATE_RUNNING, job->projection);
 		more = step(job);
 		MemoryContextSwitchTo(step_context);
@@ -443,7 +443,7 @@ evs_worker_main(Datum argument)
 		TimestampTz started = GetCurrentTimestamp();
 		Round		round;
 
-		evs_daemon_reload();
+		(void) evs_daemon_reload();
 		me->heartbeat = started;
 		if (me->dismissed || team->coordinator == 0 || !look())
 			proc_exit(0);

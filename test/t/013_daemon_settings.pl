@@ -1,6 +1,6 @@
 # What a database is given by ALTER DATABASE ... SET is not for the daemon; its
-# handlers may look at the daemon itself; and it comes for a projection that was
-# created in a prepared transaction.
+# handlers may look at the daemon itself; it comes for a projection that was
+# created in a prepared transaction; and it is turned off and on by a reload.
 
 use strict;
 use warnings;
@@ -65,5 +65,19 @@ begin; select evsource.create_projection('counts', 'evsource.fold_count', mode =
 is($sql->(q{select count(*) from evsource.daemon_status}), '0', 'nobody is needed before it is committed');
 $sql->(q{commit prepared 'create'});
 $soon->(q{select lag = 0 from evsource.projection_status}, 'then somebody comes');
+
+# Off and on again for the whole server, without a restart.
+$sql->(q{alter system set evsource.daemon = off});
+$node->reload;
+$soon->(q{select not exists (select from evsource.daemon_status)}, 'it leaves when it is turned off');
+$sql->(q{alter system reset evsource.daemon});
+$node->reload;
+$sql->(q{select evsource.append('a-1', 'Happened')});
+foreach (qw(later postgres))
+{
+	$database = $_;
+	$soon->(q{select count(*) = 1 from evsource.daemon_status where role = 'coordinator'}, "turned on again it comes back to database $_");
+	$soon->(q{select lag = 0 from evsource.projection_status}, "turned on again it applies in database $_");
+}
 
 done_testing();
