@@ -92,7 +92,7 @@ create view evsource.projection_status as
         ) x on l.pid is null and x.virtualtransaction = l.virtualtransaction
         where l.locktype = 'advisory' and l.objsubid = 231 and l.granted
               and l.database = (select d.oid from pg_database d where d.datname = current_database())
-              and not exists (select from evsource._projection_workers() v where v.pid = l.pid)
+              and not exists (select from evsource._daemon_workers() v where v.pid = l.pid)
         group by l.classid, l.objid
     ) h on h.classid = (hashtextextended(p.projection, 0) >> 32 & 4294967295)::oid
            and h.objid = (hashtextextended(p.projection, 0) & 4294967295)::oid

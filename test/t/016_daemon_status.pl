@@ -111,6 +111,7 @@ foreach my $online ('false', 'true')
 	my $total = $sql->(q{select count(*) from evsource.events});
 	my %seen;
 	my $bad = '';
+	my $held = '';
 	my $last = 0;
 	$sql->("select evsource.request_rebuild('sums', online => $online)");
 	for (my $start = time; time - $start < 30; sleep 0.05)
@@ -124,8 +125,10 @@ foreach my $online ('false', 'true')
 		$bad .= "$row\n" if $done > 0 && $done < $total && "@rest" ne 't t t' && "@rest" ne 't';
 		$seen{$done} = 1 if $done > 0 && $done < $total && "@rest" eq 't t t';
 		$last = $done;
+		$held .= $sql->(q{select held_by from evsource.projection_status where projection = 'sums'});
 	}
 	is($bad, '', "online => $online: what is shown is so");
+	is($held, '', "online => $online: the worker that rebuilds is nobody else");
 	cmp_ok(scalar(keys %seen), '>=', 2, "online => $online: and grows as it runs");
 	$soon->(qq{select state = 'active' and event_count = $total from evsource.projection_status where projection = 'sums'}, "online => $online: to the end");
 }
