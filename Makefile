@@ -153,7 +153,8 @@ OBJS = \
 	src/capture_table.o \
 	src/capture_backfill.o \
 	src/capture_guard.o \
-	src/guard.o
+	src/guard.o \
+	src/guard_used.o
 
 # The install script is these parts, in this order: a part may use what an
 # earlier one made.

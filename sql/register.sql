@@ -117,37 +117,9 @@ create procedure evsource.activate_projection(
 comment on procedure evsource.activate_projection(text, interval) is
 'Lets a projection that is catching up do so in transactions of its own, and makes it active.';
 
--- What a projection uses must not be dropped under it. Functions and tables are
--- stored by the identity that PostgreSQL gives to dropped objects, too.
+-- What a projection uses must not be dropped under it: src/guard_used.c.
 create function evsource._guard_drops() returns event_trigger
-    language plpgsql security definer set search_path = pg_catalog, pg_temp
-    as $$
-declare
-    used record;
-begin
-    select d.object_type, d.object_identity, u.what, u.name into used
-        from pg_catalog.pg_event_trigger_dropped_objects() d
-        join (
-            select 'projection', p.projection, array[p.handler, p.key, p.on_reset, p.is_compatible, p.migrate_state], p.tables
-            from evsource.projections p
-            union all
-            select 'event_type', t.type, array[t.validator, t.upcaster], null from evsource.event_types t
-            union all
-            select 'decider', c.decider, array[c.handler], null from evsource.deciders c
-        ) u (what, name, functions, tables)
-            on (d.object_type = 'function' and d.object_identity = any (u.functions))
-            or (d.object_type = 'table' and d.object_identity = any (u.tables))
-        order by u.what desc, u.name, d.object_identity
-        limit 1;
-    if found then
-        raise exception 'cannot drop % %: % "%" uses it',
-            used.object_type, used.object_identity, pg_catalog.replace(used.what, '_', ' '), used.name
-            using errcode = 'dependent_objects_still_exist',
-                  hint = pg_catalog.format('Drop the %s first: evsource.drop_%s(%L).',
-                                           pg_catalog.replace(used.what, '_', ' '), used.what, used.name);
-    end if;
-end
-$$;
+    language c as 'MODULE_PATHNAME', 'evsource_guard_drops';
 comment on function evsource._guard_drops() is
 'Refuses to drop a function or table that a projection, an event type or a decider uses.';
 create event trigger evsource_guard_drops on sql_drop

@@ -19,6 +19,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -226,6 +227,19 @@ find_candidates(const char *name)
 	return candidates;
 }
 
+/* Nobody drops it until we have committed; whoever was faster is noticed. */
+static void
+keep_function(Oid function, const char *name)
+{
+	LockDatabaseObject(ProcedureRelationId, function, 0, AccessShareLock);
+	if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function \"%s\" does not exist", name),
+				 errdetail("It was dropped meanwhile."),
+				 errhint("Create it again, or name another.")));
+}
+
 static char *
 resolve(const char *name, const Use *use, int *kind)
 {
@@ -277,6 +291,7 @@ resolve(const char *name, const Use *use, int *kind)
 				 errmsg("%s \"%s\" is temporary", use->noun, name),
 				 errhint("Other sessions cannot call it: create it in a schema.")));
 
+	keep_function(function, name);
 	return format_procedure_qualified(function);
 }
 
