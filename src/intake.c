@@ -412,6 +412,8 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	{
 		check_restored_row(&row, nulls);
 		evs_replication_refuse("restore events");
+		if (row.has_id)
+			evs_store_check_server_id(events, &row.id);
 		take_restored_row(events, &row);
 		return PointerGetDatum(trigger->tg_trigtuple);
 	}

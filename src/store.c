@@ -414,5 +414,6 @@ evs_store_check_server_id(Relation events, const pg_uuid_t *id)
 				 evs_may_read_all() ?
 				 errdetail("It is version %lld of stream \"%s\".",
 						   (long long) found->version, text_to_cstring(found->stream)) : 0,
-				 errhint("To repeat an append without storing it twice, call evsource.append with the id.")));
+				 errhint("To repeat an append without storing it twice, call evsource.append with the id. "
+						 "To store another event, give it another id, or none.")));
 }

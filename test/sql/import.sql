@@ -186,5 +186,12 @@ insert into evsource.events (position, version, recorded_at, stream, type) value
 select stream, version, first_recorded_at from evsource.streams where category = 'e' order by stream;
 commit;
 
+-- An event does not come in under the id of one that is stored, also where evsource made that.
+select evsource.event_id(e) as made from evsource.events e where stream = 'c-1' and version = 7 \gset
+\set VERBOSITY sqlstate
+insert into evsource.events (position, version, recorded_at, stream, type, id) values (100, 1, now(), 'f-1', 'Restored', :'made');
+\set VERBOSITY default
+select stream, version from evsource.read_event(:'made');
+
 \c :home
 drop database evsource_import;
