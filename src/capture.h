@@ -167,7 +167,20 @@ typedef void (*EvsCaptureVisit) (TupleTableSlot *row, void *argument);
 
 extern void evs_capture_each_row(Relation table, EvsCaptureVisit visit, void *argument);
 
-/* Write an event for each row of a table that is locked (capture_backfill.c). */
-extern int64 evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition);
+/*
+ * Lock the category of a table that is to be captured until the end of the transaction
+ * (capture_category.c).  Errors: 42710 when it is not the table's alone, a NOTICE if it
+ * was named.  It is the table's own already if it was captured into it until now.
+ * Returns whether no other table is captured into it.
+ */
+extern bool evs_capture_claim_category(Relation table, const EvsCapturePlan *plan,
+									   bool is_named, bool is_own);
+
+/*
+ * Write an event for each row of a table that is locked (capture_backfill.c): after
+ * a truncate, if the events that the category has are the table's.
+ */
+extern int64 evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition,
+								  bool has_category);
 
 #endif							/* EVS_CAPTURE_H */

@@ -8,7 +8,8 @@
  *
  * They are inserts as any other, with {"backfill": true} in the metadata.  If the
  * category has events already, the table was captured before, and nobody knows
- * what happened to it meanwhile: so the backfill begins with a truncate.
+ * what happened to it meanwhile: so the backfill begins with a truncate.  Not if they may
+ * be events of another table that is captured into the category.
  */
 #include "capture.h"
 
@@ -125,7 +126,7 @@ append_truncated(Backfill *backfill, Relation table, const EvsCaptureDefinition 
 }
 
 int64
-evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition)
+evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition, bool has_category)
 {
 	Backfill	backfill = {0};
 	List	   *tables;
@@ -137,7 +138,7 @@ evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition)
 	backfill.events = palloc(AT_ONCE * sizeof(EvsEvent));
 	backfill.metadata = evs_metadata_for(DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 																			CStringGetDatum("{\"backfill\": true}"))));
-	if (category_exists(definition->category))
+	if (has_category && category_exists(definition->category))
 		append_truncated(&backfill, table, definition);
 
 	/* the rows of other tables that inherit from this one are not captured */

@@ -202,6 +202,21 @@ capture_trigger(Relation table)
 	return NULL;
 }
 
+/* By any of its captures. */
+static bool
+is_captured_into(Relation table, const char *category)
+{
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &table->trigdesc->triggers[i];
+
+		if (trigger->tgfoid == evs_catalog()->capture && TRIGGER_FOR_ROW(trigger->tgtype) &&
+			trigger->tgnargs > 0 && strcmp(trigger->tgargs[0], category) == 0)
+			return true;
+	}
+	return false;
+}
+
 static char *
 qualified_name(Relation table)
 {
@@ -406,8 +421,8 @@ refuse_captured(Relation table, const Trigger *trigger)
  * how many rows the backfill wrote.
  *
  * Errors: 42P01 and 42809 when it is no table, 42501 without the right to create
- * triggers on it, 42710 when it is captured, 42704 without a primary key, 42703
- * and 22023 for columns and categories that do not fit.
+ * triggers on it, 42710 when it is captured or its category is in use, 42704 without a
+ * primary key, 42703 and 22023 for columns and categories that do not fit.
  */
 Datum
 evsource_capture_table(PG_FUNCTION_ARGS)
@@ -416,7 +431,10 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 	bool		replace = must_replace(fcinfo, 5);
 	Relation	table = open_table(name, lock_for(name, replace), check_may_capture);
 	EvsCaptureDefinition definition = {0};
+	EvsCapturePlan *plan;
 	Trigger    *captured;
+	bool		is_own = false;
+	bool		is_alone;
 	bool		backfill = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
 	int64		count = 0;
 
@@ -431,7 +449,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 	check_columns(table, list_concat_copy(definition.key, definition.exclude));
 	definition.as = GetUserNameFromId(GetUserId(), false);
 	/* refuses what a trigger would refuse when it fires */
-	(void) evs_capture_make_plan(table, &definition);
+	plan = evs_capture_make_plan(table, &definition);
 
 	captured = capture_trigger(table);
 	if (captured != NULL)
@@ -447,15 +465,17 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 		if (!replace)
 			refuse_captured(table, captured);
 		check_may_release(name, RelationGetRelid(table), InvalidOid, NULL);
+		is_own = is_captured_into(table, definition.category);
 		release(table);
 	}
 
+	is_alone = evs_capture_claim_category(table, plan, !PG_ARGISNULL(1), is_own);
 	check_partitions(table);
 	create_triggers(table, &definition);
 	evs_capture_watch_partitions(RelationGetRelid(table));
 	let_owner_add_partitions(table);
 	if (backfill)
-		count = evs_capture_backfill(table, &definition);
+		count = evs_capture_backfill(table, &definition, is_alone || is_own);
 	relation_close(table, NoLock);
 	PG_RETURN_INT64(count);
 }
