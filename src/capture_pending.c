@@ -23,7 +23,9 @@
  *
  * Rows of one key share a stream, and sessions that change different ones of them
  * meet there.  So that they do not deadlock, the events of a statement are appended in
- * the order of their streams then, if they are more than are locked at once.
+ * the order of their streams then, if they are more than are locked at once.  Not so
+ * beyond work_mem: the parts of a big statement are each in that order, and a load of
+ * millions of rows does not take the memory that it would need otherwise.
  *
  * A big statement is appended in parts.  If rows leave streams in it, those that
  * come to streams are kept for its end; and there are no parts if triggers change

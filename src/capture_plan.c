@@ -10,8 +10,11 @@
 
 #include "access/htup_details.h"
 #include "access/tableam.h"
+#include "catalog/index.h"
+#include "catalog/partition.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -20,6 +23,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "query.h"
 #include "relations.h"
 
 /* attgenerated of a column that is not stored: PostgreSQL 18 */
@@ -154,9 +158,45 @@ is_of_key(const EvsCapturePlan *plan, AttrNumber number)
 	return false;
 }
 
-/* Does a unique index see to it that no two rows have the same key? */
+/*
+ * The table whose capture a trigger belongs to: another than its own, if it has come to
+ * a partition from there.
+ */
+static Oid
+captured_table(Relation table, Oid trigger)
+{
+	static EvsQuery find = {
+		"with recursive t as ("
+		" select tgparentid, tgrelid from pg_catalog.pg_trigger where oid = $1"
+		" union all select p.tgparentid, p.tgrelid from t join pg_catalog.pg_trigger p on p.oid = t.tgparentid)"
+		" select tgrelid from t where tgparentid = 0",
+		1, {OIDOID}, SPI_OK_SELECT
+	};
+	Datum		value = ObjectIdGetDatum(trigger);
+
+	if (!table->rd_rel->relispartition)
+		return RelationGetRelid(table);
+	return DatumGetObjectId(evs_query_value_latest(&find, &value, NULL,
+												   ObjectIdGetDatum(InvalidOid)));
+}
+
+/* Is an index of a table, or of its partition, valid for all of the captured table? */
 static bool
-is_unique(const EvsCapturePlan *plan, Relation table)
+covers(Oid index, const Form_pg_index form, Oid captured)
+{
+	ListCell   *cell;
+
+	if (form->indrelid == captured)
+		return form->indisvalid;
+	foreach(cell, get_partition_ancestors(index))
+		if (IndexGetRelation(lfirst_oid(cell), true) == captured)
+			return get_index_isvalid(lfirst_oid(cell));
+	return false;
+}
+
+/* Does a unique index see to it that no two rows of the captured table have the same key? */
+static bool
+is_unique(const EvsCapturePlan *plan, Relation table, Oid captured)
 {
 	List	   *indexes = RelationGetIndexList(table);
 	bool		unique = false;
@@ -171,8 +211,9 @@ is_unique(const EvsCapturePlan *plan, Relation table)
 		if (!HeapTupleIsValid(tuple))
 			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(cell));
 		index = (Form_pg_index) GETSTRUCT(tuple);
-		fits = index->indisunique && index->indimmediate && index->indisvalid &&
-			heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+		fits = index->indisunique && index->indimmediate &&
+			heap_attisnull(tuple, Anum_pg_index_indpred, NULL) &&
+			covers(lfirst_oid(cell), index, captured);
 		/* an expression is column 0, which no key has */
 		for (int i = 0; fits && i < index->indnkeyatts; i++)
 			fits = is_of_key(plan, index->indkey.values[i]);
@@ -202,7 +243,6 @@ evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
 	evs_capture_check_excluded(table, definition->exclude);
 	take_columns(plan, RelationGetDescr(table), definition->exclude);
 	take_key(plan, table, definition->key);
-	plan->shares_streams = !is_unique(plan, table);
 	MemoryContextSwitchTo(old);
 	return plan;
 }
@@ -255,6 +295,8 @@ evs_capture_plan(const TriggerData *trigger)
 		captures = evs_catalog()->captures;
 		evs_capture_parse(trigger->tg_trigger->tgargs, trigger->tg_trigger->tgnargs, &definition);
 		plan = evs_capture_make_plan(trigger->tg_relation, &definition);
+		plan->shares_streams = !is_unique(plan, trigger->tg_relation,
+										  captured_table(trigger->tg_relation, oid));
 		plan->registrant = evs_capture_registered(RelationGetRelid(trigger->tg_relation),
 												  trigger->tg_trigger->tgargs,
 												  trigger->tg_trigger->tgnargs);
