@@ -202,7 +202,8 @@ find_work(const EvsFetch *fetch, const EvsSubscription *subscription, int64 safe
 /*
  * Free cursors that have nothing up to a position: those that are at their end
  * go, and those far behind move on, lest they are searched for again and again.
- * Returns whether any went.
+ * Not those whose events were out: who has these may acknowledge as long as nobody
+ * else fetches them.  Returns whether any went.
  */
 static bool
 advance_idle(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *found,
@@ -216,7 +217,7 @@ advance_idle(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCurs
 		bool		ends = searched >= cursor->end;
 		EvsClaim	claim;
 
-		if (cursor == found || !cursor->is_free ||
+		if (cursor == found || !cursor->is_free || cursor->out > searched ||
 			(!ends && searched - cursor->position < IDLE_POSITIONS))
 			continue;
 		if (!claim_cursor(fetch, subscription, cursor, &claim))

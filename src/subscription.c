@@ -120,6 +120,7 @@ enum
 	CURSOR_UNTIL,
 	CURSOR_CONSUMER = 9,
 	CURSOR_LEASE_UNTIL,
+	CURSOR_HANDED_OUT,
 	CURSOR_RETRY_AT = 19
 };
 
@@ -200,6 +201,7 @@ load_cursor(EvsCursor *cursor, const Row *row, const char *consumer, TimestampTz
 	cursor->partition = DatumGetInt32(value(row, CURSOR_PARTITION));
 	cursor->position = DatumGetInt64(value(row, CURSOR_POSITION));
 	cursor->end = bigint_value(row, CURSOR_UNTIL, PG_INT64_MAX);
+	cursor->out = bigint_value(row, CURSOR_HANDED_OUT, 0);
 	cursor->is_free = retry_at <= now &&
 		(lease_until <= now ||
 		 (consumer != NULL && DatumGetPointer(holder) != NULL &&

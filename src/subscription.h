@@ -23,6 +23,7 @@ typedef struct EvsCursor
 	int			partition;		/* 0, 1, ... */
 	int64		position;		/* everything up to here is done */
 	int64		end;			/* nothing after this is its own */
+	int64		out;			/* the last event that is out, or was when a lease ran out; 0: none */
 	bool		is_free;		/* nobody has it, nothing is to be waited for */
 	TimestampTz free_at;		/* when that will be so at the latest; 0: no time is known */
 } EvsCursor;
