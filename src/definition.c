@@ -69,16 +69,7 @@ array_names(ArrayType *array, const char *parameter)
 static int
 compare_texts(const void *a, const void *b)
 {
-	const text *left = *(text *const *) a;
-	const text *right = *(text *const *) b;
-	Size		left_length = VARSIZE_ANY_EXHDR(left);
-	Size		right_length = VARSIZE_ANY_EXHDR(right);
-	int			result;
-
-	result = memcmp(VARDATA_ANY(left), VARDATA_ANY(right), Min(left_length, right_length));
-	if (result == 0 && left_length != right_length)
-		result = left_length < right_length ? -1 : 1;
-	return result;
+	return evs_compare_text(*(text *const *) a, *(text *const *) b);
 }
 
 /* Sort, and drop what is there twice. */
@@ -92,7 +83,7 @@ normalize_texts(text **texts, int *count)
 
 	qsort(texts, *count, sizeof(text *), compare_texts);
 	for (int i = 1; i < *count; i++)
-		if (compare_texts(&texts[kept], &texts[i]) != 0)
+		if (!evs_same_text(texts[kept], texts[i]))
 			texts[++kept] = texts[i];
 	*count = kept + 1;
 }
@@ -132,7 +123,7 @@ texts_equal(text *const *a, int a_count, text *const *b, int b_count)
 	if (a_count != b_count)
 		return false;
 	for (int i = 0; i < a_count; i++)
-		if (compare_texts(&a[i], &b[i]) != 0)
+		if (!evs_same_text(a[i], b[i]))
 			return false;
 	return true;
 }

@@ -24,20 +24,13 @@ typedef struct KeyNumber
 	int			number;
 } KeyNumber;
 
-static inline bool
-same_text(const text *a, const text *b)
-{
-	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
-		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
-}
-
 #define SH_PREFIX numbers
 #define SH_ELEMENT_TYPE KeyNumber
 #define SH_KEY_TYPE text *
 #define SH_KEY key
 #define SH_HASH_KEY(tb, k) \
 	hash_bytes((const unsigned char *) VARDATA_ANY(k), VARSIZE_ANY_EXHDR(k))
-#define SH_EQUAL(tb, a, b) same_text(a, b)
+#define SH_EQUAL(tb, a, b) evs_same_text(a, b)
 #define SH_STORE_HASH
 #define SH_GET_HASH(tb, entry) (entry)->hash
 #define SH_SCOPE static inline

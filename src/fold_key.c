@@ -118,8 +118,7 @@ add_key(const EvsProjection *projection, text **keys, int *count, text *key)
 				 errhint("For an event that belongs to no key, return null.")));
 	for (int i = 0; i < *count; i++)
 	{
-		if (VARSIZE_ANY_EXHDR(keys[i]) == length &&
-			memcmp(VARDATA_ANY(keys[i]), VARDATA_ANY(key), length) == 0)
+		if (evs_same_text(keys[i], key))
 			return;
 	}
 	keys[(*count)++] = key;

@@ -64,14 +64,7 @@ category_bound(const text *category, const char *suffix)
 static int
 compare_ranges(const void *a, const void *b)
 {
-	const text *left = ((const StreamRange *) a)->from;
-	const text *right = ((const StreamRange *) b)->from;
-	int			left_length = VARSIZE_ANY_EXHDR(left);
-	int			right_length = VARSIZE_ANY_EXHDR(right);
-	int			order = memcmp(VARDATA_ANY(left), VARDATA_ANY(right),
-							   Min(left_length, right_length));
-
-	return order != 0 ? order : left_length - right_length;
+	return evs_compare_text(((const StreamRange *) a)->from, ((const StreamRange *) b)->from);
 }
 
 static void

@@ -451,8 +451,7 @@ has_key(EvsKeyer *keyer, const EvsEvent *event, const text *key)
 
 	for (int i = 0; i < count; i++)
 	{
-		if (VARSIZE_ANY_EXHDR(keys[i]) == VARSIZE_ANY_EXHDR(key) &&
-			memcmp(VARDATA_ANY(keys[i]), VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key)) == 0)
+		if (evs_same_text(keys[i], key))
 			return true;
 	}
 	return false;

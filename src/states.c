@@ -97,9 +97,7 @@ evs_state_key(const EvsProjection *projection, text *key)
 							 "Pass a key as its key function returns it.")));
 		return key;
 	}
-	if (key != NULL &&
-		(VARSIZE_ANY_EXHDR(key) != VARSIZE_ANY_EXHDR(global) ||
-		 memcmp(VARDATA_ANY(key), VARDATA_ANY(global), VARSIZE_ANY_EXHDR(key)) != 0))
+	if (key != NULL && !evs_same_text(key, global))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("projection \"%s\" has one state and no keys", projection->name),

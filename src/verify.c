@@ -128,17 +128,10 @@ copy_text(const text *value)
 	return copy;
 }
 
-int
-evs_verify_compare_keys(const void *a, const void *b)
+static int
+compare_keys(const void *a, const void *b)
 {
-	const text *left = *(text *const *) a;
-	const text *right = *(text *const *) b;
-	int			left_length = VARSIZE_ANY_EXHDR(left);
-	int			right_length = VARSIZE_ANY_EXHDR(right);
-	int			order = memcmp(VARDATA_ANY(left), VARDATA_ANY(right),
-							   Min(left_length, right_length));
-
-	return order != 0 ? order : left_length - right_length;
+	return evs_compare_text(*(text *const *) a, *(text *const *) b);
 }
 
 /* So many of the walk's keys, each as likely as any other, in order. */
@@ -167,7 +160,7 @@ sample_keys(EvsKeyWalk *walk, int64 wanted, int *count)
 		}
 		keys[place] = copy_text(key);
 	}
-	qsort(keys, *count, sizeof(text *), evs_verify_compare_keys);
+	qsort(keys, *count, sizeof(text *), compare_keys);
 	return keys;
 }
 

@@ -39,9 +39,6 @@ extern void evs_verify_put(EvsVerification *verification, const EvsDifference *d
 extern bool evs_verify_same_state(const EvsVerification *verification,
 								  const EvsSnapshot *stored, const EvsSnapshot *computed);
 
-/* The order of keys, pointers to which it takes: as qsort() wants it. */
-extern int	evs_verify_compare_keys(const void *a, const void *b);
-
 /* All but a fold by stream. */
 extern void evs_verify_whole(EvsVerification *verification);
 

@@ -439,7 +439,7 @@ compare_states(Whole *whole, EvsProjection *trial_fold)
 	while (verification->left > 0 && (stored_key != NULL || computed_key != NULL))
 	{
 		int			order = stored_key == NULL ? 1 : computed_key == NULL ? -1 :
-			evs_verify_compare_keys(&stored_key, &computed_key);
+			evs_compare_text(stored_key, computed_key);
 		EvsSnapshot stored;
 		EvsSnapshot computed;
 		bool		counts = true;
