@@ -6,7 +6,8 @@
  * nearest one.  And a stream whose begin was truncated has a base for each fold
  * over it: its state just before the first event that is left.  A base is not a
  * shortcut, for there are no events to do without it: it stays until the stream
- * is truncated again or the projection is dropped.
+ * is truncated again or the projection is dropped.  One without events says no more
+ * than that there was no state: nobody misses it.
  *
  * Whoever writes holds the lock of the key's snapshot: see snapshots.c.  None
  * of this stands in the way of an append of a projection that keeps one.
@@ -86,14 +87,22 @@ evs_history_read(const char *projection, text *key, int64 below, TimestampTz bef
 	return take_row(&result, row);
 }
 
-bool
-evs_history_base(const char *projection, text *key, Snapshot snapshot, EvsSnapshot *row)
+/* What a projection took none of, it may take by another filter or start. */
+static bool
+is_of_use(const EvsProjection *projection, const EvsSnapshot *base)
 {
-	Datum		values[] = {CStringGetTextDatum(projection), PointerGetDatum(key)};
+	return base->event_count > 0 ||
+		(base->definition ^ evs_snapshot_base_definition(projection)) >> 32 == 0;
+}
+
+bool
+evs_history_base(const EvsProjection *projection, text *key, Snapshot snapshot, EvsSnapshot *row)
+{
+	Datum		values[] = {CStringGetTextDatum(projection->name), PointerGetDatum(key)};
 	EvsQueryResult result;
 
 	evs_query_begin(&read_base, values, NULL, snapshot, &result);
-	return take_row(&result, row);
+	return take_row(&result, row) && is_of_use(projection, row);
 }
 
 /*
@@ -126,24 +135,25 @@ void
 evs_history_set_base(const EvsProjection *projection, text *key, const EvsState *state,
 					 int64 upto)
 {
+	EvsState	nothing = {.state = state->state, .has_id = true, .occurred_at = DT_NOBEGIN};
 	Datum		below[] = {
 		CStringGetTextDatum(projection->name), PointerGetDatum(key), Int64GetDatum(upto)
 	};
+	const EvsState *base = state->event_count > 0 ? state : &nothing;
 	Datum		values[] = {
 		below[0],
 		below[1],
-		Int64GetDatum(state->version),
-		Int64GetDatum(state->position),
-		UUIDPGetDatum(evs_snapshot_last_event_id(state)),
-		Int64GetDatum(state->event_count),
+		Int64GetDatum(base->version),
+		Int64GetDatum(base->position),
+		UUIDPGetDatum(evs_snapshot_last_event_id(base)),
+		Int64GetDatum(base->event_count),
 		Int32GetDatum(projection->state_version),
 		Int64GetDatum(evs_snapshot_base_definition(projection)),
-		TimestampTzGetDatum(state->occurred_at),
+		TimestampTzGetDatum(base->occurred_at),
 		Int64GetDatum(upto),
-		JsonbPGetDatum(state->state)
+		JsonbPGetDatum(base->state)
 	};
 
-	Assert(state->event_count > 0);
 	(void) evs_query_run(&clear_below, below, NULL);
 	(void) evs_query_run(&insert_base, values, NULL);
 }
@@ -164,7 +174,8 @@ evs_history_base_events(const char *projection)
 }
 
 static EvsQuery find_bases = {
-	"select key from evsource.snapshot_history where projection = $1 and upto is not null"
+	"select key from evsource.snapshot_history"
+	" where projection = $1 and upto is not null and event_count > 0"
 	" order by key",
 	1, {TEXTOID}, SPI_OK_SELECT
 };
@@ -186,7 +197,7 @@ base_problem(EvsProjection *projection, text *key, char **message)
 	*message = NULL;
 	if (projection->kind != EVS_KIND_FOLD || projection->key_kind != EVS_KEY_STREAM)
 		return "is that of a fold keyed by stream";
-	if (!evs_history_base(projection->name, key, InvalidSnapshot, &row))
+	if (!evs_history_base(projection, key, InvalidSnapshot, &row))
 		return NULL;
 	return evs_snapshot_problem(projection, &row, message);
 }

@@ -18,17 +18,18 @@ extern bool evs_history_read(const char *projection, text *key, int64 below,
 
 /*
  * The state of a stream just before its first event that is left, and in
- * row->upto the version of the last one that is gone.  False: its begin is not
- * gone, or the projection was not there when it went.
+ * row->upto the version of the last one that is gone; without events: there was
+ * none.  False: its begin is not gone, or it is not known what the projection would
+ * have taken of it.
  */
-extern bool evs_history_base(const char *projection, text *key, Snapshot snapshot,
+extern bool evs_history_base(const EvsProjection *projection, text *key, Snapshot snapshot,
 							 EvsSnapshot *row);
 
 /* Make this state the base; upto is the version of the last event to go. */
 extern void evs_history_set_base(const EvsProjection *projection, text *key,
 								 const EvsState *state, int64 upto);
 
-/* The streams of which it has a base, in order (char *). */
+/* The streams of which it has a base with events, in order (char *). */
 extern List *evs_history_base_keys(const char *projection);
 
 /* How many truncated events the bases of a projection stand for. */

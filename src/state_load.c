@@ -370,9 +370,9 @@ fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	EvsProjection *projection = folder->projection;
 	EvsSnapshot row;
 
-	if (!evs_history_base(projection->name, stream, snapshot, &row))
+	if (!evs_history_base(projection, stream, snapshot, &row))
 		return false;
-	if (row.upto > at->version || !is_before(&row, at))
+	if (row.upto > at->version || (row.event_count > 0 && !is_before(&row, at)))
 	{
 		if (at->leave_out)
 		{
@@ -388,6 +388,11 @@ fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
 						   row.upto),
 				 errhint("Ask for version " INT64_FORMAT " or later, or for a later time.",
 						 row.upto)));
+	}
+	if (row.event_count == 0)
+	{
+		state->seen_version = row.upto;
+		return false;
 	}
 	if (!evs_snapshot_accept(projection, stream, &row))
 		ereport(ERROR,

@@ -366,11 +366,9 @@ keep_state(const Concerned *concerned, const Truncation *truncation)
 	EvsProjection *projection = concerned->projection;
 	EvsStateCall call;
 
-	if (concerned->state.event_count == 0)
-		return;
 	evs_history_set_base(projection, truncation->stream, &concerned->state,
 						 truncation->before - 1);
-	if (projection->policy.snapshot_every != 1)
+	if (projection->policy.snapshot_every != 1 || concerned->state.event_count == 0)
 		return;
 	evs_state_begin(&call, projection, 0);
 	save_again(&call, truncation);
