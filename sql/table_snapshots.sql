@@ -16,7 +16,7 @@ comment on column evsource.table_snapshots.position is 'The log was applied up t
 comment on column evsource.table_snapshots.event_count is 'Events that the projection had applied by then.';
 comment on column evsource.table_snapshots.state_version is 'The projection''s state version then.';
 comment on column evsource.table_snapshots.definition is 'A number that changes with the projection''s handler or query, filter and start.';
-comment on column evsource.table_snapshots.shape is 'The tables with their columns and types: tables of another shape are not restored.';
+comment on column evsource.table_snapshots.shape is 'The tables with their columns and types, and which of these have sequences: tables of another shape are not restored.';
 comment on column evsource.table_snapshots.rows is 'Rows of all tables.';
 
 create table evsource.table_snapshot_rows (
@@ -28,7 +28,7 @@ create table evsource.table_snapshot_rows (
     primary key (projection, position, tab, part)
 );
 comment on table evsource.table_snapshot_rows is 'The rows of saved read models, many at a time, each as text[] of its columns.';
-comment on column evsource.table_snapshot_rows.tab is 'Which of the projection''s tables, from 1.';
+comment on column evsource.table_snapshot_rows.tab is 'Which of the projection''s tables, from 1; 0: their sequences, each by its column and with the last value.';
 
 select pg_catalog.pg_extension_config_dump('evsource.table_snapshots', '');
 select pg_catalog.pg_extension_config_dump('evsource.table_snapshot_rows', '');

@@ -89,6 +89,7 @@ typedef struct Begin
 {
 	EvsProjection *projection;
 	const EvsTableSnapshot *saved;	/* NULL: nothing */
+	bool		fits;			/* what was saved does */
 } Begin;
 
 static void
@@ -97,20 +98,18 @@ put_back(void *arg)
 	Begin	   *begin = arg;
 
 	if (begin->saved != NULL)
-		evs_table_snapshot_load(begin->projection, begin->saved);
+		begin->fits = evs_table_snapshot_load(begin->projection, begin->saved);
 	else
 		evs_reset_read_model(begin->projection);
 }
 
 /* An on_reset function may lock what lock_tables() does not know. */
 static bool
-put_back_in_time(EvsProcedure *procedure, EvsProjection *projection, const EvsTableSnapshot *saved)
+put_back_in_time(EvsProcedure *procedure, Begin *begin)
 {
-	Begin		begin = {projection, saved};
-
-	if (evs_within(procedure->timeout, put_back, &begin))
+	if (evs_within(procedure->timeout, put_back, begin))
 		return true;
-	evs_procedure_gave_way_to_readers(procedure, evs_reset_relations(projection));
+	evs_procedure_gave_way_to_readers(procedure, evs_reset_relations(begin->projection));
 	return false;
 }
 
@@ -120,9 +119,10 @@ start_over(EvsProcedure *procedure, EvsProjection *projection, int64 total)
 {
 	/* the events that streams no longer have are in the states that they begin with */
 	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
+	Begin		begin = {projection};
 
 	note_history(projection);
-	if (!put_back_in_time(procedure, projection, NULL))
+	if (!put_back_in_time(procedure, &begin))
 		return false;
 	projection->state = EVS_STATE_REBUILDING;
 	projection->stale = false;
@@ -202,6 +202,14 @@ step_in_place(EvsProcedure *procedure, EvsRebuild *rebuild)
 	return outcome == EVS_DONE ? complete(procedure, rebuild, projection) : outcome;
 }
 
+static void
+tell_of_replay(const EvsProjection *projection)
+{
+	ereport(NOTICE,
+			(errmsg("projection \"%s\" has no snapshots to start from, replaying the whole log",
+					projection->name)));
+}
+
 /*
  * From snapshots.
  *
@@ -221,10 +229,7 @@ can_use_snapshots(EvsProjection *projection)
 		return true;
 	if (projection->kind != EVS_KIND_FOLD && evs_table_snapshot_find(projection, &saved))
 		return true;
-
-	ereport(NOTICE,
-			(errmsg("projection \"%s\" has no snapshots to start from, replaying the whole log",
-					projection->name)));
+	tell_of_replay(projection);
 	return false;
 }
 
@@ -261,6 +266,7 @@ static EvsOutcome
 load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
 {
 	EvsTableSnapshot saved;
+	Begin		begin = {projection, &saved};
 	int64		total = count_events(projection);
 
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
@@ -273,8 +279,14 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 		return EVS_WAIT;
 
 	note_history(projection);
-	if (!put_back_in_time(procedure, projection, &saved))
+	if (!put_back_in_time(procedure, &begin))
 		return EVS_WAIT;
+	if (!begin.fits)
+	{
+		tell_of_replay(projection);
+		procedure->from_snapshots = false;
+		return EVS_MORE;
+	}
 	projection->state = EVS_STATE_REBUILDING;
 	projection->stale = false;
 	evs_registry_update(projection);
@@ -414,12 +426,11 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	procedure->timeout = 0;
 	if (from_snapshot)
 		restore_snapshots(procedure, projection);
+	if (procedure->from_snapshots &&
+		finish_from_snapshots(procedure, &rebuild, projection) == EVS_DONE)
+		return;
 	if (procedure->from_snapshots)
-	{
-		if (finish_from_snapshots(procedure, &rebuild, projection) == EVS_DONE)
-			return;
 		evs_rebuild_delete(name);
-	}
 	else
 		(void) start_over(procedure, projection, 0);
 
@@ -434,12 +445,13 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 		evs_alter_pause(projection);
 }
 
-void
+bool
 evs_rebuild_from_snapshot(const char *name)
 {
 	EvsProcedure procedure = {.name = name};
 
 	rebuild_at_once(&procedure, true);
+	return procedure.from_snapshots;
 }
 
 /* The request is made by the transaction that begins with it: or there is none. */

@@ -40,8 +40,9 @@ extern EvsOutcome evs_rebuild_step(const char *name, int *wait);
 
 /*
  * Rebuild a projection from its snapshots in the caller's transaction, as
- * rebuild_projection does inside a transaction block.
+ * rebuild_projection does inside a transaction block.  False: they could not be used,
+ * and it was rebuilt from the log.
  */
-extern void evs_rebuild_from_snapshot(const char *name);
+extern bool evs_rebuild_from_snapshot(const char *name);
 
 #endif							/* EVS_REBUILD_H */

@@ -326,7 +326,8 @@ evsource_restore_projection(PG_FUNCTION_ARGS)
 
 		projection = evs_registry_open(name);
 		keys = evs_table_snapshot_find(projection, &saved) ? saved.rows : 0;
-		evs_rebuild_from_snapshot(name);
+		if (!evs_rebuild_from_snapshot(name))
+			keys = 0;
 		PG_RETURN_INT64(keys);
 	}
 	(void) evs_state_projection(name, EVS_STATE_MANAGE);

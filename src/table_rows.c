@@ -44,11 +44,28 @@
 /* the number under which the tables' sequences are kept, in place of a table's */
 #define SEQUENCES		0
 
+/*
+ * The columns of a table; and the sequences that belong to columns of it and of its
+ * partitions, which are emptied, and begin anew, with it.  A sequence has the name
+ * of its column, whatever it is called itself.
+ */
 static EvsQuery describe = {
-	"select coalesce(string_agg(format('%I %s', a.attname, a.type), ', ' order by a.n), ''),"
+	"with sequences as ("
+	"  select d.objid as id, format('%I.%I.%I %s', n.nspname, c.relname, a.attname,"
+	"   row_number() over (partition by c.oid, a.attnum order by s.relname)) as name"
+	"  from (select $1::text::regclass::oid as id"
+	"   union select relid from pg_partition_tree($1::text::regclass)) t"
+	"  join pg_class c on c.oid = t.id join pg_namespace n on n.oid = c.relnamespace"
+	"  join pg_attribute a on a.attrelid = t.id"
+	"  join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.id"
+	"   and d.refobjsubid = a.attnum and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i')"
+	"  join pg_class s on s.oid = d.objid and s.relkind = 'S')"
+	" select coalesce(string_agg(format('%I %s', a.attname, a.type), ', ' order by a.n), '')"
+	"  || coalesce((select '; sequences ' || string_agg(name, ', ' order by name) from sequences), ''),"
 	" string_agg(quote_ident(a.attname), ', ' order by a.n),"
 	" string_agg(format('t.%I::text', a.attname), ', ' order by a.n),"
-	" string_agg(format('v[%s]::%s', a.n, a.type), ', ' order by a.n)"
+	" string_agg(format('v[%s]::%s', a.n, a.type), ', ' order by a.n),"
+	" (select string_agg(format('(%L::pg_catalog.regclass, %L)', id, name), ', ') from sequences)"
 	" from (select attname, format_type(atttypid, atttypmod) as type,"
 	"   row_number() over (order by attnum) as n"
 	"  from pg_attribute where attrelid = $1::text::regclass and attnum > 0"
@@ -160,6 +177,7 @@ evs_table_rows_describe(const EvsProjection *projection)
 		table->columns = evs_query_text(&result, 0, 2);
 		table->texts = evs_query_text(&result, 0, 3);
 		table->values = evs_query_text(&result, 0, 4);
+		table->sequences = evs_query_text(&result, 0, 5);
 		evs_query_end(&result);
 		tables = lappend(tables, table);
 	}
@@ -335,31 +353,25 @@ save_rows(const EvsProjection *projection, int64 position, int number, const cha
 	return rows;
 }
 
-/*
- * The sequences of the tables' columns that have given out a value, each with
- * the last one.
- */
+/* The sequences of all tables, for a from clause: s (id, name).  NULL: there are none. */
 static char *
-sequences_query(const EvsProjection *projection)
+sequences_from(List *tables)
 {
-	StringInfoData query;
+	StringInfoData from;
 	ListCell   *cell;
 
-	initStringInfo(&query);
-	appendStringInfoString(&query,
-						   "with s as materialized (select s.seqrelid as oid"
-						   " from pg_catalog.pg_sequence s join pg_catalog.pg_depend d on d.objid = s.seqrelid"
-						   "  and d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.deptype in ('a', 'i')"
-						   " where d.refobjid in (");
-	foreach(cell, projection->tables)
-		appendStringInfo(&query, "%s%s::pg_catalog.regclass",
-						 cell == list_head(projection->tables) ? "" : ", ",
-						 quote_literal_cstr(lfirst(cell)));
-	appendStringInfoString(&query,
-						   ")) select (array[s.oid::pg_catalog.regclass::pg_catalog.text,"
-						   "  pg_catalog.pg_sequence_last_value(s.oid)::pg_catalog.text])::pg_catalog.text"
-						   " from s where pg_catalog.pg_sequence_last_value(s.oid) is not null");
-	return query.data;
+	initStringInfo(&from);
+	foreach(cell, tables)
+	{
+		const EvsTable *table = lfirst(cell);
+
+		if (table->sequences != NULL)
+			appendStringInfo(&from, "%s%s", from.len == 0 ? "(values " : ", ", table->sequences);
+	}
+	if (from.len == 0)
+		return NULL;
+	appendStringInfoString(&from, ") s (id, name)");
+	return from.data;
 }
 
 int64
@@ -368,6 +380,7 @@ evs_table_rows_save(const EvsProjection *projection, int64 position, List *table
 	EvsIdentity identity;
 	int64		rows = 0;
 	int			number = 0;
+	char	   *sequences = sequences_from(tables);
 	ListCell   *cell;
 
 	enter(&identity, projection);
@@ -384,7 +397,12 @@ evs_table_rows_save(const EvsProjection *projection, int64 position, List *table
 						  psprintf("select (array[%s]::pg_catalog.text[])::pg_catalog.text from %s t",
 								   table->texts ? table->texts : "", table->name));
 	}
-	(void) save_rows(projection, position, SEQUENCES, sequences_query(projection));
+	if (sequences != NULL)
+		/* those that have given out a value, each with the last one */
+		(void) save_rows(projection, position, SEQUENCES,
+						 psprintf("select (array[s.name, l.value::pg_catalog.text])::pg_catalog.text"
+								  " from %s, lateral (select pg_catalog.pg_sequence_last_value(s.id) as value) l"
+								  " where l.value is not null", sequences));
 	PopActiveSnapshot();
 	evs_identity_leave(&identity);
 	return rows;
@@ -498,6 +516,7 @@ void
 evs_table_rows_load(const EvsProjection *projection, int64 position)
 {
 	List	   *tables = evs_table_rows_describe(projection);
+	char	   *sequences = sequences_from(tables);
 	EvsIdentity identity;
 	ListCell   *cell;
 
@@ -508,8 +527,10 @@ evs_table_rows_load(const EvsProjection *projection, int64 position)
 
 		load_table(projection, position, number, list_nth(tables, number - 1));
 	}
-	put_back(projection, position, SEQUENCES,
-			   "select pg_catalog.setval((v)[1]::pg_catalog.regclass, (v)[2]::pg_catalog.int8)"
-			   " from (select r.r::pg_catalog.text[] as v from " SAVED_ROWS " r) x");
+	if (sequences != NULL)
+		put_back(projection, position, SEQUENCES,
+				 psprintf("select pg_catalog.setval(s.id, (x.v)[2]::pg_catalog.int8)"
+						  " from (select r.r::pg_catalog.text[] as v from " SAVED_ROWS " r) x"
+						  " join %s on s.name = (x.v)[1]", sequences));
 	evs_identity_leave(&identity);
 }

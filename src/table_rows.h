@@ -12,10 +12,11 @@
 typedef struct EvsTable
 {
 	char	   *name;			/* qualified */
-	char	   *shape;			/* columns and types */
+	char	   *shape;			/* columns and types, and whether they have sequences */
 	char	   *columns;		/* a, b */
 	char	   *texts;			/* a::text, b::text */
 	char	   *values;			/* v[1]::integer, v[2]::text */
+	char	   *sequences;		/* each as ('its oid'::regclass, 'name of its column'); or NULL */
 } EvsTable;
 
 /* The projection's tables as they are now, each as an EvsTable. */

@@ -15,6 +15,8 @@
 
 #include "alter.h"
 #include "apply.h"
+#include "attempt.h"
+#include "failure.h"
 #include "folder.h"
 #include "identity.h"
 #include "query.h"
@@ -160,7 +162,7 @@ is_usable(EvsProjection *projection, const EvsTableSnapshot *saved, const char *
 	plain.migrate_state = NULL;
 	if (strcmp(saved->shape, shape) != 0)
 	{
-		evs_snapshot_reject(projection, key, "is of tables with other columns", NULL);
+		evs_snapshot_reject(projection, key, "is of tables with other columns or sequences", NULL);
 		return false;
 	}
 	return evs_snapshot_accept(&plain, key, &row);
@@ -209,15 +211,42 @@ evs_table_snapshot_find(EvsProjection *projection, EvsTableSnapshot *found)
 	return usable;
 }
 
-void
+/* What is to be put back. */
+typedef struct Loading
+{
+	EvsProjection *projection;
+	const EvsTableSnapshot *saved;
+} Loading;
+
+static void
+load(void *arg)
+{
+	Loading    *loading = arg;
+
+	evs_reset_tables(loading->projection);
+	evs_table_rows_load(loading->projection, loading->saved->checkpoint.position);
+	CommandCounterIncrement();
+}
+
+bool
 evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved)
 {
+	Loading		loading = {projection, saved};
+	ErrorData  *error;
+
 	ereport(DEBUG1,
 			(errmsg("restoring the tables of projection \"%s\" as of position " INT64_FORMAT,
 					projection->name, saved->checkpoint.position)));
-	evs_reset_tables(projection);
-	evs_table_rows_load(projection, saved->checkpoint.position);
-	CommandCounterIncrement();
+	error = evs_attempt(load, &loading);
+	if (error == NULL)
+		return true;
+	if (evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	evs_snapshot_reject(projection, cstring_to_text("tables"),
+						psprintf("cannot be put back into the tables: SQLSTATE %s",
+								 unpack_sql_state(error->sqlerrcode)),
+						error->message);
+	return false;
 }
 
 int64

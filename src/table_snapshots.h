@@ -29,8 +29,11 @@ extern bool evs_table_snapshot_save(EvsProjection *projection);
 /* The newest that can be used; what cannot is reported. */
 extern bool evs_table_snapshot_find(EvsProjection *projection, EvsTableSnapshot *found);
 
-/* Empty the tables, and fill them with what was saved. */
-extern void evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved);
+/*
+ * Empty the tables, and fill them with what was saved.  False: that does not fit into
+ * them, which is reported, and they are as they were.
+ */
+extern bool evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved);
 
 /* Remove a projection's; returns how many there were. */
 extern int64 evs_table_snapshots_clear(const char *projection);
