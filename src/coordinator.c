@@ -28,7 +28,6 @@
 #include "catalog.h"
 #include "daemon.h"
 #include "horizon.h"
-#include "identity.h"
 #include "jobs.h"
 #include "listen.h"
 #include "notify.h"

@@ -29,7 +29,6 @@
 #include "utils/typcache.h"
 
 #include "catalog.h"
-#include "definition.h"
 #include "handlers.h"
 #include "identity.h"
 #include "parameters.h"

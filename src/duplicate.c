@@ -12,7 +12,6 @@
 #include "utils/builtins.h"
 
 #include "duplicate.h"
-#include "event.h"
 #include "rights.h"
 #include "store.h"
 

@@ -57,7 +57,6 @@
 #include "listen.h"
 #include "notify.h"
 #include "parameters.h"
-#include "query.h"
 #include "read.h"
 #include "replication.h"
 #include "restore.h"

@@ -24,7 +24,6 @@
 #include "event_row.h"
 #include "failure.h"
 #include "hand_out.h"
-#include "query.h"
 #include "read.h"
 #include "scan.h"
 #include "types.h"

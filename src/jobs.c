@@ -16,7 +16,6 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
-#include "event.h"
 #include "jobs.h"
 #include "rebuild.h"
 #include "relations.h"

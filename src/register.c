@@ -17,10 +17,8 @@
 
 #include "alter.h"
 #include "barrier.h"
-#include "catalog.h"
 #include "definition.h"
 #include "horizon.h"
-#include "query.h"
 #include "registry.h"
 #include "replay.h"
 #include "shadow.h"

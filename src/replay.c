@@ -25,7 +25,6 @@
 #include "apply.h"
 #include "barrier.h"
 #include "dispatch.h"
-#include "event.h"
 #include "failure.h"
 #include "horizon.h"
 #include "positions.h"

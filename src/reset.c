@@ -23,10 +23,10 @@
 
 #include "alter.h"
 #include "barrier.h"
-#include "definition.h"
 #include "failure.h"
 #include "horizon.h"
 #include "identity.h"
+#include "parameters.h"
 #include "query.h"
 #include "rebuilds.h"
 #include "registry.h"

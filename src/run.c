@@ -19,8 +19,8 @@
 
 #include "apply.h"
 #include "barrier.h"
-#include "definition.h"
 #include "horizon.h"
+#include "parameters.h"
 #include "registry.h"
 #include "replay.h"
 #include "run.h"

@@ -28,7 +28,6 @@
 #include "run.h"
 #include "snapshots.h"
 #include "state_keys.h"
-#include "state_load.h"
 #include "table_snapshots.h"
 
 PG_FUNCTION_INFO_V1(evsource_save_snapshot);

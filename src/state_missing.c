@@ -11,7 +11,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "event.h"
 #include "scan.h"
 #include "state_load.h"
 

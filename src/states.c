@@ -26,7 +26,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "catalog.h"
 #include "dead_letters.h"
 #include "fold_key.h"
 #include "parameters.h"

@@ -17,9 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
-#include "event.h"
 #include "parameters.h"
-#include "query.h"
 #include "rights.h"
 #include "scan.h"
 #include "subscription.h"

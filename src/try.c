@@ -20,8 +20,8 @@
 #include "utils/memutils.h"
 
 #include "compare.h"
-#include "definition.h"
 #include "horizon.h"
+#include "parameters.h"
 #include "query.h"
 #include "registry.h"
 #include "resolve.h"

@@ -23,7 +23,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "definition.h"
+#include "parameters.h"
 #include "registry.h"
 #include "snapshot_history.h"
 #include "state_keys.h"

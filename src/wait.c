@@ -26,9 +26,9 @@
 #include "utils/timestamp.h"
 
 #include "barrier.h"
-#include "definition.h"
 #include "dispatch.h"
 #include "horizon.h"
+#include "parameters.h"
 #include "query.h"
 #include "wakeup.h"
 
