@@ -90,7 +90,7 @@ check_drop(const char *role)
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 			 errmsg("role \"%s\" cannot be dropped because evsource acts as that role", role),
 			 errdetail_internal("%s", owned),
-			 errhint("Give these another owner, as by evsource.alter_projection(projection, owner => ...), define them again as another role, or drop them.")));
+			 errhint("Give these another owner, as by evsource.alter_projection(projection, owner => ...), define them again or capture them (if_exists => 'alter') as another role, or drop them.")));
 }
 
 void
