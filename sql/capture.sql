@@ -79,7 +79,9 @@ create view evsource.captured_tables as
         (select pg_catalog.pg_get_userbyid(r.registrant::pg_catalog.oid)::text from evsource.captures r
          where r.relation::pg_catalog.oid = t.tgrelid and r.arguments = a.words
              and r.registrant::pg_catalog.oid <> 0 limit 1) as captured_by,
-        t.tgenabled <> 'D' as enabled
+        t.tgenabled <> 'D' as enabled,
+        case t.tgenabled when 'O' then 'origin' when 'A' then 'always' when 'R' then 'replica'
+            else 'disabled' end as fires
     from pg_catalog.pg_trigger t
         join pg_catalog.pg_proc p on p.oid = t.tgfoid
         join pg_catalog.pg_namespace pn on pn.oid = p.pronamespace

@@ -21,6 +21,9 @@ typedef struct EvsCaptureDefinition
 	const char *as;				/* the role to append; NULL: the table's owner */
 } EvsCaptureDefinition;
 
+/* Are these the trigger's arguments? */
+extern bool evs_capture_has_arguments(const Trigger *trigger, char *const *arguments, int count);
+
 /* Words among the arguments, which are no names of columns. */
 #define EVS_CAPTURE_EXCLUDE	"--exclude"
 #define EVS_CAPTURE_AS		"--as"
@@ -166,6 +169,12 @@ extern void evs_capture_leave_partitions(Oid relid);
 typedef void (*EvsCaptureVisit) (TupleTableSlot *row, void *argument);
 
 extern void evs_capture_each_row(Relation table, EvsCaptureVisit visit, void *argument);
+
+/*
+ * Say when a trigger of a capture fires, by one of TRIGGER_FIRES_..., whoever owns the
+ * table (capture_fires.c).
+ */
+extern void evs_capture_set_state(Relation table, const char *trigger, char state);
 
 /*
  * Lock the category of a table that is to be captured until the end of the transaction

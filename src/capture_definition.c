@@ -9,7 +9,20 @@
  */
 #include "capture.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+
 #include "validate.h"
+
+PG_FUNCTION_INFO_V1(evsource_trigger_arguments);
 
 static void
 refuse(const char *detail, const char *value)
@@ -62,4 +75,50 @@ evs_capture_parse(char *const *arguments, int count, EvsCaptureDefinition *defin
 	}
 	if (definition->key == NIL)
 		refuse("There is no key column.", NULL);
+}
+
+bool
+evs_capture_has_arguments(const Trigger *trigger, char *const *arguments, int count)
+{
+	if (trigger->tgnargs != count)
+		return false;
+	for (int i = 0; i < count; i++)
+		if (strcmp(trigger->tgargs[i], arguments[i]) != 0)
+			return false;
+	return true;
+}
+
+/*
+ * evsource._trigger_arguments(trigger oid) returns text[]: in the form that
+ * evsource.capture gets them.  NULL when there is no such trigger.
+ */
+Datum
+evsource_trigger_arguments(PG_FUNCTION_ARGS)
+{
+	Relation	triggers_catalog = table_open(TriggerRelationId, AccessShareLock);
+	ArrayBuildState *result = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(PG_GETARG_OID(0)));
+	scan = systable_beginscan(triggers_catalog, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		int			count = ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs;
+		bool		isnull;
+		Datum		datum = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+										 RelationGetDescr(triggers_catalog), &isnull);
+		char	   *argument = isnull ? NULL : VARDATA_ANY(DatumGetByteaPP(datum));
+
+		/* they stand one behind the other, each with its end */
+		for (int i = 0; argument != NULL && i < count; i++, argument += strlen(argument) + 1)
+			result = accumArrayResult(result, CStringGetTextDatum(argument), false,
+									  TEXTOID, CurrentMemoryContext);
+	}
+	systable_endscan(scan);
+	table_close(triggers_catalog, AccessShareLock);
+	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
 }

@@ -50,7 +50,6 @@
 
 PG_FUNCTION_INFO_V1(evsource_capture_table);
 PG_FUNCTION_INFO_V1(evsource_release_table);
-PG_FUNCTION_INFO_V1(evsource_trigger_arguments);
 
 static const char *const triggers[][3] = {
 	{"evsource_capture", "after insert or update or delete", "row"},
@@ -243,9 +242,53 @@ arguments_of(const EvsCaptureDefinition *definition, char ***arguments)
 	return count;
 }
 
+/* Is it captured by these triggers and no others, with the rights of who asks? */
+static bool
+is_captured_so(Relation table, const EvsCaptureDefinition *definition)
+{
+	char	  **arguments;
+	int			count = arguments_of(definition, &arguments);
+	int			found = 0;
+	int			same = 0;
+
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &table->trigdesc->triggers[i];
+
+		if (trigger->tgfoid != evs_catalog()->capture)
+			continue;
+		found++;
+		for (int name = 0; name < lengthof(triggers); name++)
+			same += strcmp(trigger->tgname, triggers[name][0]) == 0 &&
+				trigger->tgenabled != TRIGGER_DISABLED &&
+				evs_capture_has_arguments(trigger, arguments, count);
+	}
+	return found == lengthof(triggers) && same == found &&
+		evs_capture_registered(RelationGetRelid(table), arguments, count) == GetUserId();
+}
+
+/*
+ * When the triggers are to fire: as those whose place they take, unless these are
+ * disabled.  The one that helps them fires always.
+ */
+static void
+choose_states(Relation table, char *states)
+{
+	memset(states, TRIGGER_FIRES_ON_ORIGIN, lengthof(triggers));
+	states[2] = TRIGGER_FIRES_ALWAYS;
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &table->trigdesc->triggers[i];
+
+		if (trigger->tgfoid == evs_catalog()->capture && trigger->tgenabled != TRIGGER_DISABLED &&
+			!TRIGGER_FOR_BEFORE(trigger->tgtype))
+			states[TRIGGER_FOR_ROW(trigger->tgtype) ? 0 : 1] = trigger->tgenabled;
+	}
+}
+
 /* The record first: it is looked for when a trigger is created. */
 static void
-create_triggers(Relation table, const EvsCaptureDefinition *definition)
+create_triggers(Relation table, const EvsCaptureDefinition *definition, const char *states)
 {
 	StringInfoData list;
 	char	  **arguments;
@@ -259,6 +302,37 @@ create_triggers(Relation table, const EvsCaptureDefinition *definition)
 		evs_query_command(psprintf("create trigger %s %s on %s for each %s execute function evsource.capture(%s)",
 								   triggers[i][0], triggers[i][1], qualified_name(table),
 								   triggers[i][2], list.data));
+	for (int i = 0; i < lengthof(triggers); i++)
+		if (states[i] != TRIGGER_FIRES_ON_ORIGIN)
+			evs_capture_set_state(table, triggers[i][0], states[i]);
+}
+
+/*
+ * A partition gets its trigger from the table, but PostgreSQL asks who adds the
+ * partition for the right to execute the function.  To have it gives no access:
+ * see capture_guard.c.
+ */
+static void
+let_owner_add_partitions(Relation table)
+{
+	Oid			owner = table->rd_rel->relowner;
+	EvsIdentity identity;
+
+	if (table->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		object_aclcheck(ProcedureRelationId, evs_catalog()->capture, owner, ACL_EXECUTE) == ACLCHECK_OK)
+		return;
+	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
+	evs_query_command(psprintf("grant execute on function evsource.capture() to %s",
+							   quote_identifier(GetUserNameFromId(owner, false))));
+	evs_identity_leave(&identity);
+}
+
+/* What a capture needs beyond its triggers, and may lack after a while. */
+static void
+provide_for_partitions(Relation table)
+{
+	evs_capture_watch_partitions(RelationGetRelid(table));
+	let_owner_add_partitions(table);
 }
 
 /* A partition that is captured by itself has the triggers already. */
@@ -290,26 +364,6 @@ check_partitions(Relation table)
 				 errdetail("Partition %s is captured by itself.", (char *) linitial(partitions)),
 				 errhint("Release it: select evsource.release_table(%s);",
 						 quote_literal_cstr(linitial(partitions)))));
-}
-
-/*
- * A partition gets its trigger from the table, but PostgreSQL asks who adds the
- * partition for the right to execute the function.  To have it gives no access:
- * see capture_guard.c.
- */
-static void
-let_owner_add_partitions(Relation table)
-{
-	Oid			owner = table->rd_rel->relowner;
-	EvsIdentity identity;
-
-	if (table->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
-		object_aclcheck(ProcedureRelationId, evs_catalog()->capture, owner, ACL_EXECUTE) == ACLCHECK_OK)
-		return;
-	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
-	evs_query_command(psprintf("grant execute on function evsource.capture() to %s",
-							   quote_identifier(GetUserNameFromId(owner, false))));
-	evs_identity_leave(&identity);
 }
 
 /*
@@ -372,35 +426,6 @@ release(Relation table)
 	evs_capture_unregister(RelationGetRelid(table));
 }
 
-/* What to do when the table is captured already: true to replace that. */
-static bool
-must_replace(FunctionCallInfo fcinfo, int argument)
-{
-	static const char *const words[] = {"error", "keep", "alter"};
-	char	   *choice = required_text(fcinfo, argument, "if_exists");
-
-	return evs_parameter_word("if_exists", choice, words, lengthof(words)) == 2;
-}
-
-/*
- * What it takes to create triggers, or to drop some first.  Not the one after the
- * other: who holds a lock and asks for a stronger one deadlocks with whoever reads.
- */
-static LOCKMODE
-lock_for(const RangeVar *name, bool replace)
-{
-	static EvsQuery find = {
-		"select from pg_catalog.pg_trigger t where t.tgrelid = $1 and t.tgfoid = $2 limit 1",
-		2, {OIDOID, OIDOID}, SPI_OK_SELECT
-	};
-	Datum		values[] = {
-		ObjectIdGetDatum(RangeVarGetRelid(name, NoLock, true)), ObjectIdGetDatum(evs_catalog()->capture)
-	};
-
-	return replace && evs_query_run(&find, values, NULL) > 0 ?
-		AccessExclusiveLock : ShareRowExclusiveLock;
-}
-
 static void
 refuse_captured(Relation table, const Trigger *trigger)
 {
@@ -415,6 +440,63 @@ refuse_captured(Relation table, const Trigger *trigger)
 			 errhint("Use if_exists => 'alter' to capture it otherwise, or 'keep' to leave it as it is.")));
 }
 
+/* The capture that there is stays. */
+static void
+keep(Relation table, bool backfill)
+{
+	const Trigger *trigger = capture_trigger(table);
+
+	if (trigger->tgenabled == TRIGGER_DISABLED)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" is captured already, but not now", RelationGetRelationName(table)),
+				 errdetail("Trigger \"%s\" is disabled.", trigger->tgname),
+				 errhint("Enable it, or capture the table with if_exists => 'alter'.")));
+	if (backfill)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" is captured already, nothing is backfilled",
+						RelationGetRelationName(table)),
+				 errhint("To write every row again, release the table and capture it, in one transaction.")));
+	provide_for_partitions(table);
+}
+
+/* What the caller says, of the table, or what is taken where he does not. */
+static void
+define(FunctionCallInfo fcinfo, Relation table, EvsCaptureDefinition *definition)
+{
+	check_kind(table);
+	definition->category = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(table)) :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	evs_capture_check_category(definition->category);
+	definition->key = names_of(fcinfo, 2, "key_columns");
+	if (definition->key == NIL)
+		definition->key = primary_key(table);
+	definition->exclude = names_of(fcinfo, 3, "exclude_columns");
+	check_columns(table, list_concat_copy(definition->key, definition->exclude));
+	definition->as = GetUserNameFromId(GetUserId(), false);
+}
+
+/*
+ * What it takes to alter a capture: nothing, if it would be the same; to drop triggers
+ * first, or to create some.  The lock for that is not taken after another: who holds a
+ * lock and asks for a stronger one deadlocks with whoever reads.
+ */
+static LOCKMODE
+lock_to_alter(FunctionCallInfo fcinfo, const RangeVar *name, bool backfill)
+{
+	Relation	table = open_table(name, AccessShareLock, check_may_capture);
+	EvsCaptureDefinition definition = {0};
+	LOCKMODE	lock = capture_trigger(table) != NULL ? AccessExclusiveLock : ShareRowExclusiveLock;
+
+	define(fcinfo, table, &definition);
+	if (is_captured_so(table, &definition))
+	{
+		keep(table, backfill);
+		lock = NoLock;
+	}
+	relation_close(table, AccessShareLock);
+	return lock;
+}
+
 /*
  * evsource.capture_table(table_name text, category text, key_columns text[],
  *		exclude_columns text[], backfill boolean, if_exists text) returns bigint:
@@ -422,48 +504,46 @@ refuse_captured(Relation table, const Trigger *trigger)
  *
  * Errors: 42P01 and 42809 when it is no table, 42501 without the right to create
  * triggers on it, 42710 when it is captured or its category is in use, 42704 without a
- * primary key, 42703 and 22023 for columns and categories that do not fit.
+ * primary key, 42703 and 22023 for columns and categories that do not fit; 0A000 for a
+ * backfill of foreign partitions.
  */
 Datum
 evsource_capture_table(PG_FUNCTION_ARGS)
 {
+	static const char *const words[] = {"error", "keep", "alter"};
 	RangeVar   *name = table_argument(fcinfo);
-	bool		replace = must_replace(fcinfo, 5);
-	Relation	table = open_table(name, lock_for(name, replace), check_may_capture);
+	int			choice = evs_parameter_word("if_exists", required_text(fcinfo, 5, "if_exists"),
+											words, lengthof(words));
+	bool		backfill = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	LOCKMODE	lock = choice == 2 ? lock_to_alter(fcinfo, name, backfill) : ShareRowExclusiveLock;
+	Relation	table;
 	EvsCaptureDefinition definition = {0};
 	EvsCapturePlan *plan;
 	Trigger    *captured;
+	char		states[lengthof(triggers)];
 	bool		is_own = false;
 	bool		is_alone;
-	bool		backfill = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
 	int64		count = 0;
 
-	check_kind(table);
-	definition.category = PG_ARGISNULL(1) ? pstrdup(RelationGetRelationName(table)) :
-		text_to_cstring(PG_GETARG_TEXT_PP(1));
-	evs_capture_check_category(definition.category);
-	definition.key = names_of(fcinfo, 2, "key_columns");
-	if (definition.key == NIL)
-		definition.key = primary_key(table);
-	definition.exclude = names_of(fcinfo, 3, "exclude_columns");
-	check_columns(table, list_concat_copy(definition.key, definition.exclude));
-	definition.as = GetUserNameFromId(GetUserId(), false);
+	if (lock == NoLock)
+		PG_RETURN_INT64(0);
+	table = open_table(name, lock, check_may_capture);
+	define(fcinfo, table, &definition);
 	/* refuses what a trigger would refuse when it fires */
 	plan = evs_capture_make_plan(table, &definition);
 
+	choose_states(table, states);
 	captured = capture_trigger(table);
 	if (captured != NULL)
 	{
-		if (strcmp(text_to_cstring(PG_GETARG_TEXT_PP(5)), "keep") == 0)
+		if (choice == 0)
+			refuse_captured(table, captured);
+		if (choice == 1)
 		{
+			keep(table, backfill);
 			relation_close(table, NoLock);
-			if (backfill)
-				ereport(NOTICE,
-						(errmsg("table \"%s\" is captured already, nothing is backfilled", name->relname)));
 			PG_RETURN_INT64(0);
 		}
-		if (!replace)
-			refuse_captured(table, captured);
 		check_may_release(name, RelationGetRelid(table), InvalidOid, NULL);
 		is_own = is_captured_into(table, definition.category);
 		release(table);
@@ -471,9 +551,8 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 
 	is_alone = evs_capture_claim_category(table, plan, !PG_ARGISNULL(1), is_own);
 	check_partitions(table);
-	create_triggers(table, &definition);
-	evs_capture_watch_partitions(RelationGetRelid(table));
-	let_owner_add_partitions(table);
+	create_triggers(table, &definition, states);
+	provide_for_partitions(table);
 	if (backfill)
 		count = evs_capture_backfill(table, &definition, is_alone || is_own);
 	relation_close(table, NoLock);
@@ -499,39 +578,4 @@ evsource_release_table(PG_FUNCTION_ARGS)
 	release(table);
 	relation_close(table, NoLock);
 	PG_RETURN_VOID();
-}
-
-/*
- * evsource._trigger_arguments(trigger oid) returns text[]: in the form that
- * evsource.capture gets them.  NULL when there is no such trigger.
- */
-Datum
-evsource_trigger_arguments(PG_FUNCTION_ARGS)
-{
-	Relation	triggers_catalog = table_open(TriggerRelationId, AccessShareLock);
-	ArrayBuildState *result = initArrayResult(TEXTOID, CurrentMemoryContext, false);
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(PG_GETARG_OID(0)));
-	scan = systable_beginscan(triggers_catalog, TriggerOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		int			count = ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs;
-		bool		isnull;
-		Datum		datum = heap_getattr(tuple, Anum_pg_trigger_tgargs,
-										 RelationGetDescr(triggers_catalog), &isnull);
-		char	   *argument = isnull ? NULL : VARDATA_ANY(DatumGetByteaPP(datum));
-
-		/* they stand one behind the other, each with its end */
-		for (int i = 0; argument != NULL && i < count; i++, argument += strlen(argument) + 1)
-			result = accumArrayResult(result, CStringGetTextDatum(argument), false,
-									  TEXTOID, CurrentMemoryContext);
-	}
-	systable_endscan(scan);
-	table_close(triggers_catalog, AccessShareLock);
-	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
 }

@@ -9,7 +9,8 @@
  *
  * It has no arguments: the partition's row triggers, which come from the captured table,
  * say what is captured.  PostgreSQL gives no such trigger to partitions that are added
- * later; the event trigger of capture_guard.c does.
+ * later; the event trigger of capture_guard.c does.  It fires always, and asks itself
+ * whether the row triggers would: so it is captured on a subscriber where they are.
  *
  * TRUNCATE of the table fires it, too.  The table comes before its partitions, and its
  * own trigger BEFORE TRUNCATE leaves word that the event of the whole will tell it.
@@ -31,6 +32,7 @@
 #include "identity.h"
 #include "metadata.h"
 #include "query.h"
+#include "relations.h"
 
 PG_FUNCTION_INFO_V1(evsource_capture_partition);
 
@@ -38,17 +40,6 @@ PG_FUNCTION_INFO_V1(evsource_capture_partition);
 
 /* tables that are being truncated; the memory is the transaction's */
 static List *truncated = NIL;
-
-static bool
-same_arguments(const Trigger *a, const Trigger *b)
-{
-	if (a->tgnargs != b->tgnargs)
-		return false;
-	for (int i = 0; i < a->tgnargs; i++)
-		if (strcmp(a->tgargs[i], b->tgargs[i]) != 0)
-			return false;
-	return true;
-}
 
 /* Does a capture of this very table tell that it is truncated? */
 static bool
@@ -60,7 +51,8 @@ is_told(const TriggerDesc *triggers, const Trigger *capture)
 
 		if (trigger->tgfoid == evs_catalog()->capture && TRIGGER_FOR_TRUNCATE(trigger->tgtype) &&
 			!TRIGGER_FOR_ROW(trigger->tgtype) && !TRIGGER_FOR_BEFORE(trigger->tgtype) &&
-			trigger->tgenabled != TRIGGER_DISABLED && same_arguments(trigger, capture))
+			evs_relation_trigger_fires(trigger) &&
+			evs_capture_has_arguments(trigger, capture->tgargs, capture->tgnargs))
 			return true;
 	}
 	return false;
@@ -158,7 +150,7 @@ capture_partition(const TriggerData *trigger)
 		if (row_trigger.tg_trigger->tgfoid != evs_catalog()->capture ||
 			!TRIGGER_FOR_ROW(row_trigger.tg_trigger->tgtype) ||
 			!TRIGGER_FOR_DELETE(row_trigger.tg_trigger->tgtype) ||
-			row_trigger.tg_trigger->tgenabled == TRIGGER_DISABLED ||
+			!evs_relation_trigger_fires(row_trigger.tg_trigger) ||
 			is_told(triggers, row_trigger.tg_trigger))
 			continue;
 		deletion.plan = evs_capture_plan(&row_trigger);
@@ -243,9 +235,27 @@ evs_capture_watch_partitions(Oid relid)
 		" order by 1",
 		3, {REGCLASSOID, OIDOID, OIDOID}, SPI_OK_SELECT
 	};
+	static EvsQuery find_new = {
+		"select t.tgrelid from pg_catalog.pg_partition_tree($1) p"
+		" join pg_catalog.pg_trigger t on t.tgrelid = p.relid"
+		" where t.tgfoid = $2 and t.tgname = $3 and t.tgenabled = 'O' order by 1",
+		3, {REGCLASSOID, OIDOID, NAMEOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		ObjectIdGetDatum(relid), ObjectIdGetDatum(evs_catalog()->capture_partition),
+		DirectFunctionCall1(namein, CStringGetDatum(TRIGGER_NAME))
+	};
+	ListCell   *cell;
 
 	run_on_each("create trigger " TRIGGER_NAME " before insert or update or delete or truncate on %s"
 				" for each statement execute function evsource._capture_partition()", &find, relid);
+	foreach(cell, evs_query_texts(&find_new, values, NULL))
+	{
+		Relation	partition = table_open(strtoul(lfirst(cell), NULL, 10), ShareRowExclusiveLock);
+
+		evs_capture_set_state(partition, TRIGGER_NAME, TRIGGER_FIRES_ALWAYS);
+		table_close(partition, NoLock);
+	}
 }
 
 void

@@ -396,6 +396,16 @@ typedef struct JsonbInState
 #define RelationGetPrimaryKeyIndex(relation, deferrable_ok) RelationGetPrimaryKeyIndex(relation)
 #endif
 
+/*
+ * EnableDisableTrigger: since 16 it is asked whether partitions follow, as they do before,
+ * and can be asked for the clones of one trigger only.
+ */
+#if PG_VERSION_NUM < 160000
+#include "commands/trigger.h"
+#define EnableDisableTrigger(relation, name, parent, state, skip_system, recurse, lock) \
+	EnableDisableTrigger(relation, name, state, skip_system, lock)
+#endif
+
 /* Relation files have numbers of a type of their own, and a name for that, since 16. */
 #if PG_VERSION_NUM < 160000
 #define RelFileNumberIsValid(number) OidIsValid(number)

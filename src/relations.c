@@ -1,5 +1,5 @@
 /*
- * relations.c - who owns a relation; hear of relations that change.
+ * relations.c - who owns a relation, and when its triggers fire; hear of relations that change.
  *
  * PostgreSQL has room for ten callbacks a session, its own included; a walsender
  * that decodes for pgoutput has taken half of them when it loads us.  So all our
@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
+#include "commands/trigger.h"
 #include "utils/syscache.h"
 
 #define MAX_WATCHERS 24
@@ -44,4 +45,13 @@ evs_relation_owner(Oid relation)
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+/* As PostgreSQL asks before it fires one. */
+bool
+evs_relation_trigger_fires(const Trigger *trigger)
+{
+	return trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
+		trigger->tgenabled == (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA ?
+							   TRIGGER_FIRES_ON_REPLICA : TRIGGER_FIRES_ON_ORIGIN);
 }

@@ -1,5 +1,5 @@
 /*
- * relations.h - who owns a relation; hear of relations that change.
+ * relations.h - who owns a relation, and when its triggers fire; hear of relations that change.
  */
 #ifndef EVS_RELATIONS_H
 #define EVS_RELATIONS_H
@@ -7,6 +7,7 @@
 #include "evsource.h"
 
 #include "utils/inval.h"
+#include "utils/reltrigger.h"
 
 /*
  * Instead of CacheRegisterRelcacheCallback(): call the function, with 0, for
@@ -16,5 +17,8 @@ extern void evs_relations_watch(RelcacheCallbackFunction callback);
 
 /* The owner of a relation that is there. */
 extern Oid	evs_relation_owner(Oid relation);
+
+/* Is the trigger one of those that fire in this session? */
+extern bool evs_relation_trigger_fires(const Trigger *trigger);
 
 #endif							/* EVS_RELATIONS_H */

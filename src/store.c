@@ -39,6 +39,7 @@
 #include "inserter.h"
 #include "intake.h"
 #include "read.h"
+#include "relations.h"
 #include "rights.h"
 #include "store.h"
 #include "streams.h"
@@ -51,13 +52,7 @@
 static bool
 trigger_fires(const Trigger *trigger)
 {
-	if (!TRIGGER_FOR_INSERT(trigger->tgtype))
-		return false;
-	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
-		return trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA ||
-			trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
-	return trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN ||
-		trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+	return TRIGGER_FOR_INSERT(trigger->tgtype) && evs_relation_trigger_fires(trigger);
 }
 
 /* The columns are ours (or dropped), and nullable where an append leaves nulls. */
