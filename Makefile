@@ -153,6 +153,7 @@ OBJS = \
 	src/capture_table.o \
 	src/capture_category.o \
 	src/capture_fires.o \
+	src/capture_owners.o \
 	src/capture_backfill.o \
 	src/capture_guard.o \
 	src/guard.o \

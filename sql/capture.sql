@@ -61,7 +61,7 @@ create function evsource.capture_table(
     returns bigint
     language c as 'MODULE_PATHNAME', 'evsource_capture_table';
 comment on function evsource.capture_table(text, text, text[], text[], boolean, text) is
-'From now on append an event for each row of the table that is inserted, updated or deleted. category: the table''s name if null; key_columns: the primary key if null. With backfill, an event for each row that is there; returns how many. if_exists: error, keep or alter. Errors: 42P01, 42809, 42501, 42710, 42704, 42703, 22023.';
+'From now on append an event for each row of the table that is inserted, updated or deleted. category: the table''s name if null; key_columns: the primary key if null. With backfill, an event for each row that is there; returns how many. if_exists: error, keep or alter. Errors: 42P01, 42809, 42501, 42710, 42704, 42703, 22023, 0A000.';
 
 create function evsource.release_table(table_name text) returns void
     language c as 'MODULE_PATHNAME', 'evsource_release_table';

@@ -176,6 +176,10 @@ extern void evs_capture_each_row(Relation table, EvsCaptureVisit visit, void *ar
  */
 extern void evs_capture_set_state(Relation table, const char *trigger, char state);
 
+/* Let those who own captured tables add partitions to them (capture_owners.c). */
+extern void evs_capture_let_owners_add_partitions(void);
+extern void evs_capture_owners_reassigned(void);
+
 /*
  * Lock the category of a table that is to be captured until the end of the transaction
  * (capture_category.c).  Errors: 42710 when it is not the table's alone, a NOTICE if it

@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
@@ -125,6 +126,22 @@ append_truncated(Backfill *backfill, Relation table, const EvsCaptureDefinition 
 	MemoryContextDelete(plan->context);
 }
 
+/* Their rows could be read, but another server's locks do not keep writers away. */
+static void
+check_no_foreign(Relation table, List *tables)
+{
+	ListCell   *cell;
+
+	foreach(cell, tables)
+		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_FOREIGN_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table \"%s\" cannot be backfilled", RelationGetRelationName(table)),
+					 errdetail("Partition \"%s\" is a foreign table, whose rows others can change meanwhile.",
+							   get_rel_name(lfirst_oid(cell))),
+					 errhint("Detach the partition, or capture the table without a backfill and append events for its rows yourself.")));
+}
+
 int64
 evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition, bool has_category)
 {
@@ -138,13 +155,14 @@ evs_capture_backfill(Relation table, const EvsCaptureDefinition *definition, boo
 	backfill.events = palloc(AT_ONCE * sizeof(EvsEvent));
 	backfill.metadata = evs_metadata_for(DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 																			CStringGetDatum("{\"backfill\": true}"))));
-	if (has_category && category_exists(definition->category))
-		append_truncated(&backfill, table, definition);
-
 	/* the rows of other tables that inherit from this one are not captured */
 	tables = table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ?
 		find_all_inheritors(RelationGetRelid(table), ShareRowExclusiveLock, NULL) :
 		list_make1_oid(RelationGetRelid(table));
+	check_no_foreign(table, tables);
+	if (has_category && category_exists(definition->category))
+		append_truncated(&backfill, table, definition);
+
 	foreach(cell, tables)
 	{
 		Relation	one = table_open(lfirst_oid(cell), NoLock);

@@ -125,19 +125,25 @@ check_created(void)
 		check_table(lfirst_oid(cell), created);
 }
 
+static bool
+alters_table(Node *command, AlterTableType how)
+{
+	ListCell   *cell;
+
+	if (IsA(command, AlterTableStmt))
+		foreach(cell, ((AlterTableStmt *) command)->cmds)
+			if (lfirst_node(AlterTableCmd, cell)->subtype == how)
+				return true;
+	return false;
+}
+
 /* Can the command have added a partition to a table?  Most that come here have not. */
 static bool
 may_add_partition(Node *command)
 {
-	ListCell   *cell;
-
 	if (IsA(command, CreateStmt))
 		return ((CreateStmt *) command)->partbound != NULL;
-	if (IsA(command, AlterTableStmt))
-		foreach(cell, ((AlterTableStmt *) command)->cmds)
-			if (lfirst_node(AlterTableCmd, cell)->subtype == AT_AttachPartition)
-				return true;
-	return IsA(command, CreateSchemaStmt);
+	return IsA(command, CreateSchemaStmt) || alters_table(command, AT_AttachPartition);
 }
 
 static void
@@ -232,7 +238,7 @@ renames_column(Node *command)
 
 /*
  * evsource._guard_captures() returns event_trigger, after commands that create
- * triggers or partitions or rename columns, and those that drop triggers or tables.
+ * triggers or partitions, rename columns or change owners, and those that drop triggers or tables.
  *
  * Errors: 42501, 22023 for arguments that evsource.capture does not take, and 42703
  * for an excluded column that is not there; 55000 when one is renamed.
@@ -258,6 +264,8 @@ evsource_guard_captures(PG_FUNCTION_ARGS)
 	{
 		if (may_add_partition(data->parsetree))
 			watch_partitions();
+		if (alters_table(data->parsetree, AT_ChangeOwner))
+			evs_capture_let_owners_add_partitions();
 		if (renames_column(data->parsetree))
 			check_renamed((RenameStmt *) data->parsetree);
 		if (!IsA(data->parsetree, CreateStmt) && !IsA(data->parsetree, AlterTableStmt))

@@ -17,17 +17,12 @@
  */
 #include "capture.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/stratnum.h"
-#include "access/table.h"
 #include "catalog/catalog.h"
-#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -37,7 +32,6 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/regproc.h"
@@ -307,32 +301,13 @@ create_triggers(Relation table, const EvsCaptureDefinition *definition, const ch
 			evs_capture_set_state(table, triggers[i][0], states[i]);
 }
 
-/*
- * A partition gets its trigger from the table, but PostgreSQL asks who adds the
- * partition for the right to execute the function.  To have it gives no access:
- * see capture_guard.c.
- */
-static void
-let_owner_add_partitions(Relation table)
-{
-	Oid			owner = table->rd_rel->relowner;
-	EvsIdentity identity;
-
-	if (table->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
-		object_aclcheck(ProcedureRelationId, evs_catalog()->capture, owner, ACL_EXECUTE) == ACLCHECK_OK)
-		return;
-	evs_identity_enter_role(&identity, evs_query_owner(), "pg_catalog, pg_temp");
-	evs_query_command(psprintf("grant execute on function evsource.capture() to %s",
-							   quote_identifier(GetUserNameFromId(owner, false))));
-	evs_identity_leave(&identity);
-}
-
 /* What a capture needs beyond its triggers, and may lack after a while. */
 static void
 provide_for_partitions(Relation table)
 {
 	evs_capture_watch_partitions(RelationGetRelid(table));
-	let_owner_add_partitions(table);
+	if (table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		evs_capture_let_owners_add_partitions();
 }
 
 /* A partition that is captured by itself has the triggers already. */

@@ -24,6 +24,9 @@
  *
  * COPY FROM fires triggers without the executor: what they capture is appended
  * when it is through.
+ *
+ * REASSIGN OWNED gives captured tables other owners, who are to add partitions: see
+ * capture_owners.c.
  */
 #include "evsource.h"
 
@@ -207,6 +210,8 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 	if (changes_us(statement))
 		evs_wakeup_changed();
 	evs_listen_command(statement);
+	if (IsA(statement, ReassignOwnedStmt))
+		evs_capture_owners_reassigned();
 	if (IsA(statement, CreatedbStmt))
 	{
 		CommandCounterIncrement();

@@ -1,0 +1,59 @@
+-- Captured partitioned tables: who may add partitions, and partitions elsewhere.
+
+\set home :DBNAME
+set client_min_messages = warning;
+drop database if exists evsource_capture_partitions;
+create database evsource_capture_partitions;
+\c evsource_capture_partitions
+set client_min_messages = warning;
+create extension evsource;
+create role regress_parts_one;
+create role regress_parts_two;
+create role regress_parts_three;
+create schema sc;
+grant all on schema sc to regress_parts_one, regress_parts_two, regress_parts_three;
+
+-- The owner of a captured table adds partitions, whoever that becomes.
+set role regress_parts_one;
+create table sc.m (id int, d int, primary key (id, d)) partition by range (d);
+reset role;
+select evsource.capture_table('sc.m');
+reassign owned by regress_parts_one to regress_parts_two;
+set role regress_parts_two;
+create table sc.m1 partition of sc.m for values from (0) to (10);
+reset role;
+alter table sc.m owner to regress_parts_three;
+set role regress_parts_three;
+create table sc.m2 (like sc.m including all);
+alter table sc.m attach partition sc.m2 for values from (10) to (20);
+insert into sc.m values (1, 1), (2, 11);
+reset role;
+select stream, type from evsource.events order by position;
+-- A migration that runs again mends what an older owner left.
+revoke execute on function evsource.capture() from regress_parts_three;
+select evsource.capture_table('sc.m', if_exists => 'keep');
+select has_function_privilege('regress_parts_three', 'evsource.capture()', 'execute');
+revoke execute on function evsource.capture() from regress_parts_three;
+select evsource.capture_table('sc.m', if_exists => 'alter');
+select has_function_privilege('regress_parts_three', 'evsource.capture()', 'execute');
+drop table sc.m;
+
+-- A backfill reads no foreign partition, so it is refused. What comes is captured there, too.
+create foreign data wrapper regress_parts_wrapper;
+create server regress_parts_server foreign data wrapper regress_parts_wrapper;
+create table f (id int, v text) partition by range (id);
+create table f1 partition of f for values from (0) to (10);
+create foreign table f2 partition of f for values from (10) to (20) server regress_parts_server;
+insert into f values (1, 'a');
+select evsource.capture_table('f', key_columns => '{id}', backfill => true);
+select * from evsource.captured_tables;
+select evsource.capture_table('f', key_columns => '{id}');
+insert into f values (2, 'a');
+select stream, type from evsource.events where stream ~ '^f-' order by position;
+drop table f;
+drop foreign data wrapper regress_parts_wrapper cascade;
+
+\c :home
+set client_min_messages = warning;
+drop database evsource_capture_partitions;
+drop role regress_parts_one, regress_parts_two, regress_parts_three;
