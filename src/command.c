@@ -309,14 +309,12 @@ static void
 check_category(const Command *command)
 {
 	const EvsFilter *filter = &command->projection->filter;
+	EvsFilter	categories = {.ncategories = filter->ncategories, .categories = filter->categories};
+	EvsEvent	event = {.stream = command->stream};
 	const char *name = VARDATA_ANY(command->stream);
 	int			length = evs_category_length(name, VARSIZE_ANY_EXHDR(command->stream));
 
-	for (int i = 0; i < filter->ncategories; i++)
-		if (VARSIZE_ANY_EXHDR(filter->categories[i]) == length &&
-			memcmp(VARDATA_ANY(filter->categories[i]), name, length) == 0)
-			return;
-	if (filter->ncategories > 0)
+	if (!evs_filter_accepts(&categories, &event))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("stream \"%s\" has no state for decider \"%s\"",

@@ -164,15 +164,10 @@ static bool
 is_over(const EvsProjection *projection, const Truncation *truncation)
 {
 	const EvsFilter *filter = &projection->filter;
-	int			length = evs_category_length(truncation->name, strlen(truncation->name));
+	EvsFilter	categories = {.ncategories = filter->ncategories, .categories = filter->categories};
+	EvsEvent	event = {.stream = truncation->stream};
 
-	for (int i = 0; i < filter->ncategories; i++)
-	{
-		if (VARSIZE_ANY_EXHDR(filter->categories[i]) == length &&
-			memcmp(VARDATA_ANY(filter->categories[i]), truncation->name, length) == 0)
-			return true;
-	}
-	return filter->ncategories == 0;
+	return evs_filter_accepts(&categories, &event);
 }
 
 /* The projections that the stream's events may concern, each locked. */
