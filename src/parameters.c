@@ -60,6 +60,12 @@ evs_argument_name(FunctionCallInfo fcinfo, int argument)
 	return evs_argument_name_of(fcinfo, argument, "projection");
 }
 
+double
+evs_interval_length(const Interval *interval)
+{
+	return interval->time / 1000.0 + (interval->day + interval->month * 30.0) * 86400000.0;
+}
+
 int
 evs_parameter_word(const char *parameter, const char *value,
 				   const char *const *words, int count)

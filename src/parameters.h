@@ -8,6 +8,7 @@
 
 #include "fmgr.h"
 #include "utils/array.h"
+#include "utils/timestamp.h"
 
 /* The parameters that define a projection. */
 typedef enum EvsParameter
@@ -82,6 +83,9 @@ extern void evs_argument_require(FunctionCallInfo fcinfo, int argument, const ch
 /* The name of a projection, or of something else: 22004 when NULL, 22023 when empty or too long. */
 extern char *evs_argument_name(FunctionCallInfo fcinfo, int argument);
 extern char *evs_argument_name_of(FunctionCallInfo fcinfo, int argument, const char *what);
+
+/* How long an interval is, a month having 30 days; negative if it is. */
+extern double evs_interval_length(const Interval *interval);	/* ms */
 
 /* Which of the words is it?  22023 with the list as a hint when it is none. */
 extern int	evs_parameter_word(const char *parameter, const char *value,

@@ -73,8 +73,7 @@ evs_procedure_next_transaction(bool on_the_way)
 static int
 interval_milliseconds(const Interval *interval)
 {
-	double		milliseconds = interval->time / 1000.0 +
-		(interval->day + interval->month * 30.0) * 86400000.0;
+	double		milliseconds = evs_interval_length(interval);
 
 	if (milliseconds < 0)
 		ereport(ERROR,

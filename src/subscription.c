@@ -83,8 +83,7 @@ evs_subscription_check_rights(const char *name, const char *owner)
 int64
 evs_interval_milliseconds(Interval *interval, const char *name)
 {
-	double		milliseconds = interval->time / 1000.0 +
-		(interval->day + interval->month * 30.0) * 86400000.0;
+	double		milliseconds = evs_interval_length(interval);
 
 	if (milliseconds < 0 || milliseconds > LONGEST_INTERVAL)
 		ereport(ERROR,

@@ -166,14 +166,11 @@ position_to_reach(FunctionCallInfo fcinfo)
 static long
 timeout_argument(FunctionCallInfo fcinfo)
 {
-	Interval   *interval;
 	double		milliseconds;
 
 	if (PG_ARGISNULL(2))
 		return -1;
-	interval = PG_GETARG_INTERVAL_P(2);
-	milliseconds = interval->time / 1000.0 +
-		(interval->day + interval->month * 30.0) * 86400000.0;
+	milliseconds = evs_interval_length(PG_GETARG_INTERVAL_P(2));
 	if (milliseconds < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
