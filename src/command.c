@@ -120,7 +120,7 @@ decide(const Command *command, Relation events, const EvsState *state, EvsBatch 
 		return true;
 	*actual = evs_stream_lock(events, command->stream, state->seen_version);
 	return *actual == state->seen_version &&
-		!(command->has_id && evs_executed_find_row(&command->id, events, &ignored));
+		!(command->has_id && evs_executed_find_row(&command->id, &ignored));
 }
 
 /*

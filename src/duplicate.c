@@ -59,7 +59,7 @@ check_repeated_ids(const EvsBatch *batch)
 
 /* The stored event must be the given one, or the id was used for another. */
 static void
-check_same_event(Relation events, const EvsEvent *given, const EvsEvent *stored)
+check_same_event(const EvsEvent *given, const EvsEvent *stored)
 {
 	const char *difference = NULL;
 
@@ -106,7 +106,7 @@ evs_find_duplicates(Relation events, text *stream, const EvsBatch *batch, EvsApp
 			unknown = given;
 		else
 		{
-			check_same_event(events, given, stored);
+			check_same_event(given, stored);
 			known = given;
 			if (stored->version < last_version)
 				ereport(ERROR,

@@ -137,7 +137,7 @@ report_other(const EvsCommandId *command, const char *detail)
 
 /* The id was used, for a command of this stream that has this fingerprint. */
 static void
-check_same(const EvsCommandId *command, Relation events, const text *stream, uint16 fingerprint)
+check_same(const EvsCommandId *command, const text *stream, uint16 fingerprint)
 {
 	if (!evs_same_text(stream, command->stream))
 		report_other(command, evs_may_read_all() ?
@@ -171,7 +171,7 @@ find_derived(const EvsCommandId *command, Relation events,
 /* ---- finding it ---- */
 
 bool
-evs_executed_find_row(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
+evs_executed_find_row(const EvsCommandId *command, EvsExecuted *outcome)
 {
 	Relation	commands = table_open(evs_catalog()->commands, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->commands_pkey, AccessShareLock);
@@ -187,7 +187,7 @@ evs_executed_find_row(const EvsCommandId *command, Relation events, EvsExecuted 
 		Datum	   *values = slot->tts_values;
 
 		slot_getsomeattrs(slot, COMMANDS_FINGERPRINT);
-		check_same(command, events, DatumGetTextPP(values[COMMANDS_STREAM - 1]),
+		check_same(command, DatumGetTextPP(values[COMMANDS_STREAM - 1]),
 				   DatumGetInt32(values[COMMANDS_FINGERPRINT - 1]));
 		outcome->version = DatumGetInt64(values[COMMANDS_VERSION - 1]);
 		outcome->count = DatumGetInt32(values[COMMANDS_EVENT_COUNT - 1]);
@@ -254,7 +254,7 @@ find_events(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
 	}
 	if (n == 0)
 		return false;
-	check_same(command, events, first->stream, fingerprint_in(&first->id));
+	check_same(command, first->stream, fingerprint_in(&first->id));
 
 	/* they follow each other: they were appended in one call */
 	outcome->version = first->version;
@@ -275,7 +275,7 @@ find_events(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
 bool
 evs_executed_find(const EvsCommandId *command, Relation events, EvsExecuted *outcome)
 {
-	return evs_executed_find_row(command, events, outcome) ||
+	return evs_executed_find_row(command, outcome) ||
 		find_events(command, events, outcome);
 }
 
@@ -290,7 +290,7 @@ check_no_event(const EvsCommandId *command, Relation events,
 		find_derived(command, events, first_fingerprint, last_fingerprint);
 
 	if (other != NULL)
-		check_same(command, events, other->stream, fingerprint_in(&other->id));
+		check_same(command, other->stream, fingerprint_in(&other->id));
 }
 
 /* The index of the log's ids sees to those of its own fingerprint. */
@@ -307,7 +307,7 @@ evs_executed_check_alone(const EvsCommandId *command, Relation events)
 	EvsExecuted	ignored;
 
 	check_no_other_event(command, events);
-	(void) evs_executed_find_row(command, events, &ignored);
+	(void) evs_executed_find_row(command, &ignored);
 }
 
 void

@@ -37,8 +37,7 @@ extern void evs_executed_event_id(const EvsCommandId *command, int64 n, pg_uuid_
  */
 extern bool evs_executed_find(const EvsCommandId *command, Relation events,
 							  EvsExecuted *outcome);
-extern bool evs_executed_find_row(const EvsCommandId *command, Relation events,
-								  EvsExecuted *outcome);
+extern bool evs_executed_find_row(const EvsCommandId *command, EvsExecuted *outcome);
 
 /*
  * Its events are stored: VE002 if by now another command with its id was executed, too.

@@ -16,7 +16,7 @@
 
 /* How far the log, or the stream, has been looked at. */
 static int
-detail_of_unknown(const EvsProjection *projection, const text *key, int64 version)
+detail_of_unknown(const EvsProjection *projection, int64 version)
 {
 	if (projection->key_kind != EVS_KEY_STREAM)
 		return errdetail("No event that it has applied has this key.");
@@ -33,7 +33,7 @@ evs_state_unknown(const EvsProjection *projection, text *key, int64 version)
 			(errcode(ERRCODE_NO_DATA_FOUND),
 			 errmsg("projection \"%s\" has no state of key \"%s\"",
 					projection->name, text_to_cstring(key)),
-			 detail_of_unknown(projection, key, version),
+			 detail_of_unknown(projection, version),
 			 errhint("For the state before the first event use evsource.load_state().")));
 }
 
