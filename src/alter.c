@@ -380,9 +380,11 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 	}
 
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+
+	/* before anybody has to wait: it may be read */
+	evs_rebuild_forget(name);
 	if (is_live(projection))
 		evs_barrier("drop projection", name);
-	evs_rebuild_forget(name);
 	(void) evs_snapshots_clear(name, true);
 	(void) evs_table_snapshots_clear(name);
 	evs_troubles_clear(name);

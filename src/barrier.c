@@ -13,8 +13,7 @@
  *
  * Who begins to append queues behind who waits for the barrier.  So nobody waits in
  * the queue for long: he leaves it, lets the others append, waits until those are
- * through whom he has met, and tries again.  Only a rebuild that is told to wait for
- * as long as it takes (lock_timeout => '0') stays there.
+ * through whom he has met, and tries again.
  */
 #include "evsource.h"
 
@@ -31,9 +30,6 @@
 
 /* How long is waited for others where lock_timeout does not say it (ms). */
 #define PATIENCE		10000
-
-/* How long the first attempt may keep appenders waiting (ms); the next ones twice as long each. */
-#define FIRST_ATTEMPT	100
 
 bool
 evs_barrier_within(int timeout)
@@ -140,7 +136,7 @@ evs_barrier_begin(EvsBarrier *barrier, const char *what, const char *name,
 	barrier->others = others;
 	barrier->patience = evs_patience();
 	barrier->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), barrier->patience);
-	barrier->attempt = FIRST_ATTEMPT;
+	barrier->attempt = EVS_FIRST_ATTEMPT;
 }
 
 static int

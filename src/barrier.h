@@ -43,6 +43,9 @@ extern void evs_barrier_begin(EvsBarrier *barrier, const char *what, const char 
  */
 extern bool evs_barrier_attempt(EvsBarrier *barrier, void (*work) (void *), void *arg);
 
+/* How long the first attempt may keep others waiting (ms); the next ones twice as long each. */
+#define EVS_FIRST_ATTEMPT	100
+
 /*
  * The same, waiting no longer than the timeout (in ms; 0 is for ever).  False:
  * it was not to be had in that time, nothing is held, no appender queues.

@@ -9,7 +9,8 @@
  *
  * An inline projection ends with the barrier.  The last transaction takes it
  * with a lock timeout and, when an appender idles in its transaction, gives up
- * its place in the queue, lets others append, and tries again.
+ * its place in the queue, lets others append until that one is through, and tries
+ * again: so with every lock that others queue behind.
  */
 #include "evsource.h"
 
@@ -43,6 +44,9 @@
 
 /* How often to try for the barrier. */
 #define MAX_ATTEMPTS	10
+
+/* How often an attempt may become twice as long as the one before: to half an hour. */
+#define MAX_DOUBLED		14
 
 /* ms to wait for a transaction before we look whether we still have to */
 #define LONGEST_WAIT	1000
@@ -83,35 +87,134 @@ interval_milliseconds(const Interval *interval)
 	return (int) Min(milliseconds, INT_MAX);
 }
 
+/* What may be in the way of a lock, in words. */
+typedef struct EvsMet
+{
+	const char *without;
+	const char *detail;
+	const char *hint;
+} EvsMet;
+
+static const EvsMet met_appends = {
+	"open appends", "transactions that have appended and not ended",
+	"pg_locks for who holds RowExclusiveLock on evsource.events"
+};
+
+static const EvsMet met_readers = {
+	"readers", "transactions that have used the tables and not ended",
+	"pg_locks for who holds locks on the tables of the projection"
+};
+
+static const EvsMet met_snapshots = {
+	"old snapshots", "transactions that have read something and have not ended",
+	"backend_xmin in pg_stat_activity for who has the oldest snapshots"
+};
+
+static const EvsMet met_writers = {
+	"locks that its handler waits for",
+	"transactions that have changed what it changes and not ended",
+	"pg_locks for who holds what it waits for"
+};
+
+/*
+ * Twice as long each time, so that transactions that overlap do not keep the lock
+ * from us for ever.
+ */
+int
+evs_procedure_moment(const EvsProcedure *procedure)
+{
+	int			moment = EVS_FIRST_ATTEMPT << Min(procedure->attempts, MAX_DOUBLED);
+
+	if (procedure->at_once)
+		return 0;
+	return procedure->timeout > 0 ? Min(moment, procedure->timeout) : moment;
+}
+
 /*
  * A lock was not to be had: worth another attempt, unless there were many.  Only
- * a worker in the background has all the time in the world.
+ * a worker in the background has all the time in the world.  Others get as much
+ * time as they have lost, at least.
  */
 static void
-gave_way(EvsProcedure *procedure, const char *without, const char *detail, const char *hint)
+gave_way(EvsProcedure *procedure, const EvsMet *met)
 {
-	procedure->pause = procedure->timeout;
+	procedure->met = met;
+	procedure->pause = procedure->timeout > 0 ? procedure->timeout : evs_procedure_moment(procedure);
+	procedure->ahead_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), procedure->timeout);
 	if (++procedure->attempts >= MAX_ATTEMPTS && !procedure->background && procedure->timeout > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not get a moment without %s for projection \"%s\"",
-						without, procedure->name),
+						met->without, procedure->name),
 				 errdetail("%d attempts of %d ms each met %s.",
-						   procedure->attempts, procedure->timeout, detail),
-				 errhint("See %s, and call again: it goes on where it stopped.", hint)));
+						   procedure->attempts, procedure->timeout, met->detail),
+				 errhint("See %s, and call again: it goes on where it stopped.", met->hint)));
 	ereport(DEBUG1,
-			(errmsg_internal("projection \"%s\": no moment without %s within %d ms, trying again",
-							 procedure->name, without, procedure->timeout)));
+			(errmsg_internal("projection \"%s\": no moment without %s, trying again",
+							 procedure->name, met->without)));
+}
+
+/* Who is in the way of a lock on these relations? */
+static void
+look_ahead(EvsProcedure *procedure, List *relations, LOCKMODE mode)
+{
+	ListCell   *cell;
+
+	procedure->nahead = 0;
+	foreach(cell, relations)
+	{
+		LOCKTAG		tag;
+		VirtualTransactionId *holders;
+		int			count;
+		MemoryContext caller;
+
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(cell));
+		holders = GetLockConflicts(&tag, mode, &count);
+		if (count == 0)
+			continue;
+		caller = MemoryContextSwitchTo(MemoryContextGetParent(procedure->context));
+		procedure->ahead = procedure->ahead == NULL ?
+			palloc(sizeof(VirtualTransactionId) * count) :
+			repalloc(procedure->ahead,
+					 sizeof(VirtualTransactionId) * (procedure->nahead + count));
+		MemoryContextSwitchTo(caller);
+		memcpy(procedure->ahead + procedure->nahead, holders,
+			   sizeof(VirtualTransactionId) * count);
+		procedure->nahead += count;
+	}
+	if (procedure->nahead > 0)
+		procedure->awaited = procedure->ahead[procedure->nahead - 1];
+}
+
+bool
+evs_procedure_may_try(EvsProcedure *procedure)
+{
+	while (procedure->nahead > 0 &&
+		   VirtualXactLock(procedure->ahead[procedure->nahead - 1], false))
+		procedure->nahead--;
+	if (procedure->nahead == 0)
+		return true;
+
+	procedure->awaited = procedure->ahead[procedure->nahead - 1];
+	evs_rebuild_waits_for_transactions(procedure->name, procedure->ahead, procedure->nahead);
+	if (procedure->timeout > 0 && !procedure->background &&
+		GetCurrentTimestamp() >= procedure->ahead_until)
+		gave_way(procedure, procedure->met);
+	return false;
 }
 
 bool
 evs_procedure_barrier(EvsProcedure *procedure)
 {
-	if (evs_barrier_within(procedure->timeout))
+	List	   *events = list_make1_oid(evs_catalog()->events);
+
+	if (!evs_procedure_may_try(procedure))
+		return false;
+	if (evs_barrier_within(evs_procedure_moment(procedure)))
 		return true;
-	evs_rebuild_waits_for_relations(procedure->name, list_make1_oid(evs_catalog()->events), false);
-	gave_way(procedure, "open appends", "transactions that have appended and not ended",
-			 "pg_locks for who holds RowExclusiveLock on evsource.events");
+	evs_rebuild_waits_for_relations(procedure->name, events, false);
+	look_ahead(procedure, events, ShareRowExclusiveLock);
+	gave_way(procedure, &met_appends);
 	return false;
 }
 
@@ -119,16 +222,14 @@ void
 evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations)
 {
 	evs_rebuild_waits_for_relations(procedure->name, relations, true);
-	gave_way(procedure, "readers", "transactions that have used the tables and not ended",
-			 "pg_locks for who holds locks on the tables of the projection");
+	look_ahead(procedure, relations, AccessExclusiveLock);
+	gave_way(procedure, &met_readers);
 }
 
 void
 evs_procedure_gave_way_to_snapshots(EvsProcedure *procedure)
 {
-	gave_way(procedure, "old snapshots",
-			 "transactions that have read something and have not ended",
-			 "backend_xmin in pg_stat_activity for who has the oldest snapshots");
+	gave_way(procedure, &met_snapshots);
 }
 
 void
@@ -136,9 +237,7 @@ evs_procedure_gave_way_to_writers(EvsProcedure *procedure)
 {
 	/* whom the handler met nobody has told us, but it is not who was noted before */
 	evs_rebuild_waits_for_relations(procedure->name, NIL, false);
-	gave_way(procedure, "locks that its handler waits for",
-			 "transactions that have changed what it changes and not ended",
-			 "pg_locks for who holds what it waits for");
+	gave_way(procedure, &met_writers);
 }
 
 EvsProjection *
@@ -272,7 +371,7 @@ apply_rest(void *arg)
 
 /*
  * Appenders wait meanwhile, so a handler that has to wait for a lock does so no
- * longer than we do for the barrier.
+ * longer than we would for the barrier.
  */
 static EvsOutcome
 finish_inline(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *checkpoint)
@@ -281,7 +380,7 @@ finish_inline(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint 
 
 	if (!evs_procedure_barrier(procedure))
 		return EVS_WAIT;
-	if (evs_within(procedure->timeout, apply_rest, &rest))
+	if (evs_within(evs_procedure_moment(procedure), apply_rest, &rest))
 		return rest.outcome;
 	evs_procedure_gave_way_to_writers(procedure);
 	return EVS_WAIT;
@@ -311,6 +410,18 @@ evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
 	return EVS_DONE;
 }
 
+/* How long to wait for somebody: an attempt may be over sooner. */
+static int
+longest_wait(const EvsProcedure *procedure)
+{
+	int			left = LONGEST_WAIT;
+
+	if (procedure->nahead > 0 && procedure->timeout > 0)
+		left = (int) Min(left, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+															   procedure->ahead_until));
+	return Max(left, 1);
+}
+
 static void
 wait_for_awaited(void *arg)
 {
@@ -329,7 +440,7 @@ wait_between(EvsProcedure *procedure)
 	if (!VirtualTransactionIdIsValid(procedure->awaited))
 		evs_attempt_pause(procedure->pause);
 	else
-		(void) evs_within(LONGEST_WAIT, wait_for_awaited, procedure);
+		(void) evs_within(longest_wait(procedure), wait_for_awaited, procedure);
 	SetInvalidVirtualTransactionId(procedure->awaited);
 }
 

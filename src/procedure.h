@@ -18,8 +18,13 @@ typedef struct EvsProcedure
 {
 	const char *name;			/* of the projection */
 	EvsProjectionState state;	/* in which it is meanwhile */
-	int			timeout;		/* ms to wait for the barrier, 0 for ever */
+	int			timeout;		/* ms to wait for a lock at a time, 0 for ever */
+	bool		at_once;		/* all is one transaction: no other attempt */
 	int			attempts;		/* that failed */
+	const struct EvsMet *met;	/* what the last one met */
+	VirtualTransactionId *ahead;	/* and whom, as far as we know */
+	int			nahead;			/* how many of them are still there */
+	TimestampTz ahead_until;	/* then that was an attempt, too */
 	int			rounds;			/* that reached the safe position */
 	bool		background;		/* waits for nobody: says EVS_WAIT instead */
 	int			pause;			/* ms to sleep when EVS_WAIT was said */
@@ -75,6 +80,18 @@ extern void evs_procedure_repeat(EvsProcedure *procedure,
  * commit flushes them all.
  */
 extern void evs_procedure_next_transaction(bool on_the_way);
+
+/*
+ * How long (ms, 0: for ever) may a lock be waited for that others queue behind?
+ */
+extern int	evs_procedure_moment(const EvsProcedure *procedure);
+
+/*
+ * Are those through who were in the way of the last attempt?  False: end the
+ * transaction, and say EVS_WAIT; nobody queues behind us meanwhile.
+ * Errors: 55P03 when there were too many attempts, those that lasted so long included.
+ */
+extern bool evs_procedure_may_try(EvsProcedure *procedure);
 
 /*
  * Take the barrier for this transaction, or say that it was not to be had.

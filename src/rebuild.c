@@ -78,7 +78,9 @@ lock_tables(EvsProcedure *procedure, const EvsProjection *projection)
 {
 	List	   *relations = evs_reset_relations(projection);
 
-	if (evs_locks_within(relations, AccessExclusiveLock, procedure->timeout))
+	if (!evs_procedure_may_try(procedure))
+		return false;
+	if (evs_locks_within(relations, AccessExclusiveLock, evs_procedure_moment(procedure)))
 		return true;
 	evs_procedure_gave_way_to_readers(procedure, relations);
 	return false;
@@ -107,7 +109,7 @@ put_back(void *arg)
 static bool
 put_back_in_time(EvsProcedure *procedure, Begin *begin)
 {
-	if (evs_within(procedure->timeout, put_back, begin))
+	if (evs_within(evs_procedure_moment(procedure), put_back, begin))
 		return true;
 	evs_procedure_gave_way_to_readers(procedure, evs_reset_relations(begin->projection));
 	return false;
@@ -423,7 +425,7 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 		evs_barrier("rebuild projection", name);
 
 	/* there is no other transaction in which to try again */
-	procedure->timeout = 0;
+	procedure->at_once = true;
 	if (from_snapshot)
 		restore_snapshots(procedure, projection);
 	if (procedure->from_snapshots &&

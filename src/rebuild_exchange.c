@@ -253,7 +253,7 @@ take_tables(void *arg)
 								evs_online_redirect(rebuild, last->projection, &watch), &watch,
 								evs_horizon_safe_position());
 	last->at_tables = true;
-	(void) evs_shadow_lock(rebuild->tables, rebuild->shadow, 0);
+	evs_shadow_lock(rebuild->tables, rebuild->shadow);
 }
 
 static bool
@@ -262,7 +262,7 @@ has_taken_tables(Last *last)
 	EvsRebuild *rebuild = last->rebuild;
 	EvsCheckpoint before = rebuild->checkpoint;
 
-	if (evs_within(last->procedure->timeout, take_tables, last))
+	if (evs_within(evs_procedure_moment(last->procedure), take_tables, last))
 		return true;
 	rebuild->checkpoint = before;
 	if (last->at_tables)
@@ -328,7 +328,7 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 		return EVS_MORE;
 	}
 	/* appenders wait: the handler may not wait for long */
-	if (!evs_within(will_live ? procedure->timeout : 0, apply_last, &last))
+	if (!evs_within(will_live ? evs_procedure_moment(procedure) : 0, apply_last, &last))
 	{
 		evs_procedure_gave_way_to_writers(procedure);
 		return EVS_WAIT;

@@ -397,7 +397,7 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 		evs_old_snapshots_begin(procedure, rebuild->checkpoint.event_count);
 		return EVS_MORE;
 	}
-	if (!evs_old_snapshots_gone(procedure, false))
+	if (!evs_old_snapshots_gone(procedure, false) || !evs_procedure_may_try(procedure))
 	{
 		procedure->pause = SNAPSHOT_PAUSE;
 		return EVS_WAIT;

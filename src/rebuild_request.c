@@ -177,19 +177,38 @@ open_kept(const char *name, EvsRebuild *rebuild)
 	return projection;
 }
 
+/* The locks on tables that others queue behind. */
+static void
+lock_both(void *rebuild)
+{
+	evs_shadow_lock(((EvsRebuild *) rebuild)->tables, ((EvsRebuild *) rebuild)->shadow);
+}
+
+static void
+lock_kept(void *rebuild)
+{
+	evs_shadow_lock_kept(((EvsRebuild *) rebuild)->shadow);
+}
+
 /*
  * evsource.accept_rebuild(projection) returns void
  *
  * Drops the old version.
  *
- * Errors: 42704, 42501, 55000 when none is kept.
+ * Errors: 42704, 42501, 55000 when none is kept, 55P03 when somebody reads it.
  */
 Datum
 evsource_accept_rebuild(PG_FUNCTION_ARGS)
 {
 	EvsRebuild	rebuild;
+	EvsBarrier	barrier;
 
 	(void) open_kept(evs_argument_name(fcinfo, 0), &rebuild);
+	evs_barrier_begin(&barrier, "drop the old version of projection", rebuild.name,
+					  "used its tables");
+	barrier.appends_go_on = true;
+	while (!evs_barrier_attempt(&barrier, lock_kept, &rebuild))
+		;
 	evs_rebuild_forget(rebuild.name);
 	PG_RETURN_VOID();
 }
@@ -202,14 +221,17 @@ evsource_accept_rebuild(PG_FUNCTION_ARGS)
  * one with its next run.
  *
  * Errors: 42704, 42501, 55000 when none is kept, the tables have changed since,
- * or others have come to depend on what is in them, 25000 under REPEATABLE READ, whatever the handler raises.
+ * or others have come to depend on what is in them, 25000 under REPEATABLE READ, 55P03
+ * when readers or appends are in the way, whatever the handler raises.
  */
 Datum
 evsource_revert_rebuild(PG_FUNCTION_ARGS)
 {
 	EvsRebuild	rebuild;
+	EvsBarrier	barrier;
 	EvsProjection *projection = open_kept(evs_argument_name(fcinfo, 0), &rebuild);
 	bool		is_inline = projection->mode == EVS_MODE_INLINE;
+	bool		is_live;
 	bool		was_stale;
 	EvsCheckpoint kept = rebuild.checkpoint;
 	int			count;
@@ -226,13 +248,20 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 				 errhint("Divide it so again: evsource.alter_projection('%s', partitions => %d).",
 						 rebuild.name, count)));
 	(void) evs_snapshot_lock(rebuild.name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	if (is_inline && projection->state == EVS_STATE_ACTIVE)
+	is_live = is_inline && projection->state == EVS_STATE_ACTIVE;
+	if (is_live)
+		evs_replay_note_count(projection);
+	evs_barrier_begin(&barrier, "revert the rebuild of projection", rebuild.name,
+					  "used its tables");
+	barrier.appends_go_on = !is_live;
+	while (!evs_barrier_attempt(&barrier, lock_both, &rebuild))
+		;
+	if (is_live)
 		evs_replay_settle(projection);
 	was_stale = projection->stale;
 	evs_checkpoint_read(rebuild.name, &rebuild.checkpoint);
 	furthest = evs_units_furthest(projection);
 
-	(void) evs_shadow_lock(rebuild.tables, rebuild.shadow, 0);
 	if (!evs_shadow_exists(rebuild.tables, rebuild.shadow) ||
 		strcmp(evs_shadow_shape(rebuild.tables, rebuild.shadow), rebuild.shape) != 0)
 		ereport(ERROR,

@@ -41,7 +41,6 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
-#include "barrier.h"
 #include "identity.h"
 #include "query.h"
 #include "relations.h"
@@ -511,13 +510,35 @@ evs_shadow_relations(List *tables, const char *schema)
 		relations = lappend_oid(relations, find_table(lfirst(cell)));
 	foreach(cell, tables)
 		relations = lappend_oid(relations, find_shadow(lfirst(cell), schema));
+
+	/* who has drawn from a sequence may hold nothing but that */
+	foreach(cell, list_copy(relations))
+		relations = list_concat(relations, evs_swap_sequences(lfirst_oid(cell)));
 	return relations;
 }
 
-bool
-evs_shadow_lock(List *tables, const char *schema, int timeout)
+static void
+lock_relations(List *relations)
 {
-	return evs_locks_within(evs_shadow_relations(tables, schema), AccessExclusiveLock, timeout);
+	ListCell   *cell;
+
+	foreach(cell, relations)
+		LockRelationOid(lfirst_oid(cell), AccessExclusiveLock);
+}
+
+void
+evs_shadow_lock(List *tables, const char *schema)
+{
+	lock_relations(evs_shadow_relations(tables, schema));
+}
+
+void
+evs_shadow_lock_kept(const char *schema)
+{
+	Oid			namespace = get_namespace_oid(schema, true);
+
+	if (OidIsValid(namespace))
+		lock_relations(relations_in(namespace));
 }
 
 void

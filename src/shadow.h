@@ -67,14 +67,12 @@ typedef struct EvsShadowWatch
 extern void evs_shadow_watch(EvsShadowWatch *watch, List *tables);
 extern bool evs_shadow_touched(EvsShadowWatch *watch);
 
-/* The tables and those of the shadow, in the order in which they are locked. */
+/* The tables, those of the shadow, and the sequences of both, in the order in which they are locked. */
 extern List *evs_shadow_relations(List *tables, const char *schema);
 
-/*
- * Lock the tables and those of the shadow, against readers, too, within the
- * timeout (ms, 0: none).  False: it was not possible and nothing is held.
- */
-extern bool evs_shadow_lock(List *tables, const char *schema, int timeout);
+/* Lock them, against readers, too; or only those of the shadow. */
+extern void evs_shadow_lock(List *tables, const char *schema);
+extern void evs_shadow_lock_kept(const char *schema);
 
 /* Exchange what is in them.  The caller has locked them. */
 extern void evs_shadow_swap(List *tables, const char *schema);

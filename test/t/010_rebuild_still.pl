@@ -1,0 +1,62 @@
+# While an online rebuild holds an inline projection still before the exchange, nobody
+# appends.  Who waits for that with an older snapshot, whatever he appends, would read
+# less of the read model than he knows to be applied: he tries again.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use FindBin;
+use lib "$FindBin::RealBin/../stress";
+use Session;
+
+my $node = PostgreSQL::Test::Cluster->new('rebuild_still');
+$node->init;
+$node->append_conf('postgresql.conf', 'autovacuum = off');
+$node->start;
+local $ENV{PGHOST} = $node->host;
+local $ENV{PGPORT} = $node->port;
+my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+
+$node->safe_psql('postgres', q{
+create extension evsource;
+create table counts (stream text primary key, n int);
+select evsource.create_projection('counts', categories => '{account}', tables => '{counts}', query =>
+	'insert into counts as c select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = c.n + excluded.n');
+select count(*) from generate_series(1, 20) i, lateral evsource.append('account-' || i % 4, 'Paid');
+});
+
+my ($rebuild, $open, $reader, $appender) =
+	map { Session->new(database => 'postgres', name => $_) } ('rebuild', 'open', 'reader', 'appender');
+my $lock = sub { qq{select exists (select from pg_locks where relation = 'evsource.events'::regclass and mode = '$_[0]' and granted = $_[1])} };
+
+my $count = 20;
+foreach my $stream ('account-9', 'other-9')
+{
+	$open->must('begin');
+	$open->must(q{select version from evsource.append('account-1', 'Paid')});
+	$rebuild->send(q{call evsource.rebuild_projection('counts', online => true, lock_timeout => '1h');});
+	$soon->(q{select exists (select from evsource.progress where waits_for is not null)}, 'an open append is in the way');
+	foreach my $session ($reader, $appender)
+	{
+		$session->must('begin isolation level repeatable read');
+		$session->must('select 1');
+	}
+	$open->must('commit');
+	$count++;
+	$soon->($lock->('ShareRowExclusiveLock', 'true'), 'the projection is held still, for old snapshots are there');
+	$appender->send("select version from evsource.append('$stream', 'Paid');");
+	$soon->($lock->('RowExclusiveLock', 'false'), "an append to $stream waits");
+	$reader->must('commit');
+	1 until $rebuild->receive;
+	is(join(' ', $rebuild->lines), '', 'the exchange waits for the other snapshot only');
+	1 until $appender->receive;
+	is(join(' ', $appender->errors), '40001', 'who waited tries again');
+	$appender->must('rollback');
+	is($node->safe_psql('postgres', 'select sum(n) from counts'), $count, 'all is there');
+}
+
+done_testing();
