@@ -70,7 +70,7 @@ create table evsource.checkpoints (
     resumed_at    timestamptz,           -- when the session began that works on it
     resumed_count bigint,                -- and event_count then
     conflicts     bigint not null default 0,   -- batches tried again: deadlocks and the like
-    truncated     text collate "C"       -- a stream whose truncated events its states stand for, not keyed by stream
+    truncated     text collate "C"       -- a stream whose truncated events it stands for; not of a fold keyed by stream
 );
 comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it applied by then.';
 

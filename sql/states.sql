@@ -100,7 +100,7 @@ create function evsource.restore_projection(projection text) returns bigint
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_restore_projection';
 comment on function evsource.restore_projection(text) is
-'Compute all states of a projection from snapshots and the events after them; replace snapshots that cannot be used, and save what the policy wants saved. Returns the number of states. Errors: 22004, 42704, 42809, 42501.';
+'Compute all states of a projection from snapshots and the events after them; replace snapshots that cannot be used, and save what the policy wants saved. Returns the number of states. Of tables: put back what was saved, and apply the events after it; or replay the log, if nothing can be used. Returns the number of rows. Errors: 22004, 42704, 42809, 42501, 55000 when only a snapshot would have what truncated events have come to.';
 
 create view evsource.snapshot_metadata as
     select projection, key, version, position, last_event_id, event_count, state_version,

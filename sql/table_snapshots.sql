@@ -9,6 +9,7 @@ create table evsource.table_snapshots (
     saved_at      timestamptz not null,
     shape         text not null,
     rows          bigint not null,
+    truncated     text collate "C",
     primary key (projection, position)
 );
 comment on table evsource.table_snapshots is 'Saved read models: the tables of a projection as they were at a position.';
@@ -18,6 +19,7 @@ comment on column evsource.table_snapshots.state_version is 'The projection''s s
 comment on column evsource.table_snapshots.definition is 'A number that changes with the projection''s handler or query, filter and start.';
 comment on column evsource.table_snapshots.shape is 'The tables with their columns and types, and which of these have sequences: tables of another shape are not restored.';
 comment on column evsource.table_snapshots.rows is 'Rows of all tables.';
+comment on column evsource.table_snapshots.truncated is 'A stream of which later events were truncated than those that are in it: it is not restored.';
 
 create table evsource.table_snapshot_rows (
     projection text collate "C" not null,

@@ -39,6 +39,7 @@
 #include "rebuild.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
+#include "state_truncated.h"
 #include "table_snapshots.h"
 #include "unit.h"
 
@@ -204,9 +205,11 @@ step_in_place(EvsProcedure *procedure, EvsRebuild *rebuild)
 	return outcome == EVS_DONE ? complete(procedure, rebuild, projection) : outcome;
 }
 
+/* No snapshot can be used. */
 static void
 tell_of_replay(const EvsProjection *projection)
 {
+	evs_truncated_check_replay(projection);
 	ereport(NOTICE,
 			(errmsg("projection \"%s\" has no snapshots to start from, replaying the whole log",
 					projection->name)));

@@ -42,6 +42,7 @@
 #include "registry.h"
 #include "shadow.h"
 #include "snapshots.h"
+#include "state_truncated.h"
 #include "unit.h"
 
 /* ms for which it is held still, if the call sets no limit, and between two looks */
@@ -192,6 +193,9 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 
 	evs_shadow_swap(rebuild->tables, rebuild->shadow);
 	(void) evs_snapshots_clear(projection->name, false);
+	/* as long as the old version is kept nothing is gone */
+	if (!rebuild->keep_old)
+		evs_truncated_forget(projection);
 	/* those of the old version go where the old version goes */
 	evs_failures_clear(projection->name);
 	evs_failures_clear(rebuild->shadow);

@@ -142,7 +142,7 @@ evs_reset_read_model(EvsProjection *projection)
 {
 	evs_reset_tables(projection);
 	(void) evs_snapshots_clear(projection->name, false);
-	evs_truncated_forget(projection->name);
+	evs_truncated_forget(projection);
 	(void) evs_table_snapshots_clear(projection->name);
 }
 

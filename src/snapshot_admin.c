@@ -308,7 +308,8 @@ evs_snapshots_restore(EvsProjection *projection)
  * events say, save what the policy wants saved; then apply the events after
  * them, where appends do not.  Returns how many states there are.
  *
- * Errors: 22004, 42704, 42809, 42501, 25000 under REPEATABLE READ.
+ * Errors: 22004, 42704, 42809, 42501, 25000 under REPEATABLE READ; 55000 when tables
+ * stand for truncated events that are in no snapshot of use.
  */
 Datum
 evsource_restore_projection(PG_FUNCTION_ARGS)

@@ -1,6 +1,6 @@
 /*
- * state_truncated.c - what truncated events have come to in folds that are not
- * keyed by stream.
+ * state_truncated.c - what truncated events have come to in read models, and in folds
+ * that are not keyed by stream.
  *
  * Such a fold has no base to begin with (snapshot_history.c): the events of one
  * stream may be in the states of many keys, and which ones nobody can tell when they
@@ -8,6 +8,10 @@
  * notes that there are such events, and then no state is computed from the log
  * that the row does not give: neither one of the past, nor one in place of a row
  * that cannot be used.  That is so until the states are made anew.
+ *
+ * Of a read model the same is noted, and tables that were saved without such events
+ * are no begin for a rebuild any more: what is left of the log does not bring them
+ * to where they have been (table_snapshots.c, rebuild.c).
  */
 #include "state_truncated.h"
 
@@ -27,6 +31,14 @@ static EvsQuery note = {
 	" where projection = $1 and truncated is null and exists ("
 	"  select from evsource.events where stream = $2 and version < $3 and position > $4"
 	"   and ($5 is null or type = any ($5)))",
+	5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery note_saved = {
+	"update evsource.table_snapshots s set truncated = $2"
+	" where projection = $1 and truncated is null and exists ("
+	"  select from evsource.events where stream = $2 and version < $3"
+	"   and position > greatest(s.position, $4) and ($5 is null or type = any ($5)))",
 	5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID}, SPI_OK_UPDATE
 };
 
@@ -57,7 +69,10 @@ evs_truncated_note(const EvsProjection *projection, text *stream, int64 before)
 		evs_text_array(filter->types, filter->ntypes)
 	};
 
-	(void) evs_query_run(&note, values, filter->ntypes > 0 ? NULL : "    n");
+	const char *nulls = filter->ntypes > 0 ? NULL : "    n";
+
+	(void) evs_query_run(&note, values, nulls);
+	(void) evs_query_run(&note_saved, values, nulls);
 }
 
 char *
@@ -70,21 +85,48 @@ evs_truncated_stream(const char *projection, Snapshot snapshot)
 }
 
 void
-evs_truncated_forget(const char *projection)
+evs_truncated_forget(const EvsProjection *projection)
 {
-	Datum		values[] = {CStringGetTextDatum(projection)};
-	char	   *stream = evs_truncated_stream(projection, InvalidSnapshot);
+	Datum		values[] = {CStringGetTextDatum(projection->name)};
+	char	   *stream = evs_truncated_stream(projection->name, InvalidSnapshot);
 
 	if (stream == NULL)
 		return;
 	(void) evs_query_run(&forget, values, NULL);
-	ereport(WARNING,
-			(errcode(ERRCODE_WARNING),
-			 errmsg("the states of projection \"%s\" that stood for truncated events are gone",
-					projection),
-			 errdetail("Events of stream \"%s\" were truncated. The states are made anew, of the events that are left.",
-					   stream),
-			 errhint("To go on from the states that there are, rebuild a projection with from_snapshot => true.")));
+	if (evs_truncated_concerns(projection))
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("the states of projection \"%s\" that stood for truncated events are gone",
+						projection->name),
+				 errdetail("Events of stream \"%s\" were truncated. The states are made anew, of the events that are left.",
+						   stream),
+				 errhint("To go on from the states that there are, rebuild a projection with from_snapshot => true.")));
+	else
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("the read model of projection \"%s\" that stood for truncated events is gone",
+						projection->name),
+				 errdetail("Events of stream \"%s\" were truncated. The read model is made anew, of the events that are left.",
+						   stream),
+				 errhint("To go on from tables as they are, save them by evsource.save_snapshot(), and rebuild with from_snapshot => true.")));
+}
+
+void
+evs_truncated_check_replay(const EvsProjection *projection)
+{
+	char	   *stream;
+
+	if (projection->kind == EVS_KIND_FOLD)
+		return;
+	stream = evs_truncated_stream(projection->name, InvalidSnapshot);
+	if (stream != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot rebuild projection \"%s\" from a snapshot", projection->name),
+				 errdetail("Events of stream \"%s\" were truncated, and no snapshot of its tables that can be used has what they have come to.",
+						   stream),
+				 errhint("The server log says why a snapshot is not used. To lose what is not in the log any more: CALL evsource.rebuild_projection('%s').",
+						 projection->name)));
 }
 
 void

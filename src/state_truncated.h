@@ -1,6 +1,6 @@
 /*
- * state_truncated.h - states of folds that are not keyed by stream, when events
- * that made them are gone.
+ * state_truncated.h - read models, and states of folds that are not keyed by stream,
+ * when events that made them are gone.
  */
 #ifndef EVS_STATE_TRUNCATED_H
 #define EVS_STATE_TRUNCATED_H
@@ -20,10 +20,16 @@ extern bool evs_truncated_concerns(const EvsProjection *projection);
  */
 extern void evs_truncated_note(const EvsProjection *projection, text *stream, int64 before);
 
-/* The states are made anew, of what is left: a warning, if that is less. */
-extern void evs_truncated_forget(const char *projection);
+/* All is made anew, of what is left: a warning, if that is less. */
+extern void evs_truncated_forget(const EvsProjection *projection);
 
-/* A stream whose truncated events may be in its states; NULL: there is none. */
+/*
+ * 55000 if that would lose something, for a caller who meant to begin with tables that
+ * were saved.
+ */
+extern void evs_truncated_check_replay(const EvsProjection *projection);
+
+/* A stream whose truncated events may be in it; NULL: there is none. */
 extern char *evs_truncated_stream(const char *projection, Snapshot snapshot);
 
 /*

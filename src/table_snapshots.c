@@ -37,7 +37,7 @@ static EvsQuery insert_snapshot = {
 };
 
 static EvsQuery select_snapshots = {
-	"select position, event_count, state_version, definition, shape, rows"
+	"select position, event_count, state_version, definition, shape, rows, truncated is not null"
 	" from evsource.table_snapshots where projection = $1 order by position desc",
 	1, {TEXTOID}, SPI_OK_SELECT
 };
@@ -160,6 +160,11 @@ is_usable(EvsProjection *projection, const EvsTableSnapshot *saved, const char *
 
 	/* a state can be brought up, tables cannot */
 	plain.migrate_state = NULL;
+	if (saved->truncated)
+	{
+		evs_snapshot_reject(projection, key, "is older than events that were truncated", NULL);
+		return false;
+	}
 	if (strcmp(saved->shape, shape) != 0)
 	{
 		evs_snapshot_reject(projection, key, "is of tables with other columns or sequences", NULL);
@@ -191,6 +196,7 @@ evs_table_snapshot_find(EvsProjection *projection, EvsTableSnapshot *found)
 		saved->definition = evs_query_bigint(&result, i, 4);
 		saved->shape = evs_query_text(&result, i, 5);
 		saved->rows = evs_query_bigint(&result, i, 6);
+		saved->truncated = evs_query_boolean(&result, i, 7);
 		all = lappend(all, saved);
 		MemoryContextSwitchTo(spi_context);
 	}

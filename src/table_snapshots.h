@@ -16,6 +16,7 @@ typedef struct EvsTableSnapshot
 	int64		definition;
 	char	   *shape;
 	int64		rows;
+	bool		truncated;		/* events that came after it are gone */
 } EvsTableSnapshot;
 
 /*

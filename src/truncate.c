@@ -5,8 +5,8 @@
  * What the events did to states is kept: each fold keyed by stream gets a base,
  * its state just before the first event that is left, and begins with that from
  * now on (snapshot_history.c, state_load.c).  Of other folds it is noted that their
- * states cannot be computed again (state_truncated.c).  What they did to read models
- * is there already, and subscriptions have had them (subscription_truncate.c), or the
+ * states cannot be computed again, and of read models that a rebuild does not bring
+ * them back (state_truncated.c).  What the events did to these is there already, and subscriptions have had them (subscription_truncate.c), or the
  * stream is not truncated.  The count of events that a projection has applied is
  * written down before they go; their dead letters go, too.  The last event of a
  * stream stays, and with it the stream's version.
@@ -65,7 +65,7 @@ typedef struct Truncation
 typedef struct Concerned
 {
 	EvsProjection *projection;
-	EvsState	state;			/* to be kept; without events there is none */
+	EvsState	state;			/* to be kept */
 } Concerned;
 
 /* ---- arguments and rights ---- */
@@ -479,7 +479,7 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 
 		if (keeps_state(each->projection))
 			keep_state(each, &truncation);
-		else if (evs_truncated_concerns(each->projection))
+		else
 			evs_truncated_note(each->projection, truncation.stream, truncation.before);
 		if (is_live(each->projection))
 			evs_replay_settle(each->projection);
