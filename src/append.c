@@ -242,8 +242,8 @@ evs_expected_version(FunctionCallInfo fcinfo, int argument)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid expected version %lld", (long long) expected),
-				 errdetail("It is a version, 0 (the stream must not exist), -4 (the stream must exist), or null (any)."),
-				 errhint("\"No stream\" is 0 here, not -1.")));
+				 errdetail("Valid values are null (any version), 0 (the stream must not exist), a version, and -4 (the stream must exist)."),
+				 errhint("Use 0 to require that the stream does not exist.")));
 	return expected;
 }
 
@@ -361,7 +361,7 @@ take_array(FunctionCallInfo fcinfo, int argument, const char *name, Oid type,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				 errmsg("array \"%s\" must have one dimension", name),
 				 errdetail("It has %d dimensions.", ARR_NDIM(array)),
-				 errhint("Pass one element an event.")));
+				 errhint("Pass one element per event.")));
 	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
 	deconstruct_array(array, type, typlen, typbyval, typalign,
 					  &result->values, &result->nulls, &result->count);
@@ -383,7 +383,7 @@ check_same_length(const BatchArray *array, const BatchArray *types)
 				 errmsg("arrays \"%s\" and \"%s\" must have the same length", types->name, array->name),
 				 errdetail("\"%s\" has %d elements, \"%s\" has %d.",
 						   types->name, types->count, array->name, array->count),
-				 errhint("Pass one element an event.")));
+				 errhint("Pass one element per event.")));
 }
 
 static bool

@@ -141,7 +141,7 @@ check_columns(Relation table, List *names)
 		if (strncmp(name, "--", 2) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("column \"%s\" cannot be named here", name),
+					 errmsg("column \"%s\" cannot be named for capture", name),
 					 errdetail("Words that begin with \"--\" have a meaning of their own among a trigger's arguments."),
 					 errhint("Rename the column.")));
 		for (int other = 0; other < i; other++)

@@ -78,7 +78,7 @@ check_events(Oid events)
 		if (column->attisdropped || column->atttypid != columns[i].type)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-					 errmsg("column \"%s\" of relation \"evsource.events\" is not what it was made", columns[i].name),
+					 errmsg("column \"%s\" of relation \"evsource.events\" has been altered", columns[i].name),
 					 column->attisdropped ?
 					 errdetail("It was dropped.") :
 					 errdetail("It has type %s, not %s.", format_type_be(column->atttypid),

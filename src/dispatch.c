@@ -268,7 +268,7 @@ wait_for_turn(const EvsBatch *batch)
 	if (dispatch.depth >= evs_max_dispatch_depth)
 		ereport(ERROR,
 				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
-				 errmsg("handlers append too deeply"),
+				 errmsg("dispatch depth limit exceeded"),
 				 errdetail("An event at depth %d makes a handler append; what a client appends is at depth 0.",
 						   dispatch.depth),
 				 errhint("Break the circle of handlers, or raise evsource.max_dispatch_depth.")));

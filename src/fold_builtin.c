@@ -208,7 +208,7 @@ add_from(Numeric sum, Jsonb *data, text **path, int npath)
 	if (value.type != jbvNumeric)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("evsource.fold_sum cannot add what is no number"),
+				 errmsg("evsource.fold_sum requires a number"),
 				 errdetail("It stands at the path %s of the event's data.", path_text(path, npath)),
 				 errhint("Numbers in JSON have no quotes around them.")));
 	return DatumGetNumeric(DirectFunctionCall2(numeric_add, NumericGetDatum(sum),

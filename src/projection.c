@@ -129,7 +129,7 @@ row_word(const ProjectionRow *row, const char *column,
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("\"%s\" is no %s that a projection can have", value, column),
+			 errmsg("invalid %s \"%s\" in evsource.projections", column, value),
 			 errdetail("It stands in the row of projection \"%s\" in evsource.projections.",
 					   row_required_text(row, "projection"))));
 	return -1;

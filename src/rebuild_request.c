@@ -51,7 +51,7 @@ evs_rebuild_check(const EvsRebuild *wanted)
 	if (wanted->keep_old && wanted->is_chosen && !wanted->online)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("what is rebuilt in place cannot be kept"),
+				 errmsg("keep_old requires an online rebuild"),
 				 errhint("keep_old goes with online => true.")));
 	if (wanted->from_snapshot && wanted->is_chosen && wanted->online)
 		ereport(ERROR,

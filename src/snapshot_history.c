@@ -224,7 +224,7 @@ evs_history_check_bases(EvsProjection *projection)
 		if (problem != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot alter projection \"%s\" in a way that makes states useless which stand for truncated events",
+					 errmsg("cannot alter projection \"%s\": its states of truncated events could no longer be used",
 							projection->name),
 					 errdetail("Stream \"%s\" was truncated; of its first events the state is left that they made. It %s%s%s.",
 							   (char *) lfirst(cell), problem,

@@ -384,7 +384,7 @@ fold_from_base(EvsFolder *folder, text *stream, const EvsStateAt *at,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("events of stream \"%s\" that make this state were truncated",
 						text_to_cstring(stream)),
-				 errdetail("Up to version " INT64_FORMAT " only the state that they made is left.",
+				 errdetail("Events up to version " INT64_FORMAT " were truncated; only the state that they made was kept.",
 						   row.upto),
 				 errhint("Ask for version " INT64_FORMAT " or later, or for a later time.",
 						 row.upto)));

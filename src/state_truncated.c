@@ -136,7 +136,7 @@ evs_truncated_past(const EvsProjection *projection, text *key, const EvsSnapshot
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("events that make this state were truncated"),
-			 errdetail("Of those of stream \"%s\" projection \"%s\" has only what they have come to in its state of key \"%s\".",
+			 errdetail("Stream \"%s\" was truncated; projection \"%s\" kept only the resulting state of key \"%s\".",
 					   stream, projection->name, text_to_cstring(key)),
 			 row->definition != evs_snapshot_definition(projection) ?
 			 errhint("To have states of the past of the events that are left, rebuild the projection.") :
@@ -192,7 +192,7 @@ check_rows(const EvsProjection *old, EvsProjection *new, const char *stream)
 		if (problem != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot alter projection \"%s\" in a way that makes states useless which stand for truncated events",
+					 errmsg("cannot alter projection \"%s\": its states of truncated events could no longer be used",
 							new->name),
 					 errdetail("Stream \"%s\" was truncated, and the state of key \"%s\" cannot be computed from the events that are left. It %s%s%s.",
 							   stream, text_to_cstring(key), problem,

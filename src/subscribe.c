@@ -69,7 +69,7 @@ filter_argument(FunctionCallInfo fcinfo, int argument, bool is_types, char *null
 		if (VARSIZE_ANY_EXHDR(filter.types[i]) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("no event has an empty type")));
+					 errmsg("event type must not be empty")));
 	}
 	return PointerGetDatum(array);
 }

@@ -137,7 +137,7 @@ check_version(const Truncation *truncation, int64 last)
 				 errmsg("stream \"%s\" has no version " INT64_FORMAT,
 						truncation->name, truncation->before),
 				 errdetail("Its last version is " INT64_FORMAT ".", last),
-				 errhint("The last event of a stream stays: before_version is " INT64_FORMAT " at the most.",
+				 errhint("before_version can be at most " INT64_FORMAT ", because the last event of a stream is kept.",
 						 last)));
 }
 

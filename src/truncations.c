@@ -76,8 +76,8 @@ evs_truncations_warn(const EvsProjection *projection, const EvsProjection *old)
 			 old == NULL ?
 			 errmsg("projection \"%s\" knows nothing of events that were truncated", projection->name) :
 			 errmsg("projection \"%s\" takes more events now, but knows nothing of those that were truncated", projection->name),
-			 errdetail_plural("The begin of %d stream that it takes events from is gone; it is \"%s\".",
-							  "The begin of %d streams that it takes events from is gone; the first is \"%s\".",
+			 errdetail_plural("%d stream that it takes events from has been truncated: \"%s\".",
+							  "%d streams that it takes events from have been truncated; the first is \"%s\".",
 							  list_length(streams), list_length(streams), (char *) linitial(streams)),
 			 old == NULL ?
 			 errhint("What these events have come to is in the projections that were there. To go on from their states, alter one of them.") :
