@@ -190,6 +190,7 @@ SQL_PARTS = \
 	sql/replication.sql \
 	sql/capture.sql \
 	sql/guard.sql \
+	sql/column_comments.sql \
 	sql/privileges.sql
 
 DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql

@@ -77,7 +77,7 @@ create table evsource.parked_keys (
     position   bigint not null,
     primary key (projection, key, position)
 );
-comment on table evsource.parked_keys is 'Which keys of a projection have dead letters.';
+comment on table evsource.parked_keys is 'Internal: which keys of a projection have dead letters.';
 
 -- What a worker has begun and not ended; not for a dump, nobody works there.
 create table evsource.crash_marks (
@@ -91,7 +91,7 @@ create table evsource.crash_marks (
     begun_at   timestamptz not null default pg_catalog.clock_timestamp(),
     primary key (projection, partition)
 );
-comment on table evsource.crash_marks is 'What the daemon''s workers are about to apply, for as long as it is not known that it does not crash the server.';
+comment on table evsource.crash_marks is 'Internal: what the daemon''s workers are about to apply, for as long as it is not known that it does not crash the server.';
 
 select pg_catalog.pg_extension_config_dump('evsource.partitions', '');
 -- Under the name of a schema stands what a rebuild has met that is not complete,

@@ -33,7 +33,7 @@ create table evsource.captures (
     arguments  text[] not null,
     registrant evsource._role_name not null
 );
-comment on table evsource.captures is 'With whose rights tables are captured. Written when a capture is registered, never by hand.';
+comment on table evsource.captures is 'Internal: with whose rights tables are captured. Written when a capture is registered, never by hand.';
 create trigger captures_changed
     after insert or update or delete or truncate on evsource.captures
     for each statement execute function evsource._changed();

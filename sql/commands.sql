@@ -57,7 +57,7 @@ create table evsource.commands (
     executed_at timestamptz not null default pg_catalog.now(),
     constraint commands_pkey primary key (command_id)
 );
-comment on table evsource.commands is 'Commands that were executed and are not told by the ids of their events.';
+comment on table evsource.commands is 'Internal: commands that were executed and are not told by the ids of their events.';
 comment on column evsource.commands.version is 'The version of the stream after the command.';
 comment on column evsource.commands.event_count is 'How many events it had: the last ones up to that version.';
 

@@ -39,7 +39,7 @@ create table evsource.event_type_changes (
     unique (type, category, change)
 );
 alter table evsource.event_type_changes replica identity full;    -- for publications of all tables
-comment on table evsource.event_type_changes is 'Changes of event types that made stored events be read otherwise: snapshots of before are not used.';
+comment on table evsource.event_type_changes is 'Internal: changes of event types that made stored events be read otherwise: snapshots of before are not used.';
 comment on column evsource.event_type_changes.category is 'A category in which such events were stored; null: there were very many.';
 comment on column evsource.event_type_changes.but_not is 'Where category is null: categories that projections named, and that had no such events.';
 

@@ -57,7 +57,7 @@ create table evsource.store (
     system_identifier bigint not null,
     database          oid not null
 );
-comment on table evsource.store is 'One row: the identity of this event store.';
+comment on table evsource.store is 'Internal: one row: the identity of this event store.';
 create unique index store_one_row on evsource.store ((true));
 insert into evsource.store
     select pg_catalog.gen_random_uuid(), s.system_identifier, d.oid
@@ -126,7 +126,7 @@ create table evsource.published (
     safe_position bigint not null,
     published_at  timestamptz not null
 );
-comment on table evsource.published is 'One row at most: a position that was safe to read at that time.';
+comment on table evsource.published is 'Internal: one row at most: a position that was safe to read at that time.';
 
 select pg_catalog.pg_extension_config_dump('evsource.position_seq', '');
 select pg_catalog.pg_extension_config_dump('evsource.events', '');

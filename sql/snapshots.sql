@@ -48,7 +48,7 @@ create table evsource.snapshot_parts (
     primary key (projection, key, part)
 ) with (fillfactor = 50);
 alter table evsource.snapshot_parts alter column bytes set storage plain;
-comment on table evsource.snapshot_parts is 'Saved states that are too large for a row, compressed and cut into parts.';
+comment on table evsource.snapshot_parts is 'Internal: saved states that are too large for a row, compressed and cut into parts.';
 
 create function evsource._parts_state(projection text, key text) returns jsonb
     language c stable strict parallel safe

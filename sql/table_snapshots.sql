@@ -29,7 +29,7 @@ create table evsource.table_snapshot_rows (
     rows       text[] not null,
     primary key (projection, position, tab, part)
 );
-comment on table evsource.table_snapshot_rows is 'The rows of saved read models, many at a time, each as text[] of its columns.';
+comment on table evsource.table_snapshot_rows is 'Internal: the rows of saved read models, many at a time, each as text[] of its columns.';
 comment on column evsource.table_snapshot_rows.tab is 'Which of the projection''s tables, from 1; 0: their sequences, each by its column and with the last value.';
 
 select pg_catalog.pg_extension_config_dump('evsource.table_snapshots', '');

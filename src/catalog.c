@@ -111,6 +111,13 @@ evs_catalog_exists(void)
 	return OidIsValid(schema) && OidIsValid(get_relname_relid("events", schema));
 }
 
+/* Not from the OIDs: these cannot be had while a column of the log is altered. */
+Oid
+evs_catalog_owner(void)
+{
+	return evs_relation_owner(find_relation(get_namespace_oid("evsource", false), "projections"));
+}
+
 /* The OIDs; an error (3F000, 42P01) when the extension is not there. */
 const EvsCatalog *
 evs_catalog(void)

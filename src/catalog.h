@@ -58,6 +58,9 @@ extern void evs_catalog_init(void);
 extern const EvsCatalog *evs_catalog(void);
 extern bool evs_catalog_exists(void);
 
+/* The owner of evsource's tables; 3F000, 42P01 when the extension is not there. */
+extern Oid	evs_catalog_owner(void);
+
 /* A table of ours is older than the library: 42703. */
 extern void evs_catalog_no_column(const char *table, const char *column);
 

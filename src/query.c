@@ -19,12 +19,11 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
-#include "relations.h"
 
 Oid
 evs_query_owner(void)
 {
-	return evs_relation_owner(evs_catalog()->projections);
+	return evs_catalog_owner();
 }
 
 /* Plan the statement if it has no plan yet.  SPI is connected. */
