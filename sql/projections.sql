@@ -29,6 +29,7 @@ create table evsource.projections (
     path                  text[],            -- what a fold with a path is passed
     replay_until          bigint not null default 0,   -- applied up to here, events are history
     vouched               bigint not null default 0,   -- for which definition is_compatible and migrate_state speak
+    lapses                integer not null default 0,   -- how often the log has changed behind it
     created_at            timestamptz not null default pg_catalog.now()
 );
 comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name: they survive dump, restore and pg_upgrade.';

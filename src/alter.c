@@ -174,6 +174,7 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 
 	new->state = old->state;
 	new->stale = old->stale;
+	new->lapses = old->lapses;
 	new->replay_until = old->replay_until;
 	new->vouched = evs_definition_same_versions(old, new) ? old->vouched : evs_snapshot_vouch(new);
 	if (evs_definition_equal(old, new))

@@ -7,7 +7,10 @@
  * behind those who follow, since the owner said so, is met by nobody.
  *
  * Such a projection is stale until it is rebuilt, and what was saved for it before is
- * not used any more.  Not in a log that is not open: there nothing has been applied.
+ * not used any more.  A rebuild that is under way may have passed it, too: each such
+ * event counts as a lapse, and who has read the projection before (registry.c), or has
+ * begun to rebuild it (rebuilds.c), finds another number.  Not in a log that is not
+ * open: there nothing has been applied.
  *
  * No lock is taken but that of the row: an inline projection becomes active, or is
  * changed, behind the barrier, which waits for us; see evs_replay_settle().
@@ -104,7 +107,7 @@ evs_missed_tell(EvsMissed *missed)
 		const Watched *watched = lfirst(cell);
 
 		if (watched->misses)
-			evs_registry_mark_stale(watched->projection->name);
+			evs_registry_mark_stale(watched->projection->name, watched->behind);
 		if (watched->behind)
 			forget_saved(watched->projection);
 	}

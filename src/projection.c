@@ -219,6 +219,7 @@ read_projection(TupleDesc tupdesc, HeapTuple tuple)
 	projection->dead_letter = row_word(&row, "on_error", reactions, lengthof(reactions)) == 1;
 	projection->notify = DatumGetBool(row_value(&row, "notify", &isnull));
 	projection->stale = DatumGetBool(row_value(&row, "stale", &isnull));
+	projection->lapses = DatumGetInt32(row_value(&row, "lapses", &isnull));
 	projection->partitions = DatumGetInt32(row_value(&row, "partitions", &isnull));
 	projection->replay_until = DatumGetInt64(row_value(&row, "replay_until", &isnull));
 	projection->vouched = DatumGetInt64(row_value(&row, "vouched", &isnull));

@@ -74,6 +74,7 @@ typedef struct EvsProjection
 	bool		dead_letter;	/* async: park what fails instead of stopping */
 	bool		notify;			/* tell listeners that the read model changed */
 	bool		stale;			/* its definition changed since it was built, or it missed events */
+	int			lapses;			/* how often the log has changed behind it */
 	int			partitions;		/* async: workers that share it, by stream */
 	int64		replay_until;	/* what it is applied up to here is history */
 	int64		vouched;		/* evs_snapshot_vouch() when its state version was given */

@@ -191,13 +191,13 @@ evs_query_run_latest(EvsQuery *query, Datum *values, const char *nulls)
 	return result.count;
 }
 
-List *
-evs_query_texts(EvsQuery *query, Datum *values, const char *nulls)
+static List *
+run_for_texts(EvsQuery *query, Datum *values, const char *nulls, bool latest)
 {
 	EvsQueryResult result;
 	List	   *texts = NIL;
 
-	evs_query_begin(query, values, nulls, InvalidSnapshot, &result);
+	execute(query, values, nulls, InvalidSnapshot, latest, &result);
 	for (uint64 row = 0; row < result.count; row++)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
@@ -207,6 +207,18 @@ evs_query_texts(EvsQuery *query, Datum *values, const char *nulls)
 	}
 	evs_query_end(&result);
 	return texts;
+}
+
+List *
+evs_query_texts(EvsQuery *query, Datum *values, const char *nulls)
+{
+	return run_for_texts(query, values, nulls, false);
+}
+
+List *
+evs_query_texts_latest(EvsQuery *query, Datum *values, const char *nulls)
+{
+	return run_for_texts(query, values, nulls, true);
 }
 
 void

@@ -83,6 +83,7 @@ extern uint64 evs_query_run_by_name(EvsQuery *query, const char *name);
  * others have committed meanwhile is seen and is no reason for a 40001.
  */
 extern uint64 evs_query_run_latest(EvsQuery *query, Datum *values, const char *nulls);
+extern List *evs_query_texts_latest(EvsQuery *query, Datum *values, const char *nulls);
 
 /* Of what is there now, too; but it only reads. */
 extern Datum evs_query_value_latest(EvsQuery *query, Datum *values, const char *nulls,

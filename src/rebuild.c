@@ -136,12 +136,12 @@ start_over(EvsProcedure *procedure, EvsProjection *projection, int64 total)
 }
 
 static void
-begin_building(EvsRebuild *rebuild)
+begin_building(EvsRebuild *rebuild, const EvsProjection *projection)
 {
 	rebuild->state = EVS_REBUILD_BUILDING;
 	rebuild->is_chosen = true;
 	rebuild->online = false;
-	evs_rebuild_start(rebuild);
+	evs_rebuild_start(rebuild, projection);
 }
 
 /* Take the projection out of the appenders' hands and empty it. */
@@ -153,7 +153,7 @@ start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *proj
 	if (projection->state == EVS_STATE_REBUILDING && !projection->stale)
 	{
 		evs_checkpoint_resume(projection->name);
-		begin_building(rebuild);
+		begin_building(rebuild, projection);
 		return EVS_MORE;
 	}
 
@@ -164,7 +164,7 @@ start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *proj
 		return EVS_WAIT;
 	if (!lock_tables(procedure, projection) || !start_over(procedure, projection, total))
 		return EVS_WAIT;
-	begin_building(rebuild);
+	begin_building(rebuild, projection);
 	procedure->attempts = 0;
 	return EVS_MORE;
 }
@@ -297,7 +297,7 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &saved.checkpoint);
 	evs_checkpoint_start(projection->name, total);
-	begin_building(rebuild);
+	begin_building(rebuild, projection);
 	procedure->attempts = 0;
 	return EVS_MORE;
 }
@@ -313,7 +313,7 @@ finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjectio
 		projection->stale = false;
 		evs_registry_update(projection);
 		evs_checkpoint_start(projection->name, count_events(projection));
-		begin_building(rebuild);
+		begin_building(rebuild, projection);
 		return EVS_MORE;
 	}
 

@@ -189,7 +189,8 @@ count_old(EvsProjection *projection, EvsCheckpoint *old, int64 upto)
 static void
 exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *old)
 {
-	bool		was_stale = projection->stale;
+	/* also by an import that we have waited for */
+	bool		was_stale = evs_projection_load(projection->name, false)->stale;
 
 	evs_shadow_swap(rebuild->tables, rebuild->shadow);
 	(void) evs_snapshots_clear(projection->name, false);

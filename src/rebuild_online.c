@@ -322,7 +322,7 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 	rebuild->is_chosen = rebuild->online = true;
 	rebuild->total = total;
 	rebuild->rounds = 0;
-	evs_rebuild_start(rebuild);
+	evs_rebuild_start(rebuild, projection);
 	return true;
 }
 

@@ -28,15 +28,15 @@
 #define NAME_LOCK_CLASS		0xE7
 #define REBUILD_SEED		PG_UINT64_MAX
 
-/* What another read model would come of, or the same in another place. */
-#define DEFINITION \
+/* What another read model would come of, or the same in another place, or another log. */
+#define DEFINITION(lapses) \
 	"pg_catalog.hashtextextended(pg_catalog.concat_ws('|', p.kind, p.handler, p.query," \
 	" p.categories::text, p.types::text, p.start_after, p.state_version, p.tables::text," \
-	" p.on_reset, p.owner, p.search_path), 0)"
+	" p.on_reset, p.owner, p.search_path, " lapses "), 0)"
 
 static EvsQuery select_rebuild = {
 	"select r.state, r.background, r.online, r.from_snapshot, r.keep_old, r.tables,"
-	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION ", false), r.kept_stale,"
+	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION("p.lapses") ", false), r.kept_stale,"
 	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused,"
 	" coalesce(r.pid, 0)"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
@@ -66,11 +66,11 @@ static EvsQuery delete_rebuild = {
 };
 
 static EvsQuery start_rebuild = {
-	"update evsource.rebuilds r set definition = " DEFINITION ", started_at = clock_timestamp(),"
+	"update evsource.rebuilds r set definition = " DEFINITION("$2") ", started_at = clock_timestamp(),"
 	" resumed_at = clock_timestamp(), resumed_count = r.event_count"
 	" from evsource.projections p"
 	" where r.projection = $1 and p.projection = $1",
-	1, {TEXTOID}, SPI_OK_UPDATE
+	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE
 };
 
 static EvsQuery resume_rebuild = {
@@ -330,10 +330,14 @@ evs_rebuild_delete(const char *name)
 }
 
 void
-evs_rebuild_start(const EvsRebuild *rebuild)
+evs_rebuild_start(const EvsRebuild *rebuild, const EvsProjection *projection)
 {
+	Datum		values[] = {
+		CStringGetTextDatum(rebuild->name), Int32GetDatum(projection->lapses)
+	};
+
 	evs_rebuild_write(rebuild);
-	run_for(&start_rebuild, rebuild->name);
+	(void) evs_query_run(&start_rebuild, values, NULL);
 }
 
 void

@@ -56,8 +56,11 @@ extern bool evs_rebuild_read(const char *name, EvsRebuild *rebuild);
 extern void evs_rebuild_write(const EvsRebuild *rebuild);
 extern void evs_rebuild_delete(const char *name);
 
-/* The rebuild begins now: of the definition that the projection has now. */
-extern void evs_rebuild_start(const EvsRebuild *rebuild);
+/*
+ * The rebuild begins now: of the definition that the projection has now, and of the
+ * log as it was when that was read.
+ */
+extern void evs_rebuild_start(const EvsRebuild *rebuild, const EvsProjection *projection);
 
 /* This session goes on with it: the rate is counted from now. */
 extern void evs_rebuild_resume(const char *name);

@@ -45,7 +45,7 @@ typedef struct Arguments
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, \
 	TEXTOID, INT8OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, \
 	INT4OID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID, INT4OID, TEXTARRAYOID, \
-	INT4OID, INT8OID, INT8OID
+	INT4OID, INT8OID, INT8OID, INT4OID
 
 static EvsQuery insert_projection = {
 	"insert into evsource.projections"
@@ -53,23 +53,24 @@ static EvsQuery insert_projection = {
 	"  start_after, state_version, tables, on_reset, on_error, owner, search_path,"
 	"  snapshot_every, snapshot_after_batch, restore_from_snapshot,"
 	"  is_compatible, migrate_state, notify, stale, keep_snapshots, path,"
-	"  partitions, replay_until, vouched)"
+	"  partitions, replay_until, vouched, lapses)"
 	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
-	28, {DEFINITION_TYPES}, SPI_OK_INSERT
+	"  $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)",
+	29, {DEFINITION_TYPES}, SPI_OK_INSERT
 };
 
+/* Where the log has changed behind it since it was read, it is stale. */
 static EvsQuery update_projection = {
 	"update evsource.projections set"
 	" kind = $2, mode = $3, state = $4, handler = $5, query = $6, categories = $7,"
 	" types = $8, key = $9, start_after = $10, state_version = $11, tables = $12,"
 	" on_reset = $13, on_error = $14, owner = $15, search_path = $16,"
 	" snapshot_every = $17, snapshot_after_batch = $18, restore_from_snapshot = $19,"
-	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23,"
+	" is_compatible = $20, migrate_state = $21, notify = $22, stale = $23 or lapses <> $29,"
 	" keep_snapshots = $24, path = $25, partitions = $26, replay_until = $27,"
 	" vouched = $28"
 	" where projection = $1",
-	28, {DEFINITION_TYPES}, SPI_OK_UPDATE
+	29, {DEFINITION_TYPES}, SPI_OK_UPDATE
 };
 
 static EvsQuery delete_projection = {
@@ -78,8 +79,9 @@ static EvsQuery delete_projection = {
 };
 
 static EvsQuery mark_stale = {
-	"update evsource.projections set stale = true where projection = $1 and not stale",
-	1, {TEXTOID}, SPI_OK_UPDATE
+	"update evsource.projections set stale = true, lapses = lapses + $2"
+	" where projection = $1 and (not stale or $2 > 0)",
+	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE
 };
 
 static EvsQuery select_all_names = {
@@ -408,6 +410,7 @@ add_definition(Arguments *arguments, const EvsProjection *projection)
 	add_integer(arguments, projection->partitions);
 	add_bigint(arguments, projection->replay_until);
 	add_bigint(arguments, projection->vouched);
+	add_integer(arguments, projection->lapses);
 }
 
 void
@@ -444,15 +447,19 @@ evs_registry_delete(const char *name)
 }
 
 void
-evs_registry_mark_stale(const char *name)
+evs_registry_mark_stale(const char *name, bool lapsed)
 {
-	(void) evs_query_run_by_name(&mark_stale, name);
+	Arguments	arguments = {0};
+
+	add_text(&arguments, name);
+	add_integer(&arguments, lapsed ? 1 : 0);
+	(void) evs_query_run_latest(&mark_stale, arguments.values, arguments.nulls);
 }
 
 List *
 evs_registry_all_names(void)
 {
-	return evs_query_texts(&select_all_names, NULL, NULL);
+	return evs_query_texts_latest(&select_all_names, NULL, NULL);
 }
 
 List *

@@ -48,10 +48,13 @@ extern void evs_registry_insert(const EvsProjection *projection);
 extern void evs_registry_update(const EvsProjection *projection);
 extern void evs_registry_delete(const char *name);
 
-/* The projection is to be rebuilt.  Takes no lock but that of the row. */
-extern void evs_registry_mark_stale(const char *name);
+/*
+ * The projection is to be rebuilt.  Lapsed: the log has changed also behind a rebuild
+ * that is under way, which begins anew.  Takes no lock but that of the row.
+ */
+extern void evs_registry_mark_stale(const char *name, bool lapsed);
 
-/* The names of all projections, or of those of a mode, in order. */
+/* The names of all projections that there are now, or of those of a mode, in order. */
 extern List *evs_registry_all_names(void);
 extern List *evs_registry_names(EvsMode mode);
 

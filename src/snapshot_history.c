@@ -320,5 +320,5 @@ evs_history_clear(const char *projection, bool bases)
 {
 	Datum		values[] = {CStringGetTextDatum(projection), BoolGetDatum(bases)};
 
-	return evs_query_run(&clear, values, NULL);
+	return evs_query_run_latest(&clear, values, NULL);
 }

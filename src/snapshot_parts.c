@@ -176,7 +176,9 @@ evs_parts_clear_small(const char *projection, Datum keys)
 void
 evs_parts_clear(const char *projection)
 {
-	(void) evs_query_run_by_name(&clear, projection);
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_query_run_latest(&clear, values, NULL);
 }
 
 /* ---- reading ---- */

@@ -538,7 +538,9 @@ static EvsQuery mark_mixed = {
 void
 evs_snapshots_mark_mixed(const char *projection)
 {
-	(void) evs_query_run_by_name(&mark_mixed, projection);
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	(void) evs_query_run_latest(&mark_mixed, values, NULL);
 }
 
 static EvsQuery clear = {
@@ -556,5 +558,5 @@ evs_snapshots_clear(const char *projection, bool bases)
 	evs_parts_clear(projection);
 	if (bases)
 		evs_snapshot_forget_rejections(projection);
-	return evs_query_run(&clear, values, NULL);
+	return evs_query_run_latest(&clear, values, NULL);
 }

@@ -258,8 +258,11 @@ evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved
 int64
 evs_table_snapshots_clear(const char *projection)
 {
-	(void) evs_query_run_by_name(&delete_rows, projection);
-	return evs_query_run_by_name(&delete_snapshots, projection);
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	/* also those that were saved since the transaction's snapshot */
+	(void) evs_query_run_latest(&delete_rows, values, NULL);
+	return evs_query_run_latest(&delete_snapshots, values, NULL);
 }
 
 void

@@ -45,7 +45,8 @@ static EvsQuery find_concerned = {
 	"  from evsource.checkpoints c where c.projection = p.projection"
 	"  and not (p.mode = 'inline' and p.state = 'active')"
 	"  and not exists (select from evsource.rebuilds r where r.projection = p.projection)) applied on true"
-	" where not p.stale and (p.types is null or $1 = any (p.types))"
+	" where (not p.stale or exists (select from evsource.rebuilds r where r.projection = p.projection))"
+	" and (p.types is null or $1 = any (p.types))"
 	" and exists (select from evsource.events e"
 	"  where e.type = $1 and coalesce(e.schema_version, 1) < $2"
 	"  and e.position > greatest(p.start_after, $3) and e.position <= least(applied.position, $4)"
@@ -157,5 +158,5 @@ evs_type_note_changes(const EvsTypeSurvey *survey)
 
 	(void) evs_query_run(&note_change, values, NULL);
 	foreach(cell, survey->readers)
-		evs_registry_mark_stale(lfirst(cell));
+		evs_registry_mark_stale(lfirst(cell), true);
 }
