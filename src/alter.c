@@ -135,7 +135,8 @@ divide_anew(EvsProjection *old, const EvsProjection *new)
 /*
  * What was rejected must not come back with a later version: is_compatible and
  * migrate_state are asked for a version, and know what it was at last.  Of versions
- * before the one that ends they were told when it began, not what it became.
+ * before the one that ends they were told when it began, not what it became.  Nor
+ * when one of them is given anew: that would have the other speak again, too.
  */
 static void
 forget_rejected(const EvsProjection *old)
@@ -167,6 +168,7 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	bool		keeps_fewer = new->policy.keep_snapshots < old->policy.keep_snapshots;
 	bool		mixes = mixes_states(old, new);
 	bool		other_model = !evs_definition_same_model(old, new);
+	bool		other_versions = !evs_definition_same_versions(old, new);
 
 	/* the new partitions go on from where the old ones are now */
 	if (old->partitions != new->partitions)
@@ -176,10 +178,10 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	new->stale = old->stale;
 	new->lapses = old->lapses;
 	new->replay_until = old->replay_until;
-	new->vouched = evs_definition_same_versions(old, new) ? old->vouched : evs_snapshot_vouch(new);
+	new->vouched = other_versions ? evs_snapshot_vouch(new) : old->vouched;
 	if (evs_definition_equal(old, new))
 		return;
-	if (other_model || !evs_definition_same_versions(old, new))
+	if (other_model || other_versions)
 	{
 		evs_history_check_bases(new);
 		evs_truncated_check(old, new);
@@ -187,14 +189,14 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 	if (other_model && !is_live(old))
 		new->stale = !begins_anew(old, new);
 
-	if (new->state_version != old->state_version || keeps_fewer || mixes)
+	if (other_versions || keeps_fewer || mixes)
 		(void) evs_snapshot_lock(old->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (is_live(old))
 	{
 		evs_replay_settle(old);
 		new->stale = old->stale || (other_model && !goes_on_anew(old, new));
 	}
-	if (new->state_version != old->state_version)
+	if (other_versions)
 		forget_rejected(old);
 	if (keeps_fewer)
 		evs_history_trim_all(new);

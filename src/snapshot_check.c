@@ -9,7 +9,7 @@
  *	  same; or is_compatible() says that its version will do; or migrate_state()
  *	  brings it up.  These two speak for the handler and the upcasters that there
  *	  were when they or the state version were given, not for later ones.  Nor for
- *	  what was not used any more when the version before ended: it is gone (alter.c).
+ *	  what was not used any more just before: it is gone (alter.c).
  *
  * That the stream has the event that the snapshot ends with is for whoever
  * reads the stream to check: state_load.c.

@@ -158,10 +158,10 @@ extern int64 evs_snapshots_restore(EvsProjection *projection);
 extern int64 evs_snapshots_clear(const char *projection, bool bases);
 
 /*
- * The projection is about to get another state version: remove what the one that it
- * has cannot use, and what was saved in it since this transaction has changed an
- * upcaster: migrate_state would take that for what was saved before.  The caller has
- * locked all of them.
+ * The projection is about to get another state version, or another of the functions
+ * that speak for those of others: remove what the one that it has cannot use, and
+ * what was saved in it since this transaction has changed an upcaster: migrate_state
+ * would take that for what was saved before.  The caller has locked all of them.
  *
  * $2: its state version; $3: its definition before; $4: does it use those of others?
  */

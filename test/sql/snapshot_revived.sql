@@ -14,6 +14,7 @@ create function three(s jsonb, e evsource.event) returns jsonb language sql immu
 create function up(d jsonb) returns jsonb language sql immutable as $$ select d || '{"up": true}' $$;
 create function up3(d jsonb) returns jsonb language sql immutable as $$ select d || '{"up3": true}' $$;
 create function yes(saved int, now int) returns bool language sql immutable as $$ select true $$;
+create function no(saved int, now int) returns bool language sql immutable as $$ select false $$;
 create function migrate(s jsonb, saved int) returns jsonb language sql immutable as $$ select s || jsonb_build_object('from', saved) $$;
 create function look() returns table (key text, now jsonb, past jsonb, saved bool) language sql as
 $$
@@ -107,6 +108,21 @@ select evsource.alter_projection('p', state_version => 8);
 select evsource.alter_projection('p', state_version => 9);
 select key, now - 'c' as now, saved from look();
 rollback;
+select evsource.drop_projection('p');
+
+-- Nor when one of the functions is given anew: the other is the one that it was.
+select evsource.create_projection('p', 'one', categories => '{s}', keep_snapshots => 3);
+select evsource.save_snapshot('p');
+select evsource.alter_projection('p', state_version => 2, migrate_state => 'migrate');
+select evsource.alter_projection('p', handler => 'two');
+select evsource.alter_projection('p', is_compatible => 'no');
+select key, now - 'c' as now, saved from look();
+-- What a function has not brought up a better one may.
+select evsource.save_snapshot('p');
+select evsource.alter_projection('p', handler => 'three', state_version => 3, defaults => '{migrate_state}');
+select key, now - 'c' as now, saved from look();
+select evsource.alter_projection('p', migrate_state => 'migrate');
+select key, now - 'c' as now, saved from look();
 select evsource.drop_projection('p');
 
 -- tables, too

@@ -218,6 +218,7 @@ my @deeds = (
 	sub { return "select evsource.alter_projection('" . pick('kept', 'kept_count') . "', state_version => " . pick(@versions) . pick('', ", is_compatible => 'never'") . ');' },
 	sub { return "select evsource.alter_projection('mended', handler => 'mended_" . pick(@mended) . "');" },
 	sub { return "select evsource.alter_projection('mended', state_version => " . pick(@versions) . ');' },
+	sub { return "select evsource.alter_projection('mended', " . pick("is_compatible => 'never'", "defaults => '{is_compatible}'") . ');' },
 	sub { return "select evsource.alter_projection('odd', types => '" . pick('{A,C}', '{B}', '{A,B,C}') . "');" },
 	sub { my $p = pick('sum_up', 'added', 'counted', 'total'); return "select evsource.pause_projection('$p'); " . append() . "select evsource.resume_projection('$p');" },
 	sub { return "update evsource.snapshots set version = version + 1, state = '{}' where key = '" . a_stream() . "' and version is not null;" },
