@@ -28,7 +28,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "commands/event_trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -37,6 +36,7 @@
 #include "utils/rel.h"
 
 #include "catalog.h"
+#include "guard.h"
 #include "query.h"
 #include "relations.h"
 
@@ -246,16 +246,8 @@ renames_column(Node *command)
 Datum
 evsource_guard_captures(PG_FUNCTION_ARGS)
 {
-	EventTriggerData *data;
+	EventTriggerData *data = evs_guard_event(fcinfo, "the event triggers of evsource");
 
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" was not called as an event trigger",
-						get_func_name(fcinfo->flinfo->fn_oid)),
-				 errhint("It is for the event triggers of evsource only.")));
-
-	data = (EventTriggerData *) fcinfo->context;
 	if (!evs_catalog_exists())
 		PG_RETURN_NULL();
 	if (strcmp(data->event, "sql_drop") == 0)

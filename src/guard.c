@@ -34,7 +34,6 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
-#include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "commands/user.h"
 #include "fmgr.h"
@@ -322,6 +321,18 @@ evs_guard_check_there(const char *name)
 				 errhint("Create the extension and the projection anew.")));
 }
 
+EventTriggerData *
+evs_guard_event(FunctionCallInfo fcinfo, const char *triggers)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called as an event trigger",
+						get_func_name(fcinfo->flinfo->fn_oid)),
+				 errhint("It is for %s only.", triggers)));
+	return (EventTriggerData *) fcinfo->context;
+}
+
 /*
  * evsource._guard_log() returns event_trigger: that it is called is most of what it
  * is for, see the top of this file.
@@ -332,14 +343,7 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 	Node	   *statement;
 	bool		drops;
 
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" was not called as an event trigger",
-						get_func_name(fcinfo->flinfo->fn_oid)),
-				 errhint("It is for the event trigger evsource_guard_log only.")));
-
-	statement = ((EventTriggerData *) fcinfo->context)->parsetree;
+	statement = evs_guard_event(fcinfo, "the event trigger evsource_guard_log")->parsetree;
 	refuse_to_rename(statement);
 	drop_rebuilds(statement);
 	drops = drops_extension(statement);

@@ -13,12 +13,10 @@
  */
 #include "evsource.h"
 
-#include "commands/event_trigger.h"
-#include "fmgr.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "guard.h"
 #include "query.h"
 
 static EvsQuery first_used = {
@@ -49,13 +47,7 @@ evsource_guard_drops(PG_FUNCTION_ARGS)
 	EvsQueryResult result;
 	Snapshot	snapshot;
 
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" was not called as an event trigger",
-						get_func_name(fcinfo->flinfo->fn_oid)),
-				 errhint("It is for the event trigger evsource_guard_drops only.")));
-
+	(void) evs_guard_event(fcinfo, "the event trigger evsource_guard_drops");
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	evs_query_begin(&first_used, NULL, NULL, snapshot, &result);
 	if (result.count > 0)
