@@ -10,11 +10,13 @@
 #include "evsource.h"
 
 #include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "definition.h"
 #include "handlers.h"
+#include "query.h"
 #include "registry.h"
 #include "replication.h"
 #include "resolve.h"
@@ -252,6 +254,28 @@ apply_path(EvsProjection *projection, const EvsParameters *parameters)
 				 errhint("Say where in the event's data the value is: path => '{amount}'.")));
 }
 
+static EvsQuery select_sharing = {
+	"select projection from evsource.projections where $1 = any (tables) and projection <> $2"
+	" order by 1 limit 1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
+};
+
+/* A reset or rebuild of one empties the table, and the other does not know. */
+static void
+warn_of_shared(const EvsProjection *projection, const char *table)
+{
+	Datum		values[] = {CStringGetTextDatum(table), CStringGetTextDatum(projection->name)};
+	List	   *others = evs_query_texts(&select_sharing, values, NULL);
+
+	if (others == NIL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("table %s is projection \"%s\"'s, too", table, (char *) linitial(others)),
+			 errdetail("A reset or rebuild of either projection removes the rows of the other, which does not apply its events again."),
+			 errhint("Give each projection tables of its own, and let a view show the rows of both.")));
+}
+
 static void
 apply_tables(EvsProjection *projection, ArrayType *tables)
 {
@@ -266,8 +290,10 @@ apply_tables(EvsProjection *projection, ArrayType *tables)
 
 		foreach(other, projection->tables)
 			known = known || strcmp(lfirst(other), table) == 0;
-		if (!known)
-			projection->tables = lappend(projection->tables, table);
+		if (known)
+			continue;
+		projection->tables = lappend(projection->tables, table);
+		warn_of_shared(projection, table);
 	}
 }
 
