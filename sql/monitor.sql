@@ -125,12 +125,12 @@ create view evsource.progress as
         left join evsource.rebuilds b on b.projection = p.projection and not b.online
         where c.started_at is not null
         union all
-        select b.projection, case b.state when 'building' then 'rebuilding' else b.state end,
+        select b.projection, case b.state when 'building' then 'rebuilding' when 'kept' then 'dropping' else b.state end,
                b.online, b.event_count, b.total,
                b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error,
                true, b.background, b.pid, b.waits_for
         from evsource.rebuilds b
-        where b.state <> 'kept' and (b.online or b.state in ('requested', 'failed'))
+        where (b.state <> 'kept' or not b.keep_old) and (b.online or b.state in ('requested', 'failed'))
             and not exists (select from evsource.checkpoints c
                             where c.projection = b.projection and c.started_at is not null and not b.online)
     ) w

@@ -110,6 +110,12 @@ static const EvsMet met_snapshots = {
 	"backend_xmin in pg_stat_activity for who has the oldest snapshots"
 };
 
+static const EvsMet met_changes = {
+	"changes of tables that it refers to",
+	"transactions that have changed these tables and not ended",
+	"pg_locks for who holds locks on the tables that foreign keys refer to"
+};
+
 static const EvsMet met_writers = {
 	"locks that its handler waits for",
 	"transactions that have changed what it changes and not ended",
@@ -141,7 +147,8 @@ gave_way(EvsProcedure *procedure, const EvsMet *met)
 	procedure->met = met;
 	procedure->pause = procedure->timeout > 0 ? procedure->timeout : evs_procedure_moment(procedure);
 	procedure->ahead_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), procedure->timeout);
-	if (++procedure->attempts >= MAX_ATTEMPTS && !procedure->background && procedure->timeout > 0)
+	procedure->attempts++;
+	if (evs_procedure_has_tried(procedure) && !procedure->complete)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not get a moment without %s for projection \"%s\"",
@@ -238,6 +245,20 @@ evs_procedure_gave_way_to_writers(EvsProcedure *procedure)
 	/* whom the handler met nobody has told us, but it is not who was noted before */
 	evs_rebuild_waits_for_relations(procedure->name, NIL, false);
 	gave_way(procedure, &met_writers);
+}
+
+void
+evs_procedure_gave_way_to_changes(EvsProcedure *procedure, List *relations, LOCKMODE mode)
+{
+	evs_rebuild_waits_for_relations(procedure->name, relations, false);
+	look_ahead(procedure, relations, mode);
+	gave_way(procedure, &met_changes);
+}
+
+bool
+evs_procedure_has_tried(const EvsProcedure *procedure)
+{
+	return procedure->attempts >= MAX_ATTEMPTS && !procedure->background && procedure->timeout > 0;
 }
 
 EvsProjection *

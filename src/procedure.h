@@ -102,6 +102,16 @@ extern bool evs_procedure_barrier(EvsProcedure *procedure);
 /* For whoever did not get tables because of those who read them: say so, and count it. */
 extern void evs_procedure_gave_way_to_readers(EvsProcedure *procedure, List *relations);
 
+/* The same for tables that a new version refers to, because of those who change them. */
+extern void evs_procedure_gave_way_to_changes(EvsProcedure *procedure, List *relations,
+											  LOCKMODE mode);
+
+/*
+ * Were there so many attempts that it is time to give up?  Once the work is complete,
+ * and only something is left to be cleaned up, that is not an error.
+ */
+extern bool evs_procedure_has_tried(const EvsProcedure *procedure);
+
 /* For whoever held the projection still until those with old snapshots would be gone. */
 extern void evs_procedure_gave_way_to_snapshots(EvsProcedure *procedure);
 

@@ -24,6 +24,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 
 #include "alter.h"
 #include "apply.h"
@@ -332,6 +333,7 @@ start(EvsProcedure *procedure, EvsRebuild *rebuild)
 	EvsProjection *projection = evs_projection_load(rebuild->name, false);
 	bool		in_place = rebuild->is_chosen && !rebuild->online;
 	int64		total = count_events(projection);
+	EvsOutcome	outcome;
 
 	projection = evs_registry_open(rebuild->name);
 	if (projection->state != EVS_STATE_REBUILDING)
@@ -344,8 +346,8 @@ start(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (procedure->from_snapshots)
 		return finish_from_snapshots(procedure, rebuild, projection);
 	(void) evs_table_snapshots_clear(rebuild->name);
-	if (!in_place && evs_online_start(procedure, rebuild, projection, total))
-		return EVS_MORE;
+	if (!in_place && evs_online_start(procedure, rebuild, projection, total, &outcome))
+		return outcome;
 	return start_in_place(procedure, rebuild, projection, total);
 }
 
@@ -380,8 +382,9 @@ evs_rebuild_advance(EvsProcedure *procedure)
 		case EVS_REBUILD_BUILDING:
 			return rebuild.online ? evs_online_step(procedure, &rebuild) :
 				step_in_place(procedure, &rebuild);
-		case EVS_REBUILD_FAILED:
 		case EVS_REBUILD_KEPT:
+			return rebuild.keep_old ? EVS_DONE : evs_exchange_drop_old(procedure, &rebuild);
+		case EVS_REBUILD_FAILED:
 			break;
 	}
 	return EVS_DONE;
@@ -405,6 +408,16 @@ apply_all(EvsProjection *projection)
 	evs_checkpoint_write(projection->name, &apply.unit.checkpoint);
 }
 
+/* Its tables, with the barrier or without: who reads one keeps nobody waiting for long. */
+static void
+lock_at_once(void *projection)
+{
+	ListCell   *cell;
+
+	foreach(cell, evs_reset_relations(projection))
+		LockRelationOid(lfirst_oid(cell), AccessExclusiveLock);
+}
+
 /* All of it in the caller's transaction; appenders wait from here on. */
 static void
 rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
@@ -413,6 +426,7 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	EvsProjection *projection;
 	EvsRebuild	rebuild = {.name = name};
 	EvsRebuild	before;
+	EvsBarrier	barrier;
 
 	evs_require_read_committed("rebuild a projection");
 	evs_rebuild_lock(name);
@@ -424,8 +438,10 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	evs_rebuild_forget(name);
 	evs_reset_check(projection);
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	if (projection->mode == EVS_MODE_INLINE)
-		evs_barrier("rebuild projection", name);
+	evs_barrier_begin(&barrier, "rebuild projection", name, "used its tables");
+	barrier.appends_go_on = projection->mode != EVS_MODE_INLINE;
+	while (!evs_barrier_attempt(&barrier, lock_at_once, projection))
+		;
 
 	/* there is no other transaction in which to try again */
 	procedure->at_once = true;

@@ -184,10 +184,21 @@ count_old(EvsProjection *projection, EvsCheckpoint *old, int64 upto)
 	old->position = upto;
 }
 
+/*
+ * To drop the old version locks the tables that it refers to, and whoever has read one of
+ * them would keep all others waiting.  So it is kept, at first: there is time for that when
+ * nobody waits for us any more.
+ */
+static bool
+keeps_old(const EvsRebuild *rebuild)
+{
+	return rebuild->keep_old || evs_shadow_referenced(rebuild->tables) != NIL;
+}
+
 /* ---- the exchange ---- */
 
 static void
-exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *old)
+exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *old, bool keep)
 {
 	/* also by an import that we have waited for */
 	bool		was_stale = evs_projection_load(projection->name, false)->stale;
@@ -207,19 +218,19 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 		projection->state = EVS_STATE_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);
-	if (rebuild->keep_old)
+	if (keep)
 		evs_rebuild_keep_parts(rebuild->name);
 	evs_checkpoint_write(projection->name, &rebuild->checkpoint);
 	evs_checkpoint_finish(projection->name);
 	evs_notify(projection, rebuild->checkpoint.position);
 
-	if (!rebuild->keep_old)
+	if (!keep)
 	{
 		evs_rebuild_forget(rebuild->name);
 		return;
 	}
 	rebuild->state = EVS_REBUILD_KEPT;
-	rebuild->background = false;
+	rebuild->background = rebuild->background && !rebuild->keep_old;
 	rebuild->kept_stale = was_stale;
 	rebuild->checkpoint = *old;
 	evs_rebuild_write(rebuild);
@@ -282,6 +293,7 @@ static EvsOutcome
 take_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
 {
 	Last		last = {procedure, rebuild, projection};
+	bool		keep;
 
 	if (!has_taken_tables(&last))
 		return EVS_WAIT;
@@ -290,11 +302,13 @@ take_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 		return evs_online_start_over(procedure, rebuild);
 	check_again(rebuild, projection);
 
-	if (rebuild->keep_old)
+	keep = keeps_old(rebuild);
+	if (keep)
 		count_old(projection, &procedure->old, evs_horizon_last_position());
-	exchange(rebuild, projection, &procedure->old);
+	exchange(rebuild, projection, &procedure->old, keep);
 	procedure->complete = true;
-	return EVS_DONE;
+	procedure->attempts = 0;
+	return keep && !rebuild->keep_old ? EVS_MORE : EVS_DONE;
 }
 
 /* ---- the transactions ---- */
@@ -318,7 +332,7 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (!evs_rebuild_read(rebuild->name, rebuild) || !rebuild->same_definition)
 		return EVS_MORE;
 
-	if (rebuild->keep_old)
+	if (keeps_old(rebuild))
 	{
 		evs_checkpoint_read(projection->name, &procedure->old);
 		count_old(projection, &procedure->old, evs_horizon_safe_position());
@@ -383,4 +397,27 @@ evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (!evs_old_snapshots_gone(procedure, evs_online_will_live(projection)))
 		return wait_for_snapshots(procedure, rebuild, projection);
 	return take_place(procedure, rebuild, projection);
+}
+
+/* ---- after it ---- */
+
+EvsOutcome
+evs_exchange_drop_old(EvsProcedure *procedure, EvsRebuild *rebuild)
+{
+	if (evs_online_lock_dropped(procedure, rebuild))
+	{
+		evs_rebuild_forget(rebuild->name);
+		return EVS_DONE;
+	}
+	if (!evs_procedure_has_tried(procedure))
+		return EVS_WAIT;
+
+	/* somebody else's transaction is no reason for what is complete to fail */
+	ereport(WARNING,
+			(errmsg("the old version of projection \"%s\" is still there", rebuild->name),
+			 errdetail("Transactions that have used its tables or those that they refer to, and not ended, were in the way."),
+			 errhint("Drop it with evsource.accept_rebuild() when they have ended.")));
+	rebuild->keep_old = true;
+	evs_rebuild_write(rebuild);
+	return EVS_DONE;
 }

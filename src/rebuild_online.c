@@ -298,10 +298,52 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	return false;
 }
 
+/* The shadow is to be made. */
+typedef struct Making
+{
+	EvsProcedure *procedure;
+	EvsRebuild *rebuild;
+	EvsProjection *projection;
+	bool		made;
+} Making;
+
+static void
+make(void *arg)
+{
+	Making	   *making = arg;
+
+	making->made = try_shadow(making->procedure, making->rebuild, making->projection);
+}
+
+/*
+ * Those who write to a table that the new ones refer to queue behind us, and the
+ * workers of the projection: so nothing is waited for for long.  False: something was.
+ */
+static bool
+make_in_time(Making *making)
+{
+	EvsProcedure *procedure = making->procedure;
+	List	   *referenced = evs_shadow_referenced(making->projection->tables);
+	int			moment = evs_procedure_moment(procedure);
+
+	if (!evs_procedure_may_try(procedure))
+		return false;
+	if (!evs_locks_within(referenced, ShareRowExclusiveLock, moment))
+		evs_procedure_gave_way_to_changes(procedure, referenced, ShareRowExclusiveLock);
+	else if (evs_within(moment, make, making))
+		return true;
+	else
+		evs_procedure_gave_way_to_writers(procedure);
+	making->rebuild->tables = NIL;
+	making->rebuild->shadow = making->rebuild->shape = NULL;
+	return false;
+}
+
 bool
 evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection,
-				 int64 total)
+				 int64 total, EvsOutcome *outcome)
 {
+	Making		making = {procedure, rebuild, projection};
 	const char *obstacle = find_obstacle(rebuild, projection);
 
 	if (obstacle != NULL)
@@ -311,7 +353,10 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 		return false;
 	}
 
-	if (!try_shadow(procedure, rebuild, projection))
+	*outcome = EVS_WAIT;
+	if (!make_in_time(&making))
+		return true;
+	if (!making.made)
 	{
 		rebuild->tables = NIL;
 		rebuild->shadow = rebuild->shape = NULL;
@@ -323,6 +368,8 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 	rebuild->total = total;
 	rebuild->rounds = 0;
 	evs_rebuild_start(rebuild, projection);
+	procedure->attempts = 0;
+	*outcome = EVS_MORE;
 	return true;
 }
 
@@ -342,9 +389,24 @@ look_at_shadow(EvsProcedure *procedure, const EvsRebuild *rebuild)
 	procedure->shadow = shadow;
 }
 
+bool
+evs_online_lock_dropped(EvsProcedure *procedure, const EvsRebuild *rebuild)
+{
+	List	   *relations = evs_shadow_dropped(rebuild->shadow);
+
+	if (!evs_procedure_may_try(procedure))
+		return false;
+	if (evs_locks_within(relations, AccessExclusiveLock, evs_procedure_moment(procedure)))
+		return true;
+	evs_procedure_gave_way_to_readers(procedure, relations);
+	return false;
+}
+
 EvsOutcome
 evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
 {
+	if (!evs_online_lock_dropped(procedure, rebuild))
+		return EVS_WAIT;
 	ereport(DEBUG1,
 			(errmsg_internal("projection \"%s\" or its tables have changed, beginning its rebuild anew",
 							 rebuild->name)));

@@ -26,6 +26,12 @@ extern EvsProjection *evs_online_redirect(const EvsRebuild *rebuild,
 extern int64 evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild,
 							  EvsProjection *redirected, EvsShadowWatch *watch, int64 upto);
 
+/*
+ * Lock what is locked when a version is dropped, or say that it was not to be had.
+ * Errors: 55P03 when that was said too often.
+ */
+extern bool evs_online_lock_dropped(EvsProcedure *procedure, const EvsRebuild *rebuild);
+
 /* What was built is of no use any more: begin anew. */
 extern EvsOutcome evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild);
 

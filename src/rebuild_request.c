@@ -184,12 +184,6 @@ lock_both(void *rebuild)
 	evs_shadow_lock(((EvsRebuild *) rebuild)->tables, ((EvsRebuild *) rebuild)->shadow);
 }
 
-static void
-lock_kept(void *rebuild)
-{
-	evs_shadow_lock_kept(((EvsRebuild *) rebuild)->shadow);
-}
-
 /*
  * evsource.accept_rebuild(projection) returns void
  *
@@ -201,14 +195,8 @@ Datum
 evsource_accept_rebuild(PG_FUNCTION_ARGS)
 {
 	EvsRebuild	rebuild;
-	EvsBarrier	barrier;
 
 	(void) open_kept(evs_argument_name(fcinfo, 0), &rebuild);
-	evs_barrier_begin(&barrier, "drop the old version of projection", rebuild.name,
-					  "used its tables");
-	barrier.appends_go_on = true;
-	while (!evs_barrier_attempt(&barrier, lock_kept, &rebuild))
-		;
 	evs_rebuild_forget(rebuild.name);
 	PG_RETURN_VOID();
 }
@@ -293,6 +281,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 		evs_rebuild_restore_parts(rebuild.name, parts);
 
 	rebuild.kept_stale = was_stale;
+	rebuild.keep_old = true;
 	evs_rebuild_write(&rebuild);
 	if (projection->state == EVS_STATE_CATCHING_UP)
 		evs_replay_activate(projection);

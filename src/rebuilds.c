@@ -17,6 +17,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "barrier.h"
 #include "failure.h"
 #include "guard.h"
 #include "query.h"
@@ -115,7 +116,8 @@ static EvsQuery restore_parts = {
 };
 
 static EvsQuery fail_rebuild = {
-	"update evsource.rebuilds set state = 'failed', last_error = $2, updated_at = clock_timestamp()"
+	"update evsource.rebuilds set state = case state when 'kept' then state else 'failed' end,"
+	"  keep_old = keep_old or state = 'kept', last_error = $2, updated_at = clock_timestamp()"
 	" where projection = $1",
 	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
 };
@@ -129,7 +131,8 @@ static EvsQuery select_owned = {
 
 static EvsQuery select_requested = {
 	"select projection from evsource.rebuilds"
-	" where background and state in ('requested', 'building') order by 1",
+	" where background and (state in ('requested', 'building') or state = 'kept' and not keep_old)"
+	" order by 1",
 	0, {InvalidOid}, SPI_OK_SELECT
 };
 
@@ -429,6 +432,27 @@ evs_rebuild_fail(const char *name, const char *message)
 	(void) evs_query_run(&fail_rebuild, values, NULL);
 }
 
+static void
+lock_dropped(void *shadow)
+{
+	evs_shadow_lock_dropped(shadow);
+}
+
+/* Who reads its tables, or those that they refer to, queues behind us: not for long. */
+static void
+drop_shadow(const EvsRebuild *rebuild)
+{
+	EvsBarrier	barrier;
+
+	evs_barrier_begin(&barrier, rebuild->state == EVS_REBUILD_KEPT ?
+					  "drop the old version of projection" : "drop the new version of projection",
+					  rebuild->name, "used its tables or those that they refer to");
+	barrier.appends_go_on = true;
+	while (!evs_barrier_attempt(&barrier, lock_dropped, rebuild->shadow))
+		;
+	evs_shadow_drop(rebuild->shadow);
+}
+
 void
 evs_rebuild_forget(const char *name)
 {
@@ -438,7 +462,7 @@ evs_rebuild_forget(const char *name)
 		return;
 	if (rebuild.shadow != NULL)
 	{
-		evs_shadow_drop(rebuild.shadow);
+		drop_shadow(&rebuild);
 		evs_troubles_clear(rebuild.shadow);
 	}
 	evs_rebuild_delete(name);

@@ -14,7 +14,7 @@ typedef enum EvsRebuildState
 	EVS_REBUILD_REQUESTED,		/* nothing is done yet */
 	EVS_REBUILD_BUILDING,
 	EVS_REBUILD_FAILED,			/* in the daemon's hands; can go on */
-	EVS_REBUILD_KEPT			/* complete; the old version is still there */
+	EVS_REBUILD_KEPT			/* complete; the old version is still there: to be dropped, unless keep_old */
 } EvsRebuildState;
 
 /* A row. */
@@ -104,14 +104,17 @@ extern void evs_rebuild_register(EvsRebuild *wanted);
  */
 
 /*
- * Begin with it if possible.  False: it is not, and nothing was done; unless it
- * was asked for, which is an error (55000).
+ * Begin with it if possible, and say whether that had to wait.  False: it is not, and
+ * nothing was done; unless it was asked for, which is an error (55000).
  */
 extern bool evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild,
-							 EvsProjection *projection, int64 total);
+							 EvsProjection *projection, int64 total, EvsOutcome *outcome);
 
 /* One transaction of it. */
 extern EvsOutcome evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild);
+
+/* The exchange is made: drop the version that it has replaced. */
+extern EvsOutcome evs_exchange_drop_old(EvsProcedure *procedure, EvsRebuild *rebuild);
 
 /* One transaction of whatever there is to do (rebuild.c). */
 extern EvsOutcome evs_rebuild_advance(EvsProcedure *procedure);

@@ -1,11 +1,13 @@
 /*
- * relations.h - who owns a relation, and when its triggers fire; hear of relations that change.
+ * relations.h - who owns a relation, what goes with it, when its triggers fire; hear of
+ * relations that change.
  */
 #ifndef EVS_RELATIONS_H
 #define EVS_RELATIONS_H
 
 #include "evsource.h"
 
+#include "nodes/pg_list.h"
 #include "utils/inval.h"
 #include "utils/reltrigger.h"
 
@@ -20,5 +22,11 @@ extern Oid	evs_relation_owner(Oid relation);
 
 /* Is the trigger one of those that fire in this session? */
 extern bool evs_relation_trigger_fires(const Trigger *trigger);
+
+/* The TOAST table of a relation; InvalidOid when it has none, or is gone. */
+extern Oid	evs_relation_toast(Oid relation);
+
+/* The tables that its foreign keys refer to. */
+extern List *evs_relation_references(Oid relation);
 
 #endif							/* EVS_RELATIONS_H */

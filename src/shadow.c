@@ -511,9 +511,13 @@ evs_shadow_relations(List *tables, const char *schema)
 	foreach(cell, tables)
 		relations = lappend_oid(relations, find_shadow(lfirst(cell), schema));
 
-	/* who has drawn from a sequence may hold nothing but that */
+	/* who has drawn from a sequence may hold nothing but that, and vacuum a TOAST table */
 	foreach(cell, list_copy(relations))
+	{
 		relations = list_concat(relations, evs_swap_sequences(lfirst_oid(cell)));
+		if (OidIsValid(evs_relation_toast(lfirst_oid(cell))))
+			relations = lappend_oid(relations, evs_relation_toast(lfirst_oid(cell)));
+	}
 	return relations;
 }
 
@@ -532,13 +536,36 @@ evs_shadow_lock(List *tables, const char *schema)
 	lock_relations(evs_shadow_relations(tables, schema));
 }
 
-void
-evs_shadow_lock_kept(const char *schema)
+List *
+evs_shadow_dropped(const char *schema)
 {
 	Oid			namespace = get_namespace_oid(schema, true);
+	List	   *relations = OidIsValid(namespace) ? relations_in(namespace) : NIL;
+	ListCell   *cell;
 
-	if (OidIsValid(namespace))
-		lock_relations(relations_in(namespace));
+	foreach(cell, list_copy(relations))
+		relations = list_union_oid(relations, evs_relation_references(lfirst_oid(cell)));
+	return relations;
+}
+
+void
+evs_shadow_lock_dropped(const char *schema)
+{
+	lock_relations(evs_shadow_dropped(schema));
+}
+
+List *
+evs_shadow_referenced(List *tables)
+{
+	List	   *own = NIL;
+	List	   *referenced = NIL;
+	ListCell   *cell;
+
+	foreach(cell, tables)
+		own = lappend_oid(own, find_table(lfirst(cell)));
+	foreach(cell, own)
+		referenced = list_union_oid(referenced, evs_relation_references(lfirst_oid(cell)));
+	return list_difference_oid(referenced, own);
 }
 
 void

@@ -67,12 +67,24 @@ typedef struct EvsShadowWatch
 extern void evs_shadow_watch(EvsShadowWatch *watch, List *tables);
 extern bool evs_shadow_touched(EvsShadowWatch *watch);
 
-/* The tables, those of the shadow, and the sequences of both, in the order in which they are locked. */
+/*
+ * The tables, those of the shadow, and the sequences and TOAST tables of both, in the
+ * order in which they are locked.
+ */
 extern List *evs_shadow_relations(List *tables, const char *schema);
 
-/* Lock them, against readers, too; or only those of the shadow. */
+/* Lock them, against readers, too. */
 extern void evs_shadow_lock(List *tables, const char *schema);
-extern void evs_shadow_lock_kept(const char *schema);
+
+/*
+ * What is locked, against readers, too, when it is dropped: what is in it, and the
+ * tables that this refers to; and lock that.
+ */
+extern List *evs_shadow_dropped(const char *schema);
+extern void evs_shadow_lock_dropped(const char *schema);
+
+/* The other tables that the tables refer to: locked against writers when it is made. */
+extern List *evs_shadow_referenced(List *tables);
 
 /* Exchange what is in them.  The caller has locked them. */
 extern void evs_shadow_swap(List *tables, const char *schema);

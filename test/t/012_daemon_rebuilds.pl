@@ -135,4 +135,19 @@ $soon->(q{select not exists (select from evsource.progress)}, 'it is rebuilt');
 is($sql->('select count(*) from unmarked'), 0, 'nothing without a mark');
 is($sql->(q{select sum(n) from four}), 112, 'and right');
 
+# What was replaced refers to a table that somebody has read: it is dropped when he ends, and
+# nobody waits meanwhile.
+$sql->(q{
+create table lookup (id int primary key);
+create table five (stream text primary key, n int, id int references lookup);
+select evsource.create_projection('five', tables => '{five}', types => '{Paid}', query =>
+	'insert into five as t select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = t.n + excluded.n')});
+$first->must('begin');
+$first->must('select count(*) from lookup');
+$sql->(q{select evsource.request_rebuild('five')});
+$soon->($waits_for->('first') =~ s/= 2/= 1/r =~ s/p join/p join lateral (select where p.state = 'dropping') s on true join/r, 'its worker drops what was replaced');
+is($sql->(q{set lock_timeout = '30s'; select version > 0 from evsource.append('account-1', 'Paid'); insert into lookup values (1); select sum(n) from five}), "t\n113", 'all others go on');
+$first->must('commit');
+$soon->(q{select not exists (select from evsource.rebuilds)}, 'then it is gone');
+
 done_testing();
