@@ -83,6 +83,7 @@ comment on column evsource.captured_tables.key_columns is 'Columns that a row''s
 comment on column evsource.captured_tables.exclude_columns is 'Columns that are kept out of events.';
 comment on column evsource.captured_tables.captured_by is 'Role with whose rights changes are appended.';
 comment on column evsource.captured_tables.enabled is 'The trigger is not disabled.';
+comment on column evsource.captured_tables.fires is 'When the trigger does: origin, always, replica, as ALTER TABLE says, or disabled.';
 
 comment on column evsource.snapshot_status.projection is 'Name of the projection.';
 comment on column evsource.snapshot_status.state_version is 'Its current state version.';
