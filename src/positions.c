@@ -272,14 +272,19 @@ follow_timeline(void)
 				 errdetail("The log goes on here, on timeline %lld.", (long long) timeline)));
 }
 
+void
+evs_positions_follow_timeline(void)
+{
+	if (may_draw_in == evs_catalog()->timeline_seq)
+		return;
+	evs_replication_refuse("append");
+	follow_timeline();
+	may_draw_in = evs_catalog()->timeline_seq;
+}
+
 int64
 evs_positions_draw(int count, void (*announce) (int64 first))
 {
-	if (may_draw_in != evs_catalog()->timeline_seq)
-	{
-		evs_replication_refuse("append");
-		follow_timeline();
-		may_draw_in = evs_catalog()->timeline_seq;
-	}
+	evs_positions_follow_timeline();
 	return draw(count, announce);
 }

@@ -16,6 +16,13 @@ extern int64 evs_positions_last(void);
  */
 extern int64 evs_positions_draw(int count, void (*announce) (int64 first));
 
+/*
+ * Leave a gap if this server is another one than drew the last position: it may not
+ * know of all that were drawn.  Whoever takes the positions above that as free calls
+ * this first; drawing does.
+ */
+extern void evs_positions_follow_timeline(void);
+
 /* Was any position drawn in this log, or came from where one was?  See restore.c. */
 extern bool evs_positions_log_is_open(void);
 

@@ -151,6 +151,8 @@ decide(Relation events)
 		evs_positions_open_log();
 		closed = false;
 	}
+	if (!closed)
+		evs_positions_follow_timeline();
 	evs_horizon_publish(closed || !holds_events(events) ? 1 : evs_positions_last() + 1);
 	is_open = !closed || evs_positions_log_is_open();
 	any_position = !is_open ||

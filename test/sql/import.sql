@@ -116,11 +116,11 @@ select count(*) from evsource.fetch_events('followed');
 insert into evsource.events (position, version, recorded_at, stream, type) values (8, 1, now(), 'a-3', 'Passed');
 
 -- What was restored on a timeline that ended is not all that was restored: the first
--- append leaves a gap. (Sessions do not look again once they have appended.)
-\c
+-- append leaves a gap. (Sessions do not look again once they have appended or imported.)
 insert into evsource.events (position, version, recorded_at, stream, type)
     select last_value + 1, 1, now(), 'b-1', 'Imported' from evsource.position_seq;
 select setval('evsource.timeline_seq', -99);
+\c
 select position > 16777216 as gap from evsource.append('b-1', 'Appended');
 select last_value > 0 as open from evsource.timeline_seq;
 

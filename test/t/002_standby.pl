@@ -81,6 +81,9 @@ catch_up();
 $primary->stop;
 $standby->promote;
 is(log_there(), "One\nTwo\nThree\nFour", 'promoted: what was not published is read as well');
+my (undef, undef, $refused) = $standby->psql('postgres', q{insert into evsource.events (stream, type, position, version, recorded_at)
+	select 'import-1', 'Imported', last_value + 1, 1, now() from evsource.position_seq});
+like($refused, qr/which readers of the log may have passed/, 'nothing is imported where the primary may have had an event');
 is($standby->safe_psql('postgres', q{select version, position > 16777216 from evsource.append('a-1', 'Five')}), '3|t', 'and appends go on, far above');
 is($standby->safe_psql('postgres', q{select a.position = 1 + (select max(position) from evsource.events) from evsource.append('b-1', 'Six') a}), 't',
 	'the gap is left once');
