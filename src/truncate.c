@@ -32,7 +32,6 @@
 
 #include "barrier.h"
 #include "catalog.h"
-#include "event.h"
 #include "intake.h"
 #include "parameters.h"
 #include "query.h"
