@@ -154,11 +154,10 @@ watch_partitions(void)
 		" where c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass",
 		0, {0}, SPI_OK_SELECT
 	};
-	List	   *tables = evs_query_texts(&find, NULL, NULL);
 	ListCell   *cell;
 
-	foreach(cell, tables)
-		evs_capture_watch_partitions(strtoul(lfirst(cell), NULL, 10));
+	foreach(cell, evs_query_oids(&find, NULL, NULL))
+		evs_capture_watch_partitions(lfirst_oid(cell));
 }
 
 static void
@@ -209,7 +208,7 @@ typed_tables(Oid relid)
 	};
 	Datum		type = ObjectIdGetDatum(get_rel_type_id(relid));
 
-	return evs_query_texts(&find, &type, NULL);
+	return evs_query_oids(&find, &type, NULL);
 }
 
 /* The column has its new name already, also where it is inherited. */
@@ -225,7 +224,7 @@ check_renamed(const RenameStmt *command)
 		check_heirs(relid, command->subname);
 	else
 		foreach(cell, typed_tables(relid))
-			check_heirs(strtoul(lfirst(cell), NULL, 10), command->subname);
+			check_heirs(lfirst_oid(cell), command->subname);
 }
 
 static bool

@@ -249,9 +249,9 @@ evs_capture_watch_partitions(Oid relid)
 
 	run_on_each("create trigger " TRIGGER_NAME " before insert or update or delete or truncate on %s"
 				" for each statement execute function evsource._capture_partition()", &find, relid);
-	foreach(cell, evs_query_texts(&find_new, values, NULL))
+	foreach(cell, evs_query_oids(&find_new, values, NULL))
 	{
-		Relation	partition = table_open(strtoul(lfirst(cell), NULL, 10), ShareRowExclusiveLock);
+		Relation	partition = table_open(lfirst_oid(cell), ShareRowExclusiveLock);
 
 		evs_capture_set_state(partition, TRIGGER_NAME, TRIGGER_FIRES_ALWAYS);
 		table_close(partition, NoLock);

@@ -129,6 +129,25 @@ evs_query_text(const EvsQueryResult *result, uint64 row, int column)
 	return value == NULL ? NULL : MemoryContextStrdup(result->context, value);
 }
 
+List *
+evs_query_oids(EvsQuery *query, Datum *values, const char *nulls)
+{
+	EvsQueryResult result;
+	List	   *oids = NIL;
+
+	evs_query_begin(query, values, nulls, InvalidSnapshot, &result);
+	for (uint64 row = 0; row < result.count; row++)
+	{
+		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
+		bool		is_null;
+
+		oids = lappend_oid(oids, DatumGetObjectId(column_of(&result, row, 1, OIDOID, &is_null)));
+		MemoryContextSwitchTo(spi_context);
+	}
+	evs_query_end(&result);
+	return oids;
+}
+
 Datum
 evs_query_value(EvsQuery *query, Datum *values, const char *nulls, Snapshot snapshot,
 				Datum otherwise)

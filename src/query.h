@@ -72,6 +72,9 @@ extern Datum evs_query_value(EvsQuery *query, Datum *values, const char *nulls,
 /* The same for a statement that returns texts: a list of them, as C strings. */
 extern List *evs_query_texts(EvsQuery *query, Datum *values, const char *nulls);
 
+/* And for one that returns oids. */
+extern List *evs_query_oids(EvsQuery *query, Datum *values, const char *nulls);
+
 /* The same where only the number of rows matters: how many it returned or changed. */
 extern uint64 evs_query_run(EvsQuery *query, Datum *values, const char *nulls);
 
