@@ -37,6 +37,7 @@
 #include "horizon.h"
 #include "notify.h"
 #include "old_snapshots.h"
+#include "positions.h"
 #include "rebuild_online.h"
 #include "rebuilds.h"
 #include "registry.h"
@@ -214,6 +215,9 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 	evs_troubles_exchange(projection->name, rebuild->shadow);
 	if (!evs_online_will_live(projection))
 		projection->replay_until = Max(projection->replay_until, evs_units_furthest(projection));
+	else
+		/* as in evs_replay_finish(), for it may not have been active, nor have events */
+		evs_positions_open_log();
 	if (projection->state != EVS_STATE_PAUSED)
 		projection->state = EVS_STATE_ACTIVE;
 	projection->stale = false;
