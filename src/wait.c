@@ -213,9 +213,15 @@ evsource_wait_for(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_EVS_WAIT_TIMEOUT),
 				 errmsg("projection \"%s\" has not reached position %lld in time",
 						wait.projection, (long long) wait.upto),
+				 wait.progress.message ?
+				 errdetail("It is %s and has applied the log up to position %lld; at position %lld: %s",
+						   wait.progress.state, (long long) wait.progress.position,
+						   (long long) wait.progress.failed_at, wait.progress.message) :
 				 errdetail("It is %s and has applied the log up to position %lld; the safe position is %lld.",
 						   wait.progress.state, (long long) wait.progress.position,
 						   (long long) evs_horizon_safe_position()),
+				 wait.progress.message ?
+				 errhint("See evsource.projection_failures for the error, and for when it is tried again.") :
 				 errhint("See evsource.projection_status: does anybody apply it? See evsource.blockers: does an open append hold it back?")));
 
 	PG_RETURN_INT64(wait.progress.live ? Max(wait.upto, wait.progress.position) :

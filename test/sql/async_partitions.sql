@@ -53,6 +53,8 @@ select missing, surplus, out_of_order from difference;
 select evsource.run_projection('applied');
 select partition, position, attempts from evsource.projection_failures;
 select position, lag, event_count from evsource.projection_status;
+-- Who waits for all of them learns why it takes so long.
+select evsource.wait_for('applied', timeout => '1 ms');
 set evsource.async_attempts = 1;
 select evsource.run_projection('applied');
 select state, last_error_position from evsource.projection_status;

@@ -18,7 +18,7 @@ select evsource.create_projection(name, query => format('insert into %I select p
     tables => array[name], concurrently => true) from unnest('{beside,in_place}'::text[]) name;
 
 -- Of an empty log: it is active then, and so the log is open. What is imported
--- after that is no restore: nothing of it is lost.
+-- after that is no restore: it is missed, and the projection says so.
 call evsource.rebuild_projection('beside', online => true);
 insert into evsource.events (stream, type, position, version, recorded_at) values ('account-1', 'Imported', 100, 1, now());
 select projection, state, stale, event_count, (select count(*) from beside) as rows from evsource.projection_status where projection = 'beside';
