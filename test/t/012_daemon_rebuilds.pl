@@ -150,4 +150,18 @@ is($sql->(q{set lock_timeout = '30s'; select version > 0 from evsource.append('a
 $first->must('commit');
 $soon->(q{select not exists (select from evsource.rebuilds)}, 'then it is gone');
 
+# One that is altered while its new version waits for its moment is built anew, of
+# what it is then: nothing is left of the old query and filter.
+$sql->(q{select evsource.append('account-1', 'Refunded')});
+$first = old_reader('first');
+$sql->(q{select evsource.request_rebuild('one', online => true)});
+$soon->($waits_for->('first') =~ s/= 2/= 1/r, 'a new version is whole');
+$sql->(q{select evsource.alter_projection('one', types => '{Refunded}', query =>
+	'insert into one as t select stream, 7 * count(*) from new_events group by 1 on conflict (stream) do update set n = t.n + excluded.n')});
+is($sql->(q{select stale from evsource.projection_status where projection = 'one'}), 't', 'it is altered');
+$first->must('commit');
+$soon->(q{select not exists (select from evsource.progress)}, 'and rebuilt');
+is($sql->(q{select string_agg(concat_ws(' ', stream, n), ',') from one}), 'account-1 7', 'as it is now');
+is($sql->(q{select concat_ws(' ', state, stale, event_count) from evsource.projection_status where projection = 'one'}), 'active f 1', 'and says so');
+
 done_testing();
