@@ -6,158 +6,76 @@ MODULE_big = evsource
 # The control file is the only place that knows the version.
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
 
-# The rooms, in the order in which an event passes through them.
-OBJS = \
-	src/evsource.o \
-	src/settings.o \
-	src/relations.o \
-	src/catalog.o \
-	src/shmem.o \
-	src/positions.o \
-	src/replication.o \
-	src/horizon.o \
-	src/wakeup.o \
-	src/wakeup_wait.o \
-	src/wakeup_group.o \
-	src/utility.o \
-	src/role_guard.o \
-	src/listen.o \
-	src/event.o \
-	src/event_row.o \
-	src/streams.o \
-	src/scan.o \
-	src/read.o \
-	src/read_secured.o \
-	src/validate.o \
-	src/types.o \
-	src/type_run.o \
-	src/types_survey.o \
-	src/types_define.o \
-	src/metadata.o \
-	src/append.o \
-	src/append_json.o \
-	src/append_many.o \
-	src/duplicate.o \
-	src/store.o \
-	src/inserter.o \
-	src/store_insert.o \
-	src/stored_row.o \
-	src/restore.o \
-	src/missed.o \
-	src/intake.o \
-	src/projection.o \
-	src/identity.o \
-	src/dispatch.o \
-	src/handlers.o \
-	src/new_events.o \
-	src/new_events_stream.o \
-	src/query.o \
-	src/text_array.o \
-	src/rights.o \
-	src/fold.o \
-	src/fold_groups.o \
-	src/fold_key.o \
-	src/folder.o \
-	src/fold_builtin.o \
-	src/jsonb_merge.o \
-	src/state_cache.o \
-	src/state_load.o \
-	src/state_missing.o \
-	src/state_truncated.o \
-	src/state_keys.o \
-	src/states.o \
-	src/decider.o \
-	src/command.o \
-	src/executed.o \
-	src/snapshots.o \
-	src/snapshot_parts.o \
-	src/snapshot_history.o \
-	src/snapshot_check.o \
-	src/snapshot_due.o \
-	src/snapshot_reject.o \
-	src/snapshot_admin.o \
-	src/table_rows.o \
-	src/table_snapshots.o \
-	src/registry.o \
-	src/resolve.o \
-	src/check_query.o \
-	src/parameters.o \
-	src/definition.o \
-	src/barrier.o \
-	src/notify.o \
-	src/replay.o \
-	src/register.o \
-	src/alter.o \
-	src/reset.o \
-	src/run.o \
-	src/attempt.o \
-	src/failure.o \
-	src/crash_mark.o \
-	src/dead_letters.o \
-	src/retry.o \
-	src/unit.o \
-	src/apply.o \
-	src/apply_read.o \
-	src/apply_park.o \
-	src/own_transaction.o \
-	src/hold.o \
-	src/async.o \
-	src/procedure.o \
-	src/activate.o \
-	src/rebuild.o \
-	src/standin.o \
-	src/trial.o \
-	src/compare.o \
-	src/verify.o \
-	src/verify_whole.o \
-	src/trace.o \
-	src/try.o \
-	src/rebuilds.o \
-	src/old_snapshots.o \
-	src/rebuild_online.o \
-	src/rebuild_exchange.o \
-	src/rebuild_request.o \
-	src/shadow.o \
-	src/swap.o \
-	src/truncate.o \
-	src/truncations.o \
-	src/wait.o \
-	src/blockers.o \
-	src/publish.o \
-	src/subscription.o \
-	src/subscription_lock.o \
-	src/subscribe.o \
-	src/cursor.o \
-	src/subscription_letters.o \
-	src/subscription_truncate.o \
-	src/receipt.o \
-	src/hand_out.o \
-	src/fetch.o \
-	src/crew.o \
-	src/jobs.o \
-	src/daemon.o \
-	src/launcher.o \
-	src/coordinator.o \
-	src/worker.o \
-	src/daemon_admin.o \
-	src/capture.o \
-	src/capture_definition.o \
-	src/capture_names.o \
-	src/capture_registry.o \
-	src/capture_walk.o \
-	src/capture_truncate.o \
-	src/capture_plan.o \
-	src/capture_json.o \
-	src/capture_row.o \
-	src/capture_pending.o \
-	src/capture_table.o \
-	src/capture_category.o \
-	src/capture_fires.o \
-	src/capture_owners.o \
-	src/capture_backfill.o \
-	src/capture_guard.o \
-	src/guard.o \
-	src/guard_used.o
+# The rooms, in the order in which an event passes through them. doc/development.md
+# tells the way of an event, file by file.
+
+# what all rooms stand on: settings, catalog, shared memory, our own SQL
+GROUND = evsource settings relations catalog shmem query text_array rights utility \
+	role_guard parameters
+
+# the log: positions, order, rows, streams, who waits for it
+LOG = positions replication horizon wakeup wakeup_wait wakeup_group listen notify \
+	event event_row streams scan
+
+# event types: rules and upcasters
+TYPES = validate types type_run types_survey types_define
+
+# append
+APPEND = metadata append append_json append_many duplicate store inserter store_insert \
+	stored_row intake restore missed
+
+# read
+READ = read read_secured publish blockers wait
+
+# dispatch to projections
+DISPATCH = projection identity dispatch handlers new_events new_events_stream
+
+# folds, their states and snapshots
+FOLD = fold fold_groups fold_key folder fold_builtin jsonb_merge state_cache \
+	state_load state_missing state_truncated state_keys states snapshots \
+	snapshot_parts snapshot_history snapshot_check snapshot_due snapshot_reject \
+	snapshot_admin table_rows table_snapshots
+
+# commands
+COMMANDS = decider command executed
+
+# projections are defined, changed, emptied
+REGISTER = registry resolve check_query definition barrier register alter reset
+
+# the log is applied to them
+APPLY = replay run attempt failure crash_mark dead_letters retry unit apply apply_read \
+	apply_park own_transaction hold async procedure activate
+
+# and applied again, beside the old version
+REBUILD = rebuild rebuilds old_snapshots rebuild_online rebuild_exchange rebuild_request \
+	shadow swap
+
+# read models are verified, changed handlers tried
+VERIFY = standin trial compare verify verify_whole trace try
+
+# the beginning of a stream is removed
+TRUNCATE = truncate truncations
+
+# subscriptions
+SUBSCRIBE = subscription subscription_lock subscribe cursor subscription_letters \
+	subscription_truncate receipt hand_out fetch
+
+# the daemon
+DAEMON = crew jobs daemon launcher coordinator worker daemon_admin
+
+# capture
+CAPTURE = capture capture_definition capture_names capture_registry capture_walk \
+	capture_truncate capture_plan capture_json capture_row capture_pending \
+	capture_table capture_category capture_fires capture_owners capture_backfill \
+	capture_guard
+
+# what must not be dropped
+GUARD = guard guard_used
+
+OBJS = $(patsubst %,src/%.o, \
+	$(GROUND) $(LOG) $(TYPES) $(APPEND) $(READ) $(DISPATCH) $(FOLD) $(COMMANDS) \
+	$(REGISTER) $(APPLY) $(REBUILD) $(VERIFY) $(TRUNCATE) $(SUBSCRIBE) $(DAEMON) \
+	$(CAPTURE) $(GUARD))
 
 # The install script is these parts, in this order: a part may use what an
 # earlier one made.

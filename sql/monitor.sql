@@ -79,7 +79,7 @@ create view evsource.projection_status as
         from evsource._projection_workers() v
         order by v.projection, v.busy desc, v.partition) w on w.projection = p.projection
     -- Whoever works on one has a lock of its name to the end of his transaction: of
-    -- the hash, see set_locktag() in src/registry.c. A prepared transaction has no
+    -- the hash, see src/lock_classes.h. A prepared transaction has no
     -- pid; it is known by the lock of its own id.
     left join (
         select l.classid, l.objid,

@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "crash_mark.h"
+#include "lock_classes.h"
 #include "own_transaction.h"
 #include "query.h"
 #include "settings.h"
@@ -44,8 +45,6 @@
 
 /* ... but in batches smaller by this factor. */
 #define NARROWER		100
-
-#define TURN_LOCK_CLASS		0xEC
 
 /* ms after which others have their turn, how soon they come, and the gap */
 #define TURN_TIME		1000
@@ -173,7 +172,7 @@ take_turn(void)
 
 	if (has_turn)
 		return true;
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, TURN_LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, EVS_LOCK_TURN);
 	has_turn = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	wants_turn = !has_turn;
 	if (has_turn && turn_began == 0)
@@ -186,7 +185,7 @@ give_up_turn(void)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, TURN_LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, EVS_LOCK_TURN);
 	(void) LockRelease(&tag, ExclusiveLock, true);
 	has_turn = false;
 }

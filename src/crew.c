@@ -29,9 +29,9 @@
 #include "utils/timestamp.h"
 
 #include "crew.h"
+#include "lock_classes.h"
 
 #define CREW_LAYOUT			1
-#define CREW_LOCK_CLASS		0xEA
 
 /* The segment that we belong to, if we do: nobody can attach to one twice. */
 static dsm_segment *own_segment = NULL;
@@ -45,14 +45,14 @@ static dsm_segment *own_segment = NULL;
 static void
 team_locktag(LOCKTAG *tag, const EvsPost *post)
 {
-	SET_LOCKTAG_ADVISORY(*tag, post->database, post->crew, post->team, CREW_LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(*tag, post->database, post->crew, post->team, EVS_LOCK_CREW);
 }
 
 /* Not the tag of the coordinator, which has no segment in it. */
 static bool
 is_team_locktag(const LOCKTAG *tag, Oid database)
 {
-	return tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == CREW_LOCK_CLASS &&
+	return tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == EVS_LOCK_CREW &&
 		tag->locktag_field1 == database && tag->locktag_field2 != 0;
 }
 
@@ -185,7 +185,7 @@ evs_crew_claim_database(void)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, CREW_LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, EVS_LOCK_CREW);
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
@@ -193,7 +193,7 @@ evs_crew_claim_database(void)
 static void
 extension_locktag(LOCKTAG *tag)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 1, CREW_LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 1, EVS_LOCK_CREW);
 }
 
 static bool

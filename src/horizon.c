@@ -49,13 +49,11 @@
 
 #include "catalog.h"
 #include "horizon.h"
+#include "lock_classes.h"
 #include "positions.h"
 #include "replication.h"
 #include "shmem.h"
 #include "wakeup.h"
-
-/* the classes of advisory locks that are ours: user code has 1 and 2 */
-#define BOUND_LOCK_CLASS 0xE6
 
 /* what this transaction has published, 0 if nothing */
 static int64 published_bound = 0;
@@ -78,7 +76,7 @@ bound_locktag(LOCKTAG *tag, int64 bound)
 {
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId,
 						 (uint32) ((uint64) bound >> 32), (uint32) bound,
-						 BOUND_LOCK_CLASS);
+						 EVS_LOCK_BOUND);
 }
 
 /* Hold the bound as a lock until the top transaction ends. */
@@ -191,7 +189,7 @@ lowest_lock(int64 lowest)
 		int64		bound;
 
 		if (tag->locktag_type != LOCKTAG_ADVISORY ||
-			tag->locktag_field4 != BOUND_LOCK_CLASS ||
+			tag->locktag_field4 != EVS_LOCK_BOUND ||
 			tag->locktag_field1 != MyDatabaseId)
 			continue;
 		bound = (int64) (((uint64) tag->locktag_field2 << 32) | tag->locktag_field3);
@@ -266,7 +264,7 @@ evs_horizon_holders(int *count)
 		const LOCKTAG *tag = &locks->locks[i].locktag;
 
 		if (tag->locktag_type == LOCKTAG_ADVISORY &&
-			tag->locktag_field4 == BOUND_LOCK_CLASS &&
+			tag->locktag_field4 == EVS_LOCK_BOUND &&
 			tag->locktag_field1 == MyDatabaseId)
 			add_lock_holder(&holders[(*count)++], locks, &locks->locks[i]);
 	}

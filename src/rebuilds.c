@@ -20,13 +20,13 @@
 #include "barrier.h"
 #include "failure.h"
 #include "guard.h"
+#include "lock_classes.h"
 #include "query.h"
 #include "rebuild.h"
 #include "rebuilds.h"
 #include "shadow.h"
 
-/* As in registry.c; another hash of the name makes it another lock. */
-#define NAME_LOCK_CLASS		0xE7
+/* Another hash of the name than the registry's makes it another lock. */
 #define REBUILD_SEED		PG_UINT64_MAX
 
 /* What another read model would come of, or the same in another place, or another log. */
@@ -150,7 +150,7 @@ evs_rebuild_locktag(LOCKTAG *tag, const char *name)
 														strlen(name), REBUILD_SEED));
 
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
-						 NAME_LOCK_CLASS);
+						 EVS_LOCK_NAME);
 }
 
 void

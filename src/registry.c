@@ -22,6 +22,7 @@
 #include "dispatch.h"
 #include "guard.h"
 #include "intake.h"
+#include "lock_classes.h"
 #include "query.h"
 #include "registry.h"
 #include "restore.h"
@@ -29,9 +30,6 @@
 #include "snapshots.h"
 #include "text_array.h"
 #include "wakeup.h"
-
-/* The tag's last field: tells our locks from advisory ones and from each other. */
-#define NAME_LOCK_CLASS		0xE7
 
 /* Values for the parameters of a statement, in order. */
 typedef struct Arguments
@@ -255,7 +253,7 @@ set_locktag(LOCKTAG *tag, const char *name, int number)
 														strlen(name), number));
 
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32),
-						 (uint32) hash, NAME_LOCK_CLASS);
+						 (uint32) hash, EVS_LOCK_NAME);
 }
 
 static bool

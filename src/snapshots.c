@@ -51,6 +51,7 @@
 
 #include "catalog.h"
 #include "event.h"
+#include "lock_classes.h"
 #include "query.h"
 #include "restore.h"
 #include "snapshot_history.h"
@@ -74,9 +75,6 @@ PG_FUNCTION_INFO_V1(evsource__same_state);
 #define SNAPSHOTS_STATE			13
 #define SNAPSHOTS_SEEN_VERSION	14
 #define SNAPSHOTS_SEEN_POSITION	15
-
-/* the last field of our lock tags */
-#define SNAPSHOT_LOCK_CLASS		0xE8
 
 /* beyond this many in one transaction no more locks of keys are taken */
 #define MAX_KEY_LOCKS			64
@@ -160,7 +158,7 @@ set_locktag(LOCKTAG *tag, const char *projection, text *key)
 		hash = hash_bytes_extended((const unsigned char *) VARDATA_ANY(key),
 								   VARSIZE_ANY_EXHDR(key), hash | 1);
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
-						 SNAPSHOT_LOCK_CLASS);
+						 EVS_LOCK_SNAPSHOT);
 }
 
 void

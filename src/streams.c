@@ -46,10 +46,9 @@
 
 #include "catalog.h"
 #include "event.h"
+#include "lock_classes.h"
 #include "store.h"
 #include "streams.h"
-
-#define STREAM_LOCK_CLASS	0xE5
 
 /* beyond this many streams in one transaction locks are not kept */
 #define MAX_STREAM_LOCKS	64
@@ -89,7 +88,7 @@ static void
 stream_locktag(LOCKTAG *tag, uint64 hash)
 {
 	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
-						 STREAM_LOCK_CLASS);
+						 EVS_LOCK_STREAM);
 }
 
 /* Returns false when this transaction has its fill of locks. */

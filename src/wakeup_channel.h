@@ -11,11 +11,12 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 
+#include "lock_classes.h"
+
 /* events, or a projection or subscription (the hash of its name) */
 #define EVS_CHANNEL_EVENTS	0
 
 /* the lock tags of who waits: for a channel, and for anything at all */
-#define EVS_CHANNEL_LOCK_CLASS	0xE9
 #define EVS_CHANNEL_ANY		1	/* in the tag's second field; 0: the channel in the third */
 
 static inline uint32
@@ -61,7 +62,7 @@ evs_channel_of_daemon(void)
 static inline void
 evs_channel_locktag(LOCKTAG *tag, uint32 kind, uint32 channel)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, kind, channel, EVS_CHANNEL_LOCK_CLASS);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, kind, channel, EVS_LOCK_CHANNEL);
 }
 
 /*
