@@ -144,13 +144,15 @@ EXTRA_CLEAN = test/out src/*.gcno src/*.gcda
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 
-# These four work before there is a PostgreSQL: dev/ holds a script for each.
-HOUSE = check quickstart soak bench
+# These work before there is a PostgreSQL: dev/ holds a script for each.
+HOUSE = check quickstart quickstart-stop soak bench
 ifneq ($(filter $(HOUSE),$(MAKECMDGOALS)),)
 
 .PHONY: $(HOUSE)
-$(HOUSE):
+$(filter-out %-stop,$(HOUSE)):
 	@dev/$@ $(ARGS)
+quickstart-stop:
+	@dev/quickstart stop
 
 else ifeq ($(wildcard $(PGXS)),)
 
