@@ -4,11 +4,11 @@
 -- those at every call, which is a tenth of an append.
 create type evsource.append_result as (version bigint, "position" bigint, id uuid, stored boolean);
 comment on type evsource.append_result is
-'What evsource.append returns: the version, position and id of the event; stored is false when it was stored before.';
+'Result of evsource.append: version, position and id of the event; stored is false when the event was stored before.';
 create type evsource.append_batch_result as (
     first_version bigint, version bigint, "position" bigint, stored boolean);
 comment on type evsource.append_batch_result is
-'What evsource.append_batch and append_json return: the first and the last version, and the last position; stored is false when the events were stored before.';
+'Result of evsource.append_batch and append_json: the first and the last version, and the last position; stored is false when the events were stored before.';
 
 create function evsource.append(
     stream text, type text, data jsonb default '{}', metadata jsonb default null,
@@ -17,7 +17,7 @@ create function evsource.append(
     returns evsource.append_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append';
 comment on function evsource.append(text, text, jsonb, jsonb, bigint, uuid, timestamptz, integer) is
-'Append one event to a stream. expected_version: null any, 0 the stream must not exist, n exactly n, -4 the stream must exist. Returns its version, position and id; stored is false when the id was stored already. Errors: VE001 wrong expected version, VE002 duplicate event id, VE004 data that its type does not allow, 22004 and 22023 for what is not an event, 40001 under REPEATABLE READ.';
+'Appends one event to a stream. expected_version: null any, 0 the stream must not exist, n exactly n, -4 the stream must exist. Returns its version, position and id; stored is false when the id was stored already. Errors: VE001 wrong expected version, VE002 duplicate event id, VE004 data that its type does not allow, 22004 and 22023 for invalid arguments, 40001 under REPEATABLE READ.';
 
 create function evsource.append_batch(
     stream text, types text[], data jsonb[], metadata jsonb[] default null,
@@ -26,20 +26,20 @@ create function evsource.append_batch(
     returns evsource.append_batch_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append_batch';
 comment on function evsource.append_batch(text, text[], jsonb[], jsonb[], bigint, uuid[], timestamptz[], integer[]) is
-'Append many events to one stream, atomically: one array element an event. Returns the first and the last version, and the last position. Errors as append, and 2202E for arrays that do not fit together.';
+'Appends several events to one stream, all or none: one array element per event. Returns the first and the last version, and the last position. Errors as append, and 2202E for arrays of different lengths.';
 
 create function evsource.append_json(
     stream text, events jsonb, expected_version bigint default null)
     returns evsource.append_batch_result language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_append_json';
 comment on function evsource.append_json(text, jsonb, bigint) is
-'Append many events to one stream from a JSON array of {"type", "data", "metadata", "id", "occurred_at", "schema_version"}; "time" is another name for "occurred_at". Returns as append_batch. Errors as append, with the number of the element in the context.';
+'Appends several events to one stream from a JSON array of {"type", "data", "metadata", "id", "occurred_at", "schema_version"}; "time" is another name for "occurred_at". Returns the same as append_batch. Errors as append, with the number of the element in the context.';
 
 create function evsource.set_metadata(metadata jsonb) returns void
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_set_metadata';
 comment on function evsource.set_metadata(jsonb) is
-'Metadata merged under that of every append until the end of this transaction; null takes it back. Error: 22023 when it is not an object.';
+'Sets metadata that is merged under that of every append until the end of this transaction; null removes it. Error: 22023 when it is not an object.';
 
 -- INSERT and COPY into evsource.events are appends too.
 

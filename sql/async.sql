@@ -10,7 +10,7 @@ create table evsource.partitions (
     updated_at  timestamptz not null default pg_catalog.now(),
     primary key (projection, partition)
 );
-comment on table evsource.partitions is 'How far each partition of a projection is, where several workers share it.';
+comment on table evsource.partitions is 'How far each partition of a projection has applied the log, where several workers share it.';
 
 create function evsource._partition(stream text, partitions integer) returns integer
     language c immutable strict parallel safe
@@ -46,7 +46,7 @@ create table evsource.projection_failures (
     retry_at   timestamptz,              -- the next one; null when it has stopped
     primary key (projection, partition)
 );
-comment on table evsource.projection_failures is 'Async projections that have failed and not got past it: the event, the error, and when the next attempt is due.';
+comment on table evsource.projection_failures is 'Async projections whose last attempt failed: the event, the error, and when the next attempt is due.';
 
 -- Events that a projection with on_error => 'dead_letter' has left aside, and
 -- the later events of their keys, which wait behind them.
@@ -67,7 +67,7 @@ create table evsource.dead_letters (
     failed_at  timestamptz,              -- the last attempt
     primary key (projection, position)
 );
-comment on table evsource.dead_letters is 'Events that an async projection could not apply, and later events of the same keys behind them. See retry_dead_letters.';
+comment on table evsource.dead_letters is 'Events that an async projection could not apply, and later events of the same keys, which wait behind them. See retry_dead_letters.';
 comment on column evsource.dead_letters.keys is 'The keys of the event: later events with one of them are parked behind it.';
 comment on column evsource.dead_letters.attempts is 'How often it was tried; 0 for an event that waits behind another one.';
 
@@ -109,4 +109,4 @@ create function evsource.retry_dead_letters(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_retry_dead_letters';
 comment on function evsource.retry_dead_letters(text) is
-'Tries the dead letters of a projection again, in order. Returns how many were applied, and how many remain. Errors: 42704 unknown projection, 42501, 55000 while it is rebuilt.';
+'Applies the dead letters of a projection again, in order. Returns how many were applied, and how many remain. Errors: 42704 unknown projection, 42501, 55000 while it is rebuilt.';

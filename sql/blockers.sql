@@ -18,7 +18,7 @@ create view evsource.blockers as
     left join pg_catalog.pg_prepared_xacts p on p.transaction operator(pg_catalog.=) h.xid
     order by h.bound;
 comment on view evsource.blockers is
-'The open and prepared transactions that have appended; the first row holds the safe position back. events_withheld counts the committed events that no reader of the log gets before this transaction ends.';
+'Open and prepared transactions that have appended; the first row holds the safe position back. events_withheld counts the committed events that no reader of the log gets before this transaction ends.';
 
 -- Counting a large log takes its time. Above some size the counts are what the
 -- planner would say: rows a page at the last VACUUM or ANALYZE, times the pages
@@ -63,4 +63,4 @@ create view evsource.stats as
         from evsource.position_seq q
     ) l;
 comment on view evsource.stats is
-'One row: how much the log holds, how fast it grows, and how far it can be read. The rate is of the last 10 seconds, or of the last 10000 events.';
+'One row: how much the log holds, how fast it grows, and how far it can be read. The rate is that of the last 10 seconds, or of the last 10000 events.';

@@ -45,7 +45,7 @@ select pg_catalog.pg_extension_config_dump('evsource.captures',
 create function evsource.capture() returns trigger
     language c as 'MODULE_PATHNAME', 'evsource_capture';
 comment on function evsource.capture() is
-'Trigger function: appends what happens to the rows of a table. Arguments: the category and the key columns, then --exclude and columns, and --as and a role, if wanted. evsource.capture_table creates its triggers.';
+'Trigger function that appends an event for each change of a row. Arguments: the category and the key columns, then optionally --exclude and columns, and --as and a role. evsource.capture_table creates its triggers.';
 
 create function evsource._capture_partition() returns trigger
     language c as 'MODULE_PATHNAME', 'evsource_capture_partition';
@@ -61,12 +61,12 @@ create function evsource.capture_table(
     returns bigint
     language c as 'MODULE_PATHNAME', 'evsource_capture_table';
 comment on function evsource.capture_table(text, text, text[], text[], boolean, text) is
-'From now on append an event for each row of the table that is inserted, updated or deleted. category: the table''s name if null; key_columns: the primary key if null. With backfill, an event for each row that is there; returns how many. if_exists: error, keep or alter. Errors: 42P01, 42809, 42501, 42710, 42704, 42703, 22023, 0A000.';
+'Captures a table: from now on an event is appended for each row that is inserted, updated or deleted. category defaults to the name of the table, key_columns to its primary key. backfill also appends an event for each existing row; returns how many. if_exists: error, keep or alter. Errors: 42P01, 42809, 42501, 42710, 42704, 42703, 22023, 0A000.';
 
 create function evsource.release_table(table_name text) returns void
     language c as 'MODULE_PATHNAME', 'evsource_release_table';
 comment on function evsource.release_table(text) is
-'No longer capture a table: all its captures end. For its owner, and for who captured it. Errors: 42P01, 42704 when it is not captured, 42809 when it is as a partition, 42501.';
+'Ends all captures of a table. For the owner of the table, and for the role that captured it. Errors: 42P01, 42704 when it is not captured, 42809 when it is captured as a partition, 42501.';
 
 create function evsource._trigger_arguments(trigger oid) returns text[]
     language c stable strict as 'MODULE_PATHNAME', 'evsource_trigger_arguments';
@@ -102,7 +102,7 @@ create view evsource.captured_tables as
     where pn.nspname = 'evsource' and p.proname = 'capture'
         and t.tgtype & 1 = 1        -- for each row
         and t.tgparentid = 0;
-comment on view evsource.captured_tables is 'The tables whose changes are captured, and how.';
+comment on view evsource.captured_tables is 'Tables whose changes are captured, and how.';
 
 -- Who creates such a trigger by hand registers it, and must be able to act as the role
 -- that it names, or as the table's owner. What a capture excludes is not renamed.
@@ -115,7 +115,7 @@ create event trigger evsource_guard_captures on ddl_command_end
         'ALTER FOREIGN TABLE', 'ALTER MATERIALIZED VIEW', 'ALTER TYPE', 'ALTER VIEW')
     execute function evsource._guard_captures();
 alter event trigger evsource_guard_captures enable always;
-comment on event trigger evsource_guard_captures is 'Registers captures; refuses captures with rights that their creator does not have, and new names of columns that are excluded.';
+comment on event trigger evsource_guard_captures is 'Registers captures; refuses captures with rights that their creator does not have, and new names for columns that are excluded.';
 
 create event trigger evsource_forget_captures on sql_drop
     when tag in ('DROP TRIGGER', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')

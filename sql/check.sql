@@ -36,4 +36,4 @@ where s.last_value + s.is_called::int <= e.position
 order by 3, 4
 $$;
 comment on function evsource.check_log() is
-'Reads the whole log and returns what no append leaves behind: versions that are missing, positions against the order of a stream, a sequence that is behind. No rows mean that there is none.';
+'Checks the whole log and returns what is wrong with it: missing versions, positions that contradict the order of a stream, a sequence that is behind. Returns no rows when the log is sound.';

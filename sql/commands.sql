@@ -10,7 +10,7 @@ create type evsource.new_event as (
     id          uuid,
     occurred_at timestamptz
 );
-comment on type evsource.new_event is 'An event that a decider wants to be appended: see evsource.new_event().';
+comment on type evsource.new_event is 'An event that a decider returns to be appended: see evsource.new_event().';
 
 -- Without a search_path of its own, so that it is inlined: it names nothing that
 -- could be found elsewhere.
@@ -24,7 +24,7 @@ create function evsource.new_event(
     language sql immutable parallel safe
     as 'select row($1, $2, $3, $4, $5)::evsource.new_event';
 comment on function evsource.new_event(text, jsonb, jsonb, uuid, timestamptz) is
-'An event for a decider to return; all but its type may be left out.';
+'Makes an event for a decider to return; everything but its type may be left out.';
 
 create type evsource.command_result as (
     state      jsonb,
@@ -34,7 +34,7 @@ create type evsource.command_result as (
     stored     boolean
 );
 comment on type evsource.command_result is
-'What evsource.execute_command returns: the state after the command, the version that the stream had then, the position of its last event, its events; stored is false when nothing was stored now.';
+'Result of evsource.execute_command: the state after the command, the version of the stream then, the position of its last event, and its events; stored is false when this call has stored nothing.';
 
 create table evsource.deciders (
     decider     text collate "C" primary key,
@@ -44,7 +44,7 @@ create table evsource.deciders (
     search_path text        not null,   -- what the handler runs with
     created_at  timestamptz not null default pg_catalog.now()
 );
-comment on table evsource.deciders is 'Functions that decide commands, each with the fold projection whose states they decide on. Roles and functions are stored by name: they survive dump, restore and pg_upgrade.';
+comment on table evsource.deciders is 'Functions that decide commands, each with the fold projection whose states it decides on. Roles and functions are stored by name, to survive dump, restore and pg_upgrade.';
 
 -- A command whose events carry ids derived from its own is remembered by them.
 -- Here is one that had no events, or whose decider gave them ids.
@@ -80,7 +80,7 @@ comment on function evsource.create_decider(text, text, text, text) is
 create function evsource.drop_decider(decider text) returns void
     language c strict
     as 'MODULE_PATHNAME', 'evsource_drop_decider';
-comment on function evsource.drop_decider(text) is 'Forgets a decider. Error: 42704 when there is none.';
+comment on function evsource.drop_decider(text) is 'Removes a decider. Error: 42704 when there is none.';
 
 create function evsource.execute_command(
     decider    text,
@@ -91,7 +91,7 @@ create function evsource.execute_command(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_execute_command';
 comment on function evsource.execute_command(text, text, jsonb, uuid) is
-'Loads the stream''s state, lets the decider decide, and appends what it returns if the stream is still what it was; if not, all of it again. With an id, a command that was executed already returns its first result. What the decider raises passes through.';
+'Loads the state of the stream, calls the decider, and appends what it returns if the stream has not changed meanwhile; if it has, starts over. With an id, a command that was executed before returns its first result. Errors that the decider raises are passed on.';
 
 create function evsource.forget_commands(before timestamptz) returns bigint
     language sql security definer set search_path = pg_catalog, pg_temp
@@ -100,4 +100,4 @@ with forgotten as (delete from evsource.commands c where c.executed_at < before 
 select count(*) from forgotten
 $$;
 comment on function evsource.forget_commands(timestamptz) is
-'Deletes from evsource.commands what was executed before a time: such a command, sent again, is a new one. Returns how many.';
+'Deletes the record of commands that were executed before a time: such a command, sent again, counts as new. Returns how many.';

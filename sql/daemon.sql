@@ -4,13 +4,13 @@ create function evsource.start_daemon() returns boolean
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_start_daemon';
 comment on function evsource.start_daemon() is
-'Start the daemon for this database; false when it runs already. With shared_preload_libraries it starts by itself.';
+'Starts the daemon for this database; false when it runs already. With shared_preload_libraries it starts by itself.';
 
 create function evsource.stop_daemon() returns boolean
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_stop_daemon';
 comment on function evsource.stop_daemon() is
-'Stop the daemon for this database and wait until it has gone; false when it does not run.';
+'Stops the daemon for this database and waits until it has ended; false when it does not run.';
 
 create function evsource._daemon_workers(
     out role text,              -- 'coordinator' | 'worker'
@@ -40,7 +40,7 @@ create view evsource.daemon_status as
     select w.role, w.pid, w.state, w.projection, w.partition, w.since, w.heartbeat
     from evsource._daemon_workers() w;
 comment on view evsource.daemon_status is
-'The daemon''s processes for this database: what each does, and when it last said that it lives.';
+'Processes of the daemon for this database: what each does, and when it last reported.';
 
 -- In a copy of a database the row says where the original is, in a restored one nothing.
 create function evsource.adopt() returns boolean
@@ -56,4 +56,4 @@ begin
 end
 $$;
 comment on function evsource.adopt() is
-'Let the daemon work in this database although it is a copy of the one that its events were written in; false when it is none.';
+'Allows the daemon to work in this database although it is a copy of the one in which its events were written; false when it is not a copy.';

@@ -4,4 +4,4 @@ create function evsource._noop(event evsource.event) returns void
     language c parallel safe
     as 'MODULE_PATHNAME', 'evsource_noop';
 comment on function evsource._noop(evsource.event) is
-'An event handler that does nothing, to measure what dispatching an event costs.';
+'Internal: an event handler that does nothing, to measure what dispatching an event costs.';

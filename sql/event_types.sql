@@ -13,7 +13,7 @@ create table evsource.event_types (
     created_at     timestamptz not null default pg_catalog.now(),
     primary key (type, version)
 );
-comment on table evsource.event_types is 'Versions of event types. Roles and functions are stored by name: they survive dump, restore and pg_upgrade.';
+comment on table evsource.event_types is 'Versions of event types. Roles and functions are stored by name, to survive dump, restore and pg_upgrade.';
 comment on column evsource.event_types.schema_path is 'Must hold for the data of an event of this version.';
 comment on column evsource.event_types.validator is 'The function that data of this version must satisfy.';
 comment on column evsource.event_types.upcaster is 'The function that makes data of this version from data of the version before.';
@@ -60,7 +60,7 @@ create function evsource.define_event_type(
     language c
     as 'MODULE_PATHNAME', 'evsource_define_event_type';
 comment on function evsource.define_event_type(text, integer, jsonpath, text, text) is
-'Defines a version of an event type: what must hold for its data, and how data of the version before is brought to it. From its commit on, events of the type are stored in the newest version and read in it. Errors: 22023 for a gap, 55000 when stored events forbid it, 42501.';
+'Defines a version of an event type: the rule for its data, and how data of the previous version is upcast. Once this has committed, events of the type are stored and read in the newest version. Errors: 22023 for a gap, 55000 when stored events forbid it, 42501.';
 
 create function evsource.drop_event_type(type text, version integer default null) returns void
     language c
@@ -90,11 +90,11 @@ select e.position, e.stream, e.version, e.type, coalesce(e.schema_version, 1)::p
     coalesce(e.occurred_at, e.recorded_at), e.recorded_at
 from evsource.events e
 $$;
-comment on function evsource._events_raw() is 'What evsource.events_raw shows, by the rights of its reader.';
+comment on function evsource._events_raw() is 'Internal: the rows of evsource.events_raw, with the rights of its reader.';
 
 create view evsource.events_raw as
     select r.position, r.stream, r.version, r.type, r.schema_version, r.data, r.metadata, r.id,
         r.occurred_at, r.recorded_at
     from evsource._events_raw() r;
 comment on view evsource.events_raw is
-'Every event with the data that is stored, not upcast, and the version of its type that it was stored in. To select from it needs SELECT on evsource.events, too.';
+'Every event with its data as stored, not upcast, and the version of its type in which it was stored. Also requires SELECT on evsource.events.';

@@ -3,14 +3,14 @@
 -- The order of the log. One value at a time: values that a session kept to
 -- itself would put later commits at lower positions.
 create sequence evsource.position_seq as bigint maxvalue 281474976710655 cache 1;
-comment on sequence evsource.position_seq is 'Draws the position of each event.';
+comment on sequence evsource.position_seq is 'Assigns the position of each event.';
 
 -- A promoted standby may not know of the last positions that were handed out:
 -- on a timeline of its own it leaves a gap first. Not dumped: where the dump is
 -- restored there is another one. Negative until a position is drawn: till then the log
 -- takes what is restored at any position, see src/restore.c.
 create sequence evsource.timeline_seq as bigint minvalue -4294967295 start 1 cache 1;
-comment on sequence evsource.timeline_seq is 'The timeline of this server when it last drew a position; see src/positions.c.';
+comment on sequence evsource.timeline_seq is 'Timeline of this server when it last assigned a position; it lets a promoted standby leave a gap first.';
 select pg_catalog.setval('evsource.timeline_seq', -timeline_id) from pg_catalog.pg_control_checkpoint();
 
 -- Columns of fixed width first: no byte is lost to alignment. What is rarely
@@ -101,7 +101,7 @@ create table evsource.truncations (
     truncated_at      timestamptz
 );
 create index truncations_category_idx on evsource.truncations (evsource.category(stream), stream);
-comment on table evsource.truncations is 'Streams whose begin was truncated, or did not come along when they were imported.';
+comment on table evsource.truncations is 'Streams whose oldest events were truncated, or were left out when they were imported.';
 comment on column evsource.truncations.version is 'Version of the first event that is left.';
 comment on column evsource.truncations.first_recorded_at is 'When the stream''s first event was recorded.';
 comment on column evsource.truncations.truncated_at is 'When its begin was truncated; null: it was imported without it.';

@@ -98,7 +98,7 @@ create view evsource.projection_status as
            and h.objid = (hashtextextended(p.projection, 0) & 4294967295)::oid
     cross join lateral (select p.mode = 'inline' and p.state = 'active') s (live);
 comment on view evsource.projection_status is
-'Registered projections: how far each is, how many events it lags behind, how many it has applied and how many it has left aside, which worker of the daemon does so, and who else holds it.';
+'Registered projections: how far each has applied the log, how many events it lags behind, has applied and has set aside, which worker of the daemon applies it, and which other sessions hold it.';
 
 -- A session's rate is what it has done since it began to work on it, so that a
 -- rebuild which was interrupted for a day does not look slow.

@@ -178,7 +178,7 @@ begin
 end
 $$;
 comment on function evsource.grant_access(regrole, text) is
-'Let a role read (reader), read and append (writer), or do everything but own the tables (admin: for the owner of evsource to grant). Adds to what the role has. Errors: 22023 for another level, 42704 for no such role, 42501.';
+'Grants a role the right to read (reader), to read and append (writer), or to do everything but own the tables (admin: only the owner of evsource grants it). Adds to what the role has. Errors: 22023 for another level, 42704 for an unknown role, 42501.';
 
 create function evsource.revoke_access(role regrole) returns void
     language plpgsql set search_path = pg_catalog, pg_temp
@@ -192,7 +192,7 @@ begin
 end
 $$;
 comment on function evsource.revoke_access(regrole) is
-'Take back all that grant_access gives at any level. Those of an administrator only the owner of evsource can take back: 42501. Its own nobody can: 0LP01.';
+'Revokes all that grant_access grants at any level. Only the owner of evsource can revoke those of an administrator (42501); the owner''s own cannot be revoked (0LP01).';
 
 -- Nothing to PUBLIC, whatever the default privileges are and whatever the parts
 -- before have made ...

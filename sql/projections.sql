@@ -32,7 +32,7 @@ create table evsource.projections (
     lapses                integer not null default 0,   -- how often the log has changed behind it
     created_at            timestamptz not null default pg_catalog.now()
 );
-comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name: they survive dump, restore and pg_upgrade.';
+comment on table evsource.projections is 'Registered projections. Roles, functions and tables are stored by name, to survive dump, restore and pg_upgrade.';
 
 -- Every session keeps the list of inline projections.
 create trigger projections_changed
@@ -73,7 +73,7 @@ create table evsource.checkpoints (
     conflicts     bigint not null default 0,   -- batches tried again: deadlocks and the like
     truncated     text collate "C"       -- a stream whose truncated events it stands for; not of a fold keyed by stream
 );
-comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it applied by then.';
+comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it had applied by then.';
 
 select pg_catalog.pg_extension_config_dump('evsource.projections', '');
 select pg_catalog.pg_extension_config_dump('evsource.checkpoints', '');

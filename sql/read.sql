@@ -12,7 +12,7 @@ create function evsource.read_stream(
     language c volatile parallel unsafe rows 100
     as 'MODULE_PATHNAME', 'evsource_read_stream';
 comment on function evsource.read_stream(text, bigint, integer, boolean) is
-'The events of one stream from a version on (default: the first), or backward from it (default: the last).';
+'Returns the events of one stream from a version on (default: the first), or backward from it (default: the last).';
 
 create function evsource.read_category(
     category       text,
@@ -23,7 +23,7 @@ create function evsource.read_category(
     language c volatile parallel unsafe rows 1000
     as 'MODULE_PATHNAME', 'evsource_read_category';
 comment on function evsource.read_category(text, bigint, integer, text[]) is
-'The events of one category in the order of the log, after a position and up to the safe position.';
+'Returns the events of one category in the order of the log, after a position and up to the safe position.';
 
 create function evsource.read_all(
     after_position bigint  default 0,
@@ -34,25 +34,25 @@ create function evsource.read_all(
     language c volatile parallel unsafe rows 1000
     as 'MODULE_PATHNAME', 'evsource_read_all';
 comment on function evsource.read_all(bigint, integer, text[], text[]) is
-'The events of the whole log in its order, after a position and up to the safe position.';
+'Returns the events of the whole log in order, after a position and up to the safe position.';
 
 create function evsource.read_event(id uuid) returns setof evsource.event
     language c volatile parallel unsafe rows 1
     as 'MODULE_PATHNAME', 'evsource_read_event';
 comment on function evsource.read_event(uuid) is
-'The event with this id, whether its client gave it or the server made it; no row when there is none.';
+'Returns the event with this id, whether its client or the server assigned it; no row when there is none.';
 
 create function evsource.stream_version(stream text) returns bigint
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_stream_version';
 comment on function evsource.stream_version(text) is
-'The version of the stream''s last event; 0 when the stream does not exist: fit to be passed as expected_version.';
+'Returns the version of the last event of a stream, or 0 when the stream does not exist: fit to be passed as expected_version.';
 
 create function evsource.safe_position() returns bigint
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_safe_position';
 comment on function evsource.safe_position() is
-'For a snapshot taken after the call, every event at or below this position is visible and none can appear there.';
+'Returns a position up to which the log is complete: for a snapshot taken after the call, every event at or below it is visible and none can appear there later.';
 
 -- The id of a stored row. Without a search_path of its own, so that it is
 -- inlined: it names nothing that could be found elsewhere.
@@ -60,13 +60,13 @@ create function evsource._event_id(at_position bigint, recorded_at timestamptz) 
     language c stable strict parallel safe
     as 'MODULE_PATHNAME', 'evsource_event_id';
 comment on function evsource._event_id(bigint, timestamptz) is
-'The id that the server makes for an event of this store.';
+'Internal: the id that the server makes for an event of this store.';
 
 create function evsource.event_id(event evsource.events) returns uuid
     language sql stable parallel safe
     as 'select coalesce(event.id, evsource._event_id(event.position, event.recorded_at))';
 comment on function evsource.event_id(evsource.events) is
-'The id of a row of evsource.events: the one its client gave, or the one that the server made.';
+'Returns the id of a row of evsource.events: the one that its client or the server assigned.';
 
 -- A stream is there when its first event is, which is its version 1 unless it was
 -- truncated or imported without it; the rest is in its last. Both ends
@@ -108,13 +108,13 @@ from (
         limit 1
     ) l
 $$;
-comment on function evsource._streams() is 'What evsource.streams shows, by the rights of its reader.';
+comment on function evsource._streams() is 'Internal: the rows of evsource.streams, with the rights of its reader.';
 
 create view evsource.streams as
     select s.stream, s.category, s.version, s.last_position, s.first_recorded_at, s.last_recorded_at
     from evsource._streams() s;
 comment on view evsource.streams is
-'Every stream with its last version. To select from it needs SELECT on evsource.events and evsource.truncations, too.';
+'Every stream with its last version. Also requires SELECT on evsource.events and evsource.truncations.';
 comment on column evsource.streams.stream is 'Name of the stream.';
 comment on column evsource.streams.category is 'The part of the name before the first "-", or the whole name.';
 comment on column evsource.streams.version is 'Version of the stream''s last event.';

@@ -373,7 +373,7 @@ create procedure evsource.rebuild_projection(
     language c
     as 'MODULE_PATHNAME', 'evsource_rebuild_projection';
 comment on procedure evsource.rebuild_projection(text, boolean, interval, boolean, boolean) is
-'Builds the read model anew from the log, in transactions of its own: beside the old one, which it then replaces, where that is possible.';
+'Rebuilds the read model from the log, in transactions of its own: where possible beside the old one, which it then replaces.';
 
 create function evsource.request_rebuild(
     projection text,
@@ -390,13 +390,13 @@ create function evsource.cancel_rebuild(projection text) returns boolean
     language c
     as 'MODULE_PATHNAME', 'evsource_cancel_rebuild';
 comment on function evsource.cancel_rebuild(text) is
-'Ends a rebuild that was requested or is under way, and forgets what it has built beside the read model. False: there was none.';
+'Ends a rebuild that was requested or is under way, and drops what it has built beside the read model; false when there was none.';
 
 create function evsource.revert_rebuild(projection text) returns void
     language c
     as 'MODULE_PATHNAME', 'evsource_revert_rebuild';
 comment on function evsource.revert_rebuild(text) is
-'Takes back the version of the read model that a rebuild has kept, and applies what was appended since. What it replaces is kept in turn.';
+'Returns to the version of the read model that a rebuild has kept, and applies what was appended since. The version that it replaces is kept in turn.';
 
 create function evsource.accept_rebuild(projection text) returns void
     language c
@@ -408,4 +408,4 @@ create function evsource.replaying() returns boolean
     language c stable parallel restricted
     as 'MODULE_PATHNAME', 'evsource_replaying';
 comment on function evsource.replaying() is
-'In a handler: is what it applies history? True for events that the projection has applied before, for parked ones that a rebuild applies (not for those that retry_dead_letters applies), and for those that were in the log before it was created.';
+'Returns true in a handler while it is given history: events that the projection has applied before or that were in the log before it was created, and parked events that a rebuild applies (not those that retry_dead_letters applies).';

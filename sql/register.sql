@@ -30,7 +30,7 @@ create function evsource.create_projection(
     language c
     as 'MODULE_PATHNAME', 'evsource_create_projection';
 comment on function evsource.create_projection(text, text, text, text, text[], text[], text, text, bigint, integer, text[], text, text, text, boolean, text, integer, boolean, boolean, text, text, boolean, integer, text[], integer) is
-'Registers a projection; an inline one is applied to the log and then by every append. Returns its name.';
+'Registers a projection; an inline one is applied to the log first, and then by every append. Returns its name.';
 
 create function evsource.alter_projection(
     projection text,
@@ -61,13 +61,13 @@ create function evsource.alter_projection(
     language c
     as 'MODULE_PATHNAME', 'evsource_alter_projection';
 comment on function evsource.alter_projection(text, text, text, text, text[], text[], text, integer, text[], text, text, text, text, integer, boolean, boolean, text, text, boolean, text[], boolean, integer, text[], integer) is
-'Changes the parameters that are given; those named in defaults are set back.';
+'Changes the parameters that are given; those named in defaults are set back to their defaults.';
 
 create function evsource.reset_projection(projection text) returns void
     language c
     as 'MODULE_PATHNAME', 'evsource_reset_projection';
 comment on function evsource.reset_projection(text) is
-'Empties the read model and puts the projection back to its start.';
+'Empties the read model and sets the projection back to its start.';
 
 create function evsource.pause_projection(projection text) returns void
     language c
@@ -80,7 +80,7 @@ create function evsource.resume_projection(projection text, concurrently boolean
     language c
     as 'MODULE_PATHNAME', 'evsource_resume_projection';
 comment on function evsource.resume_projection(text, boolean) is
-'Applies what a paused projection has missed and goes on.';
+'Applies what a paused projection has missed, and continues.';
 
 create function evsource.drop_projection(
     projection text,
@@ -90,7 +90,7 @@ create function evsource.drop_projection(
     language c
     as 'MODULE_PATHNAME', 'evsource_drop_projection';
 comment on function evsource.drop_projection(text, boolean, boolean) is
-'Removes the projection and its snapshots. Its tables stay. Refused when it has states that stand for truncated events, or a decider uses it, unless with force.';
+'Removes the projection and its snapshots; its tables stay. Refused, unless with force, when it has states that stand for truncated events or a decider uses it.';
 
 create function evsource.run_projection(
     projection text default null,
@@ -101,13 +101,13 @@ create function evsource.run_projection(
     language c
     as 'MODULE_PATHNAME', 'evsource_run_projection';
 comment on function evsource.run_projection(text, integer, boolean, bigint) is
-'Applies the log, all of it or up to a position, to an async or manual projection, or to all async ones; returns how many events it applied.';
+'Applies the log, all of it or up to a position, to an async or manual projection, or to all async ones. Returns how many events it applied.';
 
 create function evsource.event_count(projection text) returns bigint
     language c
     as 'MODULE_PATHNAME', 'evsource_event_count';
 comment on function evsource.event_count(text) is
-'How many events the projection has applied.';
+'Returns how many events the projection has applied.';
 
 create procedure evsource.activate_projection(
     projection text,
@@ -115,13 +115,13 @@ create procedure evsource.activate_projection(
     language c
     as 'MODULE_PATHNAME', 'evsource_activate_projection';
 comment on procedure evsource.activate_projection(text, interval) is
-'Lets a projection that is catching up do so in transactions of its own, and makes it active.';
+'Completes a projection that is catching up, in transactions of its own, and makes it active.';
 
 -- What a projection uses must not be dropped under it: src/guard_used.c.
 create function evsource._guard_drops() returns event_trigger
     language c as 'MODULE_PATHNAME', 'evsource_guard_drops';
 comment on function evsource._guard_drops() is
-'Refuses to drop a function or table that a projection, an event type or a decider uses.';
+'Internal: refuses to drop a function or table that a projection, an event type or a decider uses.';
 create event trigger evsource_guard_drops on sql_drop
     execute function evsource._guard_drops();
 alter event trigger evsource_guard_drops enable always;

@@ -73,7 +73,7 @@ create table evsource.snapshot_history (
     primary key (projection, key, version)
 );
 create unique index snapshot_history_base on evsource.snapshot_history (projection, key) where upto is not null;
-comment on table evsource.snapshot_history is 'Snapshots before the newest one, as many as keep_snapshots says; and for a stream whose begin was truncated, the state with which it begins.';
+comment on table evsource.snapshot_history is 'Snapshots older than the newest, as many as keep_snapshots says; and for a truncated stream, the state with which it begins.';
 comment on column evsource.snapshot_history.upto is 'Version of the last event that was truncated: this state takes its place; when event_count is 0, there was none. Null for a snapshot that a newer one has replaced.';
 
 -- Why snapshots could not be used: a row for each reason, whatever the number of

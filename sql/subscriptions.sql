@@ -13,7 +13,7 @@ create table evsource.subscriptions (
     definition   integer not null default 1,    -- a number for each change
     created_at   timestamptz not null default pg_catalog.now()
 );
-comment on table evsource.subscriptions is 'Subscriptions: which events, into how many partitions, how many attempts.';
+comment on table evsource.subscriptions is 'Subscriptions: which events each takes, in how many partitions, with how many attempts.';
 
 -- A row a partition. Partitions of an older generation are drained up to their
 -- end before those of the next are looked at.
@@ -42,7 +42,7 @@ create table evsource.cursors (
     acked_in      xid8,                      -- by this transaction
     primary key (subscription, generation, partition)
 ) with (fillfactor = 50);
-comment on table evsource.cursors is 'How far each partition of a subscription is, and what is out to whom.';
+comment on table evsource.cursors is 'How far each partition of a subscription is, and what is leased to which consumer.';
 
 create table evsource.subscription_dead_letters (
     subscription text collate "C" not null,
@@ -80,7 +80,7 @@ create type evsource.fetched_event as (
     receipt     text
 );
 comment on type evsource.fetched_event is
-'An event that was handed out: evsource.event, whether it is the first attempt at it (1) or which one, and the receipt to ack or nack it with.';
+'An event that was handed out: an evsource.event with the number of the attempt, from 1, and the receipt for ack or nack.';
 
 create function evsource.create_subscription(
     subscription text,
@@ -96,7 +96,7 @@ create function evsource.create_subscription(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_create_subscription';
 comment on function evsource.create_subscription(text, text[], text[], text, bigint, integer, integer, text, text) is
-'Creates a subscription to the events of some categories and types (null: all), from the beginning, from now on, or after a position. max_attempts: after so many an event is a dead letter (0: never). Returns its name. Errors: 42710 when there is one, 22004 and 22023 for bad arguments, 42501.';
+'Creates a subscription to the events of some categories and types (null: all), from the beginning, from now on, or after a position. max_attempts: an event that fails so often becomes a dead letter (0: never). Returns its name. Errors: 42710 when it exists, 22004 and 22023 for invalid arguments, 42501.';
 
 create function evsource.alter_subscription(
     subscription text,
@@ -110,7 +110,7 @@ create function evsource.alter_subscription(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_alter_subscription';
 comment on function evsource.alter_subscription(text, text[], text[], integer, integer, text, text[]) is
-'Changes what is given; defaults names what is to be unrestricted again. New partitions begin where the old ones, which are drained first, end. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03 when consumers keep their partitions locked.';
+'Changes the parameters that are given; defaults names those whose restrictions are lifted. New partitions begin where the old ones end, which are drained first. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03 when consumers keep their partitions locked.';
 
 create function evsource.drop_subscription(subscription text) returns void
     language c volatile parallel unsafe
@@ -126,7 +126,7 @@ create function evsource.seek_subscription(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_seek_subscription';
 comment on function evsource.seek_subscription(text, bigint, timestamptz) is
-'Moves a subscription: what comes after the position, or was recorded at that time or later, is handed out next. Receipts lose their validity, dead letters after the position go. Returns the position. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03 when consumers keep its partitions locked.';
+'Moves a subscription: events after the position, or recorded at that time or later, are handed out next. Receipts become invalid, and dead letters after the position are removed. Returns the position. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03 when consumers keep their partitions locked.';
 
 create function evsource.fetch_events(
     subscription text,
@@ -139,25 +139,25 @@ create function evsource.fetch_events(
     language c volatile parallel unsafe rows 100
     as 'MODULE_PATHNAME', 'evsource_fetch_events';
 comment on function evsource.fetch_events(text, integer, text, interval, interval, bigint) is
-'The next events of one free partition, in order, which are the caller''s until they are acknowledged or the lease runs out; waits until there are some, if asked to. A consumer that gives a name gets back what it has not acknowledged. Errors: 42704 unknown subscription, 42501, 22004 and 22023 for bad arguments, 25000 under REPEATABLE READ.';
+'Leases the next events of one free partition, in order, to the caller until they are acknowledged or the lease expires; waits for events if asked to. A consumer that gives a name gets back what it has not acknowledged. Errors: 42704 unknown subscription, 42501, 22004 and 22023 for invalid arguments, 25000 under REPEATABLE READ.';
 
 create function evsource.ack(receipt text, required boolean default false) returns boolean
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_ack';
 comment on function evsource.ack(text, boolean) is
-'This event and all before it in its partition are done, now or before by this receipt. False: the lease is lost. With required it is this transaction that has done it, or an error (VE005). Errors: 22004, 22023 for what is not a receipt, 42501.';
+'Acknowledges this event and all before it in its partition; true also when this receipt has done so before, false when the lease is lost. With required, raises an error (VE005) unless this transaction acknowledges it. Errors: 22004, 22023 for an invalid receipt, 42501.';
 
 create function evsource.nack(receipt text, reason text default null, retry_after interval default '1s') returns boolean
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_nack';
 comment on function evsource.nack(text, text, interval) is
-'This event could not be processed: it is handed out again after a while, or becomes a dead letter. False: the lease is lost. Errors: 22004, 22023 for what is not a receipt, 42501.';
+'Returns an event that could not be processed: it is handed out again after a while, or becomes a dead letter. False when the lease is lost. Errors: 22004, 22023 for an invalid receipt, 42501.';
 
 create function evsource.retry_subscription_dead_letters(subscription text, stream text default null) returns bigint
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_retry_subscription';
 comment on function evsource.retry_subscription_dead_letters(text, text) is
-'Has the dead letters of a subscription handed out again, those of one stream or all. Returns how many. Errors: 42704 unknown subscription, 42501, 55P03 when consumers keep its partitions locked.';
+'Hands the dead letters of a subscription out again, those of one stream or all. Returns how many. Errors: 42704 unknown subscription, 42501, 55P03 when consumers keep its partitions locked.';
 
 create view evsource.subscription_status as
     select s.subscription, s.owner, s.partitions, c.position, l.lag, l.lag_seconds,
@@ -195,4 +195,4 @@ create view evsource.subscription_status as
         where d.subscription = s.subscription and d.failed_at is not null
         order by d.failed_at desc limit 1) f on true;
 comment on view evsource.subscription_status is
-'Subscriptions: how far each is, how many events it lags behind, how many partitions are out to how many named consumers, and its dead letters.';
+'Subscriptions: how far each is, how many events it lags behind, how many partitions are leased to how many named consumers, and its dead letters.';

@@ -19,5 +19,5 @@ create function evsource.category(stream text) returns text
     language c immutable strict parallel safe
     as 'MODULE_PATHNAME', 'evsource_category';
 comment on function evsource.category(text) is
-'The category of a stream: the part of its name before the first "-", or the whole name.';
+'Returns the category of a stream: the part of its name before the first "-", or the whole name.';
 

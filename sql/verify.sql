@@ -12,7 +12,7 @@ create function evsource.verify_projection(
     language c volatile parallel unsafe rows 1
     as 'MODULE_PATHNAME', 'evsource_verify_projection';
 comment on function evsource.verify_projection(text, double precision, integer, text[]) is
-'Replays the log beside the read model and returns the first differences; no rows mean that there is none. position, stream, version: the event that explains it. sample, for folds by stream: up to 1 a fraction of the keys, above a number of them. ignore: columns, or members of states, that are not compared. Errors: 42704, 42501, 22023, 55000 when the projection names no tables, 0A000 when its handler does not find them by the search_path.';
+'Replays the log beside the read model and returns the first differences, or no rows when there are none. position, stream and version name the event that explains a difference. sample, for folds by stream: up to 1 a fraction of the keys, above 1 a number of them. ignore: columns, or members of states, that are not compared. Errors: 42704, 42501, 22023, 55000 when the projection names no tables, 0A000 when its handler does not find them by the search_path.';
 
 create function evsource.try_projection(
     projection text,
@@ -27,4 +27,4 @@ create function evsource.try_projection(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_try_projection';
 comment on function evsource.try_projection(text, text, bigint, bigint, text, integer, text[]) is
-'Replays a part of the log through the projection as it is and with another handler or query, each into an empty read model, and returns what differs. An event that the projection has failed at is a row of evsource.events; the projection as it is goes on without what is parked, and no further than where it is stuck. Nothing of it stays. Errors: 42704, 42501, 22023, 55000 and 0A000 as verify_projection; those of create_projection for the handler.';
+'Replays a part of the log through the projection as it is and with another handler or query, each into an empty read model, and returns what differs. An event at which the projection has failed is a row of evsource.events; the projection as it is skips parked events, and stops where it is stuck. Leaves nothing behind. Errors: 42704, 42501, 22023, 55000 and 0A000 as verify_projection; those of create_projection for the handler.';

@@ -1,5 +1,5 @@
 /*
- * settings.c - every setting of evsource, alphabetically.
+ * settings.c - defines every setting of evsource.
  */
 #include "evsource.h"
 
@@ -33,23 +33,23 @@ evs_settings_init(void)
 							 NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("evsource.allow_passed_positions",
-							 "Lets the owner import events at any position, and in any order.",
-							 "Those that follow the log miss what is imported below where they are.",
+							 "Allows the owner to import events at any position and in any order.",
+							 "Readers that follow the log miss events that are imported below their position.",
 							 &evs_allow_passed_positions,
 							 false,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.async_attempts",
-							"How often an async projection tries an event before it gives up.",
-							"Then it stops, or parks the event: see on_error of create_projection.",
+							"Sets how often an async projection tries an event before it gives up.",
+							"After that it stops, or parks the event: see on_error of create_projection.",
 							&evs_async_attempts,
 							5, 1, 1000,
 							PGC_USERSET, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.async_batch_events",
-							"The most events that a worker applies in one transaction.",
+							"Sets the maximum number of events that a worker applies in one transaction.",
 							NULL,
 							&evs_async_batch_events,
 							100000, 1, 1000000,
@@ -57,15 +57,15 @@ evs_settings_init(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.async_batch_time",
-							"How long a transaction of a worker should take.",
-							"A long one holds back vacuum. Batches grow and shrink accordingly.",
+							"Sets the target duration of a worker's transactions.",
+							"Batches grow and shrink to meet it. Long transactions hold back vacuum.",
 							&evs_async_batch_time,
 							500, 1, 60000,
 							PGC_USERSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.async_retry_delay",
-							"How long a worker waits before it tries an event again.",
+							"Sets the time a worker waits before it tries an event again.",
 							"The wait doubles with each further attempt.",
 							&evs_async_retry_delay,
 							200, 0, 600000,
@@ -73,23 +73,23 @@ evs_settings_init(void)
 							NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("evsource.daemon",
-							 "Lets background processes apply async projections.",
-							 "Set it for a database to keep them out of it. In a session: whether its changes of projections start them.",
+							 "Enables background processes that apply async projections.",
+							 "Turn it off for a database to keep them out of it. In a session, it decides whether changes of projections start them.",
 							 &evs_daemon_enabled,
 							 true,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.max_dead_letters",
-							"How many events a projection may park because of an error.",
-							"So many say that the handler is broken, and not the events: the projection stops.",
+							"Sets the maximum number of events that a projection may park because of errors.",
+							"A projection with more stops: its handler is at fault, and not the events.",
 							&evs_max_dead_letters,
 							1000, 0, INT_MAX,
 							PGC_USERSET, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.max_command_retries",
-							"How often execute_command decides anew when its stream has moved on.",
+							"Sets the maximum number of times that execute_command decides again after a conflict.",
 							NULL,
 							&evs_max_command_retries,
 							3, 0, 1000,
@@ -97,15 +97,15 @@ evs_settings_init(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.max_dispatch_depth",
-							"How deep handlers that append may feed each other.",
-							"What a client appends is at depth 0, what its handlers append at depth 1.",
+							"Sets the maximum depth to which handlers that append may trigger each other.",
+							"Events that a client appends are at depth 0, those that their handlers append at depth 1.",
 							&evs_max_dispatch_depth,
 							16, 0, 1000,
 							PGC_USERSET, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.max_partitions",
-							"How many workers may share one projection.",
+							"Sets the maximum number of partitions of one projection.",
 							NULL,
 							&evs_max_partitions,
 							16, 1, 1024,
@@ -113,48 +113,48 @@ evs_settings_init(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.max_wait",
-							"How long fetch_events waits for events at most, whatever it is told.",
-							"A statement that waits holds back vacuum. 0: as long as it is told.",
+							"Sets the maximum time that one call of fetch_events waits for events.",
+							"A waiting statement holds back vacuum. 0 disables the limit.",
 							&evs_max_wait,
 							60000, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.max_workers",
-							"How many workers may apply async projections of one database at a time.",
-							"Each takes one of max_worker_processes; so does the coordinator of the database.",
+							"Sets the maximum number of workers that apply async projections of one database.",
+							"Each takes one of max_worker_processes, as does the coordinator of the database.",
 							&evs_max_workers,
 							4, 1, EVS_MAX_WORKERS,
 							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomStringVariable("evsource.metadata",
-							   "Metadata merged under that of every append, as the text of a JSON object.",
-							   "Empty means none. See also evsource.set_metadata().",
+							   "Sets metadata that is merged under that of every append.",
+							   "The text of a JSON object; empty means none. See also evsource.set_metadata().",
 							   &evs_metadata,
 							   "",
 							   PGC_USERSET, 0,
 							   evs_metadata_check_setting, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.notify_interval",
-							"How often the daemon tells those who LISTEN of new events, while there are any.",
-							"A few may come sooner. 0: it does not.",
+							"Sets the interval at which the daemon notifies listeners while there are new events.",
+							"Some notifications may come sooner. 0 disables them.",
 							&evs_notify_interval,
 							5, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.publish_interval",
-							"How often the safe position is published for standbys while it changes.",
-							"0: the daemon does not publish it.",
+							"Sets the interval at which the safe position is published for standbys while it changes.",
+							"0 disables publishing by the daemon.",
 							&evs_publish_interval,
 							1000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("evsource.state_cache_size",
-							"Memory of each session for states of fold projections.",
-							"The states used last are kept. 0 keeps none.",
+							"Sets the memory of each session for states of fold projections.",
+							"The most recently used states are kept. 0 keeps none.",
 							&evs_state_cache_size,
 							4096, 0, MAX_KILOBYTES,
 							PGC_USERSET, GUC_UNIT_KB,
