@@ -47,14 +47,14 @@ APPLY = replay run attempt failure crash_mark dead_letters retry unit apply appl
 	apply_park own_transaction hold async procedure activate
 
 # and applied again, beside the old version
-REBUILD = rebuild rebuilds old_snapshots rebuild_online rebuild_exchange rebuild_request \
+REBUILD = rebuild rebuild_row rebuild_readers rebuild_online rebuild_exchange rebuild_request \
 	shadow swap
 
 # read models are verified, changed handlers tried
 VERIFY = standin trial compare verify verify_whole trace try
 
 # the beginning of a stream is removed
-TRUNCATE = truncate truncations
+TRUNCATE = truncate truncate_warn
 
 # subscriptions
 SUBSCRIBE = subscription subscription_lock subscribe cursor subscription_letters \

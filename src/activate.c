@@ -24,24 +24,24 @@ check_activation(const EvsProjection *projection)
 
 	switch (projection->state)
 	{
-		case EVS_STATE_CATCHING_UP:
+		case EVS_PROJECTION_CATCHING_UP:
 			return true;
-		case EVS_STATE_ACTIVE:
+		case EVS_PROJECTION_ACTIVE:
 			ereport(NOTICE,
 					(errmsg("projection \"%s\" is already active", projection->name)));
 			return false;
-		case EVS_STATE_PAUSED:
-		case EVS_STATE_FAILED:
+		case EVS_PROJECTION_PAUSED:
+		case EVS_PROJECTION_FAILED:
 			hint = "Call evsource.resume_projection() first.";
 			break;
-		case EVS_STATE_REBUILDING:
+		case EVS_PROJECTION_REBUILDING:
 			hint = "Call evsource.rebuild_projection() to complete the rebuild.";
 			break;
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot activate projection \"%s\"", projection->name),
-			 errdetail("Its state is \"%s\".", evs_state_name(projection->state)),
+			 errdetail("Its state is \"%s\".", evs_projection_state_name(projection->state)),
 			 errhint("%s", hint)));
 	return false;
 }
@@ -86,7 +86,7 @@ evsource_activate_projection(PG_FUNCTION_ARGS)
 	EvsProjection *projection;
 
 	SPI_connect_ext(evs_procedure_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
-	evs_procedure_begin(&procedure, fcinfo, EVS_STATE_CATCHING_UP, 1);
+	evs_procedure_begin(&procedure, fcinfo, EVS_PROJECTION_CATCHING_UP, 1);
 
 	projection = evs_registry_open(procedure.name);
 	if (!check_activation(projection))

@@ -24,14 +24,14 @@
 #include "definition.h"
 #include "failure.h"
 #include "query.h"
-#include "rebuilds.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "state_truncated.h"
-#include "truncations.h"
 #include "table_snapshots.h"
+#include "truncate_warn.h"
 #include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_alter_projection);
@@ -72,7 +72,7 @@ static bool
 is_live(const EvsProjection *projection)
 {
 	return projection->mode == EVS_MODE_INLINE &&
-		projection->state == EVS_STATE_ACTIVE;
+		projection->state == EVS_PROJECTION_ACTIVE;
 }
 
 /*
@@ -208,16 +208,16 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 		divide_anew(old, new);
 
 	/* only an inline projection has to catch up before it is active */
-	if (new->mode != EVS_MODE_INLINE && new->state == EVS_STATE_CATCHING_UP)
-		new->state = EVS_STATE_ACTIVE;
-	if (becomes_inline && new->state == EVS_STATE_ACTIVE)
-		new->state = EVS_STATE_CATCHING_UP;
+	if (new->mode != EVS_MODE_INLINE && new->state == EVS_PROJECTION_CATCHING_UP)
+		new->state = EVS_PROJECTION_ACTIVE;
+	if (becomes_inline && new->state == EVS_PROJECTION_ACTIVE)
+		new->state = EVS_PROJECTION_CATCHING_UP;
 	evs_registry_update(new);
 
-	if (becomes_inline && new->state == EVS_STATE_CATCHING_UP && !concurrently)
+	if (becomes_inline && new->state == EVS_PROJECTION_CATCHING_UP && !concurrently)
 		evs_replay_activate(new);
 	if (other_model)
-		evs_truncations_warn(new, old);
+		evs_truncate_warn(new, old);
 }
 
 /*
@@ -251,7 +251,7 @@ evs_alter_pause(EvsProjection *projection)
 {
 	if (is_live(projection))
 		evs_replay_settle(projection);
-	projection->state = EVS_STATE_PAUSED;
+	projection->state = EVS_PROJECTION_PAUSED;
 	evs_registry_update(projection);
 	evs_checkpoint_finish(projection->name);
 }
@@ -266,7 +266,7 @@ evsource_pause_projection(PG_FUNCTION_ARGS)
 {
 	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
 
-	if (projection->state == EVS_STATE_PAUSED)
+	if (projection->state == EVS_PROJECTION_PAUSED)
 	{
 		ereport(NOTICE,
 				(errmsg("projection \"%s\" is already paused", projection->name)));
@@ -289,16 +289,16 @@ evsource_resume_projection(PG_FUNCTION_ARGS)
 	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
 	bool		concurrently = evs_argument_bool(fcinfo, 1, false);
 
-	if (projection->state != EVS_STATE_PAUSED && projection->state != EVS_STATE_FAILED)
+	if (projection->state != EVS_PROJECTION_PAUSED && projection->state != EVS_PROJECTION_FAILED)
 	{
 		ereport(NOTICE,
 				(errmsg("projection \"%s\" is not paused", projection->name),
-				 errdetail("Its state is \"%s\".", evs_state_name(projection->state))));
+				 errdetail("Its state is \"%s\".", evs_projection_state_name(projection->state))));
 		PG_RETURN_VOID();
 	}
 
 	projection->state = projection->mode == EVS_MODE_INLINE ?
-		EVS_STATE_CATCHING_UP : EVS_STATE_ACTIVE;
+		EVS_PROJECTION_CATCHING_UP : EVS_PROJECTION_ACTIVE;
 	evs_registry_update(projection);
 	evs_failures_clear(projection->name);
 	if (projection->mode == EVS_MODE_INLINE && !concurrently)

@@ -138,7 +138,7 @@ static bool
 is_catching_up(const EvsProjection *projection)
 {
 	return projection->mode == EVS_MODE_INLINE &&
-		projection->state == EVS_STATE_CATCHING_UP;
+		projection->state == EVS_PROJECTION_CATCHING_UP;
 }
 
 static bool
@@ -147,7 +147,7 @@ is_ours(const EvsProjection *projection, int partition)
 	if (projection == NULL || partition >= projection->partitions)
 		return false;
 	return is_catching_up(projection) ||
-		(projection->mode == EVS_MODE_ASYNC && projection->state == EVS_STATE_ACTIVE);
+		(projection->mode == EVS_MODE_ASYNC && projection->state == EVS_PROJECTION_ACTIVE);
 }
 
 /* ---- pacing ---- */

@@ -141,7 +141,7 @@ evs_definition_default(const char *name)
 	projection->context = CurrentMemoryContext;
 	projection->name = pstrdup(name);
 	projection->mode = EVS_MODE_INLINE;
-	projection->state = EVS_STATE_CATCHING_UP;
+	projection->state = EVS_PROJECTION_CATCHING_UP;
 	projection->key_kind = EVS_KEY_STREAM;
 	projection->state_version = 1;
 	projection->partitions = 1;

@@ -49,9 +49,9 @@
 
 #include "catalog.h"
 #include "crew.h"
-#include "rebuilds.h"
-#include "registry.h"
 #include "guard.h"
+#include "rebuild_row.h"
+#include "registry.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(evsource_guard_log);

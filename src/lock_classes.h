@@ -14,7 +14,7 @@
 /* 230: a lower bound of positions, where there is no shared memory for it (horizon.c) */
 #define EVS_LOCK_BOUND		0xE6
 
-/* 231: a projection, or its rebuild, by its name; while somebody works on it (registry.c, rebuilds.c) */
+/* 231: a projection, or its rebuild, by its name; while somebody works on it (registry.c, rebuild_row.c) */
 #define EVS_LOCK_NAME		0xE7
 
 /* 232: the snapshots of a projection, or of one key (snapshots.c) */

@@ -9,7 +9,7 @@
  * Such a projection is stale until it is rebuilt, and what was saved for it before is
  * not used any more.  A rebuild that is under way may have passed it, too: each such
  * event counts as a lapse, and who has read the projection before (registry.c), or has
- * begun to rebuild it (rebuilds.c), finds another number.  Not in a log that is not
+ * begun to rebuild it (rebuild_row.c), finds another number.  Not in a log that is not
  * open: there nothing has been applied.
  *
  * No lock is taken but that of the row: an inline projection becomes active, or is
@@ -60,7 +60,7 @@ evs_missed_begin(void)
 static bool
 lives_by_dispatch(const EvsProjection *projection)
 {
-	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
+	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE &&
 		projection->kind != EVS_KIND_FOLD;
 }
 

@@ -32,7 +32,7 @@
 #include "horizon.h"
 #include "parameters.h"
 #include "procedure.h"
-#include "rebuilds.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
 
@@ -266,20 +266,20 @@ evs_procedure_open(const EvsProcedure *procedure)
 {
 	EvsProjection *projection = evs_registry_open(procedure->name);
 
-	if (projection->state == EVS_STATE_ACTIVE)
+	if (projection->state == EVS_PROJECTION_ACTIVE)
 		return NULL;
 	if (projection->state != procedure->state)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" was changed meanwhile", procedure->name),
-				 errdetail("Its state is \"%s\".", evs_state_name(projection->state))));
+				 errdetail("Its state is \"%s\".", evs_projection_state_name(projection->state))));
 	return projection;
 }
 
 void
 evs_procedure_finish_async(EvsProjection *projection)
 {
-	projection->state = EVS_STATE_ACTIVE;
+	projection->state = EVS_PROJECTION_ACTIVE;
 	evs_registry_update(projection);
 	evs_checkpoint_finish(projection->name);
 }

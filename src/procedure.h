@@ -35,7 +35,7 @@ typedef struct EvsProcedure
 	bool		from_snapshots; /* and there are some that can be used */
 	bool		complete;		/* rebuild: this is who completed it */
 	TransactionId built;		/* rebuild: whoever sees this one sees a whole
-								 * read model; see old_snapshots.h */
+								 * read model; see rebuild_readers.h */
 	int64		built_events;	/* which has so many events */
 	VirtualTransactionId *readers;	/* who may not have seen it */
 	int			nreaders;		/* how many of them are still there */

@@ -307,7 +307,7 @@ load_current(void)
 	{
 		EvsProjection *projection = lfirst(cell);
 
-		if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE)
+		if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE)
 			list->projections = lappend(list->projections, projection);
 	}
 	list_sort(list->projections, compare_names);

@@ -26,11 +26,11 @@ typedef enum EvsMode
 
 typedef enum EvsProjectionState
 {
-	EVS_STATE_ACTIVE,			/* inline: appends dispatch to it */
-	EVS_STATE_CATCHING_UP,		/* registered, history not yet applied */
-	EVS_STATE_PAUSED,			/* by pause_projection */
-	EVS_STATE_FAILED,			/* stopped by an error */
-	EVS_STATE_REBUILDING		/* a rebuild is under way */
+	EVS_PROJECTION_ACTIVE,			/* inline: appends dispatch to it */
+	EVS_PROJECTION_CATCHING_UP,		/* registered, history not yet applied */
+	EVS_PROJECTION_PAUSED,			/* by pause_projection */
+	EVS_PROJECTION_FAILED,			/* stopped by an error */
+	EVS_PROJECTION_REBUILDING		/* a rebuild is under way */
 } EvsProjectionState;
 
 typedef enum EvsKeyKind

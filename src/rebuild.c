@@ -34,10 +34,10 @@
 #include "hold.h"
 #include "horizon.h"
 #include "procedure.h"
-#include "rebuilds.h"
+#include "rebuild.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
-#include "rebuild.h"
 #include "snapshot_history.h"
 #include "snapshots.h"
 #include "state_truncated.h"
@@ -55,8 +55,8 @@ count_events(const EvsProjection *projection)
 {
 	EvsCheckpoint known = {projection->start_after, 0};
 
-	if (!projection->stale && projection->state != EVS_STATE_REBUILDING &&
-		projection->state != EVS_STATE_CATCHING_UP)
+	if (!projection->stale && projection->state != EVS_PROJECTION_REBUILDING &&
+		projection->state != EVS_PROJECTION_CATCHING_UP)
 		evs_checkpoint_read(projection->name, &known);
 	return known.event_count + evs_registry_count(&projection->filter, known.position,
 												  evs_horizon_safe_position());
@@ -68,7 +68,7 @@ count_events(const EvsProjection *projection)
 static void
 note_history(EvsProjection *projection)
 {
-	bool		is_live = projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
+	bool		is_live = projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE;
 
 	projection->replay_until = Max(projection->replay_until, is_live ?
 								   evs_horizon_last_position() : evs_units_furthest(projection));
@@ -128,7 +128,7 @@ start_over(EvsProcedure *procedure, EvsProjection *projection, int64 total)
 	note_history(projection);
 	if (!put_back_in_time(procedure, &begin))
 		return false;
-	projection->state = EVS_STATE_REBUILDING;
+	projection->state = EVS_PROJECTION_REBUILDING;
 	projection->stale = false;
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &start);
@@ -151,7 +151,7 @@ start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *proj
 			   int64 total)
 {
 	/* an interrupted rebuild goes on, unless the definition has changed */
-	if (projection->state == EVS_STATE_REBUILDING && !projection->stale)
+	if (projection->state == EVS_PROJECTION_REBUILDING && !projection->stale)
 	{
 		evs_checkpoint_resume(projection->name);
 		begin_building(rebuild, projection);
@@ -160,7 +160,7 @@ start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *proj
 
 	evs_reset_check(projection);
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
+	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE &&
 		!evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	if (!lock_tables(procedure, projection) || !start_over(procedure, projection, total))
@@ -259,7 +259,7 @@ finish_streams(EvsProjection *projection, int64 upto)
 	checkpoint.event_count = evs_registry_count(&projection->filter,
 												projection->start_after, upto) +
 		evs_history_base_events(projection->name);
-	projection->state = EVS_STATE_ACTIVE;
+	projection->state = EVS_PROJECTION_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);
 	evs_troubles_clear(projection->name);
@@ -276,7 +276,7 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 	int64		total = count_events(projection);
 
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
+	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE &&
 		!evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	if (!evs_table_snapshot_find(projection, &saved))
@@ -293,7 +293,7 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 		procedure->from_snapshots = false;
 		return EVS_MORE;
 	}
-	projection->state = EVS_STATE_REBUILDING;
+	projection->state = EVS_PROJECTION_REBUILDING;
 	projection->stale = false;
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &saved.checkpoint);
@@ -310,7 +310,7 @@ finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjectio
 		return load_tables(procedure, rebuild, projection);
 	if (projection->key_kind != EVS_KEY_STREAM)
 	{
-		projection->state = EVS_STATE_REBUILDING;
+		projection->state = EVS_PROJECTION_REBUILDING;
 		projection->stale = false;
 		evs_registry_update(projection);
 		evs_checkpoint_start(projection->name, count_events(projection));
@@ -336,8 +336,8 @@ start(EvsProcedure *procedure, EvsRebuild *rebuild)
 	EvsOutcome	outcome;
 
 	projection = evs_registry_open(rebuild->name);
-	if (projection->state != EVS_STATE_REBUILDING)
-		rebuild->paused = projection->state == EVS_STATE_PAUSED;
+	if (projection->state != EVS_PROJECTION_REBUILDING)
+		rebuild->paused = projection->state == EVS_PROJECTION_PAUSED;
 	if (rebuild->from_snapshot && !procedure->restored)
 	{
 		restore_snapshots(procedure, projection);
@@ -431,9 +431,9 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 	evs_require_read_committed("rebuild a projection");
 	evs_rebuild_lock(name);
 	projection = evs_registry_open(name);
-	if (projection->state == EVS_STATE_PAUSED)
+	if (projection->state == EVS_PROJECTION_PAUSED)
 		rebuild.paused = true;
-	else if (projection->state == EVS_STATE_REBUILDING && evs_rebuild_read(name, &before))
+	else if (projection->state == EVS_PROJECTION_REBUILDING && evs_rebuild_read(name, &before))
 		rebuild.paused = before.paused;
 	evs_rebuild_forget(name);
 	evs_reset_check(projection);
@@ -515,7 +515,7 @@ evsource_rebuild_projection(PG_FUNCTION_ARGS)
 
 	evs_require_writable("evsource.rebuild_projection()");
 	SPI_connect_ext(evs_procedure_is_atomic(fcinfo) ? 0 : SPI_OPT_NONATOMIC);
-	evs_procedure_begin(&procedure, fcinfo, EVS_STATE_REBUILDING, 2);
+	evs_procedure_begin(&procedure, fcinfo, EVS_PROJECTION_REBUILDING, 2);
 	wanted.name = procedure.name;
 	wanted.from_snapshot = evs_argument_bool(fcinfo, 1, false);
 	wanted.is_chosen = !PG_ARGISNULL(3);

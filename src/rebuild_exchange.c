@@ -36,10 +36,10 @@
 #include "hold.h"
 #include "horizon.h"
 #include "notify.h"
-#include "old_snapshots.h"
 #include "positions.h"
 #include "rebuild_online.h"
-#include "rebuilds.h"
+#include "rebuild_readers.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "shadow.h"
 #include "snapshots.h"
@@ -109,7 +109,7 @@ has_gathered(EvsProjection *projection)
 {
 	ErrorData  *error;
 
-	if (projection->partitions == 1 || projection->state != EVS_STATE_ACTIVE ||
+	if (projection->partitions == 1 || projection->state != EVS_PROJECTION_ACTIVE ||
 		!is_apart(projection))
 		return false;
 	error = evs_attempt(gather, projection);
@@ -218,8 +218,8 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 	else
 		/* as in evs_replay_finish(), for it may not have been active, nor have events */
 		evs_positions_open_log();
-	if (projection->state != EVS_STATE_PAUSED)
-		projection->state = EVS_STATE_ACTIVE;
+	if (projection->state != EVS_PROJECTION_PAUSED)
+		projection->state = EVS_PROJECTION_ACTIVE;
 	projection->stale = false;
 	evs_registry_update(projection);
 	if (keep)
@@ -364,7 +364,7 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (rebuild->checkpoint.event_count == procedure->built_events)
 		return take_place(procedure, rebuild, projection);
 
-	evs_old_snapshots_begin(procedure, rebuild->checkpoint.event_count);
+	evs_rebuild_readers_begin(procedure, rebuild->checkpoint.event_count);
 	procedure->still_until =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									procedure->timeout > 0 ? procedure->timeout : STILL_TIME);
@@ -398,7 +398,7 @@ evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
 		return evs_exchange_settle(procedure, rebuild);
 
 	projection = evs_registry_open(rebuild->name);
-	if (!evs_old_snapshots_gone(procedure, evs_online_will_live(projection)))
+	if (!evs_rebuild_readers_gone(procedure, evs_online_will_live(projection)))
 		return wait_for_snapshots(procedure, rebuild, projection);
 	return take_place(procedure, rebuild, projection);
 }

@@ -32,9 +32,9 @@
 #include "barrier.h"
 #include "failure.h"
 #include "horizon.h"
-#include "old_snapshots.h"
 #include "rebuild_online.h"
-#include "rebuilds.h"
+#include "rebuild_readers.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
 #include "resolve.h"
@@ -57,13 +57,13 @@
 bool
 evs_online_is_live(const EvsProjection *projection)
 {
-	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
+	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE;
 }
 
 bool
 evs_online_will_live(const EvsProjection *projection)
 {
-	return projection->mode == EVS_MODE_INLINE && projection->state != EVS_STATE_PAUSED;
+	return projection->mode == EVS_MODE_INLINE && projection->state != EVS_PROJECTION_PAUSED;
 }
 
 /* ---- what the handler gets, and what it does ---- */
@@ -209,8 +209,8 @@ find_obstacle(const EvsRebuild *rebuild, EvsProjection *projection)
 	/* what nobody has filled yet can as well be filled in its place */
 	evs_checkpoint_read(projection->name, &live);
 	if (!demanded && !evs_online_is_live(projection) &&
-		(live.event_count == 0 || projection->state == EVS_STATE_REBUILDING ||
-		 projection->state == EVS_STATE_CATCHING_UP))
+		(live.event_count == 0 || projection->state == EVS_PROJECTION_REBUILDING ||
+		 projection->state == EVS_PROJECTION_CATCHING_UP))
 		return "";
 	return evs_shadow_obstacle(projection);
 }
@@ -385,7 +385,7 @@ look_at_shadow(EvsProcedure *procedure, const EvsRebuild *rebuild)
 	Oid			shadow = get_namespace_oid(rebuild->shadow, true);
 
 	if (procedure->shadow != shadow)
-		evs_old_snapshots_forget(procedure);
+		evs_rebuild_readers_forget(procedure);
 	procedure->shadow = shadow;
 }
 
@@ -416,7 +416,7 @@ evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
 	rebuild->tables = NIL;
 	rebuild->shadow = rebuild->shape = NULL;
 	evs_rebuild_write(rebuild);
-	evs_old_snapshots_forget(procedure);
+	evs_rebuild_readers_forget(procedure);
 	procedure->attempts = 0;
 	return EVS_MORE;
 }
@@ -456,10 +456,10 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 	/* whoever sees this transaction sees a whole read model */
 	if (!TransactionIdIsValid(procedure->built))
 	{
-		evs_old_snapshots_begin(procedure, rebuild->checkpoint.event_count);
+		evs_rebuild_readers_begin(procedure, rebuild->checkpoint.event_count);
 		return EVS_MORE;
 	}
-	if (!evs_old_snapshots_gone(procedure, false) || !evs_procedure_may_try(procedure))
+	if (!evs_rebuild_readers_gone(procedure, false) || !evs_procedure_may_try(procedure))
 	{
 		procedure->pause = SNAPSHOT_PAUSE;
 		return EVS_WAIT;

@@ -6,7 +6,7 @@
 #define EVS_REBUILD_ONLINE_H
 
 #include "evsource.h"
-#include "rebuilds.h"
+#include "rebuild_row.h"
 #include "shadow.h"
 
 /* Do appends keep the old version up to date? */

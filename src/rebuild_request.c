@@ -23,7 +23,7 @@
 #include "own_transaction.h"
 #include "procedure.h"
 #include "rebuild.h"
-#include "rebuilds.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
 #include "shadow.h"
@@ -143,7 +143,7 @@ evsource_cancel_rebuild(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 
 	evs_rebuild_forget(name);
-	if (projection->state != EVS_STATE_REBUILDING)
+	if (projection->state != EVS_PROJECTION_REBUILDING)
 		PG_RETURN_BOOL(true);
 	if (rebuild.paused)
 	{
@@ -236,7 +236,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 				 errhint("Divide it so again: evsource.alter_projection('%s', partitions => %d).",
 						 rebuild.name, count)));
 	(void) evs_snapshot_lock(rebuild.name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	is_live = is_inline && projection->state == EVS_STATE_ACTIVE;
+	is_live = is_inline && projection->state == EVS_PROJECTION_ACTIVE;
 	if (is_live)
 		evs_replay_note_count(projection);
 	evs_barrier_begin(&barrier, "revert the rebuild of projection", rebuild.name,
@@ -272,8 +272,8 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	/* events that the other version has applied are history for this one */
 	projection->replay_until = Max(projection->replay_until, furthest);
 	projection->stale = rebuild.kept_stale || !rebuild.same_definition;
-	if (projection->state != EVS_STATE_PAUSED)
-		projection->state = is_inline ? EVS_STATE_CATCHING_UP : EVS_STATE_ACTIVE;
+	if (projection->state != EVS_PROJECTION_PAUSED)
+		projection->state = is_inline ? EVS_PROJECTION_CATCHING_UP : EVS_PROJECTION_ACTIVE;
 	evs_registry_update(projection);
 	evs_rebuild_keep_parts(rebuild.name);
 	evs_checkpoint_write(rebuild.name, &kept);
@@ -283,7 +283,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	rebuild.kept_stale = was_stale;
 	rebuild.keep_old = true;
 	evs_rebuild_write(&rebuild);
-	if (projection->state == EVS_STATE_CATCHING_UP)
+	if (projection->state == EVS_PROJECTION_CATCHING_UP)
 		evs_replay_activate(projection);
 	PG_RETURN_VOID();
 }
@@ -316,7 +316,7 @@ get_procedure(const char *name)
 									ALLOCSET_SMALL_SIZES);
 	caller = MemoryContextSwitchTo(context);
 	procedure = palloc(sizeof(EvsProcedure));
-	evs_procedure_init(procedure, pstrdup(name), EVS_STATE_REBUILDING, WORKER_TIMEOUT);
+	evs_procedure_init(procedure, pstrdup(name), EVS_PROJECTION_REBUILDING, WORKER_TIMEOUT);
 	procedure->background = true;
 	MemoryContextSwitchTo(TopMemoryContext);
 	procedures = lappend(procedures, procedure);

@@ -23,7 +23,7 @@
 #include "replay.h"
 #include "shadow.h"
 #include "snapshots.h"
-#include "truncations.h"
+#include "truncate_warn.h"
 #include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_create_projection);
@@ -203,7 +203,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 
 	if (projection->mode != EVS_MODE_INLINE)
 	{
-		projection->state = EVS_STATE_ACTIVE;
+		projection->state = EVS_PROJECTION_ACTIVE;
 		projection->start_after = start.now ? evs_horizon_safe_position() : start.after;
 		evs_registry_insert(projection);
 		evs_units_create(projection);
@@ -227,7 +227,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 		evs_replay_activate(projection);
 	}
 	if (!start.now)
-		evs_truncations_warn(projection, NULL);
+		evs_truncate_warn(projection, NULL);
 
 	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
 }

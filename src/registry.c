@@ -187,11 +187,11 @@ static const char *const mode_names[] = {
 };
 
 static const char *const state_names[] = {
-	[EVS_STATE_ACTIVE] = "active",
-	[EVS_STATE_CATCHING_UP] = "catching_up",
-	[EVS_STATE_PAUSED] = "paused",
-	[EVS_STATE_FAILED] = "failed",
-	[EVS_STATE_REBUILDING] = "rebuilding",
+	[EVS_PROJECTION_ACTIVE] = "active",
+	[EVS_PROJECTION_CATCHING_UP] = "catching_up",
+	[EVS_PROJECTION_PAUSED] = "paused",
+	[EVS_PROJECTION_FAILED] = "failed",
+	[EVS_PROJECTION_REBUILDING] = "rebuilding",
 };
 
 const char *
@@ -207,7 +207,7 @@ evs_mode_name(EvsMode mode)
 }
 
 const char *
-evs_state_name(EvsProjectionState state)
+evs_projection_state_name(EvsProjectionState state)
 {
 	return state_names[state];
 }

@@ -20,7 +20,7 @@ typedef struct EvsCheckpoint
 /* The words of the SQL surface for what the enums mean. */
 extern const char *evs_kind_name(EvsKind kind);
 extern const char *evs_mode_name(EvsMode mode);
-extern const char *evs_state_name(EvsProjectionState state);
+extern const char *evs_projection_state_name(EvsProjectionState state);
 
 /*
  * Registering, changing, replaying and running one projection exclude each

@@ -136,7 +136,7 @@ evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint)
 		replay(projection, checkpoint, last);
 	}
 
-	projection->state = EVS_STATE_ACTIVE;
+	projection->state = EVS_PROJECTION_ACTIVE;
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, checkpoint);
 	evs_checkpoint_finish(projection->name);
@@ -234,7 +234,7 @@ evs_replay_settle(EvsProjection *projection)
 	int64		last;
 
 	Assert(projection->mode == EVS_MODE_INLINE &&
-		   projection->state == EVS_STATE_ACTIVE);
+		   projection->state == EVS_PROJECTION_ACTIVE);
 	evs_checkpoint_read(projection->name, &checkpoint);
 
 	/* Count most of it before anybody has to wait. */
@@ -268,7 +268,7 @@ evs_replay_note_counts(void)
 		/* it may have been changed while we did not hold it */
 		projection = evs_projection_load(name, true);
 		if (projection == NULL || projection->mode != EVS_MODE_INLINE ||
-			projection->state != EVS_STATE_ACTIVE)
+			projection->state != EVS_PROJECTION_ACTIVE)
 			continue;
 		evs_replay_note_count(projection);
 	}

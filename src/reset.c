@@ -28,7 +28,7 @@
 #include "identity.h"
 #include "parameters.h"
 #include "query.h"
-#include "rebuilds.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "resolve.h"
 #include "snapshot_history.h"
@@ -156,13 +156,13 @@ open_projection(const char *name)
 	EvsProjection *projection;
 	EvsRebuild	rebuild;
 
-	if (evs_projection_load(name, false)->state == EVS_STATE_REBUILDING)
+	if (evs_projection_load(name, false)->state == EVS_PROJECTION_REBUILDING)
 		evs_rebuild_lock(name);
 	projection = evs_registry_open(name);
-	if (projection->state == EVS_STATE_REBUILDING && evs_rebuild_read(name, &rebuild))
+	if (projection->state == EVS_PROJECTION_REBUILDING && evs_rebuild_read(name, &rebuild))
 	{
 		if (rebuild.paused)
-			projection->state = EVS_STATE_PAUSED;
+			projection->state = EVS_PROJECTION_PAUSED;
 		evs_rebuild_forget(name);
 	}
 	return projection;
@@ -218,7 +218,7 @@ evsource_reset_projection(PG_FUNCTION_ARGS)
 {
 	EvsProjection *projection = open_projection(evs_argument_name(fcinfo, 0));
 	EvsCheckpoint start = {projection->start_after, evs_history_base_events(projection->name)};
-	bool		is_live = projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
+	bool		is_live = projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE;
 	int64		before;
 
 	evs_reset_check(projection);
@@ -227,9 +227,9 @@ evsource_reset_projection(PG_FUNCTION_ARGS)
 	empty_in_time(projection, is_live);
 	if (is_live)
 		before = evs_horizon_last_position();
-	if (projection->state != EVS_STATE_PAUSED)
-		projection->state = projection->mode == EVS_MODE_INLINE ? EVS_STATE_CATCHING_UP :
-			EVS_STATE_ACTIVE;
+	if (projection->state != EVS_PROJECTION_PAUSED)
+		projection->state = projection->mode == EVS_MODE_INLINE ? EVS_PROJECTION_CATCHING_UP :
+			EVS_PROJECTION_ACTIVE;
 	projection->stale = false;
 	projection->replay_until = Max(projection->replay_until, before);
 	evs_registry_update(projection);

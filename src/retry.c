@@ -374,13 +374,13 @@ evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 	evs_require_read_committed("retry dead letters");
 
 	retry.projection = evs_registry_open(evs_argument_name(fcinfo, 0));
-	if (retry.projection->state == EVS_STATE_REBUILDING ||
-		retry.projection->state == EVS_STATE_CATCHING_UP)
+	if (retry.projection->state == EVS_PROJECTION_REBUILDING ||
+		retry.projection->state == EVS_PROJECTION_CATCHING_UP)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot retry the dead letters of projection \"%s\"",
 						retry.projection->name),
-				 errdetail("Its state is \"%s\".", evs_state_name(retry.projection->state)),
+				 errdetail("Its state is \"%s\".", evs_projection_state_name(retry.projection->state)),
 				 errhint("Wait until that is complete.")));
 
 	retry.waiting = evs_key_set_create();

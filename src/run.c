@@ -132,23 +132,23 @@ check_runnable(const EvsProjection *projection)
 
 	switch (projection->state)
 	{
-		case EVS_STATE_ACTIVE:
+		case EVS_PROJECTION_ACTIVE:
 			return;
-		case EVS_STATE_PAUSED:
-		case EVS_STATE_FAILED:
+		case EVS_PROJECTION_PAUSED:
+		case EVS_PROJECTION_FAILED:
 			hint = "Call evsource.resume_projection() first.";
 			break;
-		case EVS_STATE_CATCHING_UP:
+		case EVS_PROJECTION_CATCHING_UP:
 			hint = "Call evsource.activate_projection() first.";
 			break;
-		case EVS_STATE_REBUILDING:
+		case EVS_PROJECTION_REBUILDING:
 			hint = "Call evsource.rebuild_projection() to complete the rebuild.";
 			break;
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("projection \"%s\" is not active", projection->name),
-			 errdetail("Its state is \"%s\".", evs_state_name(projection->state)),
+			 errdetail("Its state is \"%s\".", evs_projection_state_name(projection->state)),
 			 errhint("%s", hint)));
 }
 
@@ -220,7 +220,7 @@ evsource_run_projection(PG_FUNCTION_ARGS)
 		if (!all)
 			check_runnable(projection);
 		else if (projection == NULL || projection->mode != EVS_MODE_ASYNC ||
-				 projection->state != EVS_STATE_ACTIVE)
+				 projection->state != EVS_PROJECTION_ACTIVE)
 			continue;
 		check_before(projection, extent.upto);
 		applied += run(projection, &extent);

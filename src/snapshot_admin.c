@@ -336,7 +336,7 @@ evsource_restore_projection(PG_FUNCTION_ARGS)
 	evs_registry_lock(name);
 	projection = evs_state_projection(name, EVS_STATE_MANAGE);
 	keys = evs_snapshots_restore(projection);
-	if (projection->mode != EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE &&
+	if (projection->mode != EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE &&
 		evs_run(projection) > 0)
 		keys = evs_snapshots_restore(projection);
 	PG_RETURN_INT64(keys);

@@ -112,7 +112,7 @@ evs_table_snapshot_save(EvsProjection *projection)
 
 	check_savable(projection);
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE)
+	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE)
 		evs_replay_settle(projection);
 	/* the tables are of one position */
 	evs_apply_gather(projection);

@@ -244,7 +244,7 @@ check_no_others(const List *concerned, const Truncation *truncation)
 static bool
 is_live(const EvsProjection *projection)
 {
-	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_STATE_ACTIVE;
+	return projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE;
 }
 
 /* Are events to go that it would still have to apply? */
@@ -281,7 +281,7 @@ check_applied(const EvsProjection *projection, const Truncation *truncation)
 			 errmsg("cannot truncate stream \"%s\": projection \"%s\" has not applied its events",
 					truncation->name, projection->name),
 			 errdetail("Its state is \"%s\", and it has applied the log up to position " INT64_FORMAT " of " INT64_FORMAT ".",
-					   evs_state_name(projection->state), checkpoint.position,
+					   evs_projection_state_name(projection->state), checkpoint.position,
 					   truncation->position),
 			 errhint("Let it catch up first, or use force => true to let the events go without it.")));
 }

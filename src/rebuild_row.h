@@ -1,8 +1,8 @@
 /*
- * rebuilds.h - the rows of evsource.rebuilds.
+ * rebuild_row.h - the rows of evsource.rebuilds.
  */
-#ifndef EVS_REBUILDS_H
-#define EVS_REBUILDS_H
+#ifndef EVS_REBUILD_ROW_H
+#define EVS_REBUILD_ROW_H
 
 #include "evsource.h"
 #include "procedure.h"
@@ -119,4 +119,4 @@ extern EvsOutcome evs_exchange_drop_old(EvsProcedure *procedure, EvsRebuild *reb
 /* One transaction of whatever there is to do (rebuild.c). */
 extern EvsOutcome evs_rebuild_advance(EvsProcedure *procedure);
 
-#endif							/* EVS_REBUILDS_H */
+#endif							/* EVS_REBUILD_ROW_H */

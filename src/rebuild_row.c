@@ -1,5 +1,5 @@
 /*
- * rebuilds.c - the rows of evsource.rebuilds: one for a rebuild that was asked
+ * rebuild_row.c - the rows of evsource.rebuilds: one for a rebuild that was asked
  * for or is under way, and for an old version that is kept.
  *
  * Locks: see evs_rebuild_lock().
@@ -23,7 +23,7 @@
 #include "lock_classes.h"
 #include "query.h"
 #include "rebuild.h"
-#include "rebuilds.h"
+#include "rebuild_row.h"
 #include "shadow.h"
 
 /* Another hash of the name than the registry's makes it another lock. */

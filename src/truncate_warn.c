@@ -1,11 +1,11 @@
 /*
- * truncations.c - projections that take events of streams whose begin is gone.
+ * truncate_warn.c - projections that take events of streams whose begin is gone.
  *
  * A new projection has nothing of the events that were truncated before it came, and
  * one that is altered has none of those that its filter did not take then.  Neither is
  * an error: what is left may be all that it is to have.  But somebody has to say so.
  */
-#include "truncations.h"
+#include "truncate_warn.h"
 
 #include "catalog/pg_type.h"
 
@@ -45,7 +45,7 @@ are_among(text *const *values, int count, text *const *others, int nothers)
 }
 
 void
-evs_truncations_warn(const EvsProjection *projection, const EvsProjection *old)
+evs_truncate_warn(const EvsProjection *projection, const EvsProjection *old)
 {
 	const EvsFilter *filter = &projection->filter;
 	bool		same_types = old != NULL && projection->start_after >= old->start_after &&

@@ -1,16 +1,19 @@
 /*
- * old_snapshots.c - wait until all snapshots see what a rebuild has committed.
+ * rebuild_readers.c - wait until all snapshots see what a rebuild has committed.
  *
- * Transactions in other databases read other tables, and vacuum reads no read
- * models.  Who comes later sees it, and is not waited for, even where the oldest
- * transaction that he has to ask about (his xmin) is older: so the list is made
- * once, when the transaction has ended, and grows shorter.
+ * The list of transactions with older snapshots is made once, when the rebuild's
+ * transaction has ended, and only grows shorter.  A transaction that takes its
+ * snapshot later sees what was committed and is not waited for, even where its xmin
+ * is older.  Those in other databases read other tables, and VACUUM reads no read
+ * models.
  *
- * Who waits for his turn to append while we keep appenders out has an old snapshot and
- * will keep it until we let him.  Under READ COMMITTED his handlers have newer
- * ones, and so has his next statement; under REPEATABLE READ he gets 40001
- * (dispatch.c) after an exchange, whatever he appends.  Not so who appends and reads
- * in one statement, and who is cancelled while he waits and goes on from a savepoint.
+ * A transaction that waits to append while the rebuild keeps appenders out has an old
+ * snapshot and keeps it until it may go on.  Waiting for it would never end, and it
+ * need not be waited for: under READ COMMITTED its handlers and its next statement
+ * take newer snapshots; under REPEATABLE READ its append fails with 40001 after the
+ * exchange (dispatch.c).  Two kinds remain that can still read the old way: a statement
+ * that appends and reads at once, and a transaction that is cancelled while it waits
+ * and goes on from a savepoint.
  */
 #include "evsource.h"
 
@@ -20,11 +23,11 @@
 #include "storage/procarray.h"
 
 #include "catalog.h"
-#include "old_snapshots.h"
-#include "rebuilds.h"
+#include "rebuild_readers.h"
+#include "rebuild_row.h"
 
 void
-evs_old_snapshots_forget(EvsProcedure *procedure)
+evs_rebuild_readers_forget(EvsProcedure *procedure)
 {
 	procedure->built = InvalidTransactionId;
 	procedure->nreaders = 0;
@@ -34,9 +37,9 @@ evs_old_snapshots_forget(EvsProcedure *procedure)
 }
 
 void
-evs_old_snapshots_begin(EvsProcedure *procedure, int64 events)
+evs_rebuild_readers_begin(EvsProcedure *procedure, int64 events)
 {
-	evs_old_snapshots_forget(procedure);
+	evs_rebuild_readers_forget(procedure);
 	procedure->built = GetTopTransactionId();
 	procedure->built_events = events;
 }
@@ -107,7 +110,7 @@ only_appenders(const EvsProcedure *procedure)
 }
 
 bool
-evs_old_snapshots_gone(EvsProcedure *procedure, bool but_appenders)
+evs_rebuild_readers_gone(EvsProcedure *procedure, bool but_appenders)
 {
 	look(procedure);
 	if (procedure->nreaders == 0 || (but_appenders && only_appenders(procedure)))
