@@ -82,6 +82,7 @@ create type evsource._raw_event as (
     occurred_at    timestamptz,
     recorded_at    timestamptz
 );
+comment on type evsource._raw_event is 'Internal: a row of evsource.events_raw.';
 create function evsource._events_raw() returns setof evsource._raw_event
     language sql stable parallel safe rows 100000
     as $$

@@ -82,6 +82,7 @@ create type evsource._stream as (
     first_recorded_at timestamptz,
     last_recorded_at  timestamptz
 );
+comment on type evsource._stream is 'Internal: a row of evsource.streams.';
 create function evsource._streams() returns setof evsource._stream
     language sql stable parallel safe rows 10000
     as $$

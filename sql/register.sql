@@ -125,3 +125,4 @@ comment on function evsource._guard_drops() is
 create event trigger evsource_guard_drops on sql_drop
     execute function evsource._guard_drops();
 alter event trigger evsource_guard_drops enable always;
+comment on event trigger evsource_guard_drops is 'Refuses to drop a function or table that a projection, an event type or a decider uses.';
