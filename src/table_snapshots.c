@@ -72,7 +72,22 @@ static EvsQuery delete_snapshots = {
 	1, {TEXTOID}, SPI_OK_DELETE
 };
 
+static EvsQuery find_stale = {
+	"select stale from evsource.projections where projection = $1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
 /* ---- saving ---- */
+
+static void
+refuse_stale(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot save the tables of projection \"%s\"", name),
+			 errdetail("It is stale: they are not what its definition makes of the log."),
+			 errhint("Rebuild it first: CALL evsource.rebuild_projection('%s').", name)));
+}
 
 static void
 check_savable(const EvsProjection *projection)
@@ -84,11 +99,7 @@ check_savable(const EvsProjection *projection)
 				 errdetail("Its function %s empties more than its tables, and that would not come back with them.",
 						   projection->on_reset)));
 	if (projection->stale)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("They were made by another definition than it has now."),
-				 errhint("Rebuild it first: CALL evsource.rebuild_projection('%s').", projection->name)));
+		refuse_stale(projection->name);
 
 	if (evs_query_run_by_name(&parked, projection->name) > 0)
 		ereport(ERROR,
@@ -111,9 +122,15 @@ evs_table_snapshot_save(EvsProjection *projection)
 	Datum		values[7];
 
 	check_savable(projection);
+	values[0] = CStringGetTextDatum(projection->name);
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE)
+	{
 		evs_replay_settle(projection);
+		/* an import that was waited for may have come in behind it */
+		if (DatumGetBool(evs_query_value_latest(&find_stale, values, NULL, BoolGetDatum(false))))
+			refuse_stale(projection->name);
+	}
 	/* the tables are of one position */
 	evs_apply_gather(projection);
 	evs_checkpoint_read(projection->name, &checkpoint);
@@ -123,7 +140,6 @@ evs_table_snapshot_save(EvsProjection *projection)
 		return false;
 
 	tables = evs_table_rows_describe(projection);
-	values[0] = CStringGetTextDatum(projection->name);
 	older[0] = values[0];
 	older[1] = Int32GetDatum(projection->policy.keep_snapshots - 1);
 	older[2] = Int64GetDatum(checkpoint.position);
