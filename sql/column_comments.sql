@@ -141,3 +141,68 @@ comment on column evsource.subscriptions.max_attempts is 'Attempts before an eve
 comment on column evsource.subscriptions.generation is 'Number of the newest set of partitions.';
 comment on column evsource.subscriptions.definition is 'Counts changes of what it takes.';
 comment on column evsource.subscriptions.created_at is 'When it was created.';
+
+comment on column evsource.checkpoints.projection is 'Name of the projection.';
+comment on column evsource.checkpoints.position is 'The log has been applied up to here; an inline projection is always up to date.';
+comment on column evsource.checkpoints.event_count is 'Events applied up to this position.';
+comment on column evsource.checkpoints.updated_at is 'When this row was written.';
+comment on column evsource.checkpoints.started_at is 'When the rebuild or catching up that is under way began.';
+comment on column evsource.checkpoints.total is 'Events that it had to apply then.';
+comment on column evsource.checkpoints.resumed_at is 'When the session that works on it began.';
+comment on column evsource.checkpoints.resumed_count is 'event_count at that time.';
+comment on column evsource.checkpoints.conflicts is 'Transactions that were repeated after lock timeouts, deadlocks and serialization failures.';
+comment on column evsource.checkpoints.truncated is 'A stream for whose truncated events the read model stands.';
+
+comment on column evsource.partitions.projection is 'Name of the projection.';
+comment on column evsource.partitions.partition is 'Number of the partition, from 0.';
+comment on column evsource.partitions.position is 'The partition has applied the log up to here.';
+comment on column evsource.partitions.event_count is 'Events that it has applied.';
+comment on column evsource.partitions.updated_at is 'When this row was written.';
+
+comment on column evsource.projection_failures.projection is 'Name of the projection.';
+comment on column evsource.projection_failures.partition is 'Number of the partition, from 0.';
+comment on column evsource.projection_failures.position is 'Position of the event that failed; null when no event is at fault.';
+comment on column evsource.projection_failures.attempts is 'Attempts that count: not those that were no event''s fault.';
+comment on column evsource.projection_failures.sqlstate is 'SQLSTATE of the error.';
+comment on column evsource.projection_failures.message is 'Message of the error.';
+comment on column evsource.projection_failures.detail is 'Detail of the error.';
+comment on column evsource.projection_failures.hint is 'Hint of the error.';
+comment on column evsource.projection_failures.context is 'Context of the error.';
+comment on column evsource.projection_failures.failed_at is 'When the last attempt failed.';
+comment on column evsource.projection_failures.retry_at is 'When the next attempt is due; null when the projection has stopped.';
+
+comment on column evsource.dead_letters.projection is 'Name of the projection.';
+comment on column evsource.dead_letters.position is 'Position of the event.';
+comment on column evsource.dead_letters.stream is 'Stream of the event.';
+comment on column evsource.dead_letters.version is 'Version of the event in its stream.';
+comment on column evsource.dead_letters.type is 'Type of the event.';
+comment on column evsource.dead_letters.sqlstate is 'SQLSTATE of the error; null for an event that waits behind another one.';
+comment on column evsource.dead_letters.message is 'Message of the error of the last attempt.';
+comment on column evsource.dead_letters.detail is 'Detail of the error.';
+comment on column evsource.dead_letters.hint is 'Hint of the error.';
+comment on column evsource.dead_letters.context is 'Context of the error.';
+comment on column evsource.dead_letters.parked_at is 'When the event was set aside.';
+comment on column evsource.dead_letters.failed_at is 'When the last attempt failed.';
+
+comment on column evsource.subscription_dead_letters.subscription is 'Name of the subscription.';
+comment on column evsource.subscription_dead_letters.position is 'Position of the event.';
+comment on column evsource.subscription_dead_letters.stream is 'Stream of the event.';
+comment on column evsource.subscription_dead_letters.version is 'Version of the event in its stream.';
+comment on column evsource.subscription_dead_letters.type is 'Type of the event.';
+comment on column evsource.subscription_dead_letters.attempts is 'How often it was tried; 0 for an event that waits behind another one.';
+comment on column evsource.subscription_dead_letters.reason is 'Why the last attempt failed.';
+comment on column evsource.subscription_dead_letters.retry is 'The event will be handed out again.';
+comment on column evsource.subscription_dead_letters.parked_at is 'When the event was set aside.';
+comment on column evsource.subscription_dead_letters.failed_at is 'When the last attempt failed.';
+
+comment on column evsource.cursors.subscription is 'Name of the subscription.';
+comment on column evsource.cursors.generation is 'Number of the set of partitions that this one belongs to.';
+comment on column evsource.cursors.partition is 'Number of the partition, from 0.';
+comment on column evsource.cursors.partitions is 'Partitions of this generation.';
+comment on column evsource.cursors.position is 'Everything up to here is done.';
+comment on column evsource.cursors.until is 'Events after this position are not its own; null: no end.';
+comment on column evsource.cursors.consumer is 'Consumer that has the events that are out.';
+comment on column evsource.cursors.lease_until is 'When the lease of these events expires.';
+comment on column evsource.cursors.handed_out is 'Position of the last event that is out.';
+comment on column evsource.cursors.attempts is 'Attempts that the first of these events has had.';
+comment on column evsource.cursors.retry_at is 'Nothing is handed out before this time.';

@@ -17,7 +17,7 @@ comment on table evsource.event_types is 'Versions of event types. Roles and fun
 comment on column evsource.event_types.schema_path is 'Must hold for the data of an event of this version.';
 comment on column evsource.event_types.validator is 'The function that data of this version must satisfy.';
 comment on column evsource.event_types.upcaster is 'The function that makes data of this version from data of the version before.';
-comment on column evsource.event_types.changes_stored is 'Were events of earlier versions stored when this one was defined?';
+comment on column evsource.event_types.changes_stored is 'Events of earlier versions were stored when this one was defined.';
 
 -- Every session keeps the list of types.
 create trigger event_types_changed
