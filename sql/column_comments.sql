@@ -206,3 +206,72 @@ comment on column evsource.cursors.lease_until is 'When the lease of these event
 comment on column evsource.cursors.handed_out is 'Position of the last event that is out.';
 comment on column evsource.cursors.attempts is 'Attempts that the first of these events has had.';
 comment on column evsource.cursors.retry_at is 'Nothing is handed out before this time.';
+
+comment on column evsource.events_raw.position is 'Place in the log.';
+comment on column evsource.events_raw.stream is 'Name of the stream.';
+comment on column evsource.events_raw.version is 'Place in the stream.';
+comment on column evsource.events_raw.type is 'Type of the event.';
+comment on column evsource.events_raw.schema_version is 'Version of the type in which the event was stored.';
+comment on column evsource.events_raw.data is 'The data as stored, not upcast.';
+comment on column evsource.events_raw.metadata is 'A jsonb object; {} when there is none.';
+comment on column evsource.events_raw.id is 'The id that the client or the server assigned.';
+comment on column evsource.events_raw.occurred_at is 'When it happened in the world; recorded_at when none was given.';
+comment on column evsource.events_raw.recorded_at is 'When this database took the event.';
+
+comment on column evsource.states.projection is 'Name of the fold projection.';
+comment on column evsource.states.key is 'What the state is of: a stream, "global", or what the key function returned.';
+comment on column evsource.states.state is 'The current state.';
+comment on column evsource.states.version is 'Version of the stream, when the key is one.';
+comment on column evsource.states.position is 'Position of the last event in the state.';
+comment on column evsource.states.event_count is 'Number of events in the state.';
+
+comment on column evsource.snapshot_metadata.projection is 'Name of the fold projection.';
+comment on column evsource.snapshot_metadata.key is 'What the state is of: a stream, "global", or what the key function returned.';
+comment on column evsource.snapshot_metadata.version is 'Version of the last event in the state, when the key is its stream.';
+comment on column evsource.snapshot_metadata.position is 'Position of the last event in the state.';
+comment on column evsource.snapshot_metadata.last_event_id is 'Id of the last event in the state.';
+comment on column evsource.snapshot_metadata.event_count is 'Number of events in the state.';
+comment on column evsource.snapshot_metadata.state_version is 'The projection''s state version when the state was saved.';
+comment on column evsource.snapshot_metadata.definition is 'A number that changes with the projection''s handler, filter and start.';
+comment on column evsource.snapshot_metadata.saved_at is 'When the state was saved.';
+comment on column evsource.snapshot_metadata.occurred_at is 'The latest time of an event in the state.';
+comment on column evsource.snapshot_metadata.restores is 'How often a state was computed from a snapshot of this key.';
+comment on column evsource.snapshot_metadata.rejections is 'How often a snapshot of this key could not be used.';
+comment on column evsource.snapshot_metadata.seen_version is 'Up to this version of the stream, no event after the last one in the state is the projection''s.';
+comment on column evsource.snapshot_metadata.seen_position is 'Position of the event of that version.';
+comment on column evsource.snapshot_metadata.bytes is 'Size of the state as stored, in bytes.';
+
+comment on column evsource.snapshot_history.projection is 'Name of the fold projection.';
+comment on column evsource.snapshot_history.key is 'What the state is of: a stream, "global", or what the key function returned.';
+comment on column evsource.snapshot_history.version is 'Version of the last event in the state, when the key is its stream.';
+comment on column evsource.snapshot_history.position is 'Position of the last event in the state.';
+comment on column evsource.snapshot_history.last_event_id is 'Id of the last event in the state.';
+comment on column evsource.snapshot_history.event_count is 'Number of events in the state.';
+comment on column evsource.snapshot_history.state_version is 'The projection''s state version when the state was saved.';
+comment on column evsource.snapshot_history.definition is 'A number that changes with the projection''s handler, filter and start.';
+comment on column evsource.snapshot_history.saved_at is 'When the state was saved.';
+comment on column evsource.snapshot_history.occurred_at is 'The latest time of an event in the state.';
+comment on column evsource.snapshot_history.state is 'The state.';
+
+comment on column evsource.deciders.decider is 'Name of the decider.';
+comment on column evsource.deciders.projection is 'Fold projection whose states it decides on.';
+comment on column evsource.deciders.handler is 'Signature of the function.';
+comment on column evsource.deciders.owner is 'Role that the function runs as.';
+comment on column evsource.deciders.search_path is 'The setting that the function runs with.';
+comment on column evsource.deciders.created_at is 'When it was registered.';
+
+comment on column evsource.event_types.type is 'Name of the event type.';
+comment on column evsource.event_types.version is 'Version, from 1.';
+comment on column evsource.event_types.owner is 'Role that its functions run as.';
+comment on column evsource.event_types.search_path is 'The setting that its functions run with.';
+comment on column evsource.event_types.created_at is 'When it was defined.';
+
+comment on column evsource.truncations.stream is 'Name of the stream.';
+
+comment on column evsource.snapshot_rejections.projection is 'Name of the projection.';
+comment on column evsource.snapshot_rejections.reason is 'Why snapshots were rejected.';
+
+comment on column evsource.table_snapshots.projection is 'Name of the projection.';
+comment on column evsource.table_snapshots.saved_at is 'When the tables were saved.';
+
+comment on column evsource.projections.lapses is 'How often the log has changed behind it.';

@@ -104,7 +104,7 @@ create index truncations_category_idx on evsource.truncations (evsource.category
 comment on table evsource.truncations is 'Streams whose oldest events were truncated, or were left out when they were imported.';
 comment on column evsource.truncations.version is 'Version of the first event that is left.';
 comment on column evsource.truncations.first_recorded_at is 'When the stream''s first event was recorded.';
-comment on column evsource.truncations.truncated_at is 'When its begin was truncated; null: it was imported without it.';
+comment on column evsource.truncations.truncated_at is 'When its oldest events were truncated; null: it was imported without them.';
 
 -- What truncate_stream or a dump says takes the place of what was found out.
 create function evsource._replace_truncation() returns trigger

@@ -35,7 +35,7 @@ comment on column evsource.snapshots.occurred_at is 'The latest time of an event
 comment on column evsource.snapshots.restores is 'How often a state was computed from a snapshot of this key, counted when the next one was saved.';
 comment on column evsource.snapshots.rejections is 'How often a snapshot of this key could not be used, counted when the next one was saved.';
 comment on column evsource.snapshots.state is 'The state; null when it is in parts: see evsource.load_snapshot.';
-comment on column evsource.snapshots.seen_version is 'Up to this version of the stream no event after the last one in the state is the projection''s; null when nobody has looked further.';
+comment on column evsource.snapshots.seen_version is 'Up to this version of the stream, no event after the last one in the state is the projection''s; null when none was looked at beyond that one.';
 comment on column evsource.snapshots.seen_position is 'Position of the event of that version.';
 
 -- Large states. Two parts fill half of a page: the other half is for their next
@@ -89,7 +89,7 @@ create table evsource.snapshot_rejections (
 );
 comment on table evsource.snapshot_rejections is 'Why snapshots of a projection could not be used.';
 comment on column evsource.snapshot_rejections.key is 'The first key whose snapshot was rejected for this reason.';
-comment on column evsource.snapshot_rejections.message is 'What the error said that was met with it, if it was one.';
+comment on column evsource.snapshot_rejections.message is 'The error message, if there was an error.';
 comment on column evsource.snapshot_rejections.state_version is 'The projection''s state version then.';
 comment on column evsource.snapshot_rejections.rejected_at is 'When that was.';
 
