@@ -74,7 +74,8 @@ typedef struct EvsCapturePlan
 	text	   *truncated;
 	int			nkeys;
 	int		   *keys;			/* indexes of columns */
-	bool		shares_streams; /* rows may have the same key; of a trigger's plan only */
+	bool		repeats_keys;	/* rows of this table may have the same key */
+	bool		shares_streams; /* so may those of all partitions; of a trigger's plan only */
 	int			ncolumns;
 	EvsCaptureColumn *columns;	/* those that are captured, and the key */
 } EvsCapturePlan;

@@ -53,7 +53,7 @@ typedef struct Change
 	CommandId	made_by;		/* the row before it; InvalidCommandId: see capture.h */
 	CommandId	place;			/* the command with which it is told */
 	EvsCapturePhase phase;
-	bool		shares_stream;	/* with other rows, perhaps */
+	bool		repeats_key;	/* of other rows of its table, perhaps */
 	int64		sequence;		/* in which it was collected */
 	int			nest_level;		/* of the transaction that collected it */
 	Oid			role;			/* who appends it */
@@ -178,7 +178,7 @@ place_coming(Pending *done)
 		Change	   *coming = &done->changes[i];
 		int			changed = 0;
 
-		if (coming->phase != EVS_CAPTURE_COMES || coming->shares_stream)
+		if (coming->phase != EVS_CAPTURE_COMES || coming->repeats_key)
 			continue;
 		nth = i > 0 && comes_like(coming - 1, coming) ? nth + 1 : 0;
 		for (int next = i + 1; next < done->count; next++)
@@ -389,7 +389,7 @@ evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by
 	change.command = command;
 	change.made_by = made_by;
 	change.place = command;
-	change.shares_stream = plan->shares_streams;
+	change.repeats_key = plan->repeats_keys;
 	change.phase = phase;
 	change.sequence = pending.sequence++;
 	change.nest_level = GetCurrentTransactionNestLevel();

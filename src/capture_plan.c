@@ -243,6 +243,7 @@ evs_capture_make_plan(Relation table, const EvsCaptureDefinition *definition)
 	evs_capture_check_excluded(table, definition->exclude);
 	take_columns(plan, RelationGetDescr(table), definition->exclude);
 	take_key(plan, table, definition->key);
+	plan->repeats_keys = !is_unique(plan, table, RelationGetRelid(table));
 	MemoryContextSwitchTo(old);
 	return plan;
 }
@@ -295,8 +296,8 @@ evs_capture_plan(const TriggerData *trigger)
 		captures = evs_catalog()->captures;
 		evs_capture_parse(trigger->tg_trigger->tgargs, trigger->tg_trigger->tgnargs, &definition);
 		plan = evs_capture_make_plan(trigger->tg_relation, &definition);
-		plan->shares_streams = !is_unique(plan, trigger->tg_relation,
-										  captured_table(trigger->tg_relation, oid));
+		plan->shares_streams = plan->repeats_keys ||
+			!is_unique(plan, trigger->tg_relation, captured_table(trigger->tg_relation, oid));
 		plan->registrant = evs_capture_registered(RelationGetRelid(trigger->tg_relation),
 												  trigger->tg_trigger->tgargs,
 												  trigger->tg_trigger->tgnargs);

@@ -212,6 +212,26 @@ $$;
 select count(*) from counter;
 select differences('counter');
 
+-- A key that is unique in each partition only: PostgreSQL knows no index for all of them.
+create table version (id int not null, day int not null, v text) partition by range (day);
+create table version_1 partition of version for values from (0) to (10);
+create table version_2 partition of version for values from (10) to (20);
+create unique index on version_1 (id);
+create unique index on version_2 (id);
+create function replace_version() returns trigger language plpgsql as $$
+begin
+    delete from version where id = new.id;
+    return new;
+end
+$$;
+create trigger replace_version before insert on version for each row execute function replace_version();
+select evsource.capture_table('version', key_columns => '{id}');
+insert into version values (1, 1, 'a');
+insert into version values (1, 1, 'b');
+insert into version values (1, 11, 'c');
+select version, type, old -> 'v' as old, new -> 'v' as new from public.log where stream = 'version-1';
+select differences('version');
+
 -- A session that loads the library while a statement is under way: the trigger that does
 -- so is on partitions, too.
 create table part (id int, r int, who text, primary key (id, r) deferrable) partition by range (r);
