@@ -177,6 +177,29 @@ evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
 	return true;
 }
 
+bool
+evs_cursor_skip(const EvsSubscription *subscription, const EvsCursor *cursor,
+				const char *consumer, int64 position)
+{
+	static EvsQuery query = {
+		"update evsource.cursors set position = $4"
+		" where subscription = $1 and generation = $2 and partition = $3 and position = $5",
+		5, {TEXTOID, INT4OID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE
+	};
+	Datum		values[] = {
+		CStringGetTextDatum(subscription->name), Int32GetDatum(cursor->generation),
+		Int32GetDatum(cursor->partition), Int64GetDatum(position), Int64GetDatum(cursor->position)
+	};
+	EvsClaim	claim;
+	Row			row;
+
+	if (!lock_row(subscription, cursor, consumer, &claim, &row))
+		return false;
+	evs_wakeup_holds_cursor(subscription->name);
+	(void) evs_query_run(&query, values, NULL);
+	return true;
+}
+
 void
 evs_cursor_hand_out(const EvsClaim *claim, const EvsHandOut *out,
 					const char *consumer, int64 lease_ms)

@@ -123,15 +123,21 @@ pass_over_locked(EvsFetch *fetch, EvsSubscription *subscription)
 
 /* A cursor that somebody was faster to change may be locked all the same. */
 static bool
-claim_cursor(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *cursor,
-			 EvsClaim *claim)
+note_claim(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *cursor,
+		   bool claimed)
 {
-	bool		claimed = evs_cursor_claim(subscription, cursor, fetch->consumer, claim);
-
 	fetch->has_locks |= TransactionIdIsValid(GetTopTransactionIdIfAny());
 	if (!claimed)
 		note_locked(fetch, subscription, cursor);
 	return claimed;
+}
+
+static bool
+claim_cursor(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *cursor,
+			 EvsClaim *claim)
+{
+	return note_claim(fetch, subscription, cursor,
+					  evs_cursor_claim(subscription, cursor, fetch->consumer, claim));
 }
 
 static EvsCursor *
@@ -201,8 +207,8 @@ find_work(const EvsFetch *fetch, const EvsSubscription *subscription, int64 safe
 /*
  * Free cursors that have nothing up to a position: those that are at their end
  * go, and those far behind move on, lest they are searched for again and again.
- * Not those whose events were out: who has these may acknowledge as long as nobody
- * else fetches them.  Returns whether any went.
+ * What was out from one of these stays so: who has it may acknowledge as long as nobody
+ * else fetches it.  Returns whether any went.
  */
 static bool
 advance_idle(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCursor *found,
@@ -216,9 +222,15 @@ advance_idle(EvsFetch *fetch, const EvsSubscription *subscription, const EvsCurs
 		bool		ends = searched >= cursor->end;
 		EvsClaim	claim;
 
-		if (cursor == found || !cursor->is_free || cursor->out > searched ||
+		if (cursor == found || !cursor->is_free ||
 			(!ends && searched - cursor->position < IDLE_POSITIONS))
 			continue;
+		if (cursor->out > searched)
+		{
+			(void) note_claim(fetch, subscription, cursor,
+							  evs_cursor_skip(subscription, cursor, fetch->consumer, searched));
+			continue;
+		}
 		if (!claim_cursor(fetch, subscription, cursor, &claim))
 			continue;
 		if (claim.position == cursor->position)

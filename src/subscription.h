@@ -100,6 +100,13 @@ typedef struct EvsClaim
 extern bool evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
 							 const char *consumer, EvsClaim *claim);
 
+/*
+ * Move on a cursor that has nothing up to a position, which is before what is out from
+ * it or was: that stays as it is, to be acknowledged.  False as above.
+ */
+extern bool evs_cursor_skip(const EvsSubscription *subscription, const EvsCursor *cursor,
+							const char *consumer, int64 position);
+
 /* What is handed out next begins with this event. */
 extern void evs_cursor_begin(EvsClaim *claim, int64 position);
 
