@@ -32,6 +32,12 @@ extern void evs_append(text *stream, EvsBatch *batch, int64 expected_version,
 extern void evs_append_many(EvsBatch *batch);
 
 /*
+ * Before events are appended that are not in the order of their streams' names: lock the
+ * streams in that order, if they are no more than are locked at once.
+ */
+extern void evs_append_lock_ahead(EvsEvent *appended, int count);
+
+/*
  * The steps that both share, under the lock on the log: 42501 unless the current
  * user may append, 55000 while a validator runs; that the data is what its type
  * says; and, when the events are stored, to hand them to the projections.

@@ -61,6 +61,33 @@ number(Relation events, EvsBatch *batch)
 	}
 }
 
+void
+evs_append_lock_ahead(EvsEvent *appended, int count)
+{
+	EvsEvent  **places = MemoryContextAllocHuge(CurrentMemoryContext, count * sizeof(EvsEvent *));
+	text	   *streams[EVS_STREAMS_AT_ONCE];
+	int64		versions[EVS_STREAMS_AT_ONCE];
+	int			nstreams = 0;
+	Relation	events;
+
+	for (int i = 0; i < count; i++)
+		places[i] = &appended[i];
+	qsort(places, count, sizeof(EvsEvent *), compare_places);
+	for (int i = 0; i < count; i++)
+	{
+		if (nstreams > 0 && evs_same_text(streams[nstreams - 1], places[i]->stream))
+			continue;
+		if (nstreams == EVS_STREAMS_AT_ONCE)
+			return;
+		streams[nstreams++] = places[i]->stream;
+	}
+
+	evs_require_writable("evsource.append()");
+	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	evs_stream_lock_many(events, streams, versions, nstreams);
+	table_close(events, NoLock);
+}
+
 /* An INSERT has to run for each stream; those that follow each other share one. */
 static void
 append_stream_by_stream(EvsBatch *batch)

@@ -23,7 +23,9 @@
  *
  * Rows of one key share a stream, and sessions that change different ones of them
  * meet there.  So that they do not deadlock, the events of a statement are appended in
- * the order of their streams then, if they are more than are locked at once.  Not so
+ * the order of their streams then, if they are more than are locked at once.  What leaves
+ * and what comes are each in that order: if the streams are not too many to be locked at
+ * once, that is done before.  Not so
  * beyond work_mem: the parts of a big statement are each in that order, and a load of
  * millions of rows does not take the memory that it would need otherwise.
  *
@@ -366,6 +368,9 @@ append_pending(bool at_end)
 	events = MemoryContextAllocHuge(done.context, Max(count, 1) * sizeof(EvsEvent));
 	for (int i = 0; i < count; i++)
 		events[i] = done.changes[i].event;
+	if (done.shared && count > EVS_STREAMS_AT_ONCE &&
+		compare_order(&done.changes[0], &done.changes[count - 1]) != 0)
+		evs_append_lock_ahead(events, count);
 	for (int first = 0, next; first < count; first = next)
 	{
 		next = first + 1;
