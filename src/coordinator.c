@@ -33,7 +33,6 @@
 #include "notify.h"
 #include "positions.h"
 #include "publish.h"
-#include "replication.h"
 #include "wakeup.h"
 
 /* ms until a worker that died is started again: at least, at most */
@@ -54,9 +53,6 @@
 
 /* so many messages may come at once before evsource.notify_interval counts */
 #define NOTIFY_BURST		5
-
-/* ms between two looks at a log that logical replication fills: it does not wake us */
-#define COPY_INTERVAL		1000
 
 /* ms until notifying is tried again */
 #define NOTIFY_DELAY		1000
@@ -353,7 +349,7 @@ notify_without_flush(int64 safe)
 
 /* Tell them, if there is something new. */
 static void
-tell_listeners(TimestampTz now, long *timeout)
+tell_listeners(TimestampTz now)
 {
 	MemoryContext context = CurrentMemoryContext;
 
@@ -363,8 +359,6 @@ tell_listeners(TimestampTz now, long *timeout)
 
 		StartTransactionCommand();
 		safe = evs_horizon_safe_position();
-		if (evs_replication_is_copy())
-			*timeout = Min(*timeout, COPY_INTERVAL);
 		if (safe > notified && !notify_without_flush(safe))
 		{
 			/* somebody listens and does not take what he is sent */
@@ -400,7 +394,7 @@ notify(long *timeout)
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (now >= notify_at)
-		tell_listeners(now, timeout);
+		tell_listeners(now);
 	if (now >= notify_at)
 		return true;
 	*timeout = Min(*timeout, Max(TimestampDifferenceMilliseconds(now, notify_at), 1));

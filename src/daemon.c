@@ -29,11 +29,15 @@
 
 #include "catalog.h"
 #include "daemon.h"
+#include "replication.h"
 #include "shmem.h"
 #include "wakeup.h"
 
 /* ms between two looks whether somebody who cannot say so needs the database */
 #define UNKNOWN_TIMEOUT		1000
+
+/* ms between two looks at a log that logical replication fills: it does not wake us */
+#define COPY_INTERVAL		1000
 
 static volatile sig_atomic_t told_to_leave = false;
 
@@ -246,6 +250,8 @@ evs_daemon_sleep(bool events, bool (*nothing_to_do) (void *argument), void *argu
 	/* what was committed before that did not wake us: hear of it now */
 	AcceptInvalidationMessages();
 	sleep = nothing_to_do(argument);
+	if (events && evs_catalog_exists() && evs_replication_is_copy())
+		timeout = Min(timeout, COPY_INTERVAL);
 	if (!evs_wakeup_needs_transaction())
 		CommitTransactionCommand();
 	pgstat_report_activity(STATE_IDLE, NULL);

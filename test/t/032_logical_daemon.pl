@@ -1,0 +1,53 @@
+# In a copy of the log that logical replication fills, the daemon applies what arrives,
+# though nothing is committed there that would wake it.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# what the Makefile sets so that the daemon leaves other tests alone
+delete $ENV{PGOPTIONS};
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init(allows_streaming => 'logical');
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 16\n");
+$node->start;
+
+# Both databases are of one server: the slot is made before the subscription.
+$node->safe_psql('postgres', 'create database original');
+$node->safe_psql('original', q{
+create extension evsource;
+select from evsource.append('a-1', 'Counted');
+create publication log for table evsource.events, evsource.published, evsource.store, evsource.truncations;
+select evsource.publish_safe_position()});
+$node->safe_psql('original', q{select pg_create_logical_replication_slot('log', 'pgoutput')});
+$node->safe_psql('postgres', 'create database copy');
+$node->safe_psql('copy', q{
+create extension evsource;
+create table counts (stream text primary key, n bigint);
+select evsource.create_projection('counts', mode => 'async', tables => '{counts}', query =>
+	'insert into public.counts select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = counts.n + excluded.n')});
+my $connection = $node->connstr . ' dbname=original';
+$node->safe_psql('copy', "create subscription log connection '$connection' publication log with (create_slot = false, slot_name = 'log')");
+ok($node->poll_query_until('copy', q{select bool_and(srsubstate = 'r') from pg_subscription_rel}), 'the first copy is complete');
+is($node->safe_psql('copy', 'select evsource.adopt()'), 't', 'the copy is adopted');
+my $applied = q{select n from counts};
+ok($node->poll_query_until('copy', $applied, 1), 'the daemon has applied it');
+
+# A worker that waits to be woken looks only every 30 seconds.
+foreach my $n (2 .. 3)
+{
+	my $position = $node->safe_psql('original', q{select position from evsource.append('a-1', 'Counted')});
+	$node->safe_psql('original', 'select evsource.publish_safe_position()');
+	my ($status, $reached, $error) = $node->psql('copy', "select evsource.wait_for('counts', $position, '10s')");
+	is($error, '', "event $n: the daemon applies it soon");
+	is($node->safe_psql('copy', $applied), $n, "event $n: it is applied");
+}
+
+$node->safe_psql('copy', 'drop subscription log');
+$node->stop;
+
+done_testing();
