@@ -251,6 +251,16 @@ InitMaterializedSRF(FunctionCallInfo fcinfo, bits32 flags)
 #define numeric_is_inf(number) ((void) (number), false)
 #endif
 
+/*
+ * pq_check_connection: 14.  Before, only sending shows that a client is gone.  Its header
+ * needs those of Kerberos, if PostgreSQL was built with it.
+ */
+#if PG_VERSION_NUM >= 140000
+extern bool pq_check_connection(void);
+#else
+#define pq_check_connection() true
+#endif
+
 /* MarkGUCPrefixReserved: 15. */
 #if PG_VERSION_NUM < 150000
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)

@@ -32,6 +32,8 @@
  * The statement that calls has a snapshot, which a function cannot give back; so
  * nobody waits for longer than evsource.max_wait.
  *
+ * Nor is anything handed out after a wait to a client that has gone meanwhile.
+ *
  * Who has locked a cursor does not wait: its consumer could not acknowledge, and
  * nobody else could fetch from it.  The lock goes with the transaction, so the
  * call ends.
@@ -442,6 +444,18 @@ sleep_until(const EvsFetch *fetch, TimestampTz until)
 	evs_wakeup_sleep(timeout + 1, wait_event);
 }
 
+/* End the session as PostgreSQL does where it finds that its client has gone. */
+static void
+require_client(void)
+{
+	if (MyProcPort != NULL && !pq_check_connection())
+	{
+		ClientConnectionLost = true;
+		InterruptPending = true;
+	}
+	CHECK_FOR_INTERRUPTS();
+}
+
 /* Nothing was found; what is blocked or leased, others leave to us to watch. */
 static bool
 was_woken(const EvsFetch *fetch)
@@ -465,6 +479,7 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 		/* from a change on everything wakes us, so look again after it */
 		if (!woken && !evs_wakeup_want(&fetch->wanted, fetch->blocked))
 			sleep_until(fetch, until);
+		require_client();
 	}
 }
 

@@ -177,6 +177,13 @@ foreach my $preload ('', 'evsource')
 	$wait->('some');
 	$sql->(q{select pg_cancel_backend(pid) from pg_stat_activity where query ~ 'with got' and pid <> pg_backend_pid()});
 	is($ended->(), '57014', "$mode: a wait can be cancelled");
+	my $dead = $node->background_psql('postgres');
+	$dead->query_until(qr/begun/, "\\echo begun\nwith got as (select * from evsource.fetch_events('some', wait => '60 s')) table got;\n");
+	$node->poll_query_until('postgres', $asleep, '1') or die 'nobody waits';
+	$dead->{run}->kill_kill;
+	$sql->(q{select evsource.append('some-31', 'Written')});
+	$node->poll_query_until('postgres', q{select count(*) from pg_stat_activity where state = 'active' and query ~ 'with got' and pid <> pg_backend_pid()}, '0') or die 'it waits';
+	is($sql->(q{select stream, attempt from evsource.fetch_events('some')}), 'some-31|1', "$mode: who waits for a client that is gone takes nothing");
 	$wait->('some');
 	$sql->(q{select evsource.drop_subscription('some')});
 	is($ended->(), '42704', "$mode: and ends when the subscription is dropped");
