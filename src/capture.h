@@ -177,8 +177,11 @@ extern void evs_capture_each_row(Relation table, EvsCaptureVisit visit, void *ar
  */
 extern void evs_capture_set_state(Relation table, const char *trigger, char state);
 
-/* Let those who own captured tables add partitions to them (capture_owners.c). */
-extern void evs_capture_let_owners_add_partitions(void);
+/*
+ * Let those add partitions who own a captured table or partitions of it that have
+ * partitions themselves; InvalidOid: any such table (capture_owners.c).
+ */
+extern void evs_capture_let_owners_add_partitions(Oid relid);
 extern void evs_capture_owners_reassigned(void);
 
 /*

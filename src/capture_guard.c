@@ -146,8 +146,9 @@ may_add_partition(Node *command)
 	return IsA(command, CreateSchemaStmt) || alters_table(command, AT_AttachPartition);
 }
 
+/* What partitions need that are added, and who owns the tables that were changed. */
 static void
-watch_partitions(void)
+provide_for_partitions(bool adds)
 {
 	static EvsQuery find = {
 		"select distinct c.objid from pg_catalog.pg_event_trigger_ddl_commands() c"
@@ -157,7 +158,11 @@ watch_partitions(void)
 	ListCell   *cell;
 
 	foreach(cell, evs_query_oids(&find, NULL, NULL))
-		evs_capture_watch_partitions(lfirst_oid(cell));
+	{
+		if (adds)
+			evs_capture_watch_partitions(lfirst_oid(cell));
+		evs_capture_let_owners_add_partitions(lfirst_oid(cell));
+	}
 }
 
 static void
@@ -253,10 +258,10 @@ evsource_guard_captures(PG_FUNCTION_ARGS)
 		evs_capture_forget_dropped();
 	else
 	{
-		if (may_add_partition(data->parsetree))
-			watch_partitions();
-		if (alters_table(data->parsetree, AT_ChangeOwner))
-			evs_capture_let_owners_add_partitions();
+		bool		adds = may_add_partition(data->parsetree);
+
+		if (adds || alters_table(data->parsetree, AT_ChangeOwner))
+			provide_for_partitions(adds);
 		if (renames_column(data->parsetree))
 			check_renamed((RenameStmt *) data->parsetree);
 		if (!IsA(data->parsetree, CreateStmt) && !IsA(data->parsetree, AlterTableStmt))

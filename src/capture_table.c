@@ -307,7 +307,7 @@ provide_for_partitions(Relation table)
 {
 	evs_capture_watch_partitions(RelationGetRelid(table));
 	if (table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-		evs_capture_let_owners_add_partitions();
+		evs_capture_let_owners_add_partitions(RelationGetRelid(table));
 }
 
 /* A partition that is captured by itself has the triggers already. */

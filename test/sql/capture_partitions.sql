@@ -28,6 +28,15 @@ create table sc.m2 (like sc.m including all);
 alter table sc.m attach partition sc.m2 for values from (10) to (20);
 insert into sc.m values (1, 1), (2, 11);
 reset role;
+-- So does who owns a partition that has partitions, though it was attached.
+set role regress_parts_one;
+create table sc.mid (id int, d int, primary key (id, d)) partition by range (d);
+reset role;
+revoke execute on function evsource.capture() from regress_parts_one;
+alter table sc.m attach partition sc.mid for values from (20) to (40);
+set role regress_parts_one;
+create table sc.mid1 partition of sc.mid for values from (20) to (30);
+reset role;
 select stream, type from evsource.events order by position;
 -- A migration that runs again mends what an older owner left.
 revoke execute on function evsource.capture() from regress_parts_three;
