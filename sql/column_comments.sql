@@ -268,6 +268,8 @@ comment on column evsource.event_types.created_at is 'When it was defined.';
 
 comment on column evsource.truncations.stream is 'Name of the stream.';
 
+comment on column evsource.snapshot_removals.projection is 'Name of the projection.';
+comment on column evsource.snapshot_removals.removed_at is 'When that was.';
 comment on column evsource.snapshot_rejections.projection is 'Name of the projection.';
 comment on column evsource.snapshot_rejections.reason is 'Why snapshots were rejected.';
 

@@ -93,6 +93,14 @@ comment on column evsource.snapshot_rejections.message is 'The error message, if
 comment on column evsource.snapshot_rejections.state_version is 'The projection''s state version then.';
 comment on column evsource.snapshot_rejections.rejected_at is 'When that was.';
 
+-- Of transactions that are open while this is written, not for later ones: a dump
+-- leaves it out.
+create table evsource.snapshot_removals (
+    projection text collate "C" primary key,
+    removed_at timestamptz not null
+);
+comment on table evsource.snapshot_removals is 'Internal: when snapshots of a projection were removed last; who cannot see that row does not use what it still sees of them.';
+
 create function evsource._same_state(a jsonb, b jsonb) returns boolean
     language c immutable strict parallel safe
     as 'MODULE_PATHNAME', 'evsource__same_state';

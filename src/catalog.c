@@ -143,6 +143,8 @@ evs_catalog(void)
 	fresh.snapshots_pkey = find_relation(fresh.schema, "snapshots_pkey");
 	fresh.snapshot_parts = find_relation(fresh.schema, "snapshot_parts");
 	fresh.snapshot_parts_pkey = find_relation(fresh.schema, "snapshot_parts_pkey");
+	fresh.snapshot_removals = find_relation(fresh.schema, "snapshot_removals");
+	fresh.snapshot_removals_pkey = find_relation(fresh.schema, "snapshot_removals_pkey");
 	fresh.store = find_relation(fresh.schema, "store");
 	fresh.published = find_relation(fresh.schema, "published");
 	fresh.event_type = get_rel_type_id(find_relation(fresh.schema, "event"));

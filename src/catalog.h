@@ -26,6 +26,8 @@ typedef struct EvsCatalog
 	Oid			snapshots_pkey; /* (projection, key) */
 	Oid			snapshot_parts; /* large ones */
 	Oid			snapshot_parts_pkey;	/* (projection, key, part) */
+	Oid			snapshot_removals;	/* who removed some last */
+	Oid			snapshot_removals_pkey; /* (projection) */
 	Oid			store;			/* who this store is */
 	Oid			published;		/* safe position for standbys */
 	Oid			event_type;		/* composite type evsource.event */

@@ -82,16 +82,42 @@ save(Application *application, text *key, EvsState *state)
 	state->rejections = 0;
 }
 
+/* The state after a stream's events; *state is one to go on from, or all zero. */
+static void
+fold_stream(Application *application, const EvsKeyGroup *group, EvsState *state)
+{
+	EvsFolder  *folder = application->folder;
+	int64		before = group->events[0]->version - 1;
+
+	if (state->seen_version < before)
+	{
+		EvsStateAt	at = {.version = before};
+
+		evs_state_load_stream(folder, group->key, &at, application->snapshot, state);
+	}
+	else
+		evs_folder_start(folder, state->state ? state->state : evs_initial_state());
+
+	for (int i = 0; i < group->count; i++)
+	{
+		if (group->events[i]->version > state->seen_version)
+			evs_state_advance(folder, state, group->events[i]);
+	}
+	evs_state_finish(folder, state);
+}
+
 /*
  * Fold a stream's events.  The cached state may be ahead of where the batch
  * begins: somebody in this transaction has asked for the state since the events
  * were stored.
+ *
+ * Who removes snapshots does not wait for us before we have a lock to save: what we
+ * began with may be gone by then, and must not come back.
  */
 static void
 apply_to_stream(Application *application, const EvsKeyGroup *group)
 {
 	EvsFolder  *folder = application->folder;
-	int64		before = group->events[0]->version - 1;
 	EvsCachedState *entry;
 	EvsState	state = {0};
 
@@ -99,24 +125,17 @@ apply_to_stream(Application *application, const EvsKeyGroup *group)
 	if (entry != NULL)
 		state = *evs_state_cached(entry);
 
-	if (state.seen_version < before)
-	{
-		EvsStateAt	at = {.version = before};
-
-		evs_state_load_stream(folder, group->key, &at, application->snapshot, &state);
-	}
-	else
-		evs_folder_start(folder, state.state ? state.state : evs_initial_state());
-
-	for (int i = 0; i < group->count; i++)
-	{
-		if (group->events[i]->version > state.seen_version)
-			evs_state_advance(folder, &state, group->events[i]);
-	}
-	evs_state_finish(folder, &state);
-
+	fold_stream(application, group, &state);
 	if (is_to_be_saved(application, group->key, &state))
+	{
+		if (!evs_snapshots_unchanged_since(folder->generation))
+		{
+			memset(&state, 0, sizeof(state));
+			folder->suspicious = true;
+			fold_stream(application, group, &state);
+		}
 		save(application, group->key, &state);
+	}
 	if (entry != NULL)
 		evs_state_cache_put(entry, &state);
 }

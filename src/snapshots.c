@@ -526,6 +526,7 @@ evs_snapshots_clear_foreign(const EvsProjection *projection)
 	};
 
 	(void) evs_query_run(&clear_foreign, values, NULL);
+	evs_snapshots_note_removal(projection->name);
 }
 
 static EvsQuery mark_mixed = {
@@ -556,5 +557,6 @@ evs_snapshots_clear(const char *projection, bool bases)
 	evs_parts_clear(projection);
 	if (bases)
 		evs_snapshot_forget_rejections(projection);
+	evs_snapshots_note_removal(projection);
 	return evs_query_run_latest(&clear, values, NULL);
 }

@@ -170,6 +170,20 @@ extern int64 evs_snapshots_clear(const char *projection, bool bases);
 
 extern void evs_snapshots_clear_foreign(const EvsProjection *projection);
 
+/*
+ * Tell that some were removed.  The caller has locked all of them.
+ */
+extern void evs_snapshots_note_removal(const char *projection);
+
+/* Have some been removed, as of now, that the snapshot may still see? */
+extern bool evs_snapshots_removed_since(const char *projection, Snapshot snapshot);
+
+/*
+ * Are what was removed, and the projections, as they were at this generation of the
+ * state cache?  Call with a lock under which snapshots are written: it stays so.
+ */
+extern bool evs_snapshots_unchanged_since(uint64 generation);
+
 /* The id of the last event in a state. */
 extern pg_uuid_t *evs_snapshot_last_event_id(const EvsState *state);
 

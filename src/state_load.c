@@ -15,6 +15,7 @@
  */
 #include "state_load.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -186,6 +187,18 @@ contradicts(const EvsSnapshot *row, text *stream, Snapshot snapshot)
 	return contradicts;
 }
 
+/*
+ * Are rows that the snapshot sees of no use, for it may see some that were removed?
+ * Where it has just been taken it does not, or that is found out before anything is
+ * saved: see snapshot_removals.c.
+ */
+static bool
+sees_removed(const EvsFolder *folder, Snapshot snapshot)
+{
+	return (IsolationUsesXactSnapshot() || folder->suspicious) &&
+		evs_snapshots_removed_since(folder->projection->name, snapshot);
+}
+
 /* Has somebody saved a state that is further on than this one, and of use? */
 static bool
 take_newer_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
@@ -198,7 +211,8 @@ take_newer_row(EvsFolder *folder, text *stream, const EvsStateAt *at,
 		!evs_snapshot_read(projection->name, stream, snapshot, &row) ||
 		row.seen_version <= state->seen_version || !is_before(&row, at) ||
 		row.state_version != projection->state_version ||
-		contradicts(&row, stream, snapshot) || !evs_snapshot_accept(projection, stream, &row))
+		sees_removed(folder, snapshot) || contradicts(&row, stream, snapshot) ||
+		!evs_snapshot_accept(projection, stream, &row))
 		return false;
 	take_row(state, &row, at);
 	state->restores++;
@@ -315,7 +329,8 @@ fold_from_snapshot(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	/* to save or not to save depends on the row, even if it is not to be used */
 	if (!policy->restore_from_snapshot && policy->snapshot_every == 0)
 		return false;
-	if (!evs_snapshot_read(projection->name, stream, snapshot, &row))
+	if (!evs_snapshot_read(projection->name, stream, snapshot, &row) ||
+		sees_removed(folder, snapshot))
 		return false;
 
 	if (!policy->restore_from_snapshot || !is_before(&row, at))
@@ -342,7 +357,8 @@ fold_from_history(EvsFolder *folder, text *stream, const EvsStateAt *at,
 	int64		saved_version = state->saved_version;
 	EvsSnapshot row;
 
-	if (projection->policy.keep_snapshots <= 1 || !projection->policy.restore_from_snapshot)
+	if (projection->policy.keep_snapshots <= 1 || !projection->policy.restore_from_snapshot ||
+		sees_removed(folder, snapshot))
 		return false;
 	while (evs_history_read(projection->name, stream, below,
 							at->has_time ? at->before : DT_NOEND, snapshot, &row))

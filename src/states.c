@@ -182,18 +182,10 @@ evs_state_of_key(EvsStateCall *call, text *key, EvsState *state)
 }
 
 /*
- * Nobody alters the state version as long as we have the lock of the key.  Whoever
- * did before that has cleared away what must not be taken for more than it is.
+ * Save the state that was asked for, if it is worth it and can be done.  As long as we
+ * have the lock of the key nobody alters the state version or removes snapshots.  Who
+ * did before that, since we began, has put away what must not come back.
  */
-static bool
-has_its_version(const EvsProjection *projection)
-{
-	const EvsProjection *now = evs_projection_load(projection->name, true);
-
-	return now != NULL && now->state_version == projection->state_version;
-}
-
-/* Save the state that was asked for, if it is worth it and can be done. */
 static void
 save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 {
@@ -209,7 +201,8 @@ save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 	/* events may come in behind it, and a mere question opens no log: see restore.c */
 	if (!evs_positions_log_is_open())
 		return;
-	if (!evs_snapshot_is_due(projection, key, state) || !has_its_version(projection))
+	if (!evs_snapshot_is_due(projection, key, state) ||
+		!evs_snapshots_unchanged_since(call->folder->generation))
 		return;
 
 	writer = evs_snapshot_writer(projection, call->definition);
