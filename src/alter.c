@@ -365,6 +365,7 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 	bool		if_exists = evs_argument_bool(fcinfo, 1, false);
 	bool		force = evs_argument_bool(fcinfo, 2, false);
 	EvsProjection *projection;
+	EvsBarrier	barrier;
 
 	evs_rebuild_lock(name);
 	evs_registry_lock(name);
@@ -384,10 +385,14 @@ evsource_drop_projection(PG_FUNCTION_ARGS)
 
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 
-	/* before anybody has to wait: it may be read */
+	/* both at once: who waits for appends has no tables that others need */
+	evs_barrier_begin(&barrier, "drop projection", name,
+					  "used versions of its tables that it keeps, or those that they refer to");
+	barrier.appends_go_on = !is_live(projection);
+	barrier.tables = evs_rebuild_dropped(name);
+	while (!evs_barrier_attempt(&barrier, NULL, NULL))
+		;
 	evs_rebuild_forget(name);
-	if (is_live(projection))
-		evs_barrier("drop projection", name);
 	(void) evs_snapshots_clear(name, true);
 	(void) evs_table_snapshots_clear(name);
 	evs_troubles_clear(name);

@@ -148,7 +148,7 @@ time_left(const EvsBarrier *barrier)
 /* What is done behind the barrier, at once. */
 typedef struct Moment
 {
-	bool		appends_go_on;
+	const EvsBarrier *barrier;
 	void		(*work) (void *);	/* NULL: nothing yet */
 	void	   *arg;
 	bool		begun;
@@ -158,10 +158,13 @@ static void
 take_moment(void *arg)
 {
 	Moment	   *moment = arg;
+	ListCell   *cell;
 
-	if (!moment->appends_go_on)
+	if (!moment->barrier->appends_go_on)
 		LockRelationOid(evs_catalog()->events, ShareRowExclusiveLock);
 	moment->begun = true;
+	foreach(cell, moment->barrier->tables)
+		LockRelationOid(lfirst_oid(cell), AccessExclusiveLock);
 	if (moment->work != NULL)
 		moment->work(moment->arg);
 }
@@ -177,14 +180,14 @@ wait_for_one(void *arg)
  * one of them waits for us, that is a deadlock which no other attempt ends.
  */
 static void
-wait_for_holders(const EvsBarrier *barrier)
+wait_for_holders(const EvsBarrier *barrier, Oid relation, LOCKMODE mode)
 {
 	LOCKTAG		tag;
 	VirtualTransactionId *holders;
 	int			count;
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, evs_catalog()->events);
-	holders = GetLockConflicts(&tag, ShareRowExclusiveLock, &count);
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+	holders = GetLockConflicts(&tag, mode, &count);
 	for (int i = 0; i < count; i++)
 	{
 		int			left = time_left(barrier);
@@ -209,18 +212,22 @@ give_up(const EvsBarrier *barrier, bool begun)
 bool
 evs_barrier_attempt(EvsBarrier *barrier, void (*work) (void *), void *arg)
 {
-	Moment		moment = {barrier->appends_go_on, work, arg};
+	Moment		moment = {barrier, work, arg};
+	ListCell   *cell;
 	int			left;
 
 	/* mostly nobody is in the way */
-	if (work == NULL &&
+	if (work == NULL && barrier->tables == NIL && !barrier->appends_go_on &&
 		ConditionalLockRelationOid(evs_catalog()->events, ShareRowExclusiveLock))
 		return true;
+	/* who uses the tables is no reason to keep anybody waiting */
+	foreach(cell, barrier->tables)
+		wait_for_holders(barrier, lfirst_oid(cell), AccessExclusiveLock);
 	if (in_time(Max(Min(barrier->attempt, time_left(barrier)), 1), take_moment, &moment, true))
 		return true;
 
 	if (!moment.begun)
-		wait_for_holders(barrier);
+		wait_for_holders(barrier, evs_catalog()->events, ShareRowExclusiveLock);
 	left = time_left(barrier);
 	if (left <= 0)
 		give_up(barrier, moment.begun);

@@ -27,7 +27,8 @@ typedef struct EvsBarrier
 	const char *what;			/* the caller wants to do ... */
 	const char *name;			/* ... to this */
 	const char *others;			/* who has ... is in the way of the work */
-	bool		appends_go_on;	/* there is only the work, no need of the barrier */
+	bool		appends_go_on;	/* there is only the rest, no need of the barrier */
+	List	   *tables;			/* to be locked behind it, against readers, too */
 	int			patience;		/* ms in all */
 	TimestampTz until;			/* then it is over */
 	int			attempt;		/* ms for the next one */
@@ -37,9 +38,10 @@ extern void evs_barrier_begin(EvsBarrier *barrier, const char *what, const char 
 							  const char *others);
 
 /*
- * True: it is held, and the work, if there is any, is done behind it; no lock that
- * the work waited for took longer than the attempt.  False: nothing of it is done,
- * and those who were in the way are through, or others have had time to append.
+ * True: it is held, with the tables, and the work, if there is any, is done behind it;
+ * no lock that the work waited for took longer than the attempt.  False: nothing of it
+ * is done or held, and those who were in the way are through, or others have had time
+ * to append.
  */
 extern bool evs_barrier_attempt(EvsBarrier *barrier, void (*work) (void *), void *arg);
 

@@ -145,7 +145,7 @@ static void
 gave_way(EvsProcedure *procedure, const EvsMet *met)
 {
 	procedure->met = met;
-	procedure->pause = procedure->timeout > 0 ? procedure->timeout : evs_procedure_moment(procedure);
+	procedure->pause = evs_procedure_moment(procedure);
 	procedure->ahead_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), procedure->timeout);
 	procedure->attempts++;
 	if (evs_procedure_has_tried(procedure) && !procedure->complete)

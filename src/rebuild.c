@@ -35,6 +35,7 @@
 #include "horizon.h"
 #include "procedure.h"
 #include "rebuild.h"
+#include "rebuild_online.h"
 #include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
@@ -408,16 +409,6 @@ apply_all(EvsProjection *projection)
 	evs_checkpoint_write(projection->name, &apply.unit.checkpoint);
 }
 
-/* Its tables, with the barrier or without: who reads one keeps nobody waiting for long. */
-static void
-lock_at_once(void *projection)
-{
-	ListCell   *cell;
-
-	foreach(cell, evs_reset_relations(projection))
-		LockRelationOid(lfirst_oid(cell), AccessExclusiveLock);
-}
-
 /* All of it in the caller's transaction; appenders wait from here on. */
 static void
 rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
@@ -435,13 +426,14 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 		rebuild.paused = true;
 	else if (projection->state == EVS_PROJECTION_REBUILDING && evs_rebuild_read(name, &before))
 		rebuild.paused = before.paused;
-	evs_rebuild_forget(name);
 	evs_reset_check(projection);
 	(void) evs_snapshot_lock(name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	evs_barrier_begin(&barrier, "rebuild projection", name, "used its tables");
 	barrier.appends_go_on = projection->mode != EVS_MODE_INLINE;
-	while (!evs_barrier_attempt(&barrier, lock_at_once, projection))
+	barrier.tables = list_concat(evs_rebuild_dropped(name), evs_reset_relations(projection));
+	while (!evs_barrier_attempt(&barrier, NULL, NULL))
 		;
+	evs_rebuild_forget(name);
 
 	/* there is no other transaction in which to try again */
 	procedure->at_once = true;
@@ -475,12 +467,38 @@ evs_rebuild_from_snapshot(const char *name)
 	return procedure.from_snapshots;
 }
 
+/*
+ * A version that it replaces is dropped by a transaction of its own, since this locks the
+ * tables that it refers to: who needs them does not wait until the next one has begun.
+ */
+static EvsOutcome
+drop_former(EvsProcedure *procedure)
+{
+	EvsRebuild	former;
+
+	if (!evs_rebuild_replaces(procedure->wanted, &former) || former.shadow == NULL)
+		return EVS_DONE;
+	/* a call that is refused has dropped nothing */
+	evs_online_check(procedure->wanted);
+	if (!evs_online_lock_dropped(procedure, &former))
+		return EVS_WAIT;
+	evs_rebuild_forget(former.name);
+	procedure->attempts = 0;
+	return EVS_MORE;
+}
+
 /* The request is made by the transaction that begins with it: or there is none. */
 static EvsOutcome
 step(EvsProcedure *procedure)
 {
 	if (procedure->wanted != NULL)
+	{
+		EvsOutcome	outcome = drop_former(procedure);
+
+		if (outcome != EVS_DONE)
+			return outcome;
 		evs_rebuild_register(procedure->wanted);
+	}
 	procedure->wanted = NULL;
 	return evs_rebuild_advance(procedure);
 }

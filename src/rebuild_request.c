@@ -60,35 +60,46 @@ evs_rebuild_check(const EvsRebuild *wanted)
 				 errdetail("Snapshots are those of folds; beside the old version tables are built.")));
 }
 
-/*
- * What the call asks for becomes the row.  A rebuild that is under way goes on,
- * unless it is another way of doing it that is asked for.
- */
+/* One that is under way goes on, unless it is another way of doing it that is asked for. */
+static bool
+goes_on(const EvsRebuild *current, const EvsRebuild *wanted)
+{
+	return (current->state == EVS_REBUILD_BUILDING || current->state == EVS_REBUILD_FAILED) &&
+		current->is_chosen && (!wanted->is_chosen || wanted->online == current->online);
+}
+
+bool
+evs_rebuild_replaces(const EvsRebuild *wanted, EvsRebuild *former)
+{
+	evs_registry_check_rights(evs_projection_load(wanted->name, false));
+	evs_rebuild_lock(wanted->name);
+	return evs_rebuild_read(wanted->name, former) && !goes_on(former, wanted);
+}
+
+/* What the call asks for becomes the row. */
 void
 evs_rebuild_register(EvsRebuild *wanted)
 {
 	EvsRebuild	current;
 
-	evs_registry_check_rights(evs_projection_load(wanted->name, false));
-	evs_rebuild_lock(wanted->name);
-	if (evs_rebuild_read(wanted->name, &current))
+	if (evs_rebuild_replaces(wanted, &current))
 	{
-		bool		same_way = !wanted->is_chosen || wanted->online == current.online;
-
-		if ((current.state == EVS_REBUILD_BUILDING || current.state == EVS_REBUILD_FAILED) &&
-			current.is_chosen && same_way)
-		{
-			current.state = EVS_REBUILD_BUILDING;
-			current.background = current.background || wanted->background;
-			current.keep_old = wanted->keep_old;
-			evs_rebuild_write(&current);
-			evs_rebuild_resume(wanted->name);
-			if (!current.online)
-				evs_checkpoint_resume(wanted->name);
-			return;
-		}
 		wanted->paused = current.state != EVS_REBUILD_KEPT && current.paused;
+		/* who has tables of it waits for nobody */
+		if (current.shadow != NULL)
+			evs_registry_lock(wanted->name);
 		evs_rebuild_forget(wanted->name);
+	}
+	else if (evs_rebuild_read(wanted->name, &current))
+	{
+		current.state = EVS_REBUILD_BUILDING;
+		current.background = current.background || wanted->background;
+		current.keep_old = wanted->keep_old;
+		evs_rebuild_write(&current);
+		evs_rebuild_resume(wanted->name);
+		if (!current.online)
+			evs_checkpoint_resume(wanted->name);
+		return;
 	}
 	wanted->state = EVS_REBUILD_REQUESTED;
 	evs_rebuild_write(wanted);
@@ -177,13 +188,6 @@ open_kept(const char *name, EvsRebuild *rebuild)
 	return projection;
 }
 
-/* The locks on tables that others queue behind. */
-static void
-lock_both(void *rebuild)
-{
-	evs_shadow_lock(((EvsRebuild *) rebuild)->tables, ((EvsRebuild *) rebuild)->shadow);
-}
-
 /*
  * evsource.accept_rebuild(projection) returns void
  *
@@ -242,7 +246,8 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	evs_barrier_begin(&barrier, "revert the rebuild of projection", rebuild.name,
 					  "used its tables");
 	barrier.appends_go_on = !is_live;
-	while (!evs_barrier_attempt(&barrier, lock_both, &rebuild))
+	barrier.tables = evs_shadow_relations(rebuild.tables, rebuild.shadow);
+	while (!evs_barrier_attempt(&barrier, NULL, NULL))
 		;
 	if (is_live)
 		evs_replay_settle(projection);

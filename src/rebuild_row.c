@@ -432,12 +432,6 @@ evs_rebuild_fail(const char *name, const char *message)
 	(void) evs_query_run(&fail_rebuild, values, NULL);
 }
 
-static void
-lock_dropped(void *shadow)
-{
-	evs_shadow_lock_dropped(shadow);
-}
-
 /* Who reads its tables, or those that they refer to, queues behind us: not for long. */
 static void
 drop_shadow(const EvsRebuild *rebuild)
@@ -448,9 +442,20 @@ drop_shadow(const EvsRebuild *rebuild)
 					  "drop the old version of projection" : "drop the new version of projection",
 					  rebuild->name, "used its tables or those that they refer to");
 	barrier.appends_go_on = true;
-	while (!evs_barrier_attempt(&barrier, lock_dropped, rebuild->shadow))
+	barrier.tables = evs_shadow_dropped(rebuild->shadow);
+	while (!evs_barrier_attempt(&barrier, NULL, NULL))
 		;
 	evs_shadow_drop(rebuild->shadow);
+}
+
+List *
+evs_rebuild_dropped(const char *name)
+{
+	EvsRebuild	rebuild;
+
+	if (!evs_rebuild_read(name, &rebuild) || rebuild.shadow == NULL)
+		return NIL;
+	return evs_shadow_dropped(rebuild.shadow);
 }
 
 void

@@ -87,6 +87,9 @@ extern void evs_rebuild_restore_parts(const char *name, const char *parts);
 /* The error that stopped it. */
 extern void evs_rebuild_fail(const char *name, const char *message);
 
+/* What evs_rebuild_forget() locks against readers, too; NIL when it drops nothing. */
+extern List *evs_rebuild_dropped(const char *name);
+
 /* Forget a rebuild, with all that it has built or kept. */
 extern void evs_rebuild_forget(const char *name);
 
@@ -95,6 +98,12 @@ extern void evs_rebuild_forget_owned(List *roles);
 
 /* Do the arguments of a request make sense?  22023 when they do not. */
 extern void evs_rebuild_check(const EvsRebuild *wanted);
+
+/*
+ * Is there a rebuild, or a version, that a request replaces?  Checks rights and takes the
+ * rebuild's lock.
+ */
+extern bool evs_rebuild_replaces(const EvsRebuild *wanted, EvsRebuild *former);
 
 /* Make a request the row, or go on with what is under way.  Checks rights. */
 extern void evs_rebuild_register(EvsRebuild *wanted);

@@ -521,37 +521,33 @@ evs_shadow_relations(List *tables, const char *schema)
 	return relations;
 }
 
-static void
-lock_relations(List *relations)
-{
-	ListCell   *cell;
-
-	foreach(cell, relations)
-		LockRelationOid(lfirst_oid(cell), AccessExclusiveLock);
-}
-
 void
 evs_shadow_lock(List *tables, const char *schema)
 {
-	lock_relations(evs_shadow_relations(tables, schema));
+	ListCell   *cell;
+
+	foreach(cell, evs_shadow_relations(tables, schema))
+		LockRelationOid(lfirst_oid(cell), AccessExclusiveLock);
 }
 
 List *
 evs_shadow_dropped(const char *schema)
 {
 	Oid			namespace = get_namespace_oid(schema, true);
-	List	   *relations = OidIsValid(namespace) ? relations_in(namespace) : NIL;
+	List	   *own = OidIsValid(namespace) ? relations_in(namespace) : NIL;
+	List	   *referenced = NIL;
+	List	   *toast = NIL;
 	ListCell   *cell;
 
-	foreach(cell, list_copy(relations))
-		relations = list_union_oid(relations, evs_relation_references(lfirst_oid(cell)));
-	return relations;
-}
+	foreach(cell, own)
+	{
+		referenced = list_union_oid(referenced, evs_relation_references(lfirst_oid(cell)));
+		if (OidIsValid(evs_relation_toast(lfirst_oid(cell))))
+			toast = lappend_oid(toast, evs_relation_toast(lfirst_oid(cell)));
+	}
 
-void
-evs_shadow_lock_dropped(const char *schema)
-{
-	lock_relations(evs_shadow_dropped(schema));
+	/* as who deletes from one of these, and then looks whether it is referred to */
+	return list_concat(list_difference_oid(referenced, own), list_concat(own, toast));
 }
 
 List *

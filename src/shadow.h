@@ -77,11 +77,10 @@ extern List *evs_shadow_relations(List *tables, const char *schema);
 extern void evs_shadow_lock(List *tables, const char *schema);
 
 /*
- * What is locked, against readers, too, when it is dropped: what is in it, and the
- * tables that this refers to; and lock that.
+ * What is locked, against readers, too, when it is dropped, in the order in which it is
+ * locked: the tables that it refers to, and what is in it.
  */
 extern List *evs_shadow_dropped(const char *schema);
-extern void evs_shadow_lock_dropped(const char *schema);
 
 /* The other tables that the tables refer to: locked against writers when it is made. */
 extern List *evs_shadow_referenced(List *tables);
