@@ -236,6 +236,27 @@ arguments_of(const EvsCaptureDefinition *definition, char ***arguments)
 	return count;
 }
 
+/* A partition whose trigger is disabled, or NULL. */
+static char *
+disabled_partition(Relation table)
+{
+	static EvsQuery find = {
+		"select pg_catalog.format('%I.%I', n.nspname, c.relname)"
+		" from pg_catalog.pg_partition_tree($1) p join pg_catalog.pg_class c on c.oid = p.relid"
+		" join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+		" join pg_catalog.pg_trigger t on t.tgrelid = c.oid"
+		" where p.level > 0 and t.tgfoid = $2 and t.tgenabled = 'D' order by 1 limit 1",
+		2, {REGCLASSOID, OIDOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {
+		ObjectIdGetDatum(RelationGetRelid(table)), ObjectIdGetDatum(evs_catalog()->capture)
+	};
+	List	   *names = table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ?
+		evs_query_texts(&find, values, NULL) : NIL;
+
+	return names == NIL ? NULL : linitial(names);
+}
+
 /* Is it captured by these triggers and no others, with the rights of who asks? */
 static bool
 is_captured_so(Relation table, const EvsCaptureDefinition *definition)
@@ -257,7 +278,7 @@ is_captured_so(Relation table, const EvsCaptureDefinition *definition)
 				trigger->tgenabled != TRIGGER_DISABLED &&
 				evs_capture_has_arguments(trigger, arguments, count);
 	}
-	return found == lengthof(triggers) && same == found &&
+	return found == lengthof(triggers) && same == found && disabled_partition(table) == NULL &&
 		evs_capture_registered(RelationGetRelid(table), arguments, count) == GetUserId();
 }
 
@@ -420,11 +441,18 @@ static void
 keep(Relation table, bool backfill)
 {
 	const Trigger *trigger = capture_trigger(table);
+	char	   *partition = disabled_partition(table);
 
 	if (trigger->tgenabled == TRIGGER_DISABLED)
 		ereport(NOTICE,
 				(errmsg("table \"%s\" is captured already, but not now", RelationGetRelationName(table)),
 				 errdetail("Trigger \"%s\" is disabled.", trigger->tgname),
+				 errhint("Enable it, or capture the table with if_exists => 'alter'.")));
+	else if (partition != NULL)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" is captured already, but not all of it now",
+						RelationGetRelationName(table)),
+				 errdetail("The trigger of partition %s is disabled.", partition),
 				 errhint("Enable it, or capture the table with if_exists => 'alter'.")));
 	if (backfill)
 		ereport(NOTICE,

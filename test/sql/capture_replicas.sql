@@ -65,6 +65,14 @@ truncate ep3;
 truncate ep;
 reset session_replication_role;
 select * from log where stream ~ '^ep';
+-- A partition whose trigger is disabled, by a load that forgot to enable it: the same.
+alter table ep1 disable trigger all;
+set client_min_messages = notice;
+select evsource.capture_table('ep', if_exists => 'keep');
+select evsource.capture_table('ep', if_exists => 'alter');
+set client_min_messages = warning;
+insert into ep values (3, 'e');
+select * from log where stream = 'ep-3';
 select evsource.release_table('ep');
 drop table ep;
 
