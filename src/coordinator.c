@@ -3,9 +3,9 @@
  *
  * It leaves when there is nothing to do for it: the extension is not there, no
  * projection is async and nobody listens, or the daemon is turned off for the
- * database.  Sessions that change that ask the launcher for another one.  In a
- * copy of a database (the store does not say that it was last written here) it
- * waits for evsource.adopt().
+ * database.  Sessions that change that ask the launcher for another one.  A copy of
+ * a database (the store does not say that it was last written here) has nothing to
+ * do for it but to tell listeners, until evsource.adopt() changes that.
  *
  * While the safe position rises it also publishes it for standbys, and tells
  * those who LISTEN: once for all that was appended since the last time.
@@ -77,6 +77,7 @@ static TimestampTz publish_at = 0;
 static int64 notified = 0;
 static TimestampTz notify_at = 0;
 static TimestampTz listened_at = 0;	/* when somebody listened last */
+static bool waits_for_adoption = false;
 
 static void
 coordinator_exits(int code, Datum arg)
@@ -139,15 +140,15 @@ leave(EvsVerdict verdict)
 static void
 look_for_copy(void)
 {
-	bool		copy = evs_daemon_is_in_copy();
+	bool		copy = jobs.count > 0 && evs_daemon_is_in_copy();
 
-	if (copy && !team->waits_for_adoption)
+	if (copy && !waits_for_adoption)
 		ereport(LOG,
 				(errmsg("evsource waits for evsource.adopt() in database \"%s\"",
 						database_name),
 				 errdetail("The database is a copy of the one that its events were written in."),
 				 errhint("Call evsource.adopt() if this database is to apply async projections.")));
-	team->waits_for_adoption = copy;
+	waits_for_adoption = copy;
 }
 
 static bool
@@ -163,7 +164,7 @@ somebody_listens(void)
 static long
 time_to_stay(void)
 {
-	if (jobs.count > 0 || team->stay || somebody_listens())
+	if ((jobs.count > 0 && !waits_for_adoption) || team->stay || somebody_listens())
 		return HEARTBEAT;
 	return listened_at == 0 ? 0 :
 		TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
@@ -261,7 +262,7 @@ static long
 look_after_workers(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int			size = team->waits_for_adoption ? 0 : Min(jobs.count, evs_max_workers);
+	int			size = waits_for_adoption ? 0 : Min(jobs.count, evs_max_workers);
 	long		timeout = HEARTBEAT;
 
 	if (team->size != size)

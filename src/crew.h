@@ -54,7 +54,6 @@ typedef struct EvsTeam
 	pid_t		launcher;		/* that looks after it */
 	bool		stop;			/* stop_daemon was called */
 	bool		stay;			/* started by hand: stay when there is nothing to do */
-	bool		waits_for_adoption;
 	EvsVerdict	verdict;
 	pid_t		coordinator;	/* 0: there is none */
 	TimestampTz heartbeat;

@@ -14,6 +14,7 @@
 
 #include "async.h"
 #include "daemon.h"
+#include "listen.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(evsource_start_daemon);
@@ -56,7 +57,8 @@ find_team(bool *has_coordinator)
  * Starts the daemon for this database; false when it runs already.  Not undone by
  * a rollback.
  *
- * Errors: 55000 on a standby, and where evsource.daemon is off; 53400 when
+ * Errors: 55000 on a standby, where evsource.daemon is off, and in a copy that the
+ * daemon has nothing to do in before evsource.adopt(); 53400 when
  * max_worker_processes leaves no room, or nobody has come for another reason.
  */
 Datum
@@ -79,6 +81,14 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 
 	if (find_team(&has_coordinator) && has_coordinator)
 		PG_RETURN_BOOL(false);
+
+	/* it would look, and leave; one that is started by hand stays */
+	if (evs_shmem_is_preloaded() && evs_daemon_is_in_copy() && !evs_listen_anybody())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("evsource's daemon waits for evsource.adopt()"),
+				 errdetail("This database is a copy of the one that its events were written in."),
+				 errhint("Call evsource.adopt() if this database is to apply async projections: the daemon comes then.")));
 
 	if (evs_shmem_is_preloaded())
 		evs_shmem_request(MyDatabaseId);
@@ -158,20 +168,34 @@ put_row(ReturnSetInfo *result, Datum *values, bool *nulls)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/* Will evsource.adopt() bring a coordinator that has left this copy? */
+static bool
+comes_when_adopted(void)
+{
+	return evs_shmem_is_preloaded() && evs_daemon_enabled && !RecoveryInProgress() &&
+		evs_async_units() != NIL;
+}
+
+/* In a copy that nobody has adopted mostly none is there: it waits without a process. */
 static void
 put_coordinator(ReturnSetInfo *result, const EvsTeam *team)
 {
 	Datum		values[COLUMNS] = {0};
 	bool		nulls[COLUMNS] = {0};
+	bool		is_there = team != NULL && team->coordinator != 0;
+	bool		waits = evs_daemon_is_in_copy() && (is_there || comes_when_adopted());
 
-	if (team->coordinator == 0)
+	if (!is_there && !waits)
 		return;
 	values[COLUMN_ROLE] = CStringGetTextDatum("coordinator");
-	values[COLUMN_PID] = Int32GetDatum(team->coordinator);
-	values[COLUMN_STATE] = CStringGetTextDatum(team->waits_for_adoption ?
-											   "waiting for adopt" : "idle");
+	values[COLUMN_STATE] = CStringGetTextDatum(waits ? "waiting for adopt" : "idle");
 	nulls[COLUMN_PROJECTION] = nulls[COLUMN_PARTITION] = nulls[COLUMN_SINCE] = true;
-	values[COLUMN_HEARTBEAT] = TimestampTzGetDatum(team->heartbeat);
+	nulls[COLUMN_PID] = nulls[COLUMN_HEARTBEAT] = !is_there;
+	if (is_there)
+	{
+		values[COLUMN_PID] = Int32GetDatum(team->coordinator);
+		values[COLUMN_HEARTBEAT] = TimestampTzGetDatum(team->heartbeat);
+	}
 	put_row(result, values, nulls);
 }
 
@@ -229,9 +253,9 @@ evsource_daemon_workers(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	team = evs_crew_find(MyDatabaseId, &segment);
+	put_coordinator(result, team);
 	if (team == NULL)
 		return (Datum) 0;
-	put_coordinator(result, team);
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 		put_worker(result, team, i);
 	evs_crew_leave(segment);

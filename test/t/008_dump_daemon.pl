@@ -82,8 +82,18 @@ sub by_psql
 	return [ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', "$part.sql", '-d', $name ];
 }
 
-# Whoever of the daemon is there has looked; a worker would be at work.
-my $looked = q{select count(*) > 0 from evsource.daemon_status where role = 'worker' or state = 'waiting for adopt'};
+# The daemon has come to look at a database, and left again; a worker would be at work.
+my $log_end = 0;
+
+sub found_ok
+{
+	my ($name, $what) = @_;
+
+	$log_end = $node->wait_for_log(qr/evsource waits for evsource.adopt\(\) in database "$name"/, $log_end);
+	ok($log_end, "$name: $what");
+	return;
+}
+
 my $states = q{select string_agg(distinct state, ' ') from evsource.daemon_status};
 
 sub restored_ok
@@ -91,7 +101,7 @@ sub restored_ok
 	my ($name, $by, $first, $second) = @_;
 
 	$node->command_ok($by->($name, $first), "$name: the first part is restored");
-	ok($node->poll_query_until($name, $looked), "$name: the daemon has found it");
+	found_ok($name, 'the daemon has found it');
 	is($node->safe_psql($name, $states), 'waiting for adopt', "$name: and waits");
 	$node->command_ok($by->($name, $second), "$name: the rest is restored");
 	waits_ok($name);
@@ -104,8 +114,10 @@ sub waits_ok
 	my ($name) = @_;
 
 	is($node->safe_psql($name, $done), $nothing, "$name: nothing was dispatched");
+	$log_end = -s $node->logfile;
 	$node->safe_psql($name, q{select evsource.pause_projection('mailer'); select evsource.resume_projection('mailer')});
-	is($node->safe_psql($name, $states), 'waiting for adopt', "$name: the daemon waits");
+	found_ok($name, 'the daemon looks again');
+	is($node->safe_psql($name, $states), 'waiting for adopt', "$name: and waits");
 	is($node->safe_psql($name, $done), $nothing, "$name: and does nothing");
 	is($node->safe_psql($name, 'select evsource.adopt()'), 't', "$name: it is adopted");
 	ok($node->poll_query_until($name, "$done", $all), "$name: then everything is applied, once");

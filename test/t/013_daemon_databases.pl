@@ -40,7 +40,11 @@ ok($node->poll_query_until('two', q{select state = 'waiting for adopt' from evso
 $node->safe_psql($_, q{select from evsource.append('a-2', 'Counted')}) foreach 'one', 'two';
 $applied->('one', 'the original goes on');
 is($node->safe_psql('two', 'select sum(n) from counts'), 1, 'nothing is applied in the copy');
-like(slurp_file($node->logfile), qr/evsource waits for evsource.adopt\(\) in database "two"/, 'the log says so');
+ok($node->wait_for_log(qr/evsource waits for evsource.adopt\(\) in database "two"/), 'the log says so');
+ok($node->poll_query_until('postgres', q{select count(*) = 0 from pg_stat_activity where datname = 'two' and backend_type ~ '^evsource'}), 'without a process');
+is($node->safe_psql('two', 'select role, pid, state, heartbeat from evsource.daemon_status'), 'coordinator||waiting for adopt|', 'the status goes on to say so');
+my ($status, undef, $error) = $node->psql('two', '\set VERBOSITY verbose' . "\nselect evsource.start_daemon()");
+like($error, qr/55000: evsource's daemon waits for evsource.adopt\(\)/, 'it cannot be started there');
 is($node->safe_psql('two', 'select evsource.adopt()'), 't', 'it is adopted');
 $applied->('two', 'and applied then');
 $working->('two');
