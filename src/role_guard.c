@@ -76,7 +76,7 @@ check_rename(const char *role, const char *new_name)
 			(errcode(ERRCODE_WARNING),
 			 errmsg("evsource goes on to act as role \"%s\", not as \"%s\"", role, new_name),
 			 errdetail_internal("%s", owned),
-			 errhint("Give these the new name as their owner before another role gets the old one, as by evsource.alter_subscription(subscription, owner => ...).")));
+			 errhint("Give these the new name as their owner before another role gets the old one, as by evsource.alter_projection(projection, owner => ...).")));
 }
 
 static void
