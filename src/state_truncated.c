@@ -25,21 +25,23 @@
 #include "query.h"
 #include "state_keys.h"
 #include "text_array.h"
+#include "unit.h"
 
 static EvsQuery note = {
 	"update evsource.checkpoints set truncated = $2"
 	" where projection = $1 and truncated is null and exists ("
 	"  select from evsource.events where stream = $2 and version < $3 and position > $4"
-	"   and ($5 is null or type = any ($5)))",
-	5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID}, SPI_OK_UPDATE
+	"   and position <= $6 and ($5 is null or type = any ($5)))",
+	6, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID}, SPI_OK_UPDATE
 };
 
 static EvsQuery note_saved = {
 	"update evsource.table_snapshots s set truncated = $2"
 	" where projection = $1 and truncated is null and exists ("
 	"  select from evsource.events where stream = $2 and version < $3"
-	"   and position > greatest(s.position, $4) and ($5 is null or type = any ($5)))",
-	5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID}, SPI_OK_UPDATE
+	"   and position > greatest(s.position, $4) and position <= $6"
+	"   and ($5 is null or type = any ($5)))",
+	6, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID}, SPI_OK_UPDATE
 };
 
 static EvsQuery forget = {
@@ -63,13 +65,17 @@ void
 evs_truncated_note(const EvsProjection *projection, text *stream, int64 before)
 {
 	const EvsFilter *filter = &projection->filter;
+	bool		is_live = projection->mode == EVS_MODE_INLINE &&
+		projection->state == EVS_PROJECTION_ACTIVE;
 	Datum		values[] = {
 		CStringGetTextDatum(projection->name), PointerGetDatum(stream),
 		Int64GetDatum(before), Int64GetDatum(projection->start_after),
-		evs_text_array(filter->types, filter->ntypes)
+		evs_text_array(filter->types, filter->ntypes),
+		/* what is let go by force before it was applied is in nothing */
+		Int64GetDatum(is_live ? PG_INT64_MAX : evs_units_furthest(projection))
 	};
 
-	const char *nulls = filter->ntypes > 0 ? NULL : "    n";
+	const char *nulls = filter->ntypes > 0 ? NULL : "    n ";
 
 	(void) evs_query_run(&note, values, nulls);
 	(void) evs_query_run(&note_saved, values, nulls);
