@@ -468,22 +468,26 @@ evs_rebuild_from_snapshot(const char *name)
 }
 
 /*
- * A version that it replaces is dropped by a transaction of its own, since this locks the
- * tables that it refers to: who needs them does not wait until the next one has begun.
+ * A version that it replaces.  To drop it locks the tables that it refers to: the name
+ * comes first, for a worker that has it may want these, and who needs them does not wait
+ * until the rebuild has begun.  But a demand may be refused when the handler is tried, and
+ * has dropped nothing then.
  */
 static EvsOutcome
 drop_former(EvsProcedure *procedure)
 {
+	const EvsRebuild *wanted = procedure->wanted;
 	EvsRebuild	former;
 
-	if (!evs_rebuild_replaces(procedure->wanted, &former) || former.shadow == NULL)
+	if (!evs_rebuild_replaces(wanted, &former) || former.shadow == NULL)
 		return EVS_DONE;
-	/* a call that is refused has dropped nothing */
-	evs_online_check(procedure->wanted);
+	evs_registry_lock(former.name);
 	if (!evs_online_lock_dropped(procedure, &former))
 		return EVS_WAIT;
-	evs_rebuild_forget(former.name);
 	procedure->attempts = 0;
+	if (wanted->is_chosen && wanted->online)
+		return EVS_DONE;
+	evs_rebuild_forget(former.name);
 	return EVS_MORE;
 }
 

@@ -229,24 +229,6 @@ report_obstacle(const EvsRebuild *rebuild, const char *detail, const char *hint)
 			 demanded ? errhint("Remove what is in the way; or rebuild in place, with online => false.") : 0));
 }
 
-static void
-report_impossible(const EvsRebuild *rebuild, const char *obstacle)
-{
-	report_obstacle(rebuild, psprintf("Online it is not possible: %s.", obstacle), NULL);
-}
-
-void
-evs_online_check(const EvsRebuild *wanted)
-{
-	const char *obstacle;
-
-	if (!wanted->is_chosen || !wanted->online)
-		return;
-	obstacle = find_obstacle(wanted, evs_projection_load(wanted->name, false));
-	if (obstacle != NULL)
-		report_impossible(wanted, obstacle);
-}
-
 /*
  * Make the shadow and let the handler show whether it finds it; unless the server
  * has crashed here before.
@@ -367,7 +349,7 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 	if (obstacle != NULL)
 	{
 		if (obstacle[0] != '\0')
-			report_impossible(rebuild, obstacle);
+			report_obstacle(rebuild, psprintf("Online it is not possible: %s.", obstacle), NULL);
 		return false;
 	}
 

@@ -26,9 +26,6 @@ extern EvsProjection *evs_online_redirect(const EvsRebuild *rebuild,
 extern int64 evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild,
 							  EvsProjection *redirected, EvsShadowWatch *watch, int64 upto);
 
-/* Error: 55000 when it is demanded and not possible. */
-extern void evs_online_check(const EvsRebuild *wanted);
-
 /*
  * Lock what is locked when a version is dropped, or say that it was not to be had.
  * Errors: 55P03 when that was said too often.
