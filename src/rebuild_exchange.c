@@ -398,6 +398,11 @@ evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
 		return evs_exchange_settle(procedure, rebuild);
 
 	projection = evs_registry_open(rebuild->name);
+
+	/* altered since we looked */
+	if (!evs_rebuild_read(rebuild->name, rebuild) || !rebuild->same_definition)
+		return EVS_MORE;
+
 	if (!evs_rebuild_readers_gone(procedure, evs_online_will_live(projection)))
 		return wait_for_snapshots(procedure, rebuild, projection);
 	return take_place(procedure, rebuild, projection);
