@@ -47,12 +47,16 @@
 /*
  * The columns of a table; and the sequences that belong to columns of it and of its
  * partitions, which are emptied, and begin anew, with it.  A sequence has the name
- * of its column, whatever it is called itself.
+ * of its column, whatever it is called itself: of several, the one that gives the
+ * column its values is the first.
  */
 static EvsQuery describe = {
 	"with sequences as ("
 	"  select d.objid as id, format('%I.%I.%I %s', n.nspname, c.relname, a.attname,"
-	"   row_number() over (partition by c.oid, a.attnum order by s.relname)) as name"
+	"   row_number() over (partition by c.oid, a.attnum order by d.deptype <> 'i' and not exists ("
+	"    select from pg_attrdef f join pg_depend u on u.classid = 'pg_attrdef'::regclass"
+	"     and u.objid = f.oid and u.refclassid = 'pg_class'::regclass and u.refobjid = s.oid"
+	"    where f.adrelid = t.id and f.adnum = a.attnum), s.relname)) as name"
 	"  from (select $1::text::regclass::oid as id"
 	"   union select relid from pg_partition_tree($1::text::regclass)) t"
 	"  join pg_class c on c.oid = t.id join pg_namespace n on n.oid = c.relnamespace"

@@ -46,6 +46,18 @@ set client_min_messages = warning;
 select reason from evsource.snapshot_rejections where projection = 'bills';
 select min(id), count(*) from numbered.bills;
 
+-- Of two of a column the one that gives it its values is known by that.
+create table numbered.two (id bigserial primary key, v bigint);
+create sequence numbered.aaa owned by numbered.two.id start 5000;
+select evsource.create_projection('two', categories => '{two}', tables => '{numbered.two}',
+    query => $$insert into numbered.two (v) select nextval('numbered.aaa') from new_events$$);
+select version from evsource.append_batch('two-1', '{E,E}', array['{}', '{}']::jsonb[]);
+select evsource.save_snapshot('two');
+alter sequence numbered.aaa rename to zzz;
+select evsource.restore_projection('two');
+select (select last_value from numbered.two_id_seq) as id, (select last_value from numbered.zzz) as v;
+select evsource.drop_projection('two');
+
 -- Partitions have sequences, too.
 create table numbered.parts (id bigint, region text, n bigint) partition by list (region);
 create table numbered.parts_eu (id bigserial primary key, region text, n bigint);
