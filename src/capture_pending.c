@@ -56,6 +56,7 @@ typedef struct Change
 	CommandId	place;			/* the command with which it is told */
 	EvsCapturePhase phase;
 	bool		repeats_key;	/* of other rows of its table, perhaps */
+	Oid			table;			/* whose row it is */
 	int64		sequence;		/* in which it was collected */
 	int			nest_level;		/* of the transaction that collected it */
 	Oid			role;			/* who appends it */
@@ -166,30 +167,37 @@ comes_like(const Change *a, const Change *b)
 /*
  * A row that comes to a stream is told after what a later command did there before
  * it came.  That was done to rows that were there before, and it is what was collected
- * earlier, up to the first change of the new row itself.  If a command brings several
- * rows, each has made room for the next: one of the changes is its own.
+ * earlier, up to the first change of the new row itself, which it never comes behind.
+ * If a command brings several rows, each has made room for the next: one of the changes
+ * is its own.  Partitions may share a stream: the changes of a row are those of its table.
  */
 static void
 place_coming(Pending *done)
 {
-	int			nth = 0;
-
 	qsort(done->changes, done->count, sizeof(Change), compare_in_stream);
 	for (int i = 0; i < done->count; i++)
 	{
 		Change	   *coming = &done->changes[i];
+		int			nth = 0;
 		int			changed = 0;
 
 		if (coming->phase != EVS_CAPTURE_COMES || coming->repeats_key)
 			continue;
-		nth = i > 0 && comes_like(coming - 1, coming) ? nth + 1 : 0;
+		for (int before = i - 1; before >= 0 && comes_like(&done->changes[before], coming); before--)
+			nth += done->changes[before].table == coming->table;
 		for (int next = i + 1; next < done->count; next++)
 		{
 			const Change *other = &done->changes[next];
 
-			if (!evs_same_text(other->event.stream, coming->event.stream) ||
-				(other->made_by == coming->command && changed++ == nth))
+			if (!evs_same_text(other->event.stream, coming->event.stream))
 				break;
+			if (other->table == coming->table && other->made_by == coming->command &&
+				changed++ == nth)
+			{
+				/* which may have changed a row of another partition first */
+				coming->place = Min(coming->place, other->command - 1);
+				break;
+			}
 			if (other->sequence < coming->sequence)
 				coming->place = Max(coming->place, other->command);
 		}
@@ -395,6 +403,7 @@ evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by
 	change.made_by = made_by;
 	change.place = command;
 	change.repeats_key = plan->repeats_keys;
+	change.table = plan->relid;
 	change.phase = phase;
 	change.sequence = pending.sequence++;
 	change.nest_level = GetCurrentTransactionNestLevel();

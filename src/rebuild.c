@@ -485,7 +485,8 @@ drop_former(EvsProcedure *procedure)
 	if (!evs_online_lock_dropped(procedure, &former))
 		return EVS_WAIT;
 	procedure->attempts = 0;
-	if (wanted->is_chosen && wanted->online)
+	/* a way back is given up by the transaction that begins: that may be refused */
+	if (former.state == EVS_REBUILD_KEPT || (wanted->is_chosen && wanted->online))
 		return EVS_DONE;
 	evs_rebuild_forget(former.name);
 	return EVS_MORE;

@@ -66,3 +66,36 @@ drop foreign data wrapper regress_parts_wrapper cascade;
 set client_min_messages = warning;
 drop database evsource_capture_partitions;
 drop role regress_parts_one, regress_parts_two, regress_parts_three;
+
+-- Partitions with a unique key each share streams: the events of one row stay in its own
+-- order there, whatever triggers that come before ours do to rows of the other partition.
+create table versions (id int not null, day int not null, x int) partition by range (day);
+create table versions_1 partition of versions for values from (0) to (10);
+create table versions_2 partition of versions for values from (10) to (20);
+create unique index on versions_1 (id);
+create unique index on versions_2 (id);
+select evsource.capture_table('versions', key_columns => '{id}');
+create function keep_first() returns trigger language plpgsql as $$
+begin
+    delete from versions where id = new.id and day > new.day;
+    return null;
+end $$;
+create trigger a_keep after insert or update on versions for each row execute function keep_first();
+insert into versions values (1, 1, 0), (1, 11, 0);
+select type, coalesce(data -> 'new', data -> 'old') as row from evsource.read_stream('versions-1');
+select * from versions order by id, day;
+drop trigger a_keep on versions;
+create function touch_all() returns trigger language plpgsql as $$
+begin
+    if pg_trigger_depth() = 1 then
+        update versions set x = x + 1 where id = new.id;
+    end if;
+    return null;
+end $$;
+create trigger a_touch after insert on versions for each row execute function touch_all();
+insert into versions values (2, 1, 0);
+insert into versions values (2, 11, 0);
+select type, data -> 'new' as row from evsource.read_stream('versions-2');
+select * from versions where id = 2 order by day;
+drop table versions;
+drop function keep_first, touch_all;
