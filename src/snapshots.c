@@ -525,7 +525,7 @@ evs_snapshots_clear_foreign(const EvsProjection *projection)
 		BoolGetDatum(evs_snapshot_vouches(projection))
 	};
 
-	(void) evs_query_run(&clear_foreign, values, NULL);
+	(void) evs_query_run_latest(&clear_foreign, values, NULL);
 	evs_snapshots_note_removal(projection->name);
 }
 

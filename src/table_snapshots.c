@@ -125,12 +125,10 @@ evs_table_snapshot_save(EvsProjection *projection)
 	values[0] = CStringGetTextDatum(projection->name);
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	if (projection->mode == EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE)
-	{
 		evs_replay_settle(projection);
-		/* an import that was waited for may have come in behind it */
-		if (DatumGetBool(evs_query_value_latest(&find_stale, values, NULL, BoolGetDatum(false))))
-			refuse_stale(projection->name);
-	}
+	/* an import that was waited for may have come in behind it */
+	if (DatumGetBool(evs_query_value_latest(&find_stale, values, NULL, BoolGetDatum(false))))
+		refuse_stale(projection->name);
 	/* the tables are of one position */
 	evs_apply_gather(projection);
 	evs_checkpoint_read(projection->name, &checkpoint);
@@ -291,5 +289,5 @@ evs_table_snapshots_clear_foreign(const EvsProjection *projection)
 		BoolGetDatum(evs_snapshot_vouches(projection))
 	};
 
-	(void) evs_query_run(&delete_foreign, values, NULL);
+	(void) evs_query_run_latest(&delete_foreign, values, NULL);
 }
