@@ -1,6 +1,8 @@
 -- What a session keeps of the states that it has computed: the last ones, and none
 -- that would leave no room for others.
 
+-- a session forgets all when this table is analyzed
+alter table evsource.projections set (autovacuum_enabled = off);
 select evsource.create_projection('cached', 'evsource.fold_merge', categories => '{cached}', snapshots => 'disabled');
 select version from evsource.append_batch('cached-1', '{T,T}', array['{"a": 1}', '{"b": 2}']::jsonb[]);
 select count(evsource.append('cached-large', 'T', jsonb_build_object('a', repeat('x', 80000))));
@@ -57,3 +59,4 @@ select evsource.drop_projection('sized');
 drop function load, cache_size;
 
 select evsource.drop_projection('cached');
+alter table evsource.projections reset (autovacuum_enabled);

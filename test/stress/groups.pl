@@ -49,6 +49,8 @@ $_->start_all for @groups;
 
 # A part of the lines a statement, in their order: rows of COPY and INSERT are appends.
 my ($appended, $kills, $stops, $changes) = (0, 0, 0, 0);
+# for changes of the partitions: consumers that work, or stand still, keep them locked
+$session->must("set lock_timeout = '2min'");
 my $appender = $server->session('appender');
 my $append = sub {
 	my $last = $appended + 1 + int rand $count / 12;
@@ -74,7 +76,6 @@ eval {
 			$stops++;
 		}
 		elsif ($what < 0.35) {
-			# it waits for a consumer that stands still in a transaction, too: that is shorter than it is patient
 			$session->must("select evsource.alter_subscription('$group->{subscription}', partitions => " . (1 + int rand 7) . ')');
 			$changes++;
 		}
