@@ -246,9 +246,9 @@ drop database evsource_rebuild_kept;
 -- The way back stays where the next rebuild is refused at its beginning.
 create table kept_counts (stream text primary key, n bigint);
 create table kept_notes (stream text);
-select evsource.create_projection('kept_counts', tables => '{kept_counts}', categories => '{kept}',
+select evsource.create_projection('kept_counts', tables => '{kept_counts}', categories => '{wayback}',
     query => 'insert into kept_counts select stream, count(*) from new_events group by stream');
-select version from evsource.append('kept-1', 'A');
+select version from evsource.append('wayback-1', 'A');
 call evsource.rebuild_projection('kept_counts', online => true, keep_old => true);
 alter table kept_notes add foreign key (stream) references kept_counts;
 call evsource.rebuild_projection('kept_counts', online => false);
