@@ -114,7 +114,7 @@ insert into deadly.events select 'tickets', position from evsource.events where 
 select evsource.request_rebuild('tickets')});
 my $lost = q{select count(*) = 1 from evsource.progress where projection = 'tickets' and state = 'failed'};
 # a slow machine may end the batch of many early, and take one more
-cmp_ok(kill_until($node, $lost), '<=', 6, 'one crash in many events, one in some, three of the event alone');
+like(kill_until($node, $lost), qr/^[56]$/, 'one crash in many events, one in some, three of the event alone');
 is($sql->(q{select replace(last_error, d.position::text, 'N') from evsource.rebuilds r join deadly.events d on d.name = r.projection}),
 	'the process died while the event at position N was applied', 'it says where');
 $sql->(q{delete from deadly.events; select evsource.request_rebuild('tickets')});
