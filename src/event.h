@@ -107,4 +107,11 @@ extern void evs_event_copy(EvsEvent *to, const EvsEvent *from);
 /* The category of a stream: its length in bytes; the category is a prefix. */
 extern int	evs_category_length(const char *stream, int length);
 
+/* When it happened, as far as is known. */
+static inline TimestampTz
+evs_event_time(const EvsEvent *event)
+{
+	return event->has_occurred_at ? event->occurred_at : event->recorded_at;
+}
+
 #endif							/* EVS_EVENT_H */

@@ -30,38 +30,6 @@
 /* As many events are folded before it is worth looking for a newer snapshot. */
 #define PATIENCE 100
 
-static TimestampTz
-time_of(const EvsEvent *event)
-{
-	return event->has_occurred_at ? event->occurred_at : event->recorded_at;
-}
-
-void
-evs_state_advance(EvsFolder *folder, EvsState *state, const EvsEvent *event)
-{
-	TimestampTz time = time_of(event);
-
-	evs_folder_step(folder, event);
-	if (state->event_count == 0 || time > state->occurred_at)
-		state->occurred_at = time;
-	state->event_count++;
-	state->position = event->position;
-	state->version = event->version;
-	state->recorded_at = event->recorded_at;
-	state->has_id = event->has_id;
-	if (event->has_id)
-		state->id = event->id;
-	state->seen_version = event->version;
-	state->seen_position = event->position;
-}
-
-void
-evs_state_finish(EvsFolder *folder, EvsState *state)
-{
-	/* folds of ours would make a number of nothing */
-	state->state = state->event_count > 0 ? evs_folder_state(folder) : evs_initial_state();
-}
-
 /* Begin a run with the state, or with the initial one if there is none yet. */
 static void
 start(EvsFolder *folder, const EvsState *state)
@@ -118,7 +86,7 @@ tell(const EvsFolder *folder, const text *key, const char *begin, int64 point, i
 static bool
 is_in_time(const EvsEvent *event, const EvsStateAt *at)
 {
-	return !at->has_time || time_of(event) < at->before;
+	return !at->has_time || evs_event_time(event) < at->before;
 }
 
 /* The next event, and whether it is not the projection's. */
@@ -508,7 +476,7 @@ load_log(EvsFolder *folder, text *key, int64 upto, const EvsStateAt *at,
 static void
 note_first(TimestampTz *first, bool *found, const EvsEvent *event)
 {
-	TimestampTz time = time_of(event);
+	TimestampTz time = evs_event_time(event);
 
 	if (!*found || time < *first)
 		*first = time;
