@@ -133,7 +133,7 @@ sub run_appenders
 	$listener->end if $listener;
 	return { rate => $rate };
 }
-for my $clients (16, 32)
+for my $clients (16, 32, 64)
 {
 	%behind = ();
 	my $appenders = Bench::in_turns("appenders, $clients clients", map { my $side = $_; ($side => sub { run_appenders($side, $clients) }) } @sides);
