@@ -45,25 +45,35 @@
 #define SEQUENCES		0
 
 /*
- * The columns of a table; and the sequences that belong to columns of it and of its
- * partitions, which are emptied, and begin anew, with it.  A sequence has the name
- * of its column, whatever it is called itself: of several, the one that gives the
- * column its values is the first.
+ * The sequences s that belong to columns of a table and of its partitions, which are
+ * emptied, and begin anew, with it.
+ */
+#define OWNED_SEQUENCES \
+	"  from (select $1::text::regclass::oid as id" \
+	"   union select relid from pg_partition_tree($1::text::regclass)) t" \
+	"  join pg_class c on c.oid = t.id join pg_namespace n on n.oid = c.relnamespace" \
+	"  join pg_attribute a on a.attrelid = t.id" \
+	"  join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.id" \
+	"   and d.refobjsubid = a.attnum and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i')" \
+	"  join pg_class s on s.oid = d.objid and s.relkind = 'S'"
+
+/*
+ * The columns of a table, and its sequences.  These have the name of their column: the
+ * one that gives it its values, and another, are known by that, whatever they are called.
+ * Several others have their own names, too, for their OIDs change places in a dump: if
+ * one is renamed, the tables are not those that were saved.
  */
 static EvsQuery describe = {
 	"with sequences as ("
 	"  select d.objid as id, format('%I.%I.%I %s', n.nspname, c.relname, a.attname,"
-	"   row_number() over (partition by c.oid, a.attnum order by d.deptype <> 'i' and not exists ("
+	"   case count(*) over (partition by c.oid, a.attnum, g.gives) when 1"
+	"    then (row_number() over (partition by c.oid, a.attnum order by not g.gives))::text"
+	"    else quote_ident(s.relname) end) as name"
+	OWNED_SEQUENCES
+	"  cross join lateral (select d.deptype = 'i' or exists ("
 	"    select from pg_attrdef f join pg_depend u on u.classid = 'pg_attrdef'::regclass"
 	"     and u.objid = f.oid and u.refclassid = 'pg_class'::regclass and u.refobjid = s.oid"
-	"    where f.adrelid = t.id and f.adnum = a.attnum), s.relname)) as name"
-	"  from (select $1::text::regclass::oid as id"
-	"   union select relid from pg_partition_tree($1::text::regclass)) t"
-	"  join pg_class c on c.oid = t.id join pg_namespace n on n.oid = c.relnamespace"
-	"  join pg_attribute a on a.attrelid = t.id"
-	"  join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.id"
-	"   and d.refobjsubid = a.attnum and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i')"
-	"  join pg_class s on s.oid = d.objid and s.relkind = 'S')"
+	"    where f.adrelid = t.id and f.adnum = a.attnum) as gives) g)"
 	" select coalesce(string_agg(format('%I %s', a.attname, a.type), ', ' order by a.n), '')"
 	"  || coalesce((select '; sequences ' || string_agg(name, ', ' order by name) from sequences), ''),"
 	" string_agg(quote_ident(a.attname), ', ' order by a.n),"
@@ -75,6 +85,15 @@ static EvsQuery describe = {
 	"  from pg_attribute where attrelid = $1::text::regclass and attnum > 0"
 	"   and not attisdropped and attgenerated = '') a",
 	1, {TEXTOID}, SPI_OK_SELECT
+};
+
+/* a sequence that is not the projection's owner's */
+static EvsQuery find_foreign_sequence = {
+	"select format('%I.%I', s.relnamespace::regnamespace, s.relname), format('%I.%I', n.nspname, c.relname),"
+	" pg_get_userbyid(s.relowner)"
+	OWNED_SEQUENCES
+	" where not pg_has_role($2::name, s.relowner, 'usage') order by 1 limit 1",
+	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 };
 
 /*
@@ -262,6 +281,39 @@ evs_table_rows_check_unshared(const EvsProjection *projection)
 				 errdetail("Other tables inherit from table %s: it would come back with their rows as its own.", table),
 				 errhint("Rebuild the projection without saved tables: CALL evsource.rebuild_projection('%s').",
 						 projection->name)));
+}
+
+void
+evs_table_rows_check_sequences(const EvsProjection *projection)
+{
+	Datum		values[2] = {0, CStringGetTextDatum(projection->owner)};
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+	{
+		EvsQueryResult result;
+		char	   *sequence = NULL;
+		char	   *table = NULL;
+		char	   *role = NULL;
+
+		values[0] = CStringGetTextDatum(lfirst(cell));
+		evs_query_begin(&find_foreign_sequence, values, NULL, InvalidSnapshot, &result);
+		if (result.count > 0)
+		{
+			sequence = evs_query_text(&result, 0, 1);
+			table = evs_query_text(&result, 0, 2);
+			role = evs_query_text(&result, 0, 3);
+		}
+		evs_query_end(&result);
+		if (sequence != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("cannot save the tables of projection \"%s\"", projection->name),
+					 errdetail("Sequence %s belongs to role \"%s\", as table %s does: role \"%s\" could not set it back.",
+							   sequence, role, table, projection->owner),
+					 errhint("Let the projection's owner own the partition: ALTER TABLE %s OWNER TO %s.",
+							 table, quote_identifier(projection->owner))));
+	}
 }
 
 /*

@@ -37,6 +37,12 @@ extern List *evs_table_rows_order(const EvsProjection *projection);
  */
 extern void evs_table_rows_check_unshared(const EvsProjection *projection);
 
+/*
+ * Sequences are to be set as the projection's owner.
+ * Errors: 42501 when that of a partition belongs to another role.
+ */
+extern void evs_table_rows_check_sequences(const EvsProjection *projection);
+
 /* Store their rows, and their sequences, under a position; returns how many. */
 extern int64 evs_table_rows_save(const EvsProjection *projection, int64 position,
 								 List *tables);

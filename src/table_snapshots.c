@@ -109,6 +109,7 @@ check_savable(const EvsProjection *projection)
 				 errhint("See evsource.dead_letters.")));
 
 	evs_table_rows_check_unshared(projection);
+	evs_table_rows_check_sequences(projection);
 	(void) evs_table_rows_order(projection);
 }
 

@@ -56,6 +56,16 @@ select evsource.save_snapshot('two');
 alter sequence numbered.aaa rename to zzz;
 select evsource.restore_projection('two');
 select (select last_value from numbered.two_id_seq) as id, (select last_value from numbered.zzz) as v;
+-- Of several others none gets another's value: where one was renamed, the log is replayed.
+alter sequence numbered.zzz rename to aaa;
+create sequence numbered.mmm owned by numbered.two.id start 7000;
+select nextval('numbered.mmm');
+select evsource.save_snapshot('two');
+alter sequence numbered.mmm rename to aa;
+set client_min_messages = notice;
+select evsource.restore_projection('two');
+set client_min_messages = warning;
+select (select last_value from numbered.aaa) as aaa, (select last_value from numbered.aa) as aa;
 select evsource.drop_projection('two');
 
 -- Partitions have sequences, too.
@@ -69,6 +79,34 @@ select evsource.save_snapshot('parts');
 select evsource.restore_projection('parts');
 select version from evsource.append('part-1', 'E');
 table numbered.parts;
+-- Those of another role's partition cannot be set anew.
+create role regress_sequences_owner;
+create role regress_sequences_other;
+select evsource.grant_access('regress_sequences_owner', 'admin');
+create schema apart authorization regress_sequences_owner;
+set role regress_sequences_owner;
+create table apart.parts (id bigint, region text) partition by list (region);
+create table apart.parts_eu (id bigserial primary key, region text);
+alter table apart.parts attach partition apart.parts_eu for values in ('eu');
+select evsource.create_projection('severed', categories => '{severed}', tables => '{apart.parts}',
+    query => $$insert into apart.parts (id, region) select nextval('apart.parts_eu_id_seq'), 'eu' from new_events$$);
+select version from evsource.append('severed-1', 'E');
+select evsource.save_snapshot('severed'), evsource.restore_projection('severed');
+reset role;
+alter table apart.parts_eu owner to regress_sequences_other;
+grant all on sequence apart.parts_eu_id_seq to regress_sequences_owner;
+select version from evsource.append('severed-1', 'E');
+revoke all on sequence apart.parts_eu_id_seq from regress_sequences_owner;
+select evsource.save_snapshot('severed');
+\echo :LAST_ERROR_SQLSTATE
+grant all on sequence apart.parts_eu_id_seq to regress_sequences_owner;
+select evsource.save_snapshot('severed');
+alter table apart.parts_eu owner to regress_sequences_owner;
+select evsource.save_snapshot('severed'), evsource.restore_projection('severed');
+select evsource.drop_projection('severed');
+drop schema apart cascade;
+drop owned by regress_sequences_owner;
+drop role regress_sequences_owner, regress_sequences_other;
 
 -- What cannot be put back is told, and the log is replayed.
 create type numbered.mood as enum ('glad', 'sad');
