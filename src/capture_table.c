@@ -331,35 +331,50 @@ provide_for_partitions(Relation table)
 		evs_capture_let_owners_add_partitions(RelationGetRelid(table));
 }
 
-/* A partition that is captured by itself has the triggers already. */
+/*
+ * A trigger that has a name which one of ours would get: a partition that is captured by
+ * itself has it already, and others may have their own of that name.
+ */
 static void
-check_partitions(Relation table)
+check_names(Relation table)
 {
 	static EvsQuery find = {
-		"select pg_catalog.format('%I.%I', n.nspname, c.relname)"
-		" from pg_catalog.pg_partition_tree($1) p join pg_catalog.pg_class c on c.oid = p.relid"
-		" join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-		" join pg_catalog.pg_trigger t on t.tgrelid = c.oid"
-		" where p.level > 0 and t.tgname = $2 and t.tgparentid = 0 order by 1",
-		2, {REGCLASSOID, NAMEOID}, SPI_OK_SELECT
+		"select pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(t.tgname),"
+		" c.oid <> $1 and t.tgfoid = $2"
+		" from (select $1 as id union select relid from pg_catalog.pg_partition_tree($1)) p"
+		" join pg_catalog.pg_class c on c.oid = p.id join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+		" join pg_catalog.pg_trigger t on t.tgrelid = c.oid and t.tgparentid = 0"
+		" where case when c.oid = $1 then t.tgname in ('evsource_capture', 'evsource_capture_truncate', 'evsource_capture_begin')"
+		"  else t.tgname = 'evsource_capture' or t.tgname = 'evsource_capture_partition' and t.tgfoid <> $3 end"
+		" order by c.oid <> $1, 1 limit 1",
+		3, {REGCLASSOID, OIDOID, OIDOID}, SPI_OK_SELECT
 	};
 	Datum		values[] = {
-		ObjectIdGetDatum(RelationGetRelid(table)),
-		DirectFunctionCall1(namein, CStringGetDatum(triggers[0][0]))
+		ObjectIdGetDatum(RelationGetRelid(table)), ObjectIdGetDatum(evs_catalog()->capture),
+		ObjectIdGetDatum(evs_catalog()->capture_partition)
 	};
-	List	   *partitions;
+	EvsQueryResult result;
+	char	   *owner;
+	char	   *name;
+	bool		is_ours;
 
-	if (table->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		return;
-	partitions = evs_query_texts(&find, values, NULL);
-	if (partitions != NIL)
+	evs_query_begin(&find, values, NULL, InvalidSnapshot, &result);
+	is_ours = result.count > 0 && evs_query_boolean(&result, 0, 3);
+	owner = result.count > 0 ? evs_query_text(&result, 0, 1) : NULL;
+	name = result.count > 0 ? evs_query_text(&result, 0, 2) : NULL;
+	evs_query_end(&result);
+	if (is_ours)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("a partition of table \"%s\" is captured already",
-						RelationGetRelationName(table)),
-				 errdetail("Partition %s is captured by itself.", (char *) linitial(partitions)),
-				 errhint("Release it: select evsource.release_table(%s);",
-						 quote_literal_cstr(linitial(partitions)))));
+				 errmsg("a partition of table \"%s\" is captured already", RelationGetRelationName(table)),
+				 errdetail("Partition %s is captured by itself.", owner),
+				 errhint("Release it: select evsource.release_table(%s);", quote_literal_cstr(owner))));
+	if (name != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("cannot create the triggers that capture table \"%s\"", RelationGetRelationName(table)),
+				 errdetail("Table %s has a trigger of its own that is called %s.", owner, name),
+				 errhint("Rename it: ALTER TRIGGER %s ON %s RENAME TO ...;", name, owner)));
 }
 
 /*
@@ -506,9 +521,9 @@ lock_to_alter(FunctionCallInfo fcinfo, const RangeVar *name, bool backfill)
  * how many rows the backfill wrote.
  *
  * Errors: 42P01 and 42809 when it is no table, 42501 without the right to create
- * triggers on it, 42710 when it is captured or its category is in use, 42704 without a
- * primary key, 42703 and 22023 for columns and categories that do not fit; 0A000 for a
- * backfill of foreign partitions.
+ * triggers on it, 42710 when it is captured, its category is in use, or a trigger's name
+ * is; 42704 without a primary key, 42703 and 22023 for columns and categories that do
+ * not fit; 0A000 for a backfill of foreign partitions.
  */
 Datum
 evsource_capture_table(PG_FUNCTION_ARGS)
@@ -553,7 +568,7 @@ evsource_capture_table(PG_FUNCTION_ARGS)
 	}
 
 	is_alone = evs_capture_claim_category(table, plan, !PG_ARGISNULL(1), is_own);
-	check_partitions(table);
+	check_names(table);
 	create_triggers(table, &definition, states);
 	provide_for_partitions(table);
 	if (backfill)

@@ -79,6 +79,25 @@ select evsource.capture_table('"with-dash"', 'with_dash');
 insert into "with-dash" values (1);
 select stream, type from public.log where stream like 'with%';
 drop table no_key, "with-dash", notes;
+-- Nor where somebody's own trigger has a name that is needed, on the table
+create function public.own() returns trigger language plpgsql as 'begin return null; end';
+create table own_trigger (id int primary key);
+create trigger evsource_capture_truncate after truncate on own_trigger execute function public.own();
+select evsource.capture_table('own_trigger');
+\echo :LAST_ERROR_SQLSTATE
+alter trigger evsource_capture_truncate on own_trigger rename to mine;
+select evsource.capture_table('own_trigger');
+drop table own_trigger;
+-- or on a partition.
+create table own_trigger (id int primary key) partition by range (id);
+create table own_trigger_part partition of own_trigger for values from (0) to (9);
+create trigger evsource_capture after insert on own_trigger_part for each row execute function public.own();
+select evsource.capture_table('own_trigger');
+alter trigger evsource_capture on own_trigger_part rename to evsource_capture_partition;
+select evsource.capture_table('own_trigger');
+select * from evsource.captured_tables where table_name ~ 'own_trigger';
+drop table own_trigger;
+drop function public.own;
 drop view a_view;
 
 -- The events are appended with the rights of who captured the table: the role that
