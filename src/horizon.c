@@ -330,6 +330,12 @@ holds_events(void)
 	return found;
 }
 
+int64
+evs_horizon_end(void)
+{
+	return published_bound != 0 || holds_events() ? evs_positions_last() : 0;
+}
+
 /* See the header of the file: take the snapshot that reads AFTER this call. */
 int64
 evs_horizon_safe_position(void)

@@ -27,6 +27,12 @@ extern int64 evs_horizon_draw(int count);
 extern int64 evs_horizon_last_position(void);
 
 /*
+ * Behind the barrier: where the log ends, with this transaction's own events.  The last
+ * position drawn, but 0 while the log holds no event: a restore may bring some below it.
+ */
+extern int64 evs_horizon_end(void);
+
+/*
  * Reader: every event at or below the result is visible to a snapshot that is
  * taken after this call (and none can come later).  Take the snapshot AFTER.
  * 0 while the log holds no event.

@@ -322,7 +322,7 @@ finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjectio
 	if (projection->mode == EVS_MODE_INLINE && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	finish_streams(projection, projection->mode == EVS_MODE_INLINE ?
-				   evs_horizon_last_position() : evs_horizon_safe_position());
+				   evs_horizon_end() : evs_horizon_safe_position());
 	return complete(procedure, rebuild, projection);
 }
 

@@ -143,7 +143,7 @@ find_end(const EvsProjection *projection)
 	EvsCheckpoint live;
 
 	if (evs_online_will_live(projection))
-		return evs_horizon_last_position();
+		return evs_horizon_end();
 	evs_checkpoint_read(projection->name, &live);
 	return live.position;
 }

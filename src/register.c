@@ -219,7 +219,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 		if (start.now)
 		{
 			evs_barrier("create projection", name);
-			projection->start_after = evs_horizon_last_position();
+			projection->start_after = evs_horizon_end();
 		}
 		else
 			projection->start_after = start.after;

@@ -121,7 +121,7 @@ evs_replay_finish(EvsProjection *projection, EvsCheckpoint *checkpoint)
 
 	for (int round = 0;; round++)
 	{
-		last = evs_horizon_last_position();
+		last = evs_horizon_end();
 		if (last <= checkpoint->position)
 			break;
 
@@ -241,7 +241,7 @@ evs_replay_settle(EvsProjection *projection)
 	(void) count_up_to(projection, evs_horizon_safe_position(), &checkpoint);
 
 	evs_barrier("change projection", projection->name);
-	last = evs_horizon_last_position();
+	last = evs_horizon_end();
 	checkpoint.event_count += evs_registry_count(&projection->filter,
 												 checkpoint.position, last);
 	checkpoint.position = Max(checkpoint.position, last);

@@ -201,7 +201,8 @@ check_follows(Relation events, const EvsEvent *row)
 
 /*
  * Whoever follows the log has come up to this position.  Who opens the log by that
- * looks again: a restore that began before will store its rows below.
+ * looks again: a restore that began before will store its rows below.  A log that holds
+ * nothing ends at 0, but while nobody is restoring that is no reason to refuse.
  */
 void
 evs_restore_followed(int64 position)
@@ -210,7 +211,7 @@ evs_restore_followed(int64 position)
 		return;
 	evs_positions_open_log();
 	pg_memory_barrier();
-	if (evs_horizon_safe_position() < position)
+	if (evs_horizon_safe_position() < position && (evs_horizon_own_bound() != 0 || others_append()))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not follow the log while events are being restored"),

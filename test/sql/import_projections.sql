@@ -129,5 +129,29 @@ insert into evsource.events (position, version, recorded_at, stream, type) value
 insert into evsource.events (position, version, recorded_at, stream, type) values (4, 1, '2001-01-01 00:00+00', 'a-3', 'Imported');
 select position from evsource.read_all(3);
 
+-- Positions that were drawn and taken back bring nobody anywhere before the first event: no
+-- restore is waited for where there is none, and one may come later.
+\c :home
+drop database evsource_import_projections;
+create database evsource_import_projections;
+\c evsource_import_projections
+create extension evsource;
+create function names(s jsonb, e evsource.event) returns jsonb language sql immutable
+    as $$ select jsonb_build_object('versions', coalesce(s->>'versions', '') || (e).version) $$;
+create table named (stream text, version bigint);
+select count(nextval('evsource.position_seq')) from generate_series(1, 8);
+select evsource.create_projection('named', tables => '{named}', start_after => 5,
+    query => 'insert into named select stream, version from new_events');
+select evsource.create_projection('names', 'names');
+select evsource.create_projection('now', 'names', start => 'now');
+call evsource.rebuild_projection('names');
+select projection, position from evsource.checkpoints order by projection;
+insert into evsource.events (position, version, recorded_at, stream, type) values
+    (1, 1, '2001-01-01 00:00+00', 'a-1', 'Restored'), (7, 2, '2001-01-01 00:00+00', 'a-1', 'Restored');
+select version, position from evsource.append('a-1', 'Appended');
+select p.projection, evsource.state(p.projection, 'a-1'), evsource.event_count(p.projection) from unnest('{names,now}'::text[]) p (projection);
+table named;
+select projection, stale from evsource.projection_status order by projection;
+
 \c :home
 drop database evsource_import_projections;
