@@ -109,8 +109,8 @@ sub run_async {
 #
 # Changes
 #
-sub rebuild { return "call evsource.rebuild_projection('$_[0]', lock_timeout => '100ms')" }
-sub activate { return "call evsource.activate_projection('$_[0]', lock_timeout => '100ms')" }
+sub rebuild { return "call evsource.rebuild_projection('$_[0]', lock_timeout => '1s')" }
+sub activate { return "call evsource.activate_projection('$_[0]', lock_timeout => '1s')" }
 sub create { my ($name, @more) = @_; return "select evsource.create_projection('$name', " . join(', ', $projections{$name}, @more) . ')' }
 sub drop {
 	my ($name) = @_;
