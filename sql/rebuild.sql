@@ -22,6 +22,8 @@ create table evsource.rebuilds (
     updated_at    timestamptz not null default pg_catalog.now(),
     last_error    text,
     kept_stale    boolean not null default false,
+    truncated     text collate "C",      -- online: as in checkpoints, of what is built or kept
+    truncated_both boolean not null default false,   -- of events that are in the other version, too
     parts         bigint[],              -- kept: how far its partitions are, if they are apart
     paused        boolean not null default false,   -- in place: the projection was paused before
     pid           integer,               -- of the process that was the last to work on it

@@ -206,10 +206,8 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 
 	evs_shadow_swap(rebuild->tables, rebuild->shadow);
 	(void) evs_snapshots_clear(projection->name, false);
-	/* as long as the old version is kept nothing is gone */
-	if (!rebuild->keep_old)
-		evs_truncated_forget(projection);
-	/* those of the old version go where the old version goes */
+	/* those of the old version go where the old version goes, and what it stands for */
+	evs_truncated_exchange(projection->name);
 	evs_failures_clear(projection->name);
 	evs_failures_clear(rebuild->shadow);
 	evs_troubles_exchange(projection->name, rebuild->shadow);
@@ -228,16 +226,13 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 	evs_checkpoint_finish(projection->name);
 	evs_notify(projection, rebuild->checkpoint.position);
 
-	if (!keep)
-	{
-		evs_rebuild_forget(rebuild->name);
-		return;
-	}
 	rebuild->state = EVS_REBUILD_KEPT;
 	rebuild->background = rebuild->background && !rebuild->keep_old;
 	rebuild->kept_stale = was_stale;
 	rebuild->checkpoint = *old;
 	evs_rebuild_write(rebuild);
+	if (!keep)
+		evs_rebuild_forget(rebuild->name);
 }
 
 /* Nobody changes the tables any more: is it still possible? */

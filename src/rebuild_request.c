@@ -28,6 +28,7 @@
 #include "replay.h"
 #include "shadow.h"
 #include "snapshots.h"
+#include "state_truncated.h"
 #include "unit.h"
 #include "wakeup.h"
 
@@ -273,6 +274,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	(void) evs_snapshots_clear(rebuild.name, false);
 	evs_failures_clear(rebuild.name);
 	evs_troubles_exchange(rebuild.name, rebuild.shadow);
+	evs_truncated_exchange(rebuild.name);
 
 	/* events that the other version has applied are history for this one */
 	projection->replay_until = Max(projection->replay_until, furthest);

@@ -25,6 +25,7 @@
 #include "rebuild.h"
 #include "rebuild_row.h"
 #include "shadow.h"
+#include "state_truncated.h"
 
 /* Another hash of the name than the registry's makes it another lock. */
 #define REBUILD_SEED		PG_UINT64_MAX
@@ -39,7 +40,8 @@ static EvsQuery select_rebuild = {
 	"select r.state, r.background, r.online, r.from_snapshot, r.keep_old, r.tables,"
 	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION("p.lapses") ", false), r.kept_stale,"
 	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused,"
-	" coalesce(r.pid, 0)"
+	" coalesce(r.pid, 0),"
+	" case when not r.truncated_both then r.truncated end"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -68,7 +70,8 @@ static EvsQuery delete_rebuild = {
 
 static EvsQuery start_rebuild = {
 	"update evsource.rebuilds r set definition = " DEFINITION("$2") ", started_at = clock_timestamp(),"
-	" resumed_at = clock_timestamp(), resumed_count = r.event_count"
+	" resumed_at = clock_timestamp(), resumed_count = r.event_count,"
+	" truncated = null, truncated_both = false"
 	" from evsource.projections p"
 	" where r.projection = $1 and p.projection = $1",
 	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE
@@ -237,6 +240,7 @@ read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
 	rebuild->rounds = DatumGetInt32(get_value(result, 14, &is_null));
 	rebuild->paused = DatumGetBool(get_value(result, 15, &is_null));
 	rebuild->pid = DatumGetInt32(get_value(result, 16, &is_null));
+	rebuild->truncated = get_text(result, 17);
 }
 
 bool
@@ -470,6 +474,8 @@ evs_rebuild_forget(const char *name)
 		drop_shadow(&rebuild);
 		evs_troubles_clear(rebuild.shadow);
 	}
+	if (rebuild.state == EVS_REBUILD_KEPT && rebuild.truncated != NULL)
+		evs_truncated_warn(name, rebuild.truncated);
 	evs_rebuild_delete(name);
 }
 

@@ -34,6 +34,8 @@ typedef struct EvsRebuild
 	bool		paused;			/* in place: the projection was paused before */
 	int			pid;			/* of who was the last to work on it, 0: nobody yet */
 	bool		kept_stale;		/* the version that is kept was stale */
+	char	   *truncated;		/* not written with the row: the version that is kept stands
+								 * for truncated events that are not in the other one */
 	EvsCheckpoint checkpoint;	/* of what is in the shadow */
 	int64		total;			/* events there were to apply */
 	int			rounds;			/* that came to the end and found more */

@@ -11,7 +11,8 @@
  *
  * Of a read model the same is noted, and tables that were saved without such events
  * are no begin for a rebuild any more: what is left of the log does not bring them
- * to where they have been (table_snapshots.c, rebuild.c).
+ * to where they have been (table_snapshots.c, rebuild.c).  It is noted of each version
+ * that there is, also of one that a rebuild makes or has kept, in evsource.rebuilds.
  */
 #include "state_truncated.h"
 
@@ -35,6 +36,15 @@ static EvsQuery note = {
 	6, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID}, SPI_OK_UPDATE
 };
 
+static EvsQuery note_beside = {
+	"update evsource.rebuilds r set truncated = $2, truncated_both = true"
+	" where projection = $1 and truncated is null and shadow is not null and exists ("
+	"  select from evsource.events where stream = $2 and version < $3 and position > $4"
+	"   and position <= greatest(r.position, (select max(p) from unnest(r.parts) p))"
+	"   and position <= $6 and ($5 is null or type = any ($5)))",
+	6, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID}, SPI_OK_UPDATE
+};
+
 static EvsQuery note_saved = {
 	"update evsource.table_snapshots s set truncated = $2"
 	" where projection = $1 and truncated is null and exists ("
@@ -47,6 +57,14 @@ static EvsQuery note_saved = {
 static EvsQuery forget = {
 	"update evsource.checkpoints set truncated = null"
 	" where projection = $1 and truncated is not null",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery exchange = {
+	"with beside as (update evsource.rebuilds r set truncated = c.truncated, truncated_both = false"
+	"  from evsource.checkpoints c where r.projection = $1 and c.projection = $1)"
+	" update evsource.checkpoints c set truncated = r.truncated"
+	" from evsource.rebuilds r where c.projection = $1 and r.projection = $1",
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
@@ -78,6 +96,7 @@ evs_truncated_note(const EvsProjection *projection, text *stream, int64 before)
 	const char *nulls = filter->ntypes > 0 ? NULL : "    n ";
 
 	(void) evs_query_run(&note, values, nulls);
+	(void) evs_query_run(&note_beside, values, nulls);
 	(void) evs_query_run(&note_saved, values, nulls);
 }
 
@@ -88,6 +107,18 @@ evs_truncated_stream(const char *projection, Snapshot snapshot)
 	Datum		stream = evs_query_value(&find, values, NULL, snapshot, (Datum) 0);
 
 	return stream == (Datum) 0 ? NULL : TextDatumGetCString(stream);
+}
+
+void
+evs_truncated_warn(const char *projection, const char *stream)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("the read model of projection \"%s\" that stood for truncated events is gone",
+					projection),
+			 errdetail("Events of stream \"%s\" were truncated. The read model is made anew, of the events that are left.",
+					   stream),
+			 errhint("To go on from tables as they are, save them by evsource.save_snapshot(), and rebuild with from_snapshot => true.")));
 }
 
 void
@@ -108,13 +139,13 @@ evs_truncated_forget(const EvsProjection *projection)
 						   stream),
 				 errhint("To go on from the states that there are, rebuild a projection with from_snapshot => true.")));
 	else
-		ereport(WARNING,
-				(errcode(ERRCODE_WARNING),
-				 errmsg("the read model of projection \"%s\" that stood for truncated events is gone",
-						projection->name),
-				 errdetail("Events of stream \"%s\" were truncated. The read model is made anew, of the events that are left.",
-						   stream),
-				 errhint("To go on from tables as they are, save them by evsource.save_snapshot(), and rebuild with from_snapshot => true.")));
+		evs_truncated_warn(projection->name, stream);
+}
+
+void
+evs_truncated_exchange(const char *projection)
+{
+	(void) evs_query_run_by_name(&exchange, projection);
 }
 
 void

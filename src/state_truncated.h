@@ -16,12 +16,22 @@ extern bool evs_truncated_concerns(const EvsProjection *projection);
 
 /*
  * The events of a stream before this version are about to go: note it, if the
- * projection takes any of them.  The caller has the lock on its name.
+ * projection takes any of them.  The caller has the lock on its name, and the rebuild's:
+ * a version beside the read model may have them, too.
  */
 extern void evs_truncated_note(const EvsProjection *projection, text *stream, int64 before);
 
 /* All is made anew, of what is left: a warning, if that is less. */
 extern void evs_truncated_forget(const EvsProjection *projection);
+
+/* That warning, for whoever drops the version that has been replaced. */
+extern void evs_truncated_warn(const char *projection, const char *stream);
+
+/*
+ * The read model is exchanged for the version beside it: so is what they stand for.
+ * The caller has the locks on the rebuild and on the name.
+ */
+extern void evs_truncated_exchange(const char *projection);
 
 /*
  * 55000 if that would lose something, for a caller who meant to begin with tables that

@@ -11,8 +11,8 @@
  * written down before they go; their dead letters go, too.  The last event of a
  * stream stays, and with it the stream's version.
  *
- * Locks, in the order of all changes: the names of the projections concerned,
- * their snapshots of the stream, the barrier (so that no append is open), the stream.
+ * Locks, in the order of all changes: the names of the projections concerned, before
+ * each that of its rebuild (whose version may have the events, too), their snapshots of the stream, the barrier (so that no append is open), the stream.
  * The events that go are folded, and what must be refused is refused, before the
  * barrier: as long as we have its name nobody changes what a projection makes of
  * events, by a definition of its own or one of event types.  All of it commits together
@@ -35,6 +35,7 @@
 #include "intake.h"
 #include "parameters.h"
 #include "query.h"
+#include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
 #include "replication.h"
@@ -182,6 +183,7 @@ projections_over(const Truncation *truncation)
 
 		if (projection == NULL || !is_over(projection, truncation))
 			continue;
+		evs_rebuild_lock(lfirst(cell));
 		evs_registry_lock(lfirst(cell));
 		projection = evs_projection_load(lfirst(cell), true);
 		if (projection != NULL && is_over(projection, truncation))
