@@ -153,12 +153,6 @@ cursor_of_partition(const EvsSubscription *subscription, int partition)
 	return NULL;
 }
 
-static EvsCursor *
-cursor_of(const EvsSubscription *subscription, const text *stream)
-{
-	return cursor_of_partition(subscription, evs_partition_of(stream, subscription->partitions));
-}
-
 /*
  * The free cursor that has the first event, or NULL.  *searched says how far no
  * other free cursor has one: to the safe position, unless it takes too long.
@@ -192,7 +186,8 @@ find_work(const EvsFetch *fetch, const EvsSubscription *subscription, int64 safe
 		slot_getsomeattrs(slot, EVS_EVENTS_STREAM);
 		position = DatumGetInt64(slot->tts_values[EVS_EVENTS_POSITION - 1]);
 		stream = DatumGetTextPP(slot->tts_values[EVS_EVENTS_STREAM - 1]);
-		cursor = cursor_of(subscription, stream);
+		cursor = cursor_of_partition(subscription,
+									 evs_partition_of(stream, subscription->partitions));
 		if (cursor != NULL && cursor->is_free &&
 			position > cursor->position && position <= cursor->end)
 		{
