@@ -65,7 +65,7 @@ DAEMON = crew jobs daemon launcher coordinator worker daemon_admin
 
 # capture
 CAPTURE = capture capture_definition capture_names capture_registry capture_walk \
-	capture_truncate capture_plan capture_json capture_row capture_pending \
+	capture_truncate capture_plan capture_json capture_row capture_order capture_pending \
 	capture_table capture_category capture_fires capture_owners capture_backfill \
 	capture_guard
 

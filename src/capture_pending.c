@@ -9,25 +9,7 @@
  * order in which it happened, the statement that loaded the library is refused.
  *
  * Statements that triggers and functions of another statement run belong to it:
- * what they change is kept until its end too.  For PostgreSQL fires the triggers of
- * such a statement before the outer one's, or the rest of them, though the row may
- * have been changed by the outer one first.  Every row version knows the command that
- * made it, and commands are numbered as they begin.  So this is the order of a row
- * that both change: the outer command finds no row that the inner one has left
- * there.  Only one that comes may have come later, to a key that others left
- * meanwhile: see place_coming().
- *
- * Within one command, what leaves a stream comes before what comes to it: when
- * keys are moved on by one, each stream first loses its old row.  A command sees
- * no row of its own, so this is an order in which it could have happened.
- *
- * Rows of one key share a stream, and sessions that change different ones of them
- * meet there.  So that they do not deadlock, the events of a statement are appended in
- * the order of their streams then, if they are more than are locked at once.  What leaves
- * and what comes are each in that order: if the streams are not too many to be locked at
- * once, that is done before.  Not so
- * beyond work_mem: the parts of a big statement are each in that order, and a load of
- * millions of rows does not take the memory that it would need otherwise.
+ * what they change is kept until its end too, and then put in order (capture_order.c).
  *
  * A big statement is appended in parts.  If rows leave streams in it, those that
  * come to streams are kept for its end; and there are no parts if triggers change
@@ -45,29 +27,16 @@
 #include "utils/timestamp.h"
 
 #include "append.h"
+#include "capture_order.h"
 #include "event.h"
 #include "identity.h"
 #include "streams.h"
-
-typedef struct Change
-{
-	CommandId	command;
-	CommandId	made_by;		/* the row before it; InvalidCommandId: see capture.h */
-	CommandId	place;			/* the command with which it is told */
-	EvsCapturePhase phase;
-	bool		repeats_key;	/* of other rows of its table, perhaps */
-	Oid			table;			/* whose row it is */
-	int64		sequence;		/* in which it was collected */
-	int			nest_level;		/* of the transaction that collected it */
-	Oid			role;			/* who appends it */
-	EvsEvent	event;
-} Change;
 
 /* What is collected; the memory belongs to the transaction. */
 typedef struct Pending
 {
 	MemoryContext context;		/* holds everything; NULL: nothing is pending */
-	Change	   *changes;
+	EvsChange  *changes;
 	int			count;
 	int			capacity;
 	int64		sequence;		/* of the next change */
@@ -105,116 +74,24 @@ static struct
 {
 	bool		watch;			/* the library was loaded in this transaction */
 	bool		any;
-	Change		last;			/* only what is compared is valid */
+	EvsChange	last;			/* only what is compared is valid */
 	CommandId	made_by;		/* the highest one */
 }			appended;
 
 static ExecutorRun_hook_type previous_run = NULL;
 static ExecutorFinish_hook_type previous_finish = NULL;
 
-static int
-compare_order(const Change *a, const Change *b)
-{
-	if (a->place != b->place)
-		return a->place < b->place ? -1 : 1;
-	if (a->phase != b->phase)
-		return a->phase < b->phase ? -1 : 1;
-	return 0;
-}
-
-static int
-compare_changes(const void *left, const void *right)
-{
-	const Change *a = left;
-	const Change *b = right;
-	int			order = compare_order(a, b);
-
-	return order != 0 ? order : (a->sequence < b->sequence ? -1 : 1);
-}
-
-/* Who appends comes first: each has a batch of his own. */
-static int
-compare_streams(const void *left, const void *right)
-{
-	const Change *a = left;
-	const Change *b = right;
-	int			order = compare_order(a, b);
-
-	if (order == 0 && a->role != b->role)
-		order = a->role < b->role ? -1 : 1;
-	if (order == 0)
-		order = evs_compare_text(a->event.stream, b->event.stream);
-	return order != 0 ? order : (a->sequence < b->sequence ? -1 : 1);
-}
-
-static int
-compare_in_stream(const void *left, const void *right)
-{
-	int			order = evs_compare_text(((const Change *) left)->event.stream,
-										 ((const Change *) right)->event.stream);
-
-	return order != 0 ? order : compare_changes(left, right);
-}
-
-/* Does a row come to the same stream by the same command? */
 static bool
-comes_like(const Change *a, const Change *b)
-{
-	return a->phase == EVS_CAPTURE_COMES && b->phase == EVS_CAPTURE_COMES &&
-		a->command == b->command && evs_same_text(a->event.stream, b->event.stream);
-}
-
-/*
- * A row that comes to a stream is told after what a later command did there before
- * it came.  That was done to rows that were there before, and it is what was collected
- * earlier, up to the first change of the new row itself, which it never comes behind.
- * If a command brings several rows, each has made room for the next: one of the changes
- * is its own.  Partitions may share a stream: the changes of a row are those of its table.
- */
-static void
-place_coming(Pending *done)
-{
-	qsort(done->changes, done->count, sizeof(Change), compare_in_stream);
-	for (int i = 0; i < done->count; i++)
-	{
-		Change	   *coming = &done->changes[i];
-		int			nth = 0;
-		int			changed = 0;
-
-		if (coming->phase != EVS_CAPTURE_COMES || coming->repeats_key)
-			continue;
-		for (int before = i - 1; before >= 0 && comes_like(&done->changes[before], coming); before--)
-			nth += done->changes[before].table == coming->table;
-		for (int next = i + 1; next < done->count; next++)
-		{
-			const Change *other = &done->changes[next];
-
-			if (!evs_same_text(other->event.stream, coming->event.stream))
-				break;
-			if (other->table == coming->table && other->made_by == coming->command &&
-				changed++ == nth)
-			{
-				/* which may have changed a row of another partition first */
-				coming->place = Min(coming->place, other->command - 1);
-				break;
-			}
-			if (other->sequence < coming->sequence)
-				coming->place = Max(coming->place, other->command);
-		}
-	}
-}
-
-static bool
-is_too_late(const Change *change)
+is_too_late(const EvsChange *change)
 {
 	/* a row that comes is too late for what was done to it, and for nothing else */
 	if (change->phase == EVS_CAPTURE_COMES)
 		return appended.made_by != InvalidCommandId && appended.made_by >= change->command;
-	return appended.any && compare_order(change, &appended.last) < 0;
+	return appended.any && evs_capture_compare(change, &appended.last) < 0;
 }
 
 static void
-order_is_unknown(const Change *change)
+order_is_unknown(const EvsChange *change)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -229,7 +106,7 @@ order_is_unknown(const Change *change)
  * statements in it were not kept.
  */
 static void
-check_order(const Change *changes, int count)
+check_order(const EvsChange *changes, int count)
 {
 	for (int i = 0; i < count; i++)
 		if (is_too_late(&changes[i]))
@@ -244,13 +121,13 @@ check_nothing_pending(void)
 }
 
 static void
-note_appended(const Change *changes, int count)
+note_appended(const EvsChange *changes, int count)
 {
 	for (int i = 0; i < count; i++)
 	{
-		const Change *change = &changes[i];
+		const EvsChange *change = &changes[i];
 
-		if (!appended.any || compare_order(&appended.last, change) < 0)
+		if (!appended.any || evs_capture_compare(&appended.last, change) < 0)
 			appended.last = *change;
 		appended.any = true;
 		if (change->made_by != InvalidCommandId &&
@@ -260,7 +137,7 @@ note_appended(const Change *changes, int count)
 }
 
 static void
-add_change(const Change *change)
+add_change(const EvsChange *change)
 {
 	MemoryContext old;
 
@@ -270,14 +147,14 @@ add_change(const Change *change)
 												"evsource captured changes",
 												ALLOCSET_DEFAULT_SIZES);
 		pending.capacity = 16;
-		pending.changes = MemoryContextAlloc(pending.context, pending.capacity * sizeof(Change));
+		pending.changes = MemoryContextAlloc(pending.context, pending.capacity * sizeof(EvsChange));
 	}
 	else if (pending.count == pending.capacity)
 	{
 		pending.capacity *= 2;
-		pending.changes = repalloc_huge(pending.changes, pending.capacity * sizeof(Change));
+		pending.changes = repalloc_huge(pending.changes, pending.capacity * sizeof(EvsChange));
 	}
-	if (pending.count > 0 && compare_order(change, &pending.changes[pending.count - 1]) < 0)
+	if (pending.count > 0 && evs_capture_compare(change, &pending.changes[pending.count - 1]) < 0)
 		pending.disordered = true;
 	pending.leaving |= change->phase == EVS_CAPTURE_LEAVES;
 
@@ -320,7 +197,7 @@ append_as(Oid role, EvsEvent *events, int count)
 static int
 count_coming(const Pending *done)
 {
-	const Change *last = &done->changes[done->count - 1];
+	const EvsChange *last = &done->changes[done->count - 1];
 	int			count = 0;
 
 	while (count < done->count && last[-count].command == last->command &&
@@ -357,11 +234,11 @@ append_pending(bool at_end)
 	/* a savepoint that ends with an error of the append takes the memory with it */
 	MemoryContextSetParent(done.context, CurTransactionContext);
 	if (done.nested && done.disordered)
-		place_coming(&done);
+		evs_capture_place(done.changes, done.count);
 	if (done.shared && done.count > EVS_STREAMS_AT_ONCE)
-		qsort(done.changes, done.count, sizeof(Change), compare_streams);
+		evs_capture_sort(done.changes, done.count, true);
 	else if (done.disordered)
-		qsort(done.changes, done.count, sizeof(Change), compare_changes);
+		evs_capture_sort(done.changes, done.count, false);
 	count = done.count;
 	if (!at_end && done.leaving)
 		count -= count_coming(&done);
@@ -377,7 +254,7 @@ append_pending(bool at_end)
 	for (int i = 0; i < count; i++)
 		events[i] = done.changes[i].event;
 	if (done.shared && count > EVS_STREAMS_AT_ONCE &&
-		compare_order(&done.changes[0], &done.changes[count - 1]) != 0)
+		evs_capture_compare(&done.changes[0], &done.changes[count - 1]) != 0)
 		evs_append_lock_ahead(events, count);
 	for (int first = 0, next; first < count; first = next)
 	{
@@ -397,7 +274,7 @@ void
 evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
 				EvsCapturePhase phase, const EvsEvent *event)
 {
-	Change		change;
+	EvsChange	change;
 
 	change.command = command;
 	change.made_by = made_by;
