@@ -5,7 +5,8 @@
  * The rows are read and written as the projection's owner, and kept as the owner
  * of evsource: each as an array of its columns' texts, a thousand in a row of
  * evsource.table_snapshot_rows.  Text is what every type can be made of again,
- * on another machine and another major version, too.
+ * on another machine and another major version, too: by its output and its input function,
+ * not by casts, which may say less.
  *
  * While rows come back the triggers and rules of the tables and of their partitions
  * are disabled: what they did when the rows were first written is saved as well, or
@@ -58,10 +59,13 @@
 	"  join pg_class s on s.oid = d.objid and s.relkind = 'S'"
 
 /*
- * The columns of a table, and its sequences.  These have the name of their column: the
- * one that gives it its values, and another, are known by that, whatever they are called.
- * Several others have their own names, too, for their OIDs change places in a dump: if
- * one is renamed, the tables are not those that were saved.
+ * The columns of a table, and its sequences.  concat() calls a value's output function;
+ * as an element of an array it is read by its input function, also where users have made
+ * casts from text of their own, for its type or for what a domain is of.
+ *
+ * Sequences have the name of their column: the one that gives it its values, and another,
+ * are known by that, whatever they are called.  Several others have their own names, too,
+ * for their OIDs change places in a dump: if one is renamed, the tables are not those saved.
  */
 static EvsQuery describe = {
 	"with sequences as ("
@@ -77,11 +81,15 @@ static EvsQuery describe = {
 	" select coalesce(string_agg(format('%I %s', a.attname, a.type), ', ' order by a.n), '')"
 	"  || coalesce((select '; sequences ' || string_agg(name, ', ' order by name) from sequences), ''),"
 	" string_agg(quote_ident(a.attname), ', ' order by a.n),"
-	" string_agg(format('t.%I::text', a.attname), ', ' order by a.n),"
-	" string_agg(format('v[%s]::%s', a.n, a.type), ', ' order by a.n),"
+	" string_agg(format('case when t.%1$I is distinct from null then pg_catalog.concat(t.%1$I) end',"
+	"  a.attname), ', ' order by a.n),"
+	" string_agg(format(case when a.has_cast then '(array[v[%s]]::pg_catalog.text::%s[])[1]' else 'v[%s]::%s' end,"
+	"  a.n, a.type), ', ' order by a.n),"
 	" (select string_agg(format('(%L::pg_catalog.regclass, %L)', id, name), ', ') from sequences)"
 	" from (select attname, format_type(atttypid, atttypmod) as type,"
-	"   row_number() over (order by attnum) as n"
+	"   row_number() over (order by attnum) as n,"
+	"   exists (select from pg_type where oid = atttypid and typtype = 'd') or exists (select from pg_cast"
+	"    where castsource = 'text'::regtype and casttarget = atttypid and oid >= 16384) as has_cast"
 	"  from pg_attribute where attrelid = $1::text::regclass and attnum > 0"
 	"   and not attisdropped and attgenerated = '') a",
 	1, {TEXTOID}, SPI_OK_SELECT

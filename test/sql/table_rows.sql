@@ -142,11 +142,41 @@ drop owned by regress_rows_owner;
 drop role regress_rows_owner, regress_rows_other;
 reset client_min_messages;
 
+-- A value comes back as its type's output function writes it, and its input function reads
+-- it: a cast to or from text is often another function, and says less.
+create type kept.amount as (v numeric, currency text);
+create function kept.amount_text(kept.amount) returns text language sql immutable as $$select format('%s %s', round($1.v), $1.currency)$$;
+create function kept.text_amount(text) returns kept.amount language sql immutable as $$select row(nullif(split_part($1, ' ', 1), ''), split_part($1, ' ', 2))::kept.amount$$;
+create cast (kept.amount as text) with function kept.amount_text(kept.amount);
+create cast (text as kept.amount) with function kept.text_amount(text);
+create domain kept.price as kept.amount check ((value).v >= 0);
+create domain kept.code as bpchar;
+create domain kept.label as varchar(8);
+create function kept.float_text(float8) returns text language sql immutable as $$select round($1)::int::text$$;
+create cast (float8 as text) with function kept.float_text(float8);
+create function kept.text_float(text) returns float8 language sql immutable as $$select length($1)::float8$$;
+create cast (text as float8) with function kept.text_float(text);
+create table kept.cast_away (n bigint, a kept.amount, p kept.price, b bpchar, c kept.code, l kept.label, f float8, yes bool,
+    many kept.amount[], codes kept.code[], empty text[], two bpchar[], nothing kept.amount, nulls kept.amount, oid "char");
+select evsource.create_projection('cast_away', categories => '{cast}', tables => '{kept.cast_away}', query => $$
+    insert into kept.cast_away select version, row(12.35, 'a "b" \c')::kept.amount, row(0.05, null)::kept.amount, 'x  ', 'y  ', 'z  ', 1.5, true,
+        array[row(0.5, 'E')::kept.amount, null], array['u  '], '{}', array[['x ', null], ['', 'NULL']], null, row(null, null)::kept.amount, ''
+    from new_events $$);
+select version from evsource.append('cast-1', 'Made');
+create table kept.cast_before as table kept.cast_away;
+select evsource.save_snapshot('cast_away'), evsource.restore_projection('cast_away');
+select reason, message from evsource.snapshot_rejections where projection = 'cast_away';
+select (a).v, (a).currency, (p).v, octet_length(b) as b, octet_length(c) as c, octet_length(l) as l, f, octet_length(codes[1]) as codes,
+    many, two, nothing is distinct from null as something, nulls is distinct from null as row_of_nulls from kept.cast_away;
+select count(*) from kept.cast_away now, kept.cast_before before where now::text is distinct from before::text;
+drop cast (float8 as text);
+drop cast (text as float8);
+
 -- Where there are no tables to save, or no states to look for, the error says what to do.
 select evsource.create_projection('plain', categories => '{plain}', query => 'insert into kept.odd select version from new_events');
 select evsource.save_snapshot('plain');
 select evsource.has_snapshot('odd');
 
-select count(evsource.drop_projection(p)) from unnest('{odd,arrays,inherited,divided,regions,plain}'::text[]) p;
+select count(evsource.drop_projection(p)) from unnest('{odd,arrays,inherited,divided,regions,cast_away,plain}'::text[]) p;
 set client_min_messages = warning;
 drop schema kept cascade;
