@@ -42,6 +42,9 @@
 #define CACHE_LINE	64
 #define MOST_AHEAD	(8 * CACHE_LINE)
 
+/* of so many categories the first event is looked up: that takes as long as to look at some dozens */
+#define MOST_LOOKED_UP	8
+
 struct EvsScan
 {
 	/* Where */
@@ -153,6 +156,33 @@ evs_scan_stream(text *stream, int64 from_version, int64 to_version,
 }
 
 /*
+ * Move *after to where the first event of one of the filter's categories comes next;
+ * false: there is none.  A serializable transaction has read by this, too, that there
+ * is nothing before it.
+ */
+static bool
+skip_others(int64 *after, int64 upto, const EvsFilter *filter, Snapshot snapshot)
+{
+	bool		found = false;
+
+	for (int i = 0; i < filter->ncategories && *after < upto; i++)
+	{
+		EvsFilter	one = {.ncategories = 1, .categories = &filter->categories[i]};
+		EvsScan    *scan = evs_scan_log(*after, upto, &one, snapshot);
+
+		if (evs_scan_next_slot(scan) != NULL)
+		{
+			found = true;
+			upto = evs_scan_passed(scan) - 1;
+		}
+		evs_scan_end(scan);
+	}
+	if (found)
+		*after = upto;
+	return found;
+}
+
+/*
  * The log in order of position: after < position <= upto, only what the filter
  * lets through (NULL = everything).  The filter must live as long as the scan.
  */
@@ -161,6 +191,9 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 {
 	EvsScan    *scan = scan_create(snapshot);
 	bool		by_category = filter != NULL && filter->ncategories == 1;
+	bool		few = filter != NULL && filter->ncategories > 1 &&
+		filter->ncategories <= MOST_LOOKED_UP;
+	bool		empty = few && !skip_others(&after, upto, filter, scan->snapshot);
 	Oid			index;
 	ScanKeyData keys[3];
 	AttrNumber	column = 1;
@@ -189,6 +222,7 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 
 	scan_begin(scan, index, keys, nkeys);
 	scan->in_order = TTS_IS_BUFFERTUPLE(scan->slot);
+	scan->done = empty;
 	return scan;
 }
 

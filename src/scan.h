@@ -28,7 +28,8 @@ extern EvsScan *evs_scan_stream(text *stream, int64 from_version,
 /*
  * The log in order of position: after < position <= upto, only what the filter
  * lets through (NULL = everything).  Uses the category index when the filter
- * names exactly one category.  The filter must live as long as the scan.
+ * names exactly one category, and to find the first event when it names a few.
+ * The filter must live as long as the scan.
  */
 extern EvsScan *evs_scan_log(int64 after, int64 upto,
 							 const EvsFilter *filter, Snapshot snapshot);
