@@ -172,7 +172,7 @@ evs_alter_apply(EvsProjection *old, EvsProjection *new, bool concurrently)
 
 	/* the new partitions go on from where the old ones are now */
 	if (old->partitions != new->partitions)
-		evs_require_read_committed("divide a projection anew");
+		evs_require_read_committed("change the partitions of a projection");
 
 	new->state = old->state;
 	new->stale = old->stale;
@@ -317,12 +317,12 @@ check_no_bases(const EvsProjection *projection)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot drop projection \"%s\": it keeps what truncated events have come to",
+			 errmsg("cannot drop projection \"%s\" because it holds states of truncated events",
 					projection->name),
-			 errdetail_plural("Of %d stream the state is left that its first events made, and nothing else; it is \"%s\".",
-							  "Of %d streams the states are left that their first events made, and nothing else; the first is \"%s\".",
+			 errdetail_plural("Of %d stream only the state that its truncated events made is left: \"%s\".",
+							  "Of %d streams only the states that their truncated events made are left; the first is \"%s\".",
 							  list_length(streams), list_length(streams), (char *) linitial(streams)),
-			 errhint("To change the projection use evsource.alter_projection(); to lose these states, too, use force => true.")));
+			 errhint("Use evsource.alter_projection() to change the projection, or force => true to drop these states, too.")));
 }
 
 /* No decider is registered for it while we look and until we commit. */

@@ -485,7 +485,7 @@ refuse_to_gather(const EvsApply *apply, const char *why, const char *context)
 			 errmsg("cannot bring the partitions of projection \"%s\" to one position", name),
 			 errdetail("Partition %d is at position %lld: %s", apply->unit.partition,
 					   (long long) apply->began_at, why),
-			 errhint("Let them get there by themselves: evsource.resume_projection('%s') if it is stopped, then evsource.run_projection('%s') or the daemon. A rebuild brings them there, too.",
+			 errhint("Call evsource.resume_projection('%s') if the projection is stopped, and let evsource.run_projection('%s') or the daemon apply the rest; or rebuild it.",
 					 name, name),
 			 context ? errcontext("%s", context) : 0));
 }

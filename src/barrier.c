@@ -203,9 +203,9 @@ give_up(const EvsBarrier *barrier, bool begun)
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("could not %s \"%s\"", barrier->what, barrier->name),
-			 errdetail("Transactions that have %s, and not ended, were in the way for %d ms.",
+			 errdetail("Open transactions that have %s were in the way for %d ms.",
 					   begun ? barrier->others : "appended", barrier->patience),
-			 errhint("See %s for who they are. Try again when they have ended; lock_timeout says how long to wait for them.",
+			 errhint("See %s for these transactions. Try again when they have ended; lock_timeout says how long to wait for them.",
 					 begun ? "pg_locks" : "evsource.blockers, and the locks on evsource.events in pg_locks,")));
 }
 

@@ -90,7 +90,7 @@ report(Relation table, const EvsCapturePlan *plan, bool is_named, const char *de
 				(errmsg("table \"%s\" is not alone in category \"%s\"",
 						RelationGetRelationName(table), plan->category),
 				 errdetail_internal("%s", detail),
-				 errhint("Rows whose keys are the same share a stream. Who follows the category has to ask which table an event of type \"%s\" is of.",
+				 errhint("Rows with equal keys share a stream. Consumers of the category must find out which table an event of type \"%s\" is of.",
 						 text_to_cstring(plan->truncated))));
 	else
 		ereport(ERROR,

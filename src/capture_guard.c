@@ -183,7 +183,7 @@ check_not_excluded(Relation table, const char *column)
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("cannot rename column \"%s\" of captured table \"%s\"",
 								column, RelationGetRelationName(table)),
-						 errdetail("Trigger \"%s\" excludes it by its name: under another one its values could come into events, which stay.",
+						 errdetail("Trigger \"%s\" excludes the column by its name. Under another name its values would be stored in events, which are never changed.",
 								   trigger->tgname),
 						 errhint("In one transaction, end the capture with evsource.release_table(), rename the column, and capture the table again.")));
 	}

@@ -91,8 +91,8 @@ evs_capture_check_excluded(Relation table, List *exclude)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("excluded column \"%s\" of captured table \"%s\" does not exist",
 							(char *) lfirst(cell), RelationGetRelationName(table)),
-					 errdetail("If it has another name now, its values would come into events, which stay."),
-					 errhint("Say anew what is excluded: evsource.capture_table(..., exclude_columns => array['...'], if_exists => 'alter').")));
+					 errdetail("If it has another name now, its values would be stored in events, which are never changed."),
+					 errhint("Name the excluded columns again: evsource.capture_table(..., exclude_columns => array['...'], if_exists => 'alter').")));
 }
 
 /* The columns that are captured: what is there, and stored, and not excluded. */
@@ -136,7 +136,7 @@ take_key(EvsCapturePlan *plan, Relation table, List *key)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("key column \"%s\" of captured table \"%s\" does not exist or is not captured",
 							name, RelationGetRelationName(table)),
-					 errhint("Capture the table anew with evsource.capture_table(..., if_exists => 'alter') after a change of its key.")));
+					 errhint("Capture the table again with evsource.capture_table(..., if_exists => 'alter') after a change of its key.")));
 		if (!evs_json_is_scalar(plan->columns[found].form))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -322,9 +322,9 @@ evs_capture_check_registrant(const EvsCapturePlan *plan, const TriggerData *trig
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to capture changes of table \"%s\"",
 						RelationGetRelationName(trigger->tg_relation)),
-				 errdetail("Nobody is registered for trigger \"%s\": it was created while the event trigger evsource_guard_captures was off, or restored where its role was missing.",
+				 errdetail("No role is registered for trigger \"%s\": it was created while the event trigger evsource_guard_captures was off, or restored where its role was missing.",
 						   trigger->tg_trigger->tgname),
-				 errhint("Capture the table anew: evsource.capture_table(..., if_exists => 'alter').")));
+				 errhint("Capture the table again: evsource.capture_table(..., if_exists => 'alter').")));
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(plan->registrant)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -255,7 +255,7 @@ told_of_old(EvsCapturePlan *plan, const Row *old_row, const Row *new_row, const 
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("row of captured table \"%s\" is too large for an event",
 						get_rel_name(plan->relid)),
-				 errdetail("What is to be told takes %lld bytes, and at most %lld fit into a jsonb.",
+				 errdetail("Its values take %lld bytes, and at most %lld fit into a jsonb.",
 						   (long long) size, (long long) MAX_EVENT),
 				 errhint("Capture the table without its large columns: evsource.capture_table(..., exclude_columns => ..., if_exists => 'alter').")));
 	return told;

@@ -366,7 +366,7 @@ check_names(Relation table)
 	if (is_ours)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("a partition of table \"%s\" is captured already", RelationGetRelationName(table)),
+				 errmsg("a partition of table \"%s\" is already captured", RelationGetRelationName(table)),
 				 errdetail("Partition %s is captured by itself.", owner),
 				 errhint("Release it: select evsource.release_table(%s);", quote_literal_cstr(owner))));
 	if (name != NULL)
@@ -448,7 +448,7 @@ refuse_captured(Relation table, const Trigger *trigger)
 			 errmsg("table \"%s\" is already captured", RelationGetRelationName(table)),
 			 errdetail("Trigger \"%s\" captures it into category \"%s\".",
 					   trigger->tgname, definition.category),
-			 errhint("Use if_exists => 'alter' to capture it otherwise, or 'keep' to leave it as it is.")));
+			 errhint("Use if_exists => 'alter' to change how it is captured, or 'keep' to leave it as it is.")));
 }
 
 /* The capture that there is stays. */
@@ -460,18 +460,18 @@ keep(Relation table, bool backfill)
 
 	if (trigger->tgenabled == TRIGGER_DISABLED)
 		ereport(NOTICE,
-				(errmsg("table \"%s\" is captured already, but not now", RelationGetRelationName(table)),
+				(errmsg("table \"%s\" is already captured, but its trigger is disabled", RelationGetRelationName(table)),
 				 errdetail("Trigger \"%s\" is disabled.", trigger->tgname),
 				 errhint("Enable it, or capture the table with if_exists => 'alter'.")));
 	else if (partition != NULL)
 		ereport(NOTICE,
-				(errmsg("table \"%s\" is captured already, but not all of it now",
+				(errmsg("table \"%s\" is already captured, but one of its partitions is not",
 						RelationGetRelationName(table)),
 				 errdetail("The trigger of partition %s is disabled.", partition),
 				 errhint("Enable it, or capture the table with if_exists => 'alter'.")));
 	if (backfill)
 		ereport(NOTICE,
-				(errmsg("table \"%s\" is captured already, nothing is backfilled",
+				(errmsg("table \"%s\" is already captured, nothing is backfilled",
 						RelationGetRelationName(table)),
 				 errhint("To write every row again, release the table and capture it, in one transaction.")));
 	provide_for_partitions(table);

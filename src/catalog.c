@@ -36,7 +36,7 @@ find_relation(Oid schema, const char *name)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"evsource.%s\" does not exist", name),
 				 errdetail("The library evsource does not find its own relations in this database."),
-				 errhint("Create the extension anew, or update it with ALTER EXTENSION evsource UPDATE.")));
+				 errhint("Create the extension again, or update it with ALTER EXTENSION evsource UPDATE.")));
 	return relid;
 }
 
@@ -83,7 +83,7 @@ check_events(Oid events)
 					 errdetail("It was dropped.") :
 					 errdetail("It has type %s, not %s.", format_type_be(column->atttypid),
 							   format_type_be(columns[i].type)),
-					 errhint("Undo what was altered; a column that is gone comes back with a restore only.")));
+					 errhint("Undo the change. A column that was dropped comes back only when the table is restored from a dump.")));
 		ReleaseSysCache(tuple);
 	}
 }

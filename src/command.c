@@ -274,7 +274,7 @@ warn_of_lost(const Command *command)
 			 errmsg("the state after the command is not known any more"),
 			 errdetail("The command was executed before, and events of stream \"%s\" that make this state were truncated since.",
 					   text_to_cstring(command->stream)),
-			 errhint("To get the state of now, call evsource.load_state('%s', '%s').",
+			 errhint("To get the current state, call evsource.load_state('%s', '%s').",
 					 command->projection->name, text_to_cstring(command->stream))));
 }
 

@@ -76,7 +76,7 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("evsource's daemon is turned off"),
-				 errdetail("evsource.daemon is off in this session, and for the daemon if it is so for the database."),
+				 errdetail("Setting evsource.daemon is off in this session. The daemon itself obeys the setting of the database."),
 				 errhint("Set evsource.daemon to on for the database and the session.")));
 
 	if (find_team(&has_coordinator) && has_coordinator)

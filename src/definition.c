@@ -271,7 +271,7 @@ warn_of_shared(const EvsProjection *projection, const char *table)
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
-			 errmsg("table %s is projection \"%s\"'s, too", table, (char *) linitial(others)),
+			 errmsg("table %s also belongs to projection \"%s\"", table, (char *) linitial(others)),
 			 errdetail("A reset or rebuild of either projection removes the rows of the other, which does not apply its events again."),
 			 errhint("Give each projection tables of its own, and let a view show the rows of both.")));
 }
@@ -340,7 +340,7 @@ apply_partitions(EvsProjection *projection, int partitions)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("partitions must be between 1 and %d", evs_max_partitions),
 				 errdetail("It is %d.", partitions),
-				 errhint("The most is what evsource.max_partitions says.")));
+				 errhint("Setting evsource.max_partitions is the limit.")));
 	projection->partitions = partitions;
 }
 

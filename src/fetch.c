@@ -539,8 +539,8 @@ tell_unfinished(const EvsFetch *fetch)
 		(void) evs_notify_events(evs_horizon_safe_position());
 	ereport(NOTICE,
 			(errmsg("subscription \"%s\" has more events to look at", fetch->name),
-			 errdetail("There was nothing to hand out among those that could be looked at in the time that a call may take."),
-			 errhint("Call again: it goes on from there.")));
+			 errdetail("None of the events that were read in the time that a call may take can be handed out."),
+			 errhint("Call again: the next call continues from there.")));
 }
 
 /* Row security could hide events, which a cursor would pass over for ever. */

@@ -118,7 +118,7 @@ refuse_to_drop_events(Oid relid)
 			 errdetail_plural("There is %d event in evsource.events.",
 							  "There are %d events in evsource.events.", count, count) :
 			 errdetail("There are more than %d events in evsource.events.", COUNT_UP_TO),
-			 errhint("Save them with pg_dump if they are worth it; then SET evsource.allow_drop = on, and drop again.")));
+			 errhint("Save them with pg_dump if you need them; then SET evsource.allow_drop = on, and drop the extension again.")));
 }
 
 /* Called before any object is dropped, among other occasions. */
@@ -194,7 +194,7 @@ refuse_to_rename(Node *statement)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot rename schema evsource"),
 			 errdetail("The functions of extension evsource find its tables by that name."),
-			 errhint("Drop the extension first if the name is to be free.")));
+			 errhint("To use the name for something else, drop the extension first.")));
 }
 
 static bool
@@ -318,7 +318,7 @@ evs_guard_check_there(const char *name)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("projection \"%s\" does not exist", name),
 				 errdetail("Extension evsource was dropped while its projections were waited for."),
-				 errhint("Create the extension and the projection anew.")));
+				 errhint("Create the extension and the projection again.")));
 }
 
 EventTriggerData *

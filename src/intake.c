@@ -239,7 +239,7 @@ tell_intake(EvsIntake *intake, const EvsEvent *row)
 			ereport(ERROR,
 					(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 					 errmsg("an event of the append was moved to another stream"),
-					 errdetail("A trigger on evsource.events made stream \"%s\" of stream \"%s\".",
+					 errdetail("A trigger on evsource.events put it into stream \"%s\" instead of stream \"%s\".",
 							   text_to_cstring(row->stream), text_to_cstring(event->stream)),
 					 errhint("Append to the stream that is meant, or use INSERT.")));
 		event->position = row->position;
@@ -260,7 +260,7 @@ check_restored_row(const EvsEvent *row, const bool *nulls)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set position, version or recorded_at of an event"),
 				 errdetail("Only the owner of evsource.events may store events as they were elsewhere."),
-				 errhint("Leave these columns out: the log gives them.")));
+				 errhint("Leave these columns out: evsource assigns them.")));
 	if (nulls[EVS_EVENTS_POSITION - 1] || nulls[EVS_EVENTS_VERSION - 1] ||
 		nulls[EVS_EVENTS_RECORDED_AT - 1])
 		ereport(ERROR,
@@ -274,7 +274,7 @@ check_restored_row(const EvsEvent *row, const bool *nulls)
 				 errmsg("position or version of a restored event is out of range"),
 				 errdetail("It has position %lld and version %lld.",
 						   (long long) row->position, (long long) row->version),
-				 errhint("Both are between 1 and %lld: above that is room for events to come.",
+				 errhint("Both must be between 1 and %lld: greater numbers are left for later events.",
 						 (long long) EVS_MAX_RESTORED_POSITION)));
 	evs_check_metadata(row->metadata);
 	if (!nulls[EVS_EVENTS_SCHEMA_VERSION - 1])

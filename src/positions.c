@@ -269,7 +269,7 @@ follow_timeline(void)
 	if (last != -timeline)
 		ereport(LOG,
 				(errmsg("evsource leaves a gap in its positions"),
-				 errdetail("The log goes on here, on timeline %lld.", (long long) timeline)));
+				 errdetail("The log continues here, on timeline %lld.", (long long) timeline)));
 }
 
 void

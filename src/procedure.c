@@ -96,29 +96,29 @@ typedef struct EvsMet
 } EvsMet;
 
 static const EvsMet met_appends = {
-	"open appends", "transactions that have appended and not ended",
+	"open appends", "open transactions that have appended",
 	"pg_locks for who holds RowExclusiveLock on evsource.events"
 };
 
 static const EvsMet met_readers = {
-	"readers", "transactions that have used the tables and not ended",
+	"readers", "open transactions that have used the tables",
 	"pg_locks for who holds locks on the tables of the projection"
 };
 
 static const EvsMet met_snapshots = {
-	"old snapshots", "transactions that have read something and have not ended",
+	"old snapshots", "open transactions that have read something",
 	"backend_xmin in pg_stat_activity for who has the oldest snapshots"
 };
 
 static const EvsMet met_changes = {
 	"changes of tables that it refers to",
-	"transactions that have changed these tables and not ended",
+	"open transactions that have changed these tables",
 	"pg_locks for who holds locks on the tables that foreign keys refer to"
 };
 
 static const EvsMet met_writers = {
 	"locks that its handler waits for",
-	"transactions that have changed what it changes and not ended",
+	"open transactions that have changed what it changes",
 	"pg_locks for who holds what it waits for"
 };
 
@@ -155,7 +155,7 @@ gave_way(EvsProcedure *procedure, const EvsMet *met)
 						met->without, procedure->name),
 				 errdetail("%d attempts of %d ms each met %s.",
 						   procedure->attempts, procedure->timeout, met->detail),
-				 errhint("See %s, and call again: it goes on where it stopped.", met->hint)));
+				 errhint("See %s, and call again: it continues where it stopped.", met->hint)));
 	ereport(DEBUG1,
 			(errmsg_internal("projection \"%s\": no moment without %s, trying again",
 							 procedure->name, met->without)));

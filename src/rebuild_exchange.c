@@ -246,7 +246,7 @@ check_again(const EvsRebuild *rebuild, EvsProjection *projection)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot complete the online rebuild of projection \"%s\"", rebuild->name),
 				 errdetail("Online it is not possible any more: %s.", obstacle),
-				 errhint("Remove what is in the way and call again: it goes on where it stopped; or rebuild in place, with online => false.")));
+				 errhint("Remove what is in the way and call again: it continues where it stopped; or rebuild in place, with online => false.")));
 }
 
 /*
@@ -419,7 +419,7 @@ evs_exchange_drop_old(EvsProcedure *procedure, EvsRebuild *rebuild)
 	/* somebody else's transaction is no reason for what is complete to fail */
 	ereport(WARNING,
 			(errmsg("the old version of projection \"%s\" is still there", rebuild->name),
-			 errdetail("Transactions that have used its tables or those that they refer to, and not ended, were in the way."),
+			 errdetail("Open transactions that have used its tables, or tables that these refer to, were in the way."),
 			 errhint("Drop it with evsource.accept_rebuild() when they have ended.")));
 	rebuild->keep_old = true;
 	evs_rebuild_write(rebuild);

@@ -408,7 +408,7 @@ evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (!evs_online_lock_dropped(procedure, rebuild))
 		return EVS_WAIT;
 	ereport(DEBUG1,
-			(errmsg_internal("projection \"%s\" or its tables have changed, beginning its rebuild anew",
+			(errmsg_internal("projection \"%s\" or its tables have changed, starting its rebuild again",
 							 rebuild->name)));
 	evs_shadow_drop(rebuild->shadow);
 	evs_troubles_clear(rebuild->shadow);

@@ -58,7 +58,7 @@ evs_rebuild_check(const EvsRebuild *wanted)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("from_snapshot and online exclude each other"),
-				 errdetail("Snapshots are those of folds; beside the old version tables are built.")));
+				 errdetail("A snapshot is restored in place; an online rebuild builds new tables from the whole log.")));
 }
 
 /* One that is under way goes on, unless it is another way of doing it that is asked for. */
@@ -163,12 +163,12 @@ evsource_cancel_rebuild(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("the read model of projection \"%s\" is half built", name),
 				 errdetail("It is paused, as it was before."),
-				 errhint("evsource.resume_projection() goes on with it; CALL evsource.rebuild_projection() begins at the start.")));
+				 errhint("evsource.resume_projection() continues the rebuild; CALL evsource.rebuild_projection() starts it again from the beginning.")));
 	}
 	else
 		ereport(NOTICE,
 				(errmsg("the read model of projection \"%s\" is half built", name),
-				 errhint("CALL evsource.rebuild_projection() completes it; after evsource.reset_projection() it begins at the start.")));
+				 errhint("CALL evsource.rebuild_projection() completes it; after evsource.reset_projection() it starts from the beginning.")));
 	PG_RETURN_BOOL(true);
 }
 

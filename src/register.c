@@ -194,7 +194,7 @@ evsource_create_projection(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("name of projection \"%s\" is reserved", name),
-				 errdetail("What an online rebuild builds or keeps has names that begin so."),
+				 errdetail("Names that begin like this are those of tables that an online rebuild builds or keeps."),
 				 errhint("Choose another name.")));
 	projection = evs_definition_default(name);
 	evs_definition_apply(projection, &parameters);

@@ -110,11 +110,11 @@ check_before(const EvsProjection *projection, int64 upto)
 		if (unit.checkpoint.position > upto)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("projection \"%s\" is past position %lld already",
+					 errmsg("projection \"%s\" is already past position %lld",
 							projection->name, (long long) upto),
 					 errdetail("It has applied the log up to position %lld.",
 							   (long long) unit.checkpoint.position),
-					 errhint("To begin anew call evsource.reset_projection() first.")));
+					 errhint("To start from the beginning, call evsource.reset_projection() first.")));
 	}
 }
 
@@ -165,13 +165,13 @@ extent_arguments(FunctionCallInfo fcinfo, Extent *extent)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_batches must be positive"),
 				 errdetail("It is %lld.", (long long) extent->max_batches),
-				 errhint("Null is: as many as it takes.")));
+				 errhint("Pass null for as many as it takes.")));
 	if (extent->upto < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("up_to must not be negative"),
 				 errdetail("It is %lld.", (long long) extent->upto),
-				 errhint("Pass the position of the last event to apply; null is: all there is.")));
+				 errhint("Pass the position of the last event to apply, or null to apply all.")));
 	if (PG_ARGISNULL(0) && !PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

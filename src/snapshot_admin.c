@@ -453,6 +453,6 @@ evsource_clear_snapshots(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("snapshots of projection \"%s\" are its states", name),
 				 errdetail("A fold that is not keyed by stream keeps its states in evsource.snapshots and nowhere else."),
-				 errhint("To compute them anew: CALL evsource.rebuild_projection().")));
+				 errhint("To compute them again: CALL evsource.rebuild_projection().")));
 	PG_RETURN_INT64(clear(name));
 }

@@ -226,7 +226,7 @@ evs_history_check_bases(EvsProjection *projection)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot alter projection \"%s\": its states of truncated events could no longer be used",
 							projection->name),
-					 errdetail("Stream \"%s\" was truncated; of its first events the state is left that they made. It %s%s%s.",
+					 errdetail("Stream \"%s\" was truncated; of its first events only the state that they made is left. It %s%s%s.",
 							   (char *) lfirst(cell), problem,
 							   message ? ": " : "", message ? message : ""),
 					 errhint("For another handler or state version, give a new state_version together with migrate_state or is_compatible; for another filter or start, create another projection.")));

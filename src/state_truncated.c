@@ -116,9 +116,9 @@ evs_truncated_warn(const char *projection, const char *stream)
 			(errcode(ERRCODE_WARNING),
 			 errmsg("the read model of projection \"%s\" that stood for truncated events is gone",
 					projection),
-			 errdetail("Events of stream \"%s\" were truncated. The read model is made anew, of the events that are left.",
+			 errdetail("Events of stream \"%s\" were truncated. The read model is built again from the events that are left.",
 					   stream),
-			 errhint("To go on from tables as they are, save them by evsource.save_snapshot(), and rebuild with from_snapshot => true.")));
+			 errhint("To keep what tables hold, save them with evsource.save_snapshot(), and rebuild with from_snapshot => true.")));
 }
 
 void
@@ -135,9 +135,9 @@ evs_truncated_forget(const EvsProjection *projection)
 				(errcode(ERRCODE_WARNING),
 				 errmsg("the states of projection \"%s\" that stood for truncated events are gone",
 						projection->name),
-				 errdetail("Events of stream \"%s\" were truncated. The states are made anew, of the events that are left.",
+				 errdetail("Events of stream \"%s\" were truncated. The states are computed again from the events that are left.",
 						   stream),
-				 errhint("To go on from the states that there are, rebuild a projection with from_snapshot => true.")));
+				 errhint("To keep such states, rebuild a projection with from_snapshot => true.")));
 	else
 		evs_truncated_warn(projection->name, stream);
 }
@@ -160,9 +160,9 @@ evs_truncated_check_replay(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot rebuild projection \"%s\" from a snapshot", projection->name),
-				 errdetail("Events of stream \"%s\" were truncated, and no snapshot of its tables that can be used has what they have come to.",
+				 errdetail("Events of stream \"%s\" were truncated, and no snapshot of its tables that can be used includes them.",
 						   stream),
-				 errhint("The server log says why a snapshot is not used. To lose what is not in the log any more: CALL evsource.rebuild_projection('%s').",
+				 errhint("The server log says why a snapshot is not used. To rebuild from the events that are left alone: CALL evsource.rebuild_projection('%s').",
 						 projection->name)));
 }
 
@@ -176,7 +176,7 @@ evs_truncated_past(const EvsProjection *projection, text *key, const EvsSnapshot
 			 errdetail("Stream \"%s\" was truncated; projection \"%s\" kept only the resulting state of key \"%s\".",
 					   stream, projection->name, text_to_cstring(key)),
 			 row->definition != evs_snapshot_definition(projection) ?
-			 errhint("To have states of the past of the events that are left, rebuild the projection.") :
+			 errhint("To have past states of the events that are left, rebuild the projection.") :
 			 errhint("Ask for a time after %s, when the last one of its events occurred.",
 					 timestamptz_to_str(row->occurred_at))));
 }
@@ -189,9 +189,9 @@ evs_truncated_useless(const EvsProjection *projection, text *key, const EvsSnaps
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot compute the state of key \"%s\" for projection \"%s\"",
 					text_to_cstring(key), projection->name),
-			 errdetail("Events of stream \"%s\" were truncated, and the state that they have come to cannot be used: see evsource.snapshot_status.",
+			 errdetail("Events of stream \"%s\" were truncated, and the state that they made cannot be used: see evsource.snapshot_status.",
 					   stream),
-			 errhint("Give the projection a migrate_state function that brings up states of version %d, or the definition that it had; or rebuild it, of the events that are left.",
+			 errhint("Give the projection a migrate_state function that brings up states of version %d, or the definition that it had; or rebuild it from the events that are left.",
 					 row->state_version)));
 }
 

@@ -379,7 +379,7 @@ warn_of_lost(const EvsProjection *projection, int64 lost, const char *first)
 			 errdetail("Events that make them were truncated; the first of these %s is \"%s\".",
 					   projection->key_kind == EVS_KEY_STREAM ? "streams" : "keys", first),
 			 projection->key_kind == EVS_KEY_STREAM ?
-			 errhint("See evsource.snapshot_history for the versions from which on states of truncated streams are known.") :
+			 errhint("See evsource.snapshot_history for the versions from which states of truncated streams are known.") :
 			 errhint("See occurred_at in evsource.snapshots for the times after which they are known.")));
 }
 
@@ -485,7 +485,7 @@ past_state(FunctionCallInfo fcinfo, EvsProjection *projection, uint64 generation
 				 errmsg("stream \"%s\" has no version " INT64_FORMAT,
 						text_to_cstring(key), at->version),
 				 errdetail("Its last version is " INT64_FORMAT ".", state.seen_version),
-				 errhint("Ask for that one, or for one before it.")));
+				 errhint("Ask for that version or an earlier one.")));
 	if (state.event_count == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_JSONB_P(state.state);

@@ -109,7 +109,7 @@ start_argument(FunctionCallInfo fcinfo, int start_argument, int after_argument)
 		if (start != NULL && evs_parameter_word("start", start, words, lengthof(words)) == 1)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("give start => 'now' or start_after, and not both")));
+					 errmsg("start => 'now' and start_after exclude each other")));
 		check_position(PG_GETARG_INT64(after_argument), "start_after");
 		return PG_GETARG_INT64(after_argument);
 	}
@@ -392,8 +392,8 @@ evsource_seek_subscription(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(PG_ARGISNULL(1) ? ERRCODE_NULL_VALUE_NOT_ALLOWED :
 						 ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("give after_position or as_of, and not both"),
-				 errhint("after_position => 0 begins anew.")));
+				 errmsg("exactly one of after_position and as_of must be given"),
+				 errhint("Pass after_position => 0 to start from the beginning.")));
 	evs_subscription_open_for_change(name);
 	if (PG_ARGISNULL(1))
 		position = position_at(PG_GETARG_DATUM(2));

@@ -36,7 +36,7 @@ check_name(const char *name, const char *parameter)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of %s is too long", parameter),
-				 errdetail("It has %zu bytes, the most is %d.", strlen(name),
+				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name),
 						   EVS_MAX_SUBSCRIPTION_NAME)));
 }
 

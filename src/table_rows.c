@@ -256,7 +256,7 @@ evs_table_rows_order(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("Foreign keys of theirs refer to each other in a circle, so that there is no order to fill them in.")));
+				 errdetail("Their foreign keys form a circle, so there is no order in which to fill them.")));
 	return order;
 }
 

@@ -85,7 +85,7 @@ refuse_stale(const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot save the tables of projection \"%s\"", name),
-			 errdetail("It is stale: they are not what its definition makes of the log."),
+			 errdetail("It is stale: they do not match its definition and the log."),
 			 errhint("Rebuild it first: CALL evsource.rebuild_projection('%s').", name)));
 }
 
@@ -96,7 +96,7 @@ check_savable(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("Its function %s empties more than its tables, and that would not come back with them.",
+				 errdetail("Its function %s may empty more than its tables, and a snapshot of them would not bring that back.",
 						   projection->on_reset)));
 	if (projection->stale)
 		refuse_stale(projection->name);
@@ -105,7 +105,7 @@ check_savable(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("It has parked events that are not in them."),
+				 errdetail("It has parked events, which they do not include."),
 				 errhint("See evsource.dead_letters.")));
 
 	evs_table_rows_check_unshared(projection);

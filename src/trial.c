@@ -58,7 +58,7 @@ evs_trial_max_differences(FunctionCallInfo fcinfo, int argument)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_differences must be positive"),
 				 errdetail("It is %lld.", (long long) most),
-				 errhint("Null is: all of them.")));
+				 errhint("Pass null for all of them.")));
 	return most;
 }
 

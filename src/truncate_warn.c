@@ -80,6 +80,6 @@ evs_truncate_warn(const EvsProjection *projection, const EvsProjection *old)
 							  "%d streams that it takes events from have been truncated; the first is \"%s\".",
 							  list_length(streams), list_length(streams), (char *) linitial(streams)),
 			 old == NULL ?
-			 errhint("What these events have come to is in the projections that were there. To go on from their states, alter one of them.") :
+			 errhint("Only the projections that existed then include these events. To keep that, alter one of them.") :
 			 0));
 }

@@ -80,7 +80,7 @@ evs_type_check_append(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot append while an event is validated or upcast"),
 				 errdetail("A validator or an upcaster tried to append an event."),
-				 errhint("Let it look at the data and nothing else; what is to happen after an event belongs into a projection's handler.")));
+				 errhint("Let it look at the data and nothing else; what is to happen after an event belongs in a projection's handler.")));
 }
 
 /* The type as this run knows it, or NULL when it is not defined. */

@@ -178,7 +178,7 @@ path_argument(FunctionCallInfo fcinfo, const text *type)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("schema_path of event type \"%s\" must not have variables",
 						text_to_cstring(type)),
-				 errdetail("There is nothing to take the place of %s.", variable),
+				 errdetail("There is no value for %s.", variable),
 				 errhint("Write the value into the path, or use a validator.")));
 	return path;
 }
@@ -254,7 +254,7 @@ refuse_redefinition(const text *type, int version)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("version %d of event type \"%s\" cannot be defined anew",
+			 errmsg("version %d of event type \"%s\" cannot be defined again",
 					version, text_to_cstring(type)),
 			 errdetail("Events are stored in that version, or are read through it."),
 			 errhint("Define version %d, or correct the functions by CREATE OR REPLACE FUNCTION.",
@@ -388,7 +388,7 @@ drop_version(const EvsEventType *defined, int version, const EvsTypeSurvey *surv
 				 errmsg("version %d of event type \"%s\" cannot be dropped",
 						version, text_to_cstring(defined->type)),
 				 errdetail("Events are stored in that version."),
-				 errhint("Define version %d, which can be as the one before was.", version + 1)));
+				 errhint("Define version %d, which may be like the version before this one.", version + 1)));
 	evs_type_note_changes(survey);
 	forget_version(defined->type, version);
 }

@@ -281,7 +281,7 @@ read_arguments(EvsVerification *verification, FunctionCallInfo fcinfo)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("sample must be positive"),
 					 errdetail("It is %g.", verification->sample),
-					 errhint("Up to 1 it is a fraction of the keys, above a number of keys; null is all.")));
+					 errhint("A value up to 1 is a fraction of the keys, a greater one is a number of keys. Pass null for all keys.")));
 	}
 	verification->left = evs_trial_max_differences(fcinfo, 2);
 	if (!PG_ARGISNULL(3))

@@ -222,7 +222,7 @@ evsource_wait_for(PG_FUNCTION_ARGS)
 						   (long long) evs_horizon_safe_position()),
 				 wait.progress.message ?
 				 errhint("See evsource.projection_failures for the error, and for when it is tried again.") :
-				 errhint("See evsource.projection_status: does anybody apply it? See evsource.blockers: does an open append hold it back?")));
+				 errhint("evsource.projection_status shows whether a worker applies it, evsource.blockers whether an open append holds it back.")));
 
 	PG_RETURN_INT64(wait.progress.live ? Max(wait.upto, wait.progress.position) :
 					wait.progress.position);
