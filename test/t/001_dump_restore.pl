@@ -5,17 +5,15 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Holds;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(extra => ['--encoding=UTF8']);    # the locale may ask for none
-$node->start;
+my $node = start_node('main', '', extra => ['--encoding=UTF8']);    # the locale may ask for none
 
 # A store with one of everything.  The positions have gaps, the rows of the
 # table are not in the order of the log, and the handlers leave traces.
@@ -219,9 +217,7 @@ restored_ok(
 
 # The whole server
 $node->command_ok([ 'pg_dumpall', '-f', "$dump/all.sql" ], 'dump of the server');
-my $other = PostgreSQL::Test::Cluster->new('other');
-$other->init;
-$other->start;
+my $other = start_node('other');
 $other->command_ok([ 'psql', '-X', '-f', "$dump/all.sql", '-d', 'postgres' ], 'restore of the server');
 same_ok(holds($other, 'shop', @tables), $expected, 'another server: everything is there');
 unlike(slurp_file($other->logfile), qr/LOG:  handler called/, 'another server: nothing was dispatched');

@@ -8,9 +8,11 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $primary = PostgreSQL::Test::Cluster->new('primary');
-$primary->init(allows_streaming => 1);
-$primary->start;
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $primary = start_node('primary', '', allows_streaming => 1);
 $primary->safe_psql('postgres', q{
 create extension evsource;
 create function noted(state jsonb, e evsource.event) returns jsonb language sql immutable as

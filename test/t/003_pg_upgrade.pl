@@ -12,10 +12,9 @@ use Test::More;
 use FindBin;
 use lib $FindBin::RealBin;
 use Holds;
+use Node;
 
-my $old = PostgreSQL::Test::Cluster->new('old');
-$old->init;
-$old->start;
+my $old = start_node('old');
 $old->safe_psql('postgres', q{
 create extension evsource;
 create role app_reader;

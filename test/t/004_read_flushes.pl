@@ -5,18 +5,18 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('main', q{
 synchronous_commit = off
 wal_writer_delay = 10s
 autovacuum = off
 });
-$node->start;
 $node->safe_psql('postgres', 'create extension evsource');
 $node->safe_psql('postgres', 'create role tenant; grant usage on schema evsource to tenant;
 grant execute on all functions in schema evsource to tenant; grant select on evsource.events to tenant;

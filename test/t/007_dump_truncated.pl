@@ -5,17 +5,15 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Holds;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(extra => ['--encoding=UTF8']);
-$node->start;
+my $node = start_node('main', '', extra => ['--encoding=UTF8']);
 $node->safe_psql('postgres', 'create database old');
 $node->safe_psql(
 	'old', q{

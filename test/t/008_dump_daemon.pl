@@ -4,17 +4,16 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 32\n");
-$node->start;
+let_daemon_work();
+
+my $node = start_node('main', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 32");
 
 # What is dumped has work left to do: an async projection that lags, and an inline one
 # that is still to catch up.

@@ -4,34 +4,29 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Killing;
+use Node;
 use Time::HiRes qw(time sleep);
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('daemon' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', qq{
+	my $node = start_node('daemon' . $preload, qq{
 shared_preload_libraries = '$preload'
 max_worker_processes = 16
 max_prepared_transactions = 5
 evsource.max_workers = 2
 restart_after_crash = on
 });
-	$node->start;
 
-	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-	my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), "$mode: $name") };
+	my ($sql, $soon) = asking($node, $mode);
 	my $pids = sub { return $sql->("select string_agg(pid::text, ',' order by pid) from evsource.daemon_status where role ~ '$_[0]'") };
 	my $model = q{(select coalesce(sum(n), 0) from counts)};
 	my $log = q{(select count(*) from evsource.events where type = 'Counted')};
@@ -41,6 +36,7 @@ restart_after_crash = on
 create extension evsource;
 create table counts (stream text primary key, n bigint);
 create table slow (position bigint);
+-- a handler that takes as long as its event says
 create function sleepy(e evsource.event) returns void language plpgsql as
 	$$ begin perform pg_sleep(coalesce((e.data ->> 'sleep')::float, 0)); insert into public.slow values (e.position); end $$;
 select evsource.append('a-1', 'Counted');
@@ -53,10 +49,11 @@ select evsource.create_projection('counts', mode => 'async', types => '{Counted}
 	$soon->(q{select array_agg(role || ' ' || state order by role) = '{coordinator idle,worker idle}' from evsource.daemon_status}, 'a coordinator and a worker, as there is one projection');
 
 	# A committed append is applied at once: long before anybody would look by himself.
+	my $asleep = q{select bool_and(wait_event in ('Extension', 'EvsourceIdle')) from pg_stat_activity where backend_type in ('evsource coordinator', 'evsource worker')};
 	my $late = 0;
 	foreach my $i (1 .. 10)
 	{
-		sleep 0.02;
+		$node->poll_query_until('postgres', $asleep) or die 'the daemon does not sleep';
 		$late += $sql->(qq{
 select from evsource.append('a-1', 'Counted');
 do \$\$ begin for i in 1 .. 600 loop exit when $model = $log; perform pg_sleep(0.001); end loop; end \$\$;
@@ -78,12 +75,12 @@ select ($model <> $log)::int;
 
 	# With nothing to do it sleeps.
 	my @pids = split /,/, $pids->('.');
-	sleep 0.2;
+	$soon->($asleep, 'all of the daemon sleeps');
 	my $ticks = sub { my $sum = 0; foreach (@pids) { my @stat = split / /, slurp_file("/proc/$_/stat") =~ s/^.*\) //sr; $sum += $stat[11] + $stat[12] } return $sum };
 	my $switches = sub { my $sum = 0; foreach (@pids) { $sum += $1 if slurp_file("/proc/$_/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m } return $sum };
 	my $before = $ticks->();
 	my $slept = $switches->();
-	sleep 1.5;
+	sleep 1.5;    # what it does in this time is measured
 	cmp_ok($ticks->() - $before, '<=', 1, "$mode: an idle daemon uses no CPU");
 
 	# Who may be needed by a session that does not know of it looks once a second; twice what that makes is little still.

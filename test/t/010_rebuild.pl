@@ -5,22 +5,19 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 
 use FindBin;
-use lib "$FindBin::RealBin/../stress";
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
+use Node;
 use Session;
 
-my $node = PostgreSQL::Test::Cluster->new('rebuild');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
+my $node = start_node('rebuild', qq{
 autovacuum = off
 restart_after_crash = on
 });
-$node->start;
 local $ENV{PGHOST} = $node->host;
 local $ENV{PGPORT} = $node->port;
 

@@ -5,21 +5,18 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
-use lib "$FindBin::RealBin/../stress";
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
+use Node;
 use Session;
 
-my $node = PostgreSQL::Test::Cluster->new('rebuild_still');
-$node->init;
-$node->append_conf('postgresql.conf', 'autovacuum = off');
-$node->start;
+my $node = start_node('rebuild_still', 'autovacuum = off');
 local $ENV{PGHOST} = $node->host;
 local $ENV{PGPORT} = $node->port;
-my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+my (undef, $soon) = asking($node);
 
 $node->safe_psql('postgres', q{
 create extension evsource;

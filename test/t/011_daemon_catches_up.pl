@@ -4,27 +4,26 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('catches_up' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', qq{
+	my $node = start_node('catches_up' . $preload, qq{
 shared_preload_libraries = '$preload'
 max_worker_processes = 16
 evsource.async_attempts = 2
 evsource.async_retry_delay = 10ms
 });
-	$node->start;
 
-	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+	my ($sql) = asking($node);
 	my $state = sub { my ($name, $state) = @_; ok($node->poll_query_until('postgres', "select state = '$state' from evsource.projection_status where projection = '$name'"), "$mode: $name becomes $state") };
 	my $applied = sub { is($sql->("select count(*), count(distinct position) from $_[0]"), $sql->('select count(*), count(*) from evsource.events'), "$mode: $_[0] has each event once") };
 	my $create = sub { $sql->("create table $_[0] (position bigint); select evsource.create_projection('$_[0]', tables => '{$_[0]}', concurrently => true, query => 'insert into public.$_[0] select position from new_events')") };

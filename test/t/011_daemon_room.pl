@@ -4,23 +4,22 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 # the launcher, a coordinator in each of two databases, and one worker
-my $node = PostgreSQL::Test::Cluster->new('room');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
+my $node = start_node('room', qq{
 shared_preload_libraries = 'evsource'
 max_worker_processes = 4
 max_logical_replication_workers = 0
 });
-$node->start;
 $node->safe_psql('postgres', 'create database other');
 
 my $setup = q{

@@ -4,24 +4,20 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
-use lib "$FindBin::RealBin/../stress";
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
+use Node;
 use Session;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('dropped' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_worker_processes = 16\n");
-	$node->start;
+	my $node = start_node('dropped' . $preload, "shared_preload_libraries = '$preload'\nmax_worker_processes = 16");
 	local $ENV{PGHOST} = $node->host;
 	local $ENV{PGPORT} = $node->port;
 
@@ -101,7 +97,7 @@ select from evsource.append('a-1', 'Happened');
 	$gone->('it leaves at once when what he owns is dropped');
 	is($sql->('select count(*) from applied'), 0, "$mode: what it did is rolled back");
 
-	# From a session that knows nothing of evsource.
+	# From a session that knows nothing of evsource, while a handler is at work that would never be done.
 	$node->safe_psql('postgres', 'create database other');
 	$database = 'other';
 	$sql->(($make =~ s/perform pg_advisory_xact_lock_shared\(1\)/perform pg_sleep(600)/r) . $start);

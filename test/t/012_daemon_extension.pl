@@ -4,23 +4,21 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('extension' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_worker_processes = 16\n");
-	$node->start;
+	my $node = start_node('extension' . $preload, "shared_preload_libraries = '$preload'\nmax_worker_processes = 16");
 
-	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-	my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), "$mode: $name") };
+	my ($sql, $soon) = asking($node, $mode);
 	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
 	my $start = sub { $sql->('select evsource.start_daemon()') unless $preload };
 	my $pids = sub { return $sql->(q{select coalesce(string_agg(pid::text, ','), '') from evsource.daemon_status}) };

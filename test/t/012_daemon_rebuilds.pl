@@ -4,29 +4,24 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
-use lib "$FindBin::RealBin/../stress";
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
+use Node;
 use Session;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
-my $node = PostgreSQL::Test::Cluster->new('daemon_rebuilds');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+my $node = start_node('daemon_rebuilds', q{
 shared_preload_libraries = 'evsource'
 autovacuum = off
 evsource.max_workers = 1
 });
-$node->start;
 local $ENV{PGHOST} = $node->host;
 local $ENV{PGPORT} = $node->port;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+my ($sql, $soon) = asking($node);
 
 $sql->(q{
 create extension evsource;

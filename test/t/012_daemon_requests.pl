@@ -5,18 +5,17 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('requests');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'");
-$node->start;
+let_daemon_work();
+
+my $node = start_node('requests', "shared_preload_libraries = 'evsource'");
 $node->safe_psql('postgres', q{
 create extension evsource;
 create table counts (n bigint);

@@ -4,17 +4,16 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('databases');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 16\n");
-$node->start;
+let_daemon_work();
+
+my $node = start_node('databases', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 16");
 
 my $applied = sub {
 	my ($database, $name) = @_;
@@ -74,7 +73,7 @@ $node->safe_psql('postgres', 'drop database four');
 $node->safe_psql('template1', 'set evsource.allow_drop = on; drop extension evsource cascade');
 $working->('one');
 
-# Also while a handler is at work: that is rolled back.
+# Also while a handler is at work, whose sleep nobody waits for: that is rolled back.
 $node->safe_psql('one', q{
 create table slow (position bigint);
 create function sleepy(e evsource.event) returns void language plpgsql as $$ begin perform pg_sleep(60); insert into public.slow values (e.position); end $$;

@@ -5,20 +5,19 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('daemon_settings');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+let_daemon_work();
+
+my $node = start_node('daemon_settings', q{
 shared_preload_libraries = 'evsource'
 max_prepared_transactions = 5
 });
-$node->start;
 my $database = 'postgres';
 my $sql = sub { return $node->safe_psql($database, $_[0]) };
 my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until($database, $query), $name) };
@@ -39,7 +38,7 @@ create extension evsource;
 create table counts (stream text primary key, n int, workers int);
 create function count_events(e evsource.event) returns void language plpgsql as $$
 begin
-	perform pg_sleep(0.02);
+	perform pg_sleep(0.02);    -- longer than the time that the settings allow
 	perform from evsource.projection_status;
 	insert into counts values (e.stream, 1, (select count(*) from evsource.daemon_status where role = 'worker'))
 	on conflict (stream) do update set n = counts.n + 1, workers = excluded.workers;

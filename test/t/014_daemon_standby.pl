@@ -7,8 +7,11 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 my $make = q{
 create extension evsource;
@@ -19,10 +22,7 @@ select evsource.create_projection('counts', mode => 'async', tables => '{counts}
 };
 my $is_applied = 'select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts';
 
-my $primary = PostgreSQL::Test::Cluster->new('primary');
-$primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\n");
-$primary->start;
+my $primary = start_node('primary', "shared_preload_libraries = 'evsource'", allows_streaming => 1);
 $primary->safe_psql('postgres', $make);
 ok($primary->poll_query_until('postgres', $is_applied), 'applied on the primary');
 $primary->backup('base');

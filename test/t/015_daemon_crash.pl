@@ -4,28 +4,23 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Deadly;
+use Node;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
-my $node = PostgreSQL::Test::Cluster->new('daemon_crash');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+my $node = start_node('daemon_crash', q{
 shared_preload_libraries = 'evsource'
 restart_after_crash = on
 evsource.async_attempts = 3
 log_min_messages = log
 });
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+my ($sql, $soon) = asking($node);
 
 $sql->('create extension evsource;' . deadly_schema() . q{
 create table applied (projection text, position bigint, primary key (projection, position));
@@ -121,7 +116,7 @@ create function five(e evsource.event) returns void language plpgsql as $$
 begin
 	if e.data ? 'leave' then
 		perform pg_terminate_backend(pg_backend_pid());
-		perform pg_sleep(60);
+		perform pg_sleep(60);    -- where it notices
 	end if;
 	insert into public.applied values ('five', e.position);
 end $$;

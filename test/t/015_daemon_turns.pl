@@ -4,31 +4,27 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Killing;
+use Node;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
-my $node = PostgreSQL::Test::Cluster->new('daemon_turns');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+my $node = start_node('daemon_turns', q{
 shared_preload_libraries = 'evsource'
 restart_after_crash = on
 log_min_messages = log
 });
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+my ($sql, $soon) = asking($node);
 
 $sql->(q{
 create extension evsource;
 create table applied (projection text, position bigint, primary key (projection, position));
+-- handlers of which one batch has no more than two events
 create function one(e evsource.event) returns void language sql as $$
 	select pg_sleep(0.3); insert into public.applied values ('one', e.position) $$;
 create function two(e evsource.event) returns void language sql as $$

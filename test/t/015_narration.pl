@@ -5,14 +5,14 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('narration');
-$node->init;
-$node->append_conf('postgresql.conf', "autovacuum = off\nevsource.daemon = off\n");
-$node->start;
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('narration', "autovacuum = off\nevsource.daemon = off");
 $node->safe_psql('postgres', q{
 create extension evsource;
 create function paid(state jsonb, e evsource.event) returns jsonb language sql immutable as

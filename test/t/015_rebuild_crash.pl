@@ -4,27 +4,22 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Deadly;
+use Node;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
-my $node = PostgreSQL::Test::Cluster->new('rebuild_crash');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+my $node = start_node('rebuild_crash', q{
 shared_preload_libraries = 'evsource'
 restart_after_crash = on
 evsource.async_attempts = 3
 });
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+my ($sql, $soon) = asking($node);
 
 # 5000 events; one in the middle is deadly, in rebuilds only.
 $sql->('create extension evsource;' . deadly_schema() . q{

@@ -4,33 +4,29 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Killing;
+use Node;
 use Time::HiRes qw(time sleep);
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
-my $node = PostgreSQL::Test::Cluster->new('daemon_status');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+my $node = start_node('daemon_status', q{
 shared_preload_libraries = 'evsource'
 restart_after_crash = on
 evsource.max_workers = 2
 });
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
+my ($sql, $soon) = asking($node);
 
 $sql->(q{
 create extension evsource;
 create table sums (stream text primary key, n bigint);
 create table obstacles (code text);
+-- a handler that takes as long as its event says
 create function add_up(e evsource.event) returns void language plpgsql as $$
 declare
 	state text := (select min(code) from public.obstacles);
@@ -84,7 +80,7 @@ declare
 	state text := (select min(code) from public.obstacles);
 begin
 	if state is not null then raise exception 'in the way' using errcode = state; end if;
-	perform pg_sleep(0.003);
+	perform pg_sleep(0.003);    -- so slow that a rebuild can be watched
 	insert into sums values (e.stream, 1) on conflict (stream) do update set n = sums.n + 1;
 end $$;
 select evsource.start_daemon()});

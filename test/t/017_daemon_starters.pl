@@ -5,29 +5,27 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('starters' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', qq{
+	my $node = start_node('starters' . $preload, qq{
 shared_preload_libraries = '$preload'
 max_worker_processes = 24
 evsource.max_workers = 2
 evsource.max_partitions = 4
 log_min_messages = debug1
 });
-	$node->start;
 
-	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-	my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), "$mode: $name") };
+	my ($sql, $soon) = asking($node, $mode);
 	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
 	my $append = sub { $sql->(q{select count(evsource.append('a-' || n, 'Counted')) from generate_series(1, 50) n}) };
 	my $one = sub { $soon->(q{select array_agg(backend_type order by backend_type) = '{evsource coordinator,evsource launcher,evsource worker,evsource worker}' from pg_stat_activity where backend_type ~ '^evsource'}, $_[0]) };

@@ -4,13 +4,14 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('letters');
-$node->init;
-$node->start;
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('letters');
 $node->safe_psql('postgres', 'create database old');
 $node->safe_psql('postgres', 'create database new');
 

@@ -3,21 +3,21 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('batches');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+let_daemon_work();
+
+my $node = start_node('batches', q{
 shared_preload_libraries = 'evsource'
 evsource.async_retry_delay = 0
+autovacuum = off
 });
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+my ($sql) = asking($node);
 my $wait = sub { return $sql->("select from evsource.wait_for('$_[0]', timeout => '1min')") };
 
 $sql->(q{
@@ -87,7 +87,7 @@ my $other = $node->background_psql('postgres');
 $other->query_safe(q{begin; select evsource.run_projection('seen')});
 $sql->(q{select evsource.append('e-1', 'Happened')});
 my $tries = -$sql->($transactions);
-$other->query_safe('select pg_sleep(4)');
+$other->query_safe('select pg_sleep(4)');    # what is tried in this time is counted
 $tries += $sql->($transactions);
 cmp_ok($tries, '<', 60, 'a worker does not try all the time while another session has the projection');
 $other->query_safe('commit');

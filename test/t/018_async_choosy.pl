@@ -4,26 +4,25 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('choosy' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', qq{
+	my $node = start_node('choosy' . $preload, qq{
 shared_preload_libraries = '$preload'
 max_worker_processes = 16
 autovacuum = off
 });
-	$node->start;
-	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+	my ($sql) = asking($node);
 
 	$sql->(q{
 create extension evsource;
@@ -39,7 +38,8 @@ select evsource.create_projection('elsewhere', 'see', mode => 'async', categorie
 	$wait_for_all->();
 
 	# Five units want none of these events: a transaction id each would be six an
-	# event.  Once a second each writes down how far it is.
+	# event.  Once a second each writes down how far it is.  Between two appends there
+	# is time for a worker to look.
 	my $before = $sql->('select pg_current_xact_id()');
 	my $started = time;
 	$sql->(q{do $$ begin for i in 1 .. 300 loop perform evsource.append('a-' || i, 'Often'); commit; perform pg_sleep(0.001); end loop; end $$});

@@ -5,28 +5,24 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
 use lib $FindBin::RealBin;
 use Killing;
+use Node;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+let_daemon_work();
 
-my $node = PostgreSQL::Test::Cluster->new('killed');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+my $node = start_node('killed', q{
 shared_preload_libraries = 'evsource'
 restart_after_crash = on
 evsource.max_workers = 3
 });
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+my ($sql) = asking($node);
 
-# A batch stops where it is told to, with part of it written.
+# A batch stops where it is told to, with part of it written, until it is killed.
 $sql->(q{
 create extension evsource;
 create table stop_at (position bigint);

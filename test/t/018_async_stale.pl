@@ -5,21 +5,20 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('stale');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+let_daemon_work();
+
+my $node = start_node('stale', q{
 shared_preload_libraries = 'evsource'
 evsource.async_attempts = 1
 });
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+my ($sql) = asking($node);
 
 # A PL/pgSQL function keeps the types that the fields of a record once had.
 $sql->(q{

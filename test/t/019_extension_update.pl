@@ -6,12 +6,14 @@ use strict;
 use warnings;
 
 use File::Path qw(make_path);
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 # A PostgreSQL of our own, as nothing may be installed into the one that is
 # tested. The programs are copies, and find their other files by where they are;
@@ -40,13 +42,9 @@ alter table evsource.checkpoints add column made_up int;
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('update' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_worker_processes = 16\n");
-	$node->start;
+	my $node = start_node('update' . $preload, "shared_preload_libraries = '$preload'\nmax_worker_processes = 16");
 
-	my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
-	my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), "$mode: $name") };
+	my ($sql, $soon) = asking($node, $mode);
 	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
 
 	is($sql->(q{select count(*) from pg_extension_update_paths('evsource') where path is not null and target <> source}), 1, "$mode: there is a version to update to");

@@ -6,18 +6,18 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::BackgroundPsql;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
 foreach my $preload ('', 'evsource')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('wait' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_prepared_transactions = 5\n");
-	$node->start;
-	my $sql = sub { return $node->safe_psql('postgres', join ';', @_) };
+	my $node = start_node('wait' . $preload, "shared_preload_libraries = '$preload'\nmax_prepared_transactions = 5");
+	my ($sql) = asking($node);
 
 	$sql->(q{
 create extension evsource;

@@ -4,13 +4,14 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('reset');
-$node->init;
-$node->start;
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('reset');
 $node->safe_psql('postgres', q{
 create extension evsource;
 create table model (stream text);

@@ -5,14 +5,14 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(allows_streaming => 'logical', extra => ['--encoding=UTF8']);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'");
-$node->start;
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('main', "shared_preload_libraries = 'evsource'", allows_streaming => 'logical', extra => ['--encoding=UTF8']);
 
 my @tables = map { "pgbench_$_" } qw(accounts branches tellers history);
 
@@ -156,9 +156,7 @@ is($node->safe_psql('schema_only', $captures), $captured =~ s/by_hand.registrar/
 
 # --- logical replication -------------------------------------------------------
 
-my $subscriber = PostgreSQL::Test::Cluster->new('subscriber');
-$subscriber->init(extra => ['--encoding=UTF8']);
-$subscriber->start;
+my $subscriber = start_node('subscriber', '', extra => ['--encoding=UTF8']);
 $subscriber->safe_psql('postgres', q{
 	create extension evsource;
 	create table stock (id int primary key, n int);

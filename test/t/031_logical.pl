@@ -5,17 +5,16 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::BackgroundPsql;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
-my $origin = PostgreSQL::Test::Cluster->new('origin');
-$origin->init(allows_streaming => 'logical', extra => ['--encoding=UTF8']);
-$origin->start;
-my $copy = PostgreSQL::Test::Cluster->new('copy');
-$copy->init(allows_streaming => 'logical', extra => ['--encoding=UTF8']);
-$copy->start;
+use FindBin;
+use lib $FindBin::RealBin;
+use Listener;
+use Node;
+
+my $origin = start_node('origin', '', allows_streaming => 'logical', extra => ['--encoding=UTF8']);
+my $copy = start_node('copy', '', allows_streaming => 'logical', extra => ['--encoding=UTF8']);
 
 sub on_origin { return $origin->safe_psql('postgres', $_[0]) }
 sub on_copy { return $copy->safe_psql('postgres', $_[0]) }
@@ -95,20 +94,13 @@ is(on_copy(q{select evsource.state('last', 'a-1')}), on_origin(q{select evsource
 
 # Who listens there is told, though nothing is committed there that would wake the daemon.
 {
-	delete local $ENV{PGOPTIONS};	# what the Makefile sets so that the daemon leaves other tests alone
-	my $listener = $copy->background_psql('postgres');
-	$listener->query_safe('listen evsource_events');
+	local $ENV{PGOPTIONS};
+	let_daemon_work();
+	my $listener = listener($copy, 'postgres');
 	on_copy('select evsource.start_daemon()');
 	my $position = on_origin(q{select position from evsource.append('a-1', 'Told')});
 	catch_up();
-	my $heard = 0;
-	for (1 .. 600)
-	{
-		$heard = $1 if $listener->query_safe('select 1') =~ /.*"evsource_events" with payload "(\d+)"/s;
-		last if $heard >= $position;
-		usleep(50_000);
-	}
-	cmp_ok($heard, '>=', $position, 'who listens is told of what has arrived');
+	ok(heard_of($listener, $position), 'who listens is told of what has arrived');
 	on_copy('select evsource.stop_daemon()');
 	$listener->quit;
 }

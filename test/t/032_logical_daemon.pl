@@ -4,17 +4,16 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(allows_streaming => 'logical');
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 16\n");
-$node->start;
+let_daemon_work();
+
+my $node = start_node('main', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 16", allows_streaming => 'logical');
 
 # Both databases are of one server: the slot is made before the subscription.
 $node->safe_psql('postgres', 'create database original');

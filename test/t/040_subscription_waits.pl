@@ -6,19 +6,19 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::BackgroundPsql;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
 foreach my $preload ('', 'evsource')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = PostgreSQL::Test::Cluster->new('subscriptions' . $preload);
-	$node->init;
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\nmax_prepared_transactions = 5\nevsource.daemon = off\n");
-	$node->start;
-	my $sql = sub { return $node->safe_psql('postgres', join ';', @_) };
+	my $node = start_node('subscriptions' . $preload, "shared_preload_libraries = '$preload'\nmax_prepared_transactions = 5\nevsource.daemon = off");
+	my ($sql) = asking($node);
 	$sql->(q{create extension evsource},
 		q{select evsource.create_subscription('some', categories => '{some}')},
 		q{select evsource.create_subscription('all')});

@@ -5,41 +5,22 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::BackgroundPsql;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Listener;
+use Node;
+
+let_daemon_work();
 
 my $node;
 my $sql = sub { return $node->safe_psql('postgres', join ';', @_) };
 my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until('postgres', $query), $name) };
 my $coordinators = q{select count(*) from pg_stat_activity where backend_type = 'evsource coordinator' and datname = 'postgres'};
 my $append = sub { return $sql->("select position from evsource.append('account-1', 'Paid')") };
-
-# What a listening session has heard: positions.
-sub heard
-{
-	my ($listener) = @_;
-	return $listener->query_safe('select 1') =~ /"evsource_events" with payload "(\d+)"/g;
-}
-
-# All that it hears until it has heard of this position.
-sub heard_of
-{
-	my ($listener, $position) = @_;
-	my @heard;
-	for (1 .. 600)
-	{
-		push @heard, heard($listener);
-		return @heard if @heard && $heard[-1] >= $position;
-		sleep(0.05);
-	}
-	die "nobody told of position $position, but of: @heard\n";
-}
 
 # Nothing comes within so many rounds of the daemon as these appends would take.
 sub is_silent
@@ -49,29 +30,41 @@ sub is_silent
 	is(join(' ', heard($listener)), '', $name);
 }
 
-$node = PostgreSQL::Test::Cluster->new('listen');
-$node->init;
-$node->append_conf('postgresql.conf', q{
+# Whether the coordinator comes to sleep through this, five times in a row. At first
+# something may still wake it that has happened before.
+sub sleeps
+{
+	my ($happens) = @_;
+	my $heartbeat = q{select heartbeat from evsource.daemon_status where role = 'coordinator'};
+	my $slept = 0;
+	for (1 .. 100)
+	{
+		my $then = $sql->($heartbeat);
+		$happens->();
+		# long enough for it to say that it lives, if it was woken
+		sleep(0.1);
+		$slept = $sql->($heartbeat) eq $then ? $slept + 1 : 0;
+		return 1 if $slept == 5;
+	}
+	return 0;
+}
+
+$node = start_node('listen', q{
 shared_preload_libraries = 'evsource'
 max_prepared_transactions = 5
 evsource.publish_interval = 0
 });
-$node->start;
 $sql->(q{create extension evsource}, q{select evsource.create_subscription('mailer')});
 $append->();
 is($sql->($coordinators), 0, 'a subscription alone needs no daemon');
 
-my $listener = $node->background_psql('postgres');
-$listener->query_safe('listen evsource_events');
+my $listener = listener($node, 'postgres');
 $soon->("select ($coordinators) = 1", 'one who listens does');
 heard_of($listener, $append->());
 heard_of($listener, $append->());
 is($sql->('select count(*) from evsource.fetch_events(\'mailer\')'), 3, 'and finds the events');
-my $heartbeat = q{select heartbeat from evsource.daemon_status where role = 'coordinator'};
 is_silent($listener, 'nothing is told twice');
-my $then = $sql->($heartbeat);
-sleep(0.2);
-is($sql->($heartbeat), $then, 'and while nothing happens the daemon sleeps');
+ok(sleeps(sub { }), 'and while nothing happens the daemon sleeps');
 
 # an append that is open holds back what comes after it
 my $open = $node->background_psql('postgres');
@@ -99,10 +92,8 @@ is(join(' ', @heard), join(' ', sort { $a <=> $b } @heard), 'positions rise');
 
 # another database hears nothing, the same one all who listen
 $sql->('create database other');
-my $stranger = $node->background_psql('other');
-$stranger->query_safe('listen evsource_events');
-my $second = $node->background_psql('postgres');
-$second->query_safe('listen evsource_events');
+my $stranger = listener($node, 'other');
+my $second = listener($node, 'postgres');
 $position = $append->();
 heard_of($_, $position) for $listener, $second;
 is_silent($stranger, 'other databases hear nothing');
@@ -118,17 +109,8 @@ heard_of($listener, $append->());
 $sql->(q{select evsource.create_projection('sums', 'evsource.fold_count', mode => 'async')});
 $soon->(q{select count(*) = 1 and bool_and(lag = 0) from evsource.projection_status where worker_pid is not null}, 'a projection is applied');
 $listener->query_safe('unlisten *');
-my $slept = 0;
-for (1 .. 100)
-{
-	# woken by the end of the listening, and when it is over that it might begin again
-	$then = $sql->($heartbeat);
-	$append->() for 1 .. 5;
-	sleep(0.1);
-	$slept = $sql->($heartbeat) eq $then ? $slept + 1 : 0;
-	last if $slept == 5;
-}
-is($slept, 5, 'with nobody who listens appends do not wake the coordinator');
+# woken by the end of the listening, and when it is over that it might begin again
+ok(sleeps(sub { $append->() for 1 .. 5 }), 'with nobody who listens appends do not wake the coordinator');
 $sql->(q{select evsource.drop_projection('sums')});
 $soon->("select ($coordinators) = 0", 'it leaves when nothing else is to be done');
 
@@ -142,8 +124,7 @@ $soon->(q{with w as materialized (select evsource.append('account-1', 'Paid')) s
 # it can be turned off
 $node->append_conf('postgresql.conf', 'evsource.notify_interval = 0');
 $node->reload;
-$listener = $node->background_psql('postgres');
-$listener->query_safe('listen evsource_events');
+$listener = listener($node, 'postgres');
 $append->();
 is_silent($listener, 'nobody is told where notify_interval is 0');
 is($sql->($coordinators), 0, 'nor is there a daemon for it');
@@ -152,12 +133,9 @@ $open->quit;
 $node->stop;
 
 # Not preloaded, a daemon that was started by hand tells whether somebody listens or not.
-$node = PostgreSQL::Test::Cluster->new('listen_by_hand');
-$node->init;
-$node->start;
+$node = start_node('listen_by_hand');
 $sql->(q{create extension evsource});
-$listener = $node->background_psql('postgres');
-$listener->query_safe('listen evsource_events');
+$listener = listener($node, 'postgres');
 $append->();
 $sql->('select evsource.start_daemon()');
 heard_of($listener, $append->());

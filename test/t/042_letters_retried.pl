@@ -4,14 +4,14 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('letters_retried');
-$node->init;
-$node->append_conf('postgresql.conf', 'evsource.daemon = off');
-$node->start;
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('letters_retried', 'evsource.daemon = off');
 $node->safe_psql('postgres', q{
 create extension evsource;
 select evsource.create_subscription('letters', max_attempts => 1);

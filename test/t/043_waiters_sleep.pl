@@ -5,15 +5,15 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::BackgroundPsql;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('waiters');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\nevsource.daemon = off");
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', join ';', @_) };
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('waiters', "shared_preload_libraries = 'evsource'\nevsource.daemon = off");
+my ($sql) = asking($node);
 $sql->(q{create extension evsource});
 
 # Append a lot that a subscription does not want, and then what it does; returns how

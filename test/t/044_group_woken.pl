@@ -5,16 +5,16 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::BackgroundPsql;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $node = PostgreSQL::Test::Cluster->new('group');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\nevsource.daemon = off\nevsource.max_wait = 0");
-$node->start;
-my $sql = sub { return $node->safe_psql('postgres', join ';', @_) };
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+my $node = start_node('group', "shared_preload_libraries = 'evsource'\nevsource.daemon = off\nevsource.max_wait = 0");
+my ($sql) = asking($node);
 my $asleep = q{select count(*) from pg_stat_activity where query ~ 'fetch_events' and wait_event in ('Extension', 'EvsourceFetch')};
 my $all_sleep = sub {
 	my ($count, $when) = @_;

@@ -8,8 +8,11 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what the Makefile sets so that the daemon leaves other tests alone
-delete $ENV{PGOPTIONS};
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
 
 my $node = PostgreSQL::Test::Cluster->new('notify_full');
 plan skip_all => 'before PostgreSQL 17 the queue is too large to be filled' if $node->pg_version < 17;
@@ -20,7 +23,7 @@ max_notify_queue_pages = 64
 evsource.async_attempts = 1
 });
 $node->start;
-my $sql = sub { return $node->safe_psql('postgres', $_[0]) };
+my ($sql) = asking($node);
 
 $sql->(q{
 create extension evsource;

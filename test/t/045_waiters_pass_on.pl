@@ -5,16 +5,16 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::BackgroundPsql;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
 my ($consumers, $steps, $patience) = (12, 60, 30);
 
-my $node = PostgreSQL::Test::Cluster->new('ring');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evsource'\nevsource.daemon = off\nevsource.max_wait = 0\nsynchronous_commit = off");
-$node->start;
+my $node = start_node('ring', "shared_preload_libraries = 'evsource'\nevsource.daemon = off\nevsource.max_wait = 0\nsynchronous_commit = off");
 $node->safe_psql('postgres', qq{
 	create extension evsource;
 	create table lost (consumer int);
@@ -53,6 +53,7 @@ $node->safe_psql('postgres', qq{
 	begin
 		for i in 1 .. 20000 loop
 			perform evsource.append('busy-' || i % 7, 'Busy');
+			-- not so fast that the ring gets no turn
 			perform pg_sleep(0.002) where i % 10 = 0;
 			if i % 3 = 0 then rollback; else commit; end if;
 			exit when exists (select from over);
