@@ -155,7 +155,8 @@ select evsource.run_projection('apart');
 select evsource.alter_projection('apart', partitions => 1);
 select evsource.drop_projection('apart');
 
--- Nor those that take long to come together: ten times async_batch_time is the most.
+-- Nor those that take long to come together: ten times async_batch_time is the most,
+-- which two events take here.
 create function takes_long(e evsource.event) returns void language plpgsql as $$begin
     if (e).stream = 'slow-a' and current_setting('slow.works', true) is distinct from 'on' then raise exception 'not yet'; end if;
     perform pg_sleep(0.03);

@@ -194,7 +194,7 @@ alter function migrate_report(jsonb, int) rename to migrated_report;
 select evsource.state('report', 'r-1');
 alter function migrated_report(jsonb, int) rename to migrate_report;
 set client_min_messages = warning;
--- but being cancelled is not a reason to replay
+-- but being cancelled is not a reason to replay: it takes longer than it may
 select evsource.save_snapshot('report') > 0 as saved;
 create or replace function migrate_report(state jsonb, saved int) returns jsonb language plpgsql as
 $$begin perform pg_sleep(10); return state; end$$;

@@ -94,6 +94,7 @@ sub consume {
 			$last_news = time;
 		}
 		elsif ($last_time) { last }
+		# so that each asks at another moment
 		sleep rand 0.004;
 	}
 	close $received or die "$name: $!\n";

@@ -66,6 +66,7 @@ my $failure = '';
 eval {
 	while (1) {
 		$append->() if $appended < $count;
+		# a random moment of what the groups do
 		sleep 0.05 + rand 0.25;
 		my $group = $groups[ rand @groups ];
 		my $which = int rand 3;

@@ -52,6 +52,7 @@ sub hit {
 		$next = time + rand 0.3;
 		return 0;
 	}
+	# a random moment
 	sleep rand 0.05;
 	my $worker = $what < 0.75;
 	if ($worker) { $server->kill_worker }

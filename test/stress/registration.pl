@@ -100,14 +100,14 @@ sub run_async {
 	while (time < $until) {
 		$session->must("select evsource.run_projection('by_run')");
 		$session->must("call evsource.rebuild_projection('by_run')") if rand() < 0.02;
-		sleep 0.01;
+		sleep 0.01;	# something is to be appended between two runs
 	}
 	$session->close;
 	return;
 }
 
 #
-# Changes
+# Changes; between two steps there is time for appends
 #
 sub rebuild { return "call evsource.rebuild_projection('$_[0]', lock_timeout => '1s')" }
 sub activate { return "call evsource.activate_projection('$_[0]', lock_timeout => '1s')" }

@@ -254,6 +254,7 @@ sub do_things
 		push @handles, begin($database, "session_$_", join("\n", map { pick(@deeds)->() } 1 .. 20), errors => 1);
 	}
 	my $fate = $rounds % 6 == 1 ? 0 : $rounds % 6 == 4 ? 1 : rand;
+	# whoever is hit is hit at a random moment
 	sleep rand 0.3 if $fate < 0.05 || $fate > 0.9;
 	if ($fate < 0.05 && $can_crash) { crash() }
 	elsif ($fate > 0.9) { $killed += must("select count(pg_terminate_backend(pid)) from (select pid from pg_stat_activity where datname = '$database' and application_name like 'session%' order by random() limit 1) one", $maintenance) }
