@@ -28,7 +28,7 @@
 
 /*
  * What is left to those who ask for states is saved by an append all the same when
- * nobody has asked for so many times as long: sessions that are new to the stream
+ * nobody has saved it for so many times as long: sessions that are new to the stream
  * would have to fold all of it, with the stream locked.
  */
 #define OVERDUE		20
@@ -46,7 +46,8 @@ typedef struct Application
 
 /*
  * Does the policy want this state saved now, and can it be?  What is left to those who
- * ask is not to keep an append waiting: who applies the log saves it himself.
+ * ask is not to keep an append waiting, unless this session has asked and could not
+ * save; who applies the log saves it himself.
  */
 static bool
 is_to_be_saved(const Application *application, text *key, const EvsState *state)
@@ -57,7 +58,7 @@ is_to_be_saved(const Application *application, text *key, const EvsState *state)
 
 	if (state->event_count == 0 || policy->snapshot_every == 0)
 		return false;
-	if (by_append && !policy->snapshot_after_batch &&
+	if (by_append && !policy->snapshot_after_batch && !state->wanted &&
 		evs_snapshot_distance(state) < (int64) policy->snapshot_every * OVERDUE)
 		return false;
 
@@ -76,10 +77,7 @@ static void
 save(Application *application, text *key, EvsState *state)
 {
 	evs_snapshot_add(application->writer, key, state);
-	state->saved_count = state->event_count;
-	state->saved_version = state->seen_version;
-	state->restores = 0;
-	state->rejections = 0;
+	evs_state_saved(state);
 }
 
 /* The state after a stream's events; *state is one to go on from, or all zero. */

@@ -7,7 +7,8 @@
  * apart from its row: see snapshot_parts.c.
  *
  * Locks: whoever writes holds a row until its transaction ends, and somebody
- * who only asks for a state may write.  Nobody shall ever wait for that: a row
+ * who only asks for a state may write, unless he may idle afterwards (see
+ * save_by_the_way() in states.c).  Nobody shall ever wait for that: a row
  * is written under a lock tag of its own, which those who save by the way (an
  * append, a state that was asked for) take only if it is free.  What they do
  * not save, somebody else has saved or will.  Those who were told to save or to
@@ -181,9 +182,11 @@ bool
 evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
 {
 	LOCKTAG		tag;
+	LOCKTAG		of_all;
 	bool		try = lock == EVS_SNAPSHOT_TRY_KEY;
 
 	set_locktag(&tag, projection, NULL);
+	of_all = tag;
 	switch (lock)
 	{
 		case EVS_SNAPSHOT_LOCK_ALL:
@@ -213,6 +216,8 @@ evs_snapshot_lock(const char *projection, text *key, EvsSnapshotLock lock)
 	switch (LockAcquire(&tag, ExclusiveLock, false, try))
 	{
 		case LOCKACQUIRE_NOT_AVAIL:
+			/* nothing will be written under it: keep nobody out who clears or saves all */
+			(void) LockRelease(&of_all, ShareLock, false);
 			return false;
 		case LOCKACQUIRE_OK:
 			key_locks++;

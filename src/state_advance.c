@@ -30,3 +30,13 @@ evs_state_finish(EvsFolder *folder, EvsState *state)
 	/* folds of ours would make a number of nothing */
 	state->state = state->event_count > 0 ? evs_folder_state(folder) : evs_initial_state();
 }
+
+void
+evs_state_saved(EvsState *state)
+{
+	state->saved_count = state->event_count;
+	state->saved_version = state->seen_version;
+	state->restores = 0;
+	state->rejections = 0;
+	state->wanted = false;
+}

@@ -33,6 +33,7 @@ typedef struct EvsState
 	int64		saved_version;	/* its seen_version */
 	int			restores;		/* loads that began with it, since it was saved */
 	int			rejections;		/* how often it could not be used, the same */
+	bool		wanted;			/* who asked for it has left it to an append to save it */
 	bool		mixed;			/* of a row that is of more than one definition */
 	bool		is_lost;		/* not known: events that made it were truncated */
 } EvsState;

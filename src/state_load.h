@@ -52,4 +52,7 @@ extern void evs_state_advance(EvsFolder *folder, EvsState *state, const EvsEvent
 /* End the run: the state's jsonb is valid until the folder begins another. */
 extern void evs_state_finish(EvsFolder *folder, EvsState *state);
 
+/* The state has been added to a snapshot writer: nothing is left to be saved. */
+extern void evs_state_saved(EvsState *state);
+
 #endif							/* EVS_STATE_LOAD_H */

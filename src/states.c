@@ -12,7 +12,9 @@
  * Asking may save: when many events had to be folded, the next one shall not
  * have to.  Not in a transaction that may not write, not where the snapshot is
  * fixed (a mere question could then fail to serialize), and never waiting for
- * somebody else who saves.
+ * somebody else who saves.  Nor in a transaction block: what we save is ours, with
+ * its locks, until the block ends, and who has only asked may idle there for hours.
+ * The session's next append to the stream does it in our place.
  */
 #include "states.h"
 
@@ -195,9 +197,12 @@ save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 	/* where every state is saved, or one worker saves, it is not for us to do */
 	if (projection->mode != EVS_MODE_INLINE || projection->policy.snapshot_every == 1)
 		return;
-	if (XactReadOnly || RecoveryInProgress() || IsInParallelMode() ||
+	if (IsTransactionBlock() || XactReadOnly || RecoveryInProgress() || IsInParallelMode() ||
 		IsolationUsesXactSnapshot())
+	{
+		state->wanted = evs_snapshot_distance(state) >= projection->policy.snapshot_every;
 		return;
+	}
 	/* events may come in behind it, and a mere question opens no log: see restore.c */
 	if (!evs_positions_log_is_open())
 		return;
@@ -208,10 +213,7 @@ save_by_the_way(const EvsStateCall *call, text *key, EvsState *state)
 	writer = evs_snapshot_writer(projection, call->definition);
 	evs_snapshot_add(writer, key, state);
 	(void) evs_snapshot_finish(writer);
-	state->saved_count = state->event_count;
-	state->saved_version = state->seen_version;
-	state->restores = 0;
-	state->rejections = 0;
+	evs_state_saved(state);
 }
 
 /*
