@@ -94,7 +94,7 @@ typedef struct Begin
 {
 	EvsProjection *projection;
 	const EvsTableSnapshot *saved;	/* NULL: nothing */
-	bool		fits;			/* what was saved does */
+	ErrorData  *misfit;			/* why what was saved does not fit; NULL: it does */
 } Begin;
 
 static void
@@ -103,7 +103,7 @@ put_back(void *arg)
 	Begin	   *begin = arg;
 
 	if (begin->saved != NULL)
-		begin->fits = evs_table_snapshot_load(begin->projection, begin->saved);
+		begin->misfit = evs_table_snapshot_load(begin->projection, begin->saved);
 	else
 		evs_reset_read_model(begin->projection);
 }
@@ -207,14 +207,20 @@ step_in_place(EvsProcedure *procedure, EvsRebuild *rebuild)
 	return outcome == EVS_DONE ? complete(procedure, rebuild, projection) : outcome;
 }
 
-/* No snapshot can be used. */
+/* No snapshot can be used, or the one that there is does not fit into the tables. */
 static void
-tell_of_replay(const EvsProjection *projection)
+tell_of_replay(const EvsProjection *projection, const ErrorData *misfit)
 {
 	evs_truncated_check_replay(projection);
-	ereport(NOTICE,
-			(errmsg("projection \"%s\" has no snapshots to start from, replaying the whole log",
-					projection->name)));
+	if (misfit == NULL)
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" has no snapshots to start from, replaying the whole log",
+						projection->name)));
+	else
+		ereport(NOTICE,
+				(errmsg("the saved tables of projection \"%s\" cannot be put back, replaying the whole log",
+						projection->name),
+				 errdetail("SQLSTATE %s: %s", unpack_sql_state(misfit->sqlerrcode), misfit->message)));
 }
 
 /*
@@ -236,7 +242,7 @@ can_use_snapshots(EvsProjection *projection)
 		return true;
 	if (projection->kind != EVS_KIND_FOLD && evs_table_snapshot_find(projection, &saved))
 		return true;
-	tell_of_replay(projection);
+	tell_of_replay(projection, NULL);
 	return false;
 }
 
@@ -288,9 +294,9 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 	note_history(projection);
 	if (!put_back_in_time(procedure, &begin))
 		return EVS_WAIT;
-	if (!begin.fits)
+	if (begin.misfit != NULL)
 	{
-		tell_of_replay(projection);
+		tell_of_replay(projection, begin.misfit);
 		procedure->from_snapshots = false;
 		return EVS_MORE;
 	}

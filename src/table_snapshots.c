@@ -249,7 +249,7 @@ load(void *arg)
 	CommandCounterIncrement();
 }
 
-bool
+ErrorData *
 evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved)
 {
 	Loading		loading = {projection, saved};
@@ -260,14 +260,14 @@ evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved
 					projection->name, saved->checkpoint.position)));
 	error = evs_attempt(load, &loading);
 	if (error == NULL)
-		return true;
+		return NULL;
 	if (evs_failure_is_transient(error->sqlerrcode))
 		ReThrowError(error);
 	evs_snapshot_reject(projection, cstring_to_text("tables"),
 						psprintf("cannot be put back into the tables: SQLSTATE %s",
 								 unpack_sql_state(error->sqlerrcode)),
 						error->message);
-	return false;
+	return error;
 }
 
 int64

@@ -31,10 +31,10 @@ extern bool evs_table_snapshot_save(EvsProjection *projection);
 extern bool evs_table_snapshot_find(EvsProjection *projection, EvsTableSnapshot *found);
 
 /*
- * Empty the tables, and fill them with what was saved.  False: that does not fit into
- * them, which is reported, and they are as they were.
+ * Empty the tables, and fill them with what was saved.  Returns NULL, or why that does
+ * not fit into them, which is reported; they are as they were then.
  */
-extern bool evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved);
+extern ErrorData *evs_table_snapshot_load(EvsProjection *projection, const EvsTableSnapshot *saved);
 
 /* Remove a projection's; returns how many there were. */
 extern int64 evs_table_snapshots_clear(const char *projection);

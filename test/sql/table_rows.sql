@@ -96,6 +96,20 @@ select what, count(*) from kept.fired group by what order by what;
 select * from kept.firing order by tgrelid::text, tgname;
 select rulename, ev_enabled from pg_rewrite where ev_class = 'kept.regions'::regclass;
 
+-- Rows that do not fit into the tables any more: the notice says so, and why, also where the
+-- rejection is rolled back because the handler meets the same.
+create table kept.parted (n bigint, region text) partition by list (region);
+create table kept.parted_1 partition of kept.parted for values in ('eu');
+create table kept.parted_2 partition of kept.parted for values in ('us');
+select evsource.create_projection('parted', categories => '{parted}', tables => '{kept.parted}',
+    query => $$insert into kept.parted select version, type from new_events$$);
+select version from evsource.append_batch('parted-1', '{eu,us}', '{"{}","{}"}');
+select evsource.save_snapshot('parted');
+alter table kept.parted detach partition kept.parted_2;
+select evsource.restore_projection('parted');
+\echo :LAST_ERROR_SQLSTATE
+select count(*) from evsource.snapshot_rejections where projection = 'parted';
+
 -- Rows that a policy hides from the owner would be missing: that is an error.
 create role regress_rows_owner;
 create schema secret authorization regress_rows_owner;
@@ -177,6 +191,6 @@ select evsource.create_projection('plain', categories => '{plain}', query => 'in
 select evsource.save_snapshot('plain');
 select evsource.has_snapshot('odd');
 
-select count(evsource.drop_projection(p)) from unnest('{odd,arrays,inherited,divided,regions,cast_away,plain}'::text[]) p;
+select count(evsource.drop_projection(p)) from unnest('{odd,arrays,inherited,divided,regions,cast_away,parted,plain}'::text[]) p;
 set client_min_messages = warning;
 drop schema kept cascade;
