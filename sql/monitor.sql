@@ -130,7 +130,7 @@ create view evsource.progress as
                b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error,
                true, b.background, b.pid, b.waits_for
         from evsource.rebuilds b
-        where (b.state <> 'kept' or not b.keep_old) and (b.online or b.state in ('requested', 'failed'))
+        where (b.state <> 'kept' or not b.keep_old or b.last_error is not null) and (b.online or b.state in ('requested', 'failed'))
             and not exists (select from evsource.checkpoints c
                             where c.projection = b.projection and c.started_at is not null and not b.online)
     ) w

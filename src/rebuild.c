@@ -374,6 +374,11 @@ evs_rebuild_advance(EvsProcedure *procedure)
 
 	if (!evs_rebuild_read(procedure->name, &rebuild))
 		return EVS_DONE;
+	/* after the exchange another one may have been requested, which is not ours */
+	if (procedure->complete && rebuild.state != EVS_REBUILD_KEPT)
+		return EVS_DONE;
+	if (!evs_exchange_takes_over(procedure, &rebuild))
+		return EVS_WAIT;
 	if (rebuild.pid != MyProcPid)
 		evs_rebuild_resume(procedure->name);
 	switch (rebuild.state)

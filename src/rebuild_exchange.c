@@ -26,6 +26,9 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
 #include "utils/timestamp.h"
 
 #include "apply.h"
@@ -405,12 +408,60 @@ evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
 
 /* ---- after it ---- */
 
+/* A call is in a transaction, but for moments. */
+static bool
+is_in_transaction(int pid)
+{
+	PGPROC	   *process = BackendPidGetProc(pid);
+	VirtualTransactionId transaction;
+
+	if (process == NULL)
+		return false;
+	GET_VXID_FROM_PGPROC(transaction, *process);
+	return VirtualTransactionIdIsValid(transaction);
+}
+
+bool
+evs_exchange_takes_over(EvsProcedure *procedure, EvsRebuild *rebuild)
+{
+	if (!procedure->background || rebuild->background || rebuild->state != EVS_REBUILD_KEPT)
+		return true;
+	if (is_in_transaction(rebuild->pid))
+		return false;
+	rebuild->background = true;
+	evs_rebuild_write(rebuild);
+	return true;
+}
+
+static void
+forget(void *name)
+{
+	evs_rebuild_forget(name);
+}
+
+/* What others have built on the old version is no reason for what is complete to fail. */
+static void
+drop_or_keep(const EvsRebuild *rebuild)
+{
+	ErrorData  *error = evs_attempt(forget, unconstify(char *, rebuild->name));
+
+	if (error == NULL)
+		return;
+	if (evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	ereport(WARNING,
+			(errmsg("the old version of projection \"%s\" is still there", rebuild->name),
+			 errdetail("%s", error->detail ? error->detail : error->message),
+			 errhint("Remove what is in the way, and drop it with evsource.accept_rebuild().")));
+	evs_rebuild_fail(rebuild->name, error->message);
+}
+
 EvsOutcome
 evs_exchange_drop_old(EvsProcedure *procedure, EvsRebuild *rebuild)
 {
 	if (evs_online_lock_dropped(procedure, rebuild))
 	{
-		evs_rebuild_forget(rebuild->name);
+		drop_or_keep(rebuild);
 		return EVS_DONE;
 	}
 	if (!evs_procedure_has_tried(procedure))

@@ -134,7 +134,7 @@ static EvsQuery select_owned = {
 
 static EvsQuery select_requested = {
 	"select projection from evsource.rebuilds"
-	" where background and (state in ('requested', 'building') or state = 'kept' and not keep_old)"
+	" where background and state in ('requested', 'building') or state = 'kept' and not keep_old"
 	" order by 1",
 	0, {InvalidOid}, SPI_OK_SELECT
 };

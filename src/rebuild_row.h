@@ -124,7 +124,11 @@ extern bool evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild,
 /* One transaction of it. */
 extern EvsOutcome evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild);
 
-/* The exchange is made: drop the version that it has replaced. */
+/*
+ * The exchange is made: drop the version that it has replaced.  A worker takes that over
+ * from a call that is no longer there.
+ */
+extern bool evs_exchange_takes_over(EvsProcedure *procedure, EvsRebuild *rebuild);
 extern EvsOutcome evs_exchange_drop_old(EvsProcedure *procedure, EvsRebuild *rebuild);
 
 /* One transaction of whatever there is to do (rebuild.c). */

@@ -145,6 +145,17 @@ is($sql->(q{set lock_timeout = '30s'; select version > 0 from evsource.append('a
 $first->must('commit');
 $soon->(q{select not exists (select from evsource.rebuilds)}, 'then it is gone');
 
+# The same by a call: one that is cancelled meanwhile leaves it to the daemon.
+$first->must('begin');
+$first->must('select count(*) from lookup');
+$later->send(q{call evsource.rebuild_projection('five', lock_timeout => '1h');});
+$soon->(q{select count(*) = 1 from evsource.progress where state = 'dropping' and pid is not null and waits_for is not null}, 'the call drops what was replaced');
+$sql->(q{select pg_cancel_backend(pid) from evsource.progress});
+1 until $later->receive;
+is(join(' ', $later->errors), '57014', 'and is cancelled');
+$first->must('commit');
+$soon->(q{select not exists (select from evsource.rebuilds)}, 'then the daemon drops it');
+
 # One that is altered while its new version waits for its moment is built anew, of
 # what it is then: nothing is left of the old query and filter.
 $sql->(q{select evsource.append('account-1', 'Refunded')});
