@@ -16,6 +16,7 @@
 #include "capture.h"
 
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
@@ -24,6 +25,9 @@
 #include "utils/rel.h"
 
 #include "validate.h"
+
+/* of a name that is too long, in bytes */
+#define MOST_SHOWN		60
 
 /* A row, taken apart: a value for each captured column. */
 typedef struct Row
@@ -130,11 +134,24 @@ append_key(StringInfo name, const JsonbValue *value, bool escape)
 	}
 }
 
+/* Said in terms of the table: whoever changes a row need not know of streams. */
+static void
+check_length(const EvsCapturePlan *plan, const StringInfoData *name)
+{
+	if (name->len > EVS_MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("key of captured table \"%s\" is too long", get_rel_name(plan->relid)),
+				 errdetail("The name of the row's stream, \"%.*s...\", has %d bytes, at most %d are allowed.",
+						   pg_mbcliplen(name->data, name->len, MOST_SHOWN), name->data,
+						   name->len, EVS_MAX_NAME),
+				 errhint("Use shorter keys, or capture the table by other columns that identify a row.")));
+}
+
 static text *
 stream_of(EvsCapturePlan *plan, const Row *row)
 {
 	StringInfoData name;
-	text	   *stream;
 
 	initStringInfo(&name);
 	appendStringInfoString(&name, plan->category);
@@ -152,9 +169,8 @@ stream_of(EvsCapturePlan *plan, const Row *row)
 		appendStringInfoChar(&name, i == 0 ? '-' : '+');
 		append_key(&name, value, plan->nkeys > 1);
 	}
-	stream = cstring_to_text_with_len(name.data, name.len);
-	evs_check_stream(stream);
-	return stream;
+	check_length(plan, &name);
+	return cstring_to_text_with_len(name.data, name.len);
 }
 
 static void
