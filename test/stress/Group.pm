@@ -36,15 +36,16 @@ sub create {
 	return;
 }
 
+# dies => 1: it dies between what it does with the first events and the acknowledgement.
 sub start {
-	my ($self, $which) = @_;
+	my ($self, $which, %how) = @_;
 	STDOUT->flush;
 	my $pid = fork // die "fork: $!\n";
 	if (!$pid) {
 		setpgrp;
 		srand;
 		# its server may go away, and its lease: it ends, and another one is started
-		eval { $self->{exactly_once} ? $self->store_results($which) : $self->write_down($which) };
+		eval { $self->{exactly_once} ? $self->store_results($which) : $self->write_down($which, %how) };
 		POSIX::_exit($@ =~ /psql has gone away/ ? 0 : do { print $@; STDOUT->flush; 1 });
 	}
 	$self->{pids}[$which] = $pid;
@@ -59,6 +60,14 @@ sub kill_one {
 	kill KILL => -$self->{pids}[$which];
 	waitpid $self->{pids}[$which], 0;
 	die "a consumer of $self->{subscription} ended by itself\n" unless ($? & 127) == 9;
+	return;
+}
+# At least one event is to be done again.
+sub let_one_die_at_work {
+	my ($self) = @_;
+	$self->start(0, dies => 1);
+	waitpid $self->{pids}[0], 0;
+	die "a consumer of $self->{subscription} has not died\n" unless ($? & 127) == 9;
 	return;
 }
 sub suspend { my ($self, $which) = @_; kill STOP => -$self->{pids}[$which]; return }
@@ -89,7 +98,7 @@ sub store_results {
 }
 
 sub write_down {
-	my ($self, $which) = @_;
+	my ($self, $which, %how) = @_;
 	my $session = Session->new(database => $self->{database}, name => "consumer $which");
 	sysopen my $file, $self->{file}, O_WRONLY | O_APPEND | O_CREAT or die "$self->{file}: $!\n";
 	while (1) {
@@ -98,6 +107,7 @@ sub write_down {
 		# time to be killed in; those who died have left events that go out one by one
 		sleep rand 0.05 if @events > 1;
 		syswrite $file, join '', map { "@$_[1 .. 4]\n" } @events;
+		kill KILL => -$$ if $how{dies};
 		sleep rand 0.05 if @events > 1;
 		# false is no error here: another one does it again
 		$session->must("select evsource.ack('$events[-1][0]')");
@@ -129,7 +139,12 @@ sub faults {
 		$failure .= "$self->{subscription}: $count $what\n" if $count != 0;
 	};
 	$check->('events without a result', 'select count(*) from evsource.events e where not exists (select from results r where r.position = e.position)');
-	$check->('results too many', 'select count(*) - count(distinct position) from results');
+	if ($self->{exactly_once}) {
+		$check->('results too many', 'select count(*) - count(distinct position) from results');
+	}
+	elsif (!$self->{repeated}) {
+		$failure .= "$self->{subscription}: no event was fetched again\n";
+	}
 	$check->('results that are not the event', 'select count(*) from results r left join evsource.events e using (position, stream, version, type) where e.position is null');
 	$check->('results out of order', 'select count(*) from (select version - row_number() over (partition by stream order by n) as off from results) r where off <> 0');
 	$check->('types with another count than expected', 'select count(*) from (select type, count(*) from results group by 1) r'

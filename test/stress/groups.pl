@@ -8,9 +8,9 @@
 # In the end each event has been processed (exactly once in the first group), each
 # stream in its order, and as many of each type as the file's answers say.
 #
-# The file is purchases.jsonl.gz of $EVSOURCE_DATA or ../shared/data, without it the
-# sample in examples/. EVSOURCE_STRESS_EVENTS (default 20000, or all) says how many of
-# its lines are taken; where they are all the counts are those of the answers.
+# The file is the sample in examples/. Where EVSOURCE_STRESS_EVENTS is set it is
+# purchases.jsonl.gz of $EVSOURCE_DATA or ../shared/data, if it is there: so many of its
+# lines, or all. Where all lines of a file are taken the counts are those of its answers.
 use strict;
 use warnings;
 use Cwd qw(abs_path);
@@ -19,19 +19,19 @@ use Time::HiRes qw(time sleep);
 use Group;
 use Server;
 
-my $events = $ENV{EVSOURCE_STRESS_EVENTS} || 20_000;
-my $deaths = $events eq 'all' ? 60 : 20;
+my $events = $ENV{EVSOURCE_STRESS_EVENTS};
+my $deaths = ($events // '') eq 'all' ? 60 : 20;
 my $seed = $ENV{EVSOURCE_STRESS_SEED} || int(time * 1000) % 1_000_000;
 srand $seed;
 
 my ($data) = grep { -r "$_.jsonl.gz" && -r "$_.answers.json" }
-	map { "$_" } ($ENV{EVSOURCE_DATA} // '../../../shared/data') . '/purchases', '../../examples/retail-sample';
+	(defined $events ? ($ENV{EVSOURCE_DATA} // '../../../shared/data') . '/purchases' : ()), '../../examples/retail-sample';
 $data = abs_path("$data.jsonl.gz") =~ s/\.jsonl\.gz$//r;
 
 my $server = Server->new(database => 'evsource_stress_groups');
 my $session = $server->session;
 $session->must('create table lines (n bigserial primary key, line jsonb not null)');
-my $head = $events eq 'all' ? '' : " | head -n $events";
+my $head = ($events // 'all') eq 'all' ? '' : " | head -n $events";
 $session->must("\\copy lines (line) from program 'gzip -dc $data.jsonl.gz 2>/dev/null$head' with (format csv, quote e'\\x01', delimiter e'\\x02')\nselect 1");
 my $count = $session->must('select count(*) from lines');
 $session->must('create table expected as select line ->> \'type\' as type, count(*) from lines group by 1');
@@ -45,7 +45,6 @@ if ($count == $session->must("select answers ->> 'events' from answers")) {
 my %common = (database => $server->{database}, consumers => 3);
 my @groups = (Group->new(%common, subscription => 'inside', exactly_once => 1), Group->new(%common, subscription => 'outside'));
 $_->create($session) for @groups;
-$_->start_all for @groups;
 
 # A part of the lines a statement, in their order: rows of COPY and INSERT are appends.
 my ($appended, $kills, $stops, $changes) = (0, 0, 0, 0);
@@ -60,6 +59,9 @@ my $append = sub {
 	$appended = $last;
 };
 
+$append->();
+$groups[1]->let_one_die_at_work;
+$_->start_all for @groups;
 my $started = time;
 my @suspended;
 my $failure = '';
@@ -71,7 +73,7 @@ eval {
 		my $group = $groups[ rand @groups ];
 		my $which = int rand 3;
 		my $what = rand;
-		if ($what < 0.1 && !@suspended) {
+		if (($what < 0.1 || !$stops) && !@suspended) {
 			$group->suspend($which);
 			@suspended = ($group, $which, time + 1.2);
 			$stops++;
@@ -91,7 +93,7 @@ eval {
 			$suspended[0]->resume($suspended[1]);
 			@suspended = ();
 		}
-		last if $appended >= $count && $kills >= $deaths && $session->must('select sum(lag) from evsource.subscription_status') == 0;
+		last if $appended >= $count && $kills >= $deaths && !@suspended && $session->must('select sum(lag) from evsource.subscription_status') == 0;
 		die "it takes too long\n" if time > $started + 60 + $count / 500;
 	}
 	1;
