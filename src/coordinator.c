@@ -142,13 +142,15 @@ look_for_copy(void)
 {
 	bool		copy = jobs.count > 0 && evs_daemon_is_in_copy();
 
+	/* who comes to look again does not say it again */
 	if (copy && !waits_for_adoption)
-		ereport(LOG,
+		ereport(team->told_copy ? DEBUG1 : LOG,
 				(errmsg("evsource waits for evsource.adopt() in database \"%s\"",
 						database_name),
 				 errdetail("The database is a copy of the one that its events were written in."),
 				 errhint("Call evsource.adopt() if this database is to apply async projections.")));
 	waits_for_adoption = copy;
+	team->told_copy |= copy;
 }
 
 static bool

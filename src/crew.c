@@ -31,7 +31,7 @@
 #include "crew.h"
 #include "lock_classes.h"
 
-#define CREW_LAYOUT			2
+#define CREW_LAYOUT			3
 
 /* The segment that we belong to, if we do: nobody can attach to one twice. */
 static dsm_segment *own_segment = NULL;

@@ -54,6 +54,7 @@ typedef struct EvsTeam
 	pid_t		launcher;		/* that looks after it */
 	bool		stop;			/* stop_daemon was called */
 	bool		stay;			/* started by hand: stay when there is nothing to do */
+	bool		told_copy;		/* the log says that it waits for evsource.adopt() */
 	EvsVerdict	verdict;
 	pid_t		coordinator;	/* 0: there is none */
 	TimestampTz heartbeat;

@@ -60,6 +60,7 @@ static EvsCrew *crew;
 static dsm_handle crew_handle;
 static Oid	only_database;
 static List *charges = NIL;
+static List *told_copies = NIL; /* databases: that they wait is in the log */
 
 static Charge *
 find_charge(Oid database)
@@ -144,6 +145,7 @@ give_team(Charge *charge)
 		team->launcher = MyProcPid;
 		team->stop = false;
 		team->stay = OidIsValid(only_database);
+		team->told_copy = list_member_oid(told_copies, team->database);
 		charge->post.team = number;
 		evs_crew_announce(&charge->post);
 		return true;
@@ -154,10 +156,20 @@ give_team(Charge *charge)
 static void
 take_team(Charge *charge)
 {
+	EvsTeam    *team;
+	MemoryContext old;
+
 	if (charge->post.team < 0)
 		return;
 	evs_crew_withdraw(&charge->post);
-	crew->teams[charge->post.team].database = InvalidOid;
+	team = &crew->teams[charge->post.team];
+	if (team->told_copy)
+	{
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		told_copies = list_append_unique_oid(told_copies, team->database);
+		MemoryContextSwitchTo(old);
+	}
+	team->database = InvalidOid;
 }
 
 /* Not at once, and less and less often. */

@@ -13,7 +13,7 @@ use Node;
 
 let_daemon_work();
 
-my $node = start_node('main', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 32");
+my $node = start_node('main', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 32\nlog_min_messages = debug1");
 
 # What is dumped has work left to do: an async projection that lags, and an inline one
 # that is still to catch up.
@@ -81,7 +81,8 @@ sub by_psql
 	return [ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', "$part.sql", '-d', $name ];
 }
 
-# The daemon has come to look at a database, and left again; a worker would be at work.
+# The daemon has come to look at a database, and left again (it says so once, and then for
+# debugging); a worker would be at work.
 my $log_end = 0;
 
 sub found_ok

@@ -13,7 +13,7 @@ use Node;
 
 let_daemon_work();
 
-my $node = start_node('main', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 16", allows_streaming => 'logical');
+my $node = start_node('main', "shared_preload_libraries = 'evsource'\nmax_worker_processes = 16\nlog_min_messages = debug1", allows_streaming => 'logical');
 
 # Both databases are of one server: the slot is made before the subscription.
 $node->safe_psql('postgres', 'create database original');
@@ -32,8 +32,22 @@ select evsource.create_projection('counts', mode => 'async', tables => '{counts}
 my $connection = $node->connstr . ' dbname=original';
 $node->safe_psql('copy', "create subscription log connection '$connection' publication log with (create_slot = false, slot_name = 'log')");
 ok($node->poll_query_until('copy', q{select bool_and(srsubstate = 'r') from pg_subscription_rel}), 'the first copy is complete');
+
+# What it waits for is said once, whatever arrives until then.
+my $waits = qr/LOG:  evsource waits for evsource.adopt\(\) in database "copy"/;
+ok($node->wait_for_log($waits), 'the daemon waits');
+foreach my $n (1 .. 5)
+{
+	my $looked = -s $node->logfile;
+	$node->safe_psql('original', q{select from evsource.append('b-1', 'Ignored')});
+	ok($node->poll_query_until('copy', "select count(*) = $n from evsource.events where stream = 'b-1'"), "ignored event $n has arrived");
+	$node->safe_psql('copy', q{select evsource.pause_projection('counts'); select evsource.resume_projection('counts')});
+	$node->wait_for_log(qr/evsource waits for evsource.adopt\(\) in database "copy"/, $looked);
+}
+my @said = slurp_file($node->logfile) =~ /$waits/g;
+is(scalar @said, 1, 'the log says so once');
 is($node->safe_psql('copy', 'select evsource.adopt()'), 't', 'the copy is adopted');
-my $applied = q{select n from counts};
+my $applied = q{select n from counts where stream = 'a-1'};
 ok($node->poll_query_until('copy', $applied, 1), 'the daemon has applied it');
 
 # A worker that waits to be woken looks only every 30 seconds.
