@@ -25,7 +25,7 @@ APPEND = metadata append append_json append_many duplicate store inserter store_
 	stored_row intake restore missed
 
 # read
-READ = read read_secured publish blockers wait
+READ = read read_secured publish blockers wait waited
 
 # dispatch to projections
 DISPATCH = projection identity dispatch handlers new_events new_events_stream

@@ -33,6 +33,7 @@
 #include "streams.h"
 #include "types.h"
 #include "utility.h"
+#include "waited.h"
 #include "wakeup.h"
 
 PG_MODULE_MAGIC_EXT(.name = "evsource", .version = "0.1");
@@ -49,6 +50,7 @@ _PG_init(void)
 	evs_horizon_init();
 	evs_replication_init();
 	evs_wakeup_init();
+	evs_waited_init();
 	evs_event_init();
 	evs_streams_init();
 	evs_inserter_init();

@@ -14,6 +14,12 @@
  * exchange (dispatch.c).  Two kinds remain that can still read the old way: a statement
  * that appends and reads at once, and a transaction that is cancelled while it waits
  * and goes on from a savepoint.
+ *
+ * Nor is who sleeps in fetch_events() or wait_for() waited for: that may take long, and
+ * may not end before somebody appends or the projection moves, which the rebuild keeps
+ * from happening.  He reads no read model as he sleeps, and his next statement takes a
+ * newer snapshot; a table that this one is to read he has locked, and so the exchange
+ * waits for it, with nothing held still.  What it comes to later: see waited.c.
  */
 #include "evsource.h"
 
@@ -25,6 +31,7 @@
 #include "catalog.h"
 #include "rebuild_readers.h"
 #include "rebuild_row.h"
+#include "wakeup.h"
 
 void
 evs_rebuild_readers_forget(EvsProcedure *procedure)
@@ -94,29 +101,39 @@ waits_to_append(int pid, const LockData *locks)
 	return false;
 }
 
-static bool
-only_appenders(const EvsProcedure *procedure)
+/* Those of the list that have to be waited for: for now, the others may be later. */
+static VirtualTransactionId *
+awaited_readers(const EvsProcedure *procedure, bool but_appenders, int *count)
 {
+	VirtualTransactionId *awaited = palloc(sizeof(VirtualTransactionId) * procedure->nreaders);
 	LockData   *locks = GetLockStatusData();
 
+	*count = 0;
 	for (int i = 0; i < procedure->nreaders; i++)
 	{
 		PGPROC	   *process = evs_vxid_get_proc(&procedure->readers[i]);
 
-		if (process != NULL && !waits_to_append(process->pid, locks))
-			return false;
+		if (process != NULL && !evs_wakeup_waits(process, locks) &&
+			!(but_appenders && waits_to_append(process->pid, locks)))
+			awaited[(*count)++] = procedure->readers[i];
 	}
-	return true;
+	return awaited;
 }
 
 bool
 evs_rebuild_readers_gone(EvsProcedure *procedure, bool but_appenders)
 {
+	VirtualTransactionId *awaited;
+	int			count;
+
 	look(procedure);
-	if (procedure->nreaders == 0 || (but_appenders && only_appenders(procedure)))
+	if (procedure->nreaders == 0)
+		return true;
+	awaited = awaited_readers(procedure, but_appenders, &count);
+	if (count == 0)
 		return true;
 
-	procedure->awaited = procedure->readers[procedure->nreaders - 1];
-	evs_rebuild_waits_for_transactions(procedure->name, procedure->readers, procedure->nreaders);
+	procedure->awaited = awaited[count - 1];
+	evs_rebuild_waits_for_transactions(procedure->name, awaited, count);
 	return false;
 }

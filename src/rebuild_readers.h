@@ -17,8 +17,9 @@ extern void evs_rebuild_readers_begin(EvsProcedure *procedure, int64 events);
 extern void evs_rebuild_readers_forget(EvsProcedure *procedure);
 
 /*
- * Are they gone?  Of a transaction that has ended.  But for those of transactions
- * that wait to append, if that is what we keep them from.  If not, it is noted who has them.
+ * Are they gone?  Of a transaction that has ended.  But for those of sessions that sleep
+ * in evsource's own calls, and of transactions that wait to append, if that is what we keep
+ * them from.  If not, it is noted who has them.
  */
 extern bool evs_rebuild_readers_gone(EvsProcedure *procedure, bool but_appenders);
 

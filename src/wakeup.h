@@ -10,6 +10,9 @@
 
 #include "evsource.h"
 
+#include "storage/lock.h"
+#include "storage/proc.h"
+
 #include "shmem.h"
 
 /*
@@ -137,6 +140,9 @@ typedef bool (*EvsWakeupCondition) (void *argument);
 extern bool evs_wakeup_wait_projection(const char *projection,
 									   EvsWakeupCondition condition, void *argument,
 									   long timeout);
+
+/* Has that process registered, in this database?  By the locks that there are, if it must be. */
+extern bool evs_wakeup_waits(const PGPROC *process, const LockData *locks);
 
 /*
  * What pg_stat_activity shows as wait_event while we sleep: our own name where

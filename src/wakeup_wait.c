@@ -15,10 +15,12 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "shmem.h"
+#include "waited.h"
 #include "wakeup.h"
 #include "wakeup_channel.h"
 #include "wakeup_group.h"
@@ -244,6 +246,7 @@ evs_wakeup_register_subscription(const char *subscription, const EvsWanted *set)
 {
 	register_channel(evs_channel_of_subscription(subscription), evs_channel_group(subscription),
 					 set->nkinds == 0, set);
+	evs_waited_note();
 }
 
 bool
@@ -365,6 +368,7 @@ evs_wakeup_wait_projection(const char *projection, EvsWakeupCondition condition,
 	volatile bool holds = false;
 
 	register_channel(evs_channel_of_projection(projection), 0, false, NULL);
+	evs_waited_note();
 	PG_TRY();
 	{
 		holds = wait_registered(condition, argument, timeout);
@@ -377,6 +381,33 @@ evs_wakeup_wait_projection(const char *projection, EvsWakeupCondition condition,
 	PG_END_TRY();
 	evs_wakeup_unregister();
 	return holds;
+}
+
+static bool
+waits_by_locks(int pid, const LockData *locks)
+{
+	LOCKTAG		tag;
+
+	evs_channel_locktag(&tag, EVS_CHANNEL_ANY, 0);
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		if (locks->locks[i].pid == pid && locks->locks[i].holdMask != 0 &&
+			memcmp(&locks->locks[i].locktag, &tag, sizeof(LOCKTAG)) == 0)
+			return true;
+	}
+	return false;
+}
+
+bool
+evs_wakeup_waits(const PGPROC *process, const LockData *locks)
+{
+	EvsShared  *shared = evs_shmem();
+	int			number = (int) (process - GetPGProcByNumber(0));
+
+	if (shared == NULL)
+		return waits_by_locks(process->pid, locks);
+	return number >= 0 && number < shared->nslots &&
+		pg_atomic_read_u32(&evs_shmem_waiters(shared)[number].database) == MyDatabaseId;
 }
 
 uint32
