@@ -4,15 +4,15 @@ create schema kept;
 set search_path = kept;
 set client_min_messages = warning;
 create table kept.totals (stream text primary key, n int);
-select evsource.create_projection('totals', tables => '{kept.totals}', categories => '{kept}', query =>
+select evsource.create_projection('totals', tables => '{kept.totals}', categories => '{away}', query =>
     'insert into totals as t select stream, count(*) from new_events group by stream on conflict (stream) do update set n = t.n + excluded.n');
 create function kept.add(n int) returns bigint language sql as
-    $$select count(evsource.append('kept-1', 'E')) from generate_series(1, n)$$;
+    $$select count(evsource.append('away-1', 'E')) from generate_series(1, n)$$;
 create view kept.now as
     select t.stream, t.n, c.truncated from kept.totals t, evsource.checkpoints c where c.projection = 'totals' order by 1;
 
 -- What is kept has it, and nothing is gone; what is there instead is as any other.
-select kept.add(3), evsource.truncate_stream('kept-1', 3);
+select kept.add(3), evsource.truncate_stream('away-1', 3);
 table kept.now;
 call evsource.rebuild_projection('totals', online => true, keep_old => true);
 table kept.now;
@@ -47,7 +47,7 @@ table kept.now;
 -- What is truncated while there are two versions is in both if both have applied it:
 -- whichever is dropped, nothing is gone.
 call evsource.rebuild_projection('totals', online => true, keep_old => true);
-select kept.add(1), evsource.truncate_stream('kept-1', 4);
+select kept.add(1), evsource.truncate_stream('away-1', 4);
 table kept.now;
 begin;
 select evsource.revert_rebuild('totals');
@@ -57,8 +57,8 @@ select evsource.accept_rebuild('totals');
 -- and only in one if that alone has
 call evsource.rebuild_projection('totals', online => false);
 call evsource.rebuild_projection('totals', online => true, keep_old => true);
-select count(evsource.append('kept-2', 'E')) from generate_series(1, 2);
-select evsource.truncate_stream('kept-2', 2);
+select count(evsource.append('away-2', 'E')) from generate_series(1, 2);
+select evsource.truncate_stream('away-2', 2);
 table kept.now;
 begin;
 select evsource.revert_rebuild('totals');
@@ -86,13 +86,13 @@ insert into kept.obstacle values (150);
 call evsource.rebuild_projection('totals', online => true);
 \set VERBOSITY default
 truncate kept.obstacle;
-select evsource.truncate_stream('kept-1', 5);
+select evsource.truncate_stream('away-1', 5);
 call evsource.rebuild_projection('totals', online => true);
 table kept.now;
 
 -- One that refers to other tables is dropped after the exchange: then it is said.
 create table kept.streams (stream text primary key);
-insert into kept.streams values ('kept-1'), ('kept-2');
+insert into kept.streams values ('away-1'), ('away-2');
 alter table kept.totals add foreign key (stream) references kept.streams;
 call evsource.rebuild_projection('totals', online => true);
 table kept.now;
