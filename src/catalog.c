@@ -36,7 +36,7 @@ find_relation(Oid schema, const char *name)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"evsource.%s\" does not exist", name),
 				 errdetail("The library evsource does not find its own relations in this database."),
-				 errhint("Create the extension again, or update it with ALTER EXTENSION evsource UPDATE.")));
+				 errhint("If it was renamed or dropped, undo that; do not drop the extension, the log would go with it. If the library is newer than the extension, run ALTER EXTENSION evsource UPDATE.")));
 	return relid;
 }
 

@@ -57,6 +57,12 @@ drop table evsource.events;
 drop table evsource.events cascade;
 \echo :LAST_ERROR_SQLSTATE
 
+-- What was renamed is named back, says the error; to drop the extension would drop the log.
+begin;
+alter table evsource.events rename to gone;
+select evsource.append('a-1', 'C');
+rollback;
+
 -- Nor is there a way round by another name.
 \c
 alter schema evsource rename to guard_renamed;
