@@ -16,7 +16,7 @@
 /* an event or command with this id is stored, and it is a different one */
 #define ERRCODE_EVS_DUPLICATE_EVENT_ID		MAKE_SQLSTATE('V','E','0','0','2')
 
-/* stored events are not updated, deleted or truncated, nor numbered by their writer */
+/* stored events are not updated, deleted or truncated */
 #define ERRCODE_EVS_EVENTS_ARE_IMMUTABLE	MAKE_SQLSTATE('V','E','0','0','3')
 
 /* data that the rule of its event type does not allow */

@@ -30,7 +30,7 @@ typedef struct EvsEvent
 	TimestampTz occurred_at;	/* valid only if has_occurred_at */
 	pg_uuid_t	id;				/* the client's id, valid only if has_id */
 	bool		has_occurred_at;	/* false: it occurred when it was recorded */
-	bool		has_id;			/* false: the id is computed, see event_id.h */
+	bool		has_id;			/* false: the id is computed, see event.h */
 	int16		schema_version; /* of its type; 0: none given or stored, which is 1 */
 } EvsEvent;
 
