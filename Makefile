@@ -18,7 +18,7 @@ LOG = positions replication horizon wakeup wakeup_wait wakeup_group listen notif
 	event event_row streams scan
 
 # event types: rules and upcasters
-TYPES = validate types type_run types_survey types_define
+TYPES = pure_call validate types type_run types_survey types_define
 
 # append
 APPEND = metadata append append_json append_many duplicate store inserter store_insert \

@@ -36,6 +36,7 @@
 #include "event.h"
 #include "intake.h"
 #include "metadata.h"
+#include "pure_call.h"
 #include "read.h"
 #include "store.h"
 #include "store_insert.h"
@@ -79,7 +80,7 @@ void
 evs_append_check(Relation events, const EvsBatch *batch)
 {
 	check_insert_privilege(events, batch);
-	evs_type_check_append();
+	evs_pure_check_append();
 }
 
 void

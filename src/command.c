@@ -38,6 +38,7 @@
 #include "executed.h"
 #include "metadata.h"
 #include "parameters.h"
+#include "pure_call.h"
 #include "scan.h"
 #include "settings.h"
 #include "state_load.h"
@@ -349,7 +350,7 @@ evsource_execute_command(PG_FUNCTION_ARGS)
 	command.has_id = !PG_ARGISNULL(3);
 
 	evs_require_writable("evsource.execute_command()");
-	evs_type_check_append();
+	evs_pure_check_append();
 
 	command.decider = evs_decider_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	if (command.has_id)

@@ -18,6 +18,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "handlers.h"
+#include "pure_call.h"
 #include "resolve.h"
 
 text *
@@ -172,7 +173,7 @@ evs_keyer_keys(EvsKeyer *keyer, const EvsEvent *event, text ***keys)
 			InitFunctionCallInfoData(*fcinfo, &keyer->flinfo, 1, InvalidOid, NULL, NULL);
 			fcinfo->args[0].value = evs_event_datum(event);
 			fcinfo->args[0].isnull = false;
-			result = FunctionCallInvoke(fcinfo);
+			result = evs_pure_call(fcinfo, EVS_PURE_STATE);
 			if (!fcinfo->isnull)
 				count = keys_from_result(keyer, result, keys);
 			evs_handler_context_pop(&errors);

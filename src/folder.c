@@ -17,6 +17,7 @@
 
 #include "event.h"
 #include "handlers.h"
+#include "pure_call.h"
 #include "state_cache.h"
 #include "text_array.h"
 
@@ -109,7 +110,7 @@ call_function(EvsFolder *folder, const EvsEvent *event)
 	fcinfo->args[1].isnull = false;
 	fcinfo->isnull = false;
 	pgstat_init_function_usage(fcinfo, &usage);
-	result = FunctionCallInvoke(fcinfo);
+	result = folder->may_append ? FunctionCallInvoke(fcinfo) : evs_pure_call(fcinfo, EVS_PURE_STATE);
 	pgstat_end_function_usage(&usage, true);
 
 	if (fcinfo->isnull)

@@ -39,6 +39,7 @@
 #include "intake.h"
 #include "metadata.h"
 #include "positions.h"
+#include "pure_call.h"
 #include "replication.h"
 #include "restore.h"
 #include "scan.h"
@@ -372,7 +373,7 @@ take_restored_row(Relation events, const EvsEvent *row)
 static void
 validate(EvsEvent *row)
 {
-	evs_type_check_append();
+	evs_pure_check_append();
 	if (!evs_types_any())
 		evs_type_check_undefined(row);
 	else

@@ -33,6 +33,7 @@
 #include "utils/resowner.h"
 
 #include "handlers.h"
+#include "pure_call.h"
 #include "resolve.h"
 #include "types.h"
 
@@ -184,7 +185,7 @@ call(const EvsProjection *projection, const char *signature,
 		fcinfo->args[i].value = arguments[i];
 		fcinfo->args[i].isnull = false;
 	}
-	*result = FunctionCallInvoke(fcinfo);
+	*result = evs_pure_call(fcinfo, EVS_PURE_STATE);
 	return !fcinfo->isnull;
 }
 

@@ -5,9 +5,9 @@
  * search_path of then: see identity.c.  What they are shown is events' data, so
  * that role must be allowed to read events, and this is asked at each call.
  *
- * They are functions of data and nothing else.  What such a function appended
- * would be validated in turn, so appending is refused while one is running; an
- * upcaster that reads events makes upcasters run, which ends at some depth.
+ * They are functions of data and nothing else, so appending is refused while one
+ * is running; an upcaster that reads events makes upcasters run, which ends at
+ * some depth.
  */
 #include "types.h"
 
@@ -28,6 +28,7 @@
 #include "event.h"
 #include "handlers.h"
 #include "identity.h"
+#include "pure_call.h"
 #include "resolve.h"
 #include "rights.h"
 
@@ -70,17 +71,6 @@ evs_type_run(void)
 
 	run->context = context;
 	return run;
-}
-
-void
-evs_type_check_append(void)
-{
-	if (depth > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot append while an event is validated or upcast"),
-				 errdetail("A validator or an upcaster tried to append an event."),
-				 errhint("Let it look at the data and nothing else; what is to happen after an event belongs in a projection's handler.")));
 }
 
 /* The type as this run knows it, or NULL when it is not defined. */
@@ -187,7 +177,7 @@ invoke(EvsTypeRun *run, TypeFunction *function, const EvsTypeVersion *version,
 	fcinfo->args[0].isnull = false;
 	function->busy = true;
 	pgstat_init_function_usage(fcinfo, &usage);
-	result = FunctionCallInvoke(fcinfo);
+	result = evs_pure_call(fcinfo, EVS_PURE_TYPE);
 	pgstat_end_function_usage(&usage, true);
 	function->busy = false;
 	*isnull = fcinfo->isnull;

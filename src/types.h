@@ -97,7 +97,4 @@ extern void evs_type_check_undefined(EvsEvent *event);
  */
 extern void evs_type_upcast(EvsTypeRun *run, EvsEvent *event);
 
-/* 55000 when a validator or upcaster is running: it must not append. */
-extern void evs_type_check_append(void);
-
 #endif							/* EVS_TYPES_H */
