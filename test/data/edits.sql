@@ -107,6 +107,8 @@ create table looks (
     attempt    int not null,
     fresh      double precision not null,   -- milliseconds
     again      double precision not null,
+    folded     bigint not null,             -- events, by the first
+    folded_again bigint not null,
     snapshot   bigint not null,             -- its version
     live       bigint not null,             -- bytes of the states
     compressed bigint not null,             -- as they are saved
@@ -120,25 +122,90 @@ create function busy() returns double precision
 select extract(epoch from clock_timestamp()) * 1000
     - coalesce(split_part(pg_read_file('/proc/self/schedstat', 0, 100, true), ' ', 2)::double precision, 0) / 1000000
 $$;
+-- Events that this transaction has folded so far.
+create function folded() returns bigint
+    language sql
+    as $$ select coalesce(pg_stat_get_xact_function_calls('edit(jsonb, evsource.event)'::regprocedure), 0) $$;
 create procedure look(attempt int)
     language plpgsql
     as $$
 declare
     stream constant text := 'doc-automerge-paper';
-    t0 double precision := busy();
+    t0 double precision;
     t1 double precision;
     t2 double precision;
+    snapshot constant bigint := (select version from evsource.load_snapshot('document', stream));
+    n1 bigint;
+    n2 bigint;
 begin
+    t0 := busy();
     perform evsource.state('document', stream);
     t1 := busy();
+    n1 := folded();
     perform evsource.state('document', stream);
     t2 := busy();
+    n2 := folded() - n1;
     insert into looks
-        select evsource.stream_version(stream), attempt, t1 - t0, t2 - t1,
-            (select version from evsource.load_snapshot('document', stream)),
+        select evsource.stream_version(stream), attempt, t1 - t0, t2 - t1, n1, n2, snapshot,
             (select sum(pg_column_size(state)) from evsource.load_states('document')),
             (select sum(bytes) from evsource.snapshot_metadata),
             pg_total_relation_size('evsource.snapshots') + pg_total_relation_size('evsource.snapshot_parts');
+end
+$$;
+
+-- The versions that the file has answers of, and where they are in it.
+create view answered as
+    select d.stream, key::bigint as version, 'documents/' || d.stream || '/at_version/' || key || '/' as path
+    from documents d, answers a, jsonb_object_keys(a.answers #> array['documents', d.stream, 'at_version']) as key;
+
+create function compare_text(path text, text text) returns void
+    language plpgsql
+    as $$
+begin
+    perform compare(path || 'codepoints', length(text));
+    perform compare(path || 'utf8_bytes', octet_length(convert_to(text, 'UTF8')));
+    perform compare(path || 'sha256', encode(sha256(convert_to(text, 'UTF8')), 'hex'));
+end
+$$;
+
+-- The state of a version just behind the end, and some after kept snapshots: from the
+-- nearest one and the events after it, which are counted.
+create table past (stream text not null, version bigint not null, sha256 bytea not null, primary key (stream, version));
+create procedure ask_past(stream text, answered bigint)
+    language plpgsql
+    as $$
+declare
+    asked bigint;
+    nearest bigint;
+    before bigint;
+    text text;
+begin
+    call public.append_upto(stream, answered - 500);
+    perform evsource.alter_projection('document', keep_snapshots => 4);
+    commit;
+    call public.append_upto(stream, answered + 60);
+    for asked in
+        select answered
+        union
+        select h.version + 7 from evsource.snapshot_history h where h.projection = 'document' and h.key = ask_past.stream
+    loop
+        nearest := (select max(version) from (
+            select s.version from evsource.snapshots s where s.projection = 'document' and s.key = ask_past.stream
+            union all
+            select h.version from evsource.snapshot_history h where h.projection = 'document' and h.key = ask_past.stream) v
+            where version <= asked);
+        before := folded();
+        text := document(evsource.state_at_version('document', stream, asked));
+        perform expect(format('%s, version %s: only the events after a snapshot are folded', stream, asked),
+            folded() - before, asked - nearest);
+        insert into past values (stream, asked, sha256(convert_to(text, 'UTF8')));
+        if asked = answered then
+            perform compare_text((select path from answered a where a.stream = ask_past.stream and a.version = asked), text);
+        end if;
+    end loop;
+    perform expect(format('%s, version %s: several snapshots were kept', stream, answered),
+        (select count(*) from past p where p.stream = ask_past.stream and p.version between answered - 500 and answered + 60) >= 3, true);
+    perform evsource.alter_projection('document', keep_snapshots => 1);
 end
 $$;
 
@@ -153,18 +220,14 @@ declare
 begin
     for document in select stream, evsource.stream_version(stream) as version from documents order by first loop
         for asked in
-            select key::bigint as version, 'documents/' || document.stream || '/at_version/' || key || '/' as path
-            from answers, jsonb_object_keys(answers #> array['documents', document.stream, 'at_version']) as key
-            where key::bigint <= document.version
+            select a.version, a.path from answered a where a.stream = document.stream and a.version <= document.version
             union all
             select document.version, 'documents/' || document.stream || '/ending/'
             from answers
             where (answers #>> array['documents', document.stream, 'version'])::bigint = document.version
         loop
             text := document(evsource.state_at_version('document', document.stream, asked.version));
-            perform compare(asked.path || 'codepoints', length(text));
-            perform compare(asked.path || 'utf8_bytes', octet_length(convert_to(text, 'UTF8')));
-            perform compare(asked.path || 'sha256', encode(sha256(convert_to(text, 'UTF8')), 'hex'));
+            perform compare_text(asked.path, text);
         end loop;
         perform expect(document.stream || ', ' || how || ': every event is in its state',
             (select event_count from evsource.load_state('document', document.stream)), document.version);
@@ -181,11 +244,19 @@ create procedure ask_other_ways()
     language plpgsql
     as $$
 declare
-    restores bigint := (select restores from evsource.snapshot_stats where projection = 'document');
+    asked record;
+    before bigint;
 begin
     -- without the snapshots that are there
     perform evsource.alter_projection('document', restore_from_snapshot => false);
     call ask_answers('without snapshots');
+    for asked in select * from past loop
+        before := folded();
+        perform expect(format('%s, version %s: a replay makes what snapshots did', asked.stream, asked.version),
+            sha256(convert_to(document(evsource.state_at_version('document', asked.stream, asked.version)), 'UTF8')), asked.sha256);
+        perform expect(format('%s, version %s: a replay folds every event', asked.stream, asked.version),
+            folded() - before, asked.version);
+    end loop;
     -- another state version: they cannot be used ...
     perform evsource.alter_projection('document', restore_from_snapshot => true, state_version => 2);
     call ask_answers('of another state version');

@@ -9,6 +9,11 @@ select expect('a fresh session loads each in less than 10 ms', count(*), 0::bigi
 from (select from looks where :whole group by version having min(fresh) >= 10) slow;
 select expect('what was loaded a moment ago loads in less than 1 ms', count(*), 0::bigint)
 from (select from looks where :whole group by version having min(again) >= 1) slow;
+select expect('looks were taken', count(*) > 0, true) from looks;
+select expect('a fresh session folds what came after the snapshot, and some 100 events at most', count(*), 0::bigint)
+from looks where folded <> version - snapshot or folded > 200;
+select expect('what was loaded a moment ago is not folded again', count(*), 0::bigint)
+from looks where folded_again > 0;
 -- (What is live is counted as it is loaded; it is saved in a third of that. The
 -- first 20,000 events make less than the pages and maps of the tables themselves,
 -- and depend on when a vacuum comes: there the bound is what 200 snapshots would
