@@ -6,13 +6,27 @@ create function evsource._holders(out bound bigint, out pid integer, out xid xid
     as 'MODULE_PATHNAME', 'evsource_holders';
 comment on function evsource._holders() is 'Internal: the open and prepared transactions that have appended, see evsource.blockers.';
 
+-- In functions of their own for the reason that those of monitor.sql have.
+
+create function evsource._events_from("position" bigint) returns bigint
+    language sql stable strict parallel unsafe security definer cost 1000
+    set search_path = pg_catalog, pg_temp set jit = off
+    as 'select count(*) from evsource.events e where e.position >= $1';
+comment on function evsource._events_from(bigint) is 'Internal: how many events the log has from a position on.';
+
+create function evsource._first_events() returns bigint
+    language sql stable parallel unsafe security definer cost 1000
+    set search_path = pg_catalog, pg_temp set jit = off
+    as 'select count(*) from evsource.events e where e.version = 1';
+comment on function evsource._first_events() is 'Internal: how many events are the first of their streams.';
+
 -- The functions of this view look with the rights of who asks: of other roles'
 -- sessions, pg_stat_activity tells only members of pg_read_all_stats.
 create view evsource.blockers as
     select h.pid, p.gid, coalesce(a.usename, p.owner) as username, a.application_name, a.state, a.query,
            clock_timestamp() - coalesce(a.xact_start, p.prepared) as transaction_age,
            h.bound as first_position,
-           (select count(*) from evsource.events e where e.position >= h.bound) as events_withheld
+           evsource._events_from(h.bound) as events_withheld
     from evsource._holders() h
     left join pg_catalog.pg_stat_activity a on a.pid operator(pg_catalog.=) h.pid
     left join pg_catalog.pg_prepared_xacts p on p.transaction operator(pg_catalog.=) h.xid
@@ -25,9 +39,9 @@ comment on view evsource.blockers is
 -- of now.
 create view evsource.stats as
     select case when s.estimated then s.events_density * s.pages
-                else (select count(*) from evsource.events) end::bigint as events,
+                else evsource._events_from(0) end::bigint as events,
            case when s.estimated then s.streams_density * s.first_pages
-                else (select count(*) from evsource.events e where e.version = 1) end::bigint
+                else evsource._first_events() end::bigint
                + (select count(*) from evsource.truncations t
                   where not exists (select from evsource.events e where e.stream = t.stream and e.version = 1)) as streams,
            s.estimated,

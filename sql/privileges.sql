@@ -25,9 +25,10 @@ values
         'stream_version', 'safe_position', 'event_id',
         '_event_id', '_streams', '_events_raw', '_partition',   -- event_id and views call these as their user
         'fetch_events', 'ack', 'nack',  -- of a subscription that is the role's
-        'wait_for', '_holders',         -- which blockers and stats call as their user
+        'wait_for', '_holders', '_events_from', '_first_events',    -- which blockers and stats call as their user
         '_daemon_workers',              -- and daemon_status
-        '_projection_workers',          -- and projection_status
+        '_projection_workers', '_projection_lag', '_projection_lag_seconds', '_projection_uncounted',   -- and projection_status
+        '_subscription_lag',            -- and subscription_status
         '_trigger_arguments',           -- which captured_tables does
         'event_count', 'replaying', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
         'load_snapshot', 'has_snapshot', 'new_event',
