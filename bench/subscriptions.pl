@@ -36,10 +36,12 @@ my %asleep = (
 	waiting => "query like '%fetch_events%' and wait_event in ('Extension', 'EvsourceFetch')",
 	sleeping => "query like '%pg_sleep%' and wait_event = 'PgSleep'");
 
-# Starts as many on the current server; $statement is told a number of its own, :number.
+# Starts as many on the current server; $statement is told a number of its own, :number,
+# and done again and again. A wait lasts as long as it says, unless $longest.
 sub start_sessions
 {
-	my ($how, $count, $statement) = @_;
+	my ($how, $count, $statement, $longest) = @_;
+	local $ENV{PGOPTIONS} = '-c evsource.max_wait=' . ($longest // 0);
 	for my $part (0 .. $count / 50 - 1)
 	{
 		my $script = Bench::scratch_file("$how$part.sql", "\\set number 1 + :client_id + $part * 50\n$statement;\n");
@@ -53,10 +55,11 @@ sub start_sessions
 		push @waiting, $pid if $how eq 'waiting';
 	}
 	my $is_there = "select count(*) = $count from pg_stat_activity where $asleep{$how}";
+	my $there;
 	for (1 .. 12)
 	{
-		Bench::wait_for(sub { Bench::sql($is_there) eq 't' });
-		return if Bench::sql($is_there) eq 't';
+		Bench::wait_for(sub { $there = Bench::sql($is_there) eq 't' });
+		return if $there;
 	}
 	die "bench: not all wait\n";
 }
@@ -81,19 +84,23 @@ sub stop_waiting
 
 for my $server ($among_waiters, $among_sleepers, $alone)
 {
-	Bench::start_server(settings => [ 'max_connections=' . ($waiters + 150), 'track_commit_timestamp=on', 'evsource.max_wait=0' ]);
+	Bench::start_server(settings => [ 'max_connections=' . ($waiters + 150), 'track_commit_timestamp=on' ]);
 	Bench::fresh_database();
 }
 Bench::use_server($among_sleepers);
 start_sessions('sleeping', $waiters, 'select pg_sleep(36000)');
 
 # Each waits for a subscription of its own: "idle", to one category; or "choosy", to
-# two categories, or to a type, that nobody appends. Or they are a group that waits
-# together, for so many kinds of events that each append wakes one of them for nothing.
+# two categories, or to a type, that nobody appends. Or "again", to two categories, and
+# each wait ends after a minute, as by default, and is followed by the next: the run is
+# long enough for everybody to come to that. Or they are a group that waits together, for
+# so many kinds of events that each append wakes one of them for nothing.
 Bench::use_server($among_waiters);
 Bench::sql("select count(evsource.create_subscription('idle' || i, categories => array['idle' || i], start => 'now')) from generate_series(1, $waiters) i");
 Bench::sql("select count(evsource.create_subscription('choosy' || i, start => 'now',
 	categories => case when i % 2 = 0 then array['one' || i, 'two' || i] end, types => case when i % 2 = 1 then array['Never' || i] end))
+	from generate_series(1, $waiters) i");
+Bench::sql("select count(evsource.create_subscription('again' || i, categories => array['one' || i, 'two' || i], start => 'now'))
 	from generate_series(1, $waiters) i");
 my $many = join ',', map { "k$_" } 1 .. 40;
 Bench::sql("select evsource.create_subscription('group', start => 'now', categories => '{$many}', types => '{$many}', partitions => 16)");
@@ -101,10 +108,13 @@ Bench::sql('vacuum analyze');
 my %load = (clients => 32, script => $append, vars => { data => '{"amount": 12345, "currency": "EUR"}' }, turn => 0.1);
 for ([ idle => "'idle' || :number", 'idle subscriptions to one category waited for' ],
 	[ choosy => "'choosy' || :number", 'idle subscriptions to two categories, or a type, waited for' ],
+	[ again => "'again' || :number", 'idle subscriptions to two categories waited for again and again', '1min' ],
 	[ group => "'group'", 'consumers of one group, of which each append wakes one' ])
 {
-	my ($name, $subscription, $what) = @$_;
-	start_sessions('waiting', $waiters, "select count(*) from evsource.fetch_events($subscription, wait => '1 hour')");
+	my ($name, $subscription, $what, $longest) = @$_;
+	# a third of the time is theirs
+	local $Bench::rounds = POSIX::ceil(22 / $Bench::seconds) if $longest && $Bench::rounds * $Bench::seconds < 22;
+	start_sessions('waiting', $waiters, "select count(*) from evsource.fetch_events($subscription, wait => '1 hour')", $longest);
 	my ($used, $appended) = look_at_waiting();
 	my $appends = Bench::loads_in_turns("appends, $waiters $name",
 		alone => { %load, server => $alone },
