@@ -51,6 +51,7 @@
 #include "horizon.h"
 #include "lock_classes.h"
 #include "positions.h"
+#include "reached.h"
 #include "replication.h"
 #include "shmem.h"
 #include "wakeup.h"
@@ -275,22 +276,10 @@ evs_horizon_holders(int *count)
 static int64
 published_safe_position(void)
 {
-	Relation	published = table_open(evs_catalog()->published, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(published, snapshot, 0, NULL, SO_NONE);
-	TupleTableSlot *slot = table_slot_create(published, NULL);
-	int64		safe = 0;
+	int64		safe = evs_reached_in(evs_catalog()->published, 1, snapshot);
 
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		bool		isnull;
-
-		safe = Max(safe, DatumGetInt64(slot_getattr(slot, 1, &isnull)));
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
-	table_close(published, AccessShareLock);
 	return safe;
 }
 

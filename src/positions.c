@@ -10,6 +10,12 @@
  * which are not yet, and until those are used up no more records are needed.
  * After a crash the sequence goes on behind them.
  *
+ * Of those that are left ahead there is always one (log_cnt), until somebody sets the
+ * sequence: setval, ALTER SEQUENCE, we ourselves, recovery.  It may have been set back,
+ * by a dump that is restored over a log in use, or whose log was used before it came to
+ * the sequence, which is last.  So where none is left it is looked how far the log has
+ * come (reached.c), and the sequence is moved there, before anybody draws or goes by it.
+ *
  * A standby that is promoted, or a server that was recovered to a point in time,
  * may not have all that its predecessor had: positions that consumers have seen
  * would be drawn again, for other events.  Each such server is on a timeline of
@@ -37,6 +43,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "positions.h"
+#include "reached.h"
 #include "replication.h"
 
 /* drawn ahead in the WAL, as nextval does */
@@ -93,19 +100,6 @@ last_drawn(const Locked *locked)
 	return locked->data->is_called ? locked->data->last_value : locked->data->last_value - 1;
 }
 
-int64
-evs_positions_last(void)
-{
-	Locked		locked;
-	int64		last;
-
-	lock_row(&locked, evs_catalog()->position_seq, AccessShareLock, BUFFER_LOCK_SHARE);
-	last = last_drawn(&locked);
-	/* a background worker may sleep in this transaction, and must not lock it */
-	unlock_row(&locked, AccessShareLock);
-	return last;
-}
-
 /* Write the row, as it is, to the WAL. */
 static void
 log_row(Locked *locked)
@@ -122,6 +116,81 @@ log_row(Locked *locked)
 	PageSetLSN(BufferGetPage(locked->buffer), lsn);
 }
 
+/*
+ * As setval does it, for whoever may append: what was drawn last is this, 0 for
+ * nothing.  Unless it is more already, if it is not to go back.
+ */
+static void
+set_last(Oid sequence, int64 last, bool never_back)
+{
+	Locked		locked;
+
+	GetTopTransactionId();
+	lock_row(&locked, sequence, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	if (!never_back || last_drawn(&locked) < last)
+	{
+		START_CRIT_SECTION();
+		MarkBufferDirty(locked.buffer);
+		locked.data->is_called = last > 0;
+		locked.data->last_value = Max(last, 1);
+		locked.data->log_cnt = 0;
+		if (RelationNeedsWAL(locked.sequence))
+			log_row(&locked);
+		END_CRIT_SECTION();
+	}
+	unlock_row(&locked, NoLock);
+}
+
+/*
+ * Lock the sequence of the positions, which is not behind the log then: see the header
+ * of the file.  On a standby it is what the primary says, and nobody goes by it.
+ */
+static void
+lock_positions(Locked *locked, LOCKMODE lockmode, int buffer_lockmode)
+{
+	XLogRecPtr	looked_at = InvalidXLogRecPtr;
+
+	for (;;)
+	{
+		XLogRecPtr	lsn;
+		int64		last;
+		int64		reached;
+
+		lock_row(locked, evs_catalog()->position_seq, lockmode, buffer_lockmode);
+		if (locked->data->log_cnt > 0 || RecoveryInProgress())
+			return;
+		/* has it been set since we looked, maybe by us? */
+		lsn = BufferGetLSNAtomic(locked->buffer);
+		if (lsn == looked_at)
+			return;
+		looked_at = lsn;
+		last = last_drawn(locked);
+		unlock_row(locked, lockmode);
+
+		reached = evs_reached();
+		if (last >= reached)
+			continue;
+		set_last(evs_catalog()->position_seq, reached, true);
+		ereport(LOG,
+				(errmsg("evsource.position_seq was behind the log, and has been moved to its end"),
+				 errdetail("It was at position %lld; the log, or somebody who follows it, is at %lld.",
+						   (long long) last, (long long) reached)));
+	}
+}
+
+int64
+evs_positions_last(void)
+{
+	Locked		locked;
+	int64		last;
+
+	lock_positions(&locked, AccessShareLock, BUFFER_LOCK_SHARE);
+	last = last_drawn(&locked);
+	/* a background worker may sleep in this transaction, and must not lock it */
+	unlock_row(&locked, AccessShareLock);
+	return last;
+}
+
 static int64
 draw(int64 count, void (*announce) (int64 first))
 {
@@ -132,7 +201,7 @@ draw(int64 count, void (*announce) (int64 first))
 	int64		ahead;
 	bool		log;
 
-	lock_row(&locked, evs_catalog()->position_seq, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
+	lock_positions(&locked, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
 	data = locked.data;
 	first = last_drawn(&locked) + 1;
 	last = first + count - 1;
@@ -144,9 +213,9 @@ draw(int64 count, void (*announce) (int64 first))
 				 errhint("Start a new event store in another database. "
 						 "If evsource.position_seq was set this far by mistake, set it to the highest position in evsource.events.")));
 
-	/* also after a checkpoint: the page must not be older than its record */
+	/* one is left at least; also after a checkpoint: the page must not be older than its record */
 	ahead = data->log_cnt - count;
-	log = !data->is_called || ahead < 0 ||
+	log = !data->is_called || ahead <= 0 ||
 		PageGetLSN(BufferGetPage(locked.buffer)) <= GetRedoRecPtr();
 	if (log)
 	{
@@ -187,31 +256,6 @@ last_timeline(void)
 	timeline = last_drawn(&locked);
 	unlock_row(&locked, NoLock);
 	return timeline;
-}
-
-/*
- * As setval does it, for whoever may append: what was drawn last is this, 0 for
- * nothing.  Unless it is more already, if it is not to go back.
- */
-static void
-set_last(Oid sequence, int64 last, bool never_back)
-{
-	Locked		locked;
-
-	GetTopTransactionId();
-	lock_row(&locked, sequence, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
-	if (!never_back || last_drawn(&locked) < last)
-	{
-		START_CRIT_SECTION();
-		MarkBufferDirty(locked.buffer);
-		locked.data->is_called = last > 0;
-		locked.data->last_value = Max(last, 1);
-		locked.data->log_cnt = 0;
-		if (RelationNeedsWAL(locked.sequence))
-			log_row(&locked);
-		END_CRIT_SECTION();
-	}
-	unlock_row(&locked, NoLock);
 }
 
 void
