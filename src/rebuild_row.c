@@ -479,21 +479,43 @@ evs_rebuild_forget(const char *name)
 	evs_rebuild_delete(name);
 }
 
+/* The tables come last, and all at once: who waits for anything else has locked none. */
+static void
+forget_all(List *names, Oid role)
+{
+	EvsBarrier	barrier;
+	ListCell   *cell;
+
+	foreach(cell, names)
+		evs_rebuild_lock(lfirst(cell));
+	foreach(cell, names)
+		evs_registry_lock(lfirst(cell));
+	evs_barrier_begin(&barrier, "drop what rebuilds have made for role",
+					  GetUserNameFromId(role, false),
+					  "used these tables or those that they refer to");
+	barrier.appends_go_on = true;
+	foreach(cell, names)
+		barrier.tables = list_concat(barrier.tables, evs_rebuild_dropped(lfirst(cell)));
+	while (!evs_barrier_attempt(&barrier, NULL, NULL))
+		;
+	foreach(cell, names)
+		evs_rebuild_forget(lfirst(cell));
+}
+
 void
 evs_rebuild_forget_owned(List *roles)
 {
 	Datum	   *oids = palloc(sizeof(Datum) * list_length(roles));
 	int			count = 0;
 	Datum		values[1];
+	List	   *names;
 	ListCell   *cell;
 
 	foreach(cell, roles)
 		oids[count++] = ObjectIdGetDatum(lfirst_oid(cell));
 	values[0] = PointerGetDatum(construct_array(oids, count, OIDOID, sizeof(Oid), true,
 												TYPALIGN_INT));
-	foreach(cell, evs_query_texts(&select_owned, values, NULL))
-	{
-		evs_rebuild_lock(lfirst(cell));
-		evs_rebuild_forget(lfirst(cell));
-	}
+	names = evs_query_texts(&select_owned, values, NULL);
+	if (names != NIL)
+		forget_all(names, linitial_oid(roles));
 }
