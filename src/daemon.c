@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -91,6 +92,18 @@ pin_settings(void)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+/* Nor whom it names: we stay who we were connected as.  To look that up takes a transaction. */
+static void
+pin_session_user(void)
+{
+	if (GetSessionUserId() == BOOTSTRAP_SUPERUSERID)
+		return;
+	StartTransactionCommand();
+	SetConfigOption("session_authorization", GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false),
+					PGC_SUSET, PGC_S_OVERRIDE);
+	CommitTransactionCommand();
+}
+
 /* A handler may have sent the signal, to whoever runs it: nobody has told us then. */
 static void
 leave_soon(int number, siginfo_t *info, void *context)
@@ -143,6 +156,7 @@ evs_daemon_begin(bool with_database)
 	/* as the bootstrap superuser; handlers run as their projection's owner */
 	BackgroundWorkerInitializeConnectionByOid(with_database ? post.database : InvalidOid,
 											  InvalidOid, 0);
+	pin_session_user();
 	pin_settings();
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);
 	return post;

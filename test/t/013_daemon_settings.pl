@@ -26,6 +26,7 @@ my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until($database, 
 $sql->(q{
 create role anybody;
 alter database postgres set role = anybody;
+alter database postgres set session_authorization = anybody;
 alter database postgres set statement_timeout = '10ms';
 alter database postgres set lock_timeout = '10ms';
 });
