@@ -50,13 +50,15 @@ my $rebuild = Bench::in_turns('async query projection, rebuild',
 	'in place' => sub { return rebuild_by_call('balances', 'false') },
 	daemon => sub { return rebuild_by_daemon('balances') });
 my $speed = Bench::ratio($rebuild->{floor}{cpu}, $rebuild->{'in place'}{cpu});
+my $online = Bench::ratio($rebuild->{floor}{cpu}, $rebuild->{online}{cpu});
+# the daemon's is not checked: it is by the clock, as much the machine's as ours
 Bench::row(
 	path => 'async query projection, rebuild',
 	budget => 'speed ≥ 0.6 ×',
 	measured => sprintf('in place %.2f × (%s events/s), online %.2f × (%s), by the daemon %s', $speed, events_per_second($rebuild->{'in place'}),
-		Bench::ratio($rebuild->{floor}{cpu}, $rebuild->{online}{cpu}), events_per_second($rebuild->{online}), events_per_second($rebuild->{daemon})),
+		$online, events_per_second($rebuild->{online}), events_per_second($rebuild->{daemon})),
 	floor => events_per_second($rebuild->{floor}) . ' events/s',
-	checks => [ [ 'speed', $speed, '>=', 0.6 ] ]);
+	checks => [ [ 'in place', $speed, '>=', 0.6 ], [ 'online', $online, '>=', 0.6 ] ]);
 
 my @folds = ([ 'PL/pgSQL', 'public.fold', 290_000 ], [ 'C jsonb', 'evsource.fold_merge', 850_000 ], [ 'C state', 'evsource.fold_count', 1_400_000 ]);
 for my $fold (@folds)
