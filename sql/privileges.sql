@@ -30,6 +30,7 @@ values
         '_projection_workers', '_projection_lag', '_projection_lag_seconds', '_projection_uncounted',   -- and projection_status
         '_subscription_lag',            -- and subscription_status
         '_trigger_arguments',           -- which captured_tables does
+        '_differences',                 -- which diff_state does
         'event_count', 'replaying', 'state', 'load_state', 'load_states', 'state_at_version', 'state_at_time', 'diff_state',
         'load_snapshot', 'has_snapshot', 'new_event',
         'fold_merge', 'fold_count', 'fold_sum']),   -- the owner of a projection must be able to call its handler

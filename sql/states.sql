@@ -36,29 +36,24 @@ create function evsource.state_at_time(projection text, key text, as_of timestam
 comment on function evsource.state_at_time(text, text, timestamptz) is
 'Folds the events of a key that occurred before this time, in the order of the log, and returns the state. Errors as state; P0002 also when none had occurred before it, 22023 when events of that time were truncated.';
 
+create function evsource._differences(one jsonb, other jsonb, out path text[], out before jsonb, out after jsonb)
+    returns setof record
+    language c immutable strict parallel safe rows 100 as 'MODULE_PATHNAME', 'evsource_differences';
+comment on function evsource._differences(jsonb, jsonb) is 'Internal: what differs between two states, a row per path.';
+
 create function evsource.diff_state(
     projection text, key text, v1 bigint, v2 bigint,
     out path text[], out before jsonb, out after jsonb)
     returns setof record
     language sql volatile parallel unsafe rows 100 set search_path = pg_catalog, pg_temp
     as $$
-with recursive states as materialized (
+with states as materialized (
     select evsource.state_at_version(projection, key, v1) as before,
         evsource.state_at_version(projection, key, v2) as after
-), values (path, before, after) as (
-    select '{}'::text[], coalesce(s.before, '{}'), coalesce(s.after, '{}') from states s
-    union all
-    select v.path || k.name, v.before -> k.name, v.after -> k.name
-    from values v
-        cross join lateral (
-            select jsonb_object_keys(v.before) union select jsonb_object_keys(v.after)) k (name)
-    where jsonb_typeof(v.before) = 'object' and jsonb_typeof(v.after) = 'object' and v.before <> v.after
 )
-select v.path, v.before, v.after
-from values v
-where v.before is distinct from v.after
-    and (jsonb_typeof(v.before) = 'object' and jsonb_typeof(v.after) = 'object') is not true
-order by v.path collate "C"
+select d.path, d.before, d.after
+from states s cross join lateral evsource._differences(coalesce(s.before, '{}'), coalesce(s.after, '{}')) d
+order by d.path collate "C"
 $$;
 comment on function evsource.diff_state(text, text, bigint, bigint) is
 'Returns what differs between the states of a stream after two of its versions: one row per path, null where there is nothing. 0 is the state before the first event. Objects are compared key by key, anything else as a whole. Errors as state_at_version.';

@@ -32,6 +32,20 @@ select evsource.create_projection('last', 'last', categories => '{c}');
 select * from evsource.diff_state('last', 'c-1', 0, 1);
 select * from evsource.diff_state('last', 'c-1', 1, 2);
 
+-- However deep a state is, that takes a moment.
+create function deep(leaf text) returns jsonb language sql as
+$$select (repeat('{"note": "' || repeat('x', 2000) || '", "inner": ', 1000) || leaf || repeat('}', 1000))::jsonb$$;
+create function whole(state jsonb, e evsource.event) returns jsonb language sql immutable as 'select e.data';
+select evsource.create_projection('whole', 'whole', categories => '{d}');
+select version from evsource.append_batch('d-1', '{A,B}', array[deep('1'), deep('{"b": 0, "aa": null}')]);
+set statement_timeout = '5s';
+select cardinality(path), before, after from evsource.diff_state('whole', 'd-1', 1, 2);
+reset statement_timeout;
+-- Paths are in the order of their keys, not in that in which objects keep them.
+select version from evsource.append_batch('d-2', '{A,B}', '{"{\"b\": 0, \"aa\": {\"c\": 1, \"bb\": 1}}", "{\"b\": 0.0, \"aa\": {\"bb\": 2}, \"a\": null}"}'::jsonb[]);
+select * from evsource.diff_state('whole', 'd-2', 0, 1);
+select * from evsource.diff_state('whole', 'd-2', 1, 2);
+
 -- What cannot be is refused.
 select * from evsource.diff_state('unknown', 'c-1', 1, 2);
 \echo :LAST_ERROR_SQLSTATE
