@@ -95,12 +95,13 @@ static EvsQuery describe = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
-/* a sequence that is not the projection's owner's */
+/* of a sequence that is not the projection's owner's: its name, its table and its owner */
 static EvsQuery find_foreign_sequence = {
-	"select format('%I.%I', s.relnamespace::regnamespace, s.relname), format('%I.%I', n.nspname, c.relname),"
-	" pg_get_userbyid(s.relowner)"
+	"select unnest(array[sequence, tab, role]) from ("
+	" select format('%s.%I', s.relnamespace::regnamespace, s.relname) as sequence,"
+	" format('%I.%I', n.nspname, c.relname) as tab, pg_get_userbyid(s.relowner)::text as role"
 	OWNED_SEQUENCES
-	" where not pg_has_role($2::name, s.relowner, 'usage') order by 1 limit 1",
+	" where not pg_has_role($2::name, s.relowner, 'usage') order by 1 limit 1) f",
 	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 };
 
@@ -299,28 +300,19 @@ evs_table_rows_check_sequences(const EvsProjection *projection)
 
 	foreach(cell, projection->tables)
 	{
-		EvsQueryResult result;
-		char	   *sequence = NULL;
-		char	   *table = NULL;
-		char	   *role = NULL;
+		List	   *found;
 
 		values[0] = CStringGetTextDatum(lfirst(cell));
-		evs_query_begin(&find_foreign_sequence, values, NULL, InvalidSnapshot, &result);
-		if (result.count > 0)
-		{
-			sequence = evs_query_text(&result, 0, 1);
-			table = evs_query_text(&result, 0, 2);
-			role = evs_query_text(&result, 0, 3);
-		}
-		evs_query_end(&result);
-		if (sequence != NULL)
+		found = evs_query_texts(&find_foreign_sequence, values, NULL);
+		if (found != NIL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("cannot save the tables of projection \"%s\"", projection->name),
 					 errdetail("Sequence %s belongs to role \"%s\", as table %s does: role \"%s\" could not set it back.",
-							   sequence, role, table, projection->owner),
+							   (char *) linitial(found), (char *) lthird(found),
+							   (char *) lsecond(found), projection->owner),
 					 errhint("Let the projection's owner own the partition: ALTER TABLE %s OWNER TO %s.",
-							 table, quote_identifier(projection->owner))));
+							 (char *) lsecond(found), quote_identifier(projection->owner))));
 	}
 }
 
