@@ -206,13 +206,21 @@ is_locked(const LOCKTAG *tag)
 }
 
 bool
-evs_crew_in_the_way(void)
+evs_crew_database_is_locked(Oid database)
 {
 	LOCKTAG		tag;
 
 	/* the lock that a session takes while it connects */
-	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
-	if (is_locked(&tag))
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
+	return is_locked(&tag);
+}
+
+bool
+evs_crew_in_the_way(void)
+{
+	LOCKTAG		tag;
+
+	if (evs_crew_database_is_locked(MyDatabaseId))
 		return true;
 	extension_locktag(&tag);
 	return is_locked(&tag);

@@ -246,6 +246,21 @@ bury(Charge *charge)
 	return false;
 }
 
+/*
+ * A coordinator would wait until it is not, and then find out whether there is still a
+ * database.
+ */
+static bool
+is_locked(Oid database)
+{
+	bool		locked;
+
+	StartTransactionCommand();
+	locked = evs_crew_database_is_locked(database);
+	CommitTransactionCommand();
+	return locked;
+}
+
 /* Do what is to be done for one of them; returns whether that was all. */
 static bool
 look_after(Charge *charge)
@@ -266,6 +281,11 @@ look_after(Charge *charge)
 		return false;
 	if (find_databases(charge->post.database) == NIL)
 		return true;
+	if (is_locked(charge->post.database))
+	{
+		charge->start_at = TimestampTzPlusMilliseconds(now, FIRST_DELAY);
+		return false;
+	}
 	start(charge);
 	return false;
 }
