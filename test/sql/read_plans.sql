@@ -63,6 +63,18 @@ $$;
 select * from scans_of($$select * from evsource.streams where stream = 'ledger'$$);
 select * from scans_of($$select * from evsource.streams where category = 'invoice'$$);
 
+-- The streams of other rows, each looked up by itself: OFFSET 0 keeps it from being a join.
+create table orders (id integer primary key, stream text not null);
+insert into orders select i, 'order-' || i from generate_series(1, 400) i;
+analyze orders;
+create view looked_up as
+    select o.id, s.version from orders o
+    left join lateral (select * from evsource.streams s where s.stream = o.stream offset 0) s on true;
+create view subselected as
+    select o.id, (select s.version from evsource.streams s where s.stream = o.stream) as version from orders o;
+select * from scans_of('select * from looked_up where id = 7') s where s like '%Scan% on events %';
+select * from scans_of('select * from subselected where id = 7') s where s like '%Scan% on events %';
+
 -- Streams that were truncated cost nothing where they are not asked for.
 insert into evsource.truncations select 'gone-' || i, 2, now(), now() from generate_series(1, 2000) i;
 analyze evsource.truncations;
@@ -96,6 +108,11 @@ $$;
 select version, c.* from evsource.streams,
         lateral cost_of(format('select * from evsource.streams where stream = %L', stream), 16) c
     where stream in ('imported-7', 'order-7', 'ledger') order by version;
+
+-- So do the streams of other rows.
+select l.*, c.* from looked_up l, cost_of('select * from looked_up where id = 7', 20) c where id = 7;
+select l.*, c.* from subselected l, cost_of('select * from subselected where id = 7', 20) c where id = 7;
+select c.* from cost_of('select * from looked_up where id <= 9', 150) c;
 
 -- A category takes two rows a stream, however many events they have.
 select category, count(*) as streams, sum(version) as events, c.rows_read
