@@ -106,7 +106,9 @@ select evsource.create_projection('parted', categories => '{parted}', tables => 
 select version from evsource.append_batch('parted-1', '{eu,us}', '{"{}","{}"}');
 select evsource.save_snapshot('parted');
 alter table kept.parted detach partition kept.parted_2;
+\set SHOW_CONTEXT never
 select evsource.restore_projection('parted');
+\set SHOW_CONTEXT errors
 \echo :LAST_ERROR_SQLSTATE
 select count(*) from evsource.snapshot_rejections where projection = 'parted';
 
