@@ -32,8 +32,8 @@ DISPATCH = projection identity dispatch handlers new_events new_events_stream
 
 # folds, their states and snapshots
 FOLD = fold fold_groups fold_key folder fold_builtin jsonb_merge state_cache \
-	state_advance state_load state_missing state_truncated state_keys state_diff states snapshots \
-	snapshot_parts snapshot_history snapshot_check snapshot_due snapshot_reject snapshot_removals \
+	state_advance state_load state_past state_missing state_truncated state_keys state_diff states \
+	snapshots snapshot_parts snapshot_history snapshot_check snapshot_due snapshot_reject snapshot_removals \
 	snapshot_admin table_rows table_snapshots
 
 # commands

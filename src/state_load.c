@@ -508,7 +508,7 @@ evs_state_first_time(EvsFolder *folder, text *key, Snapshot snapshot, TimestampT
 }
 
 void
-evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
+evs_state_begin_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 					  Snapshot snapshot, EvsState *state)
 {
 	EvsProjection *projection = folder->projection;
@@ -521,21 +521,27 @@ evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 		(projection->policy.restore_from_snapshot || truncated != NULL) &&
 		row.definition == evs_snapshot_definition(projection) &&
 		evs_snapshot_accept(projection, key, &row);
-	if (!has_row && truncated != NULL && at->leave_out)
-	{
-		state->is_lost = true;
-		start(folder, state);
-		return;
-	}
-	if (!has_row && truncated != NULL)
-		evs_truncated_past(projection, key, &row, truncated);
 	if (has_row)
 		take_row(state, &row, at);
-	load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
-	if (has_row)
-		tell(folder, key, ROW, row.position, state->event_count - row.event_count);
+	else if (truncated != NULL && !at->leave_out)
+		evs_truncated_past(projection, key, &row, truncated);
 	else
-		tell(folder, key, "from the first event on", 0, state->event_count);
+		state->is_lost = truncated != NULL;
+}
+
+void
+evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
+					  Snapshot snapshot, EvsState *state)
+{
+	int64		position;
+	int64		count;
+
+	evs_state_begin_key_at(folder, key, at, snapshot, state);
+	position = state->position;
+	count = state->event_count;
+	load_log(folder, key, PG_INT64_MAX, at, snapshot, state);
+	tell(folder, key, position > 0 ? ROW : "from the first event on", position,
+		 state->event_count - count);
 }
 
 /*

@@ -38,6 +38,13 @@ extern void evs_state_load_stream(EvsFolder *folder, text *stream, const EvsStat
 extern void evs_state_load_row(EvsFolder *folder, text *key, int64 upto,
 							   Snapshot snapshot, EvsState *state);
 
+/*
+ * What there is in place of the events of a key that is no stream: its row, if that
+ * is before the time and of use; nothing; or *state is lost.
+ */
+extern void evs_state_begin_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
+								   Snapshot snapshot, EvsState *state);
+
 /* The state of a key that is no stream before a time. */
 extern void evs_state_load_key_at(EvsFolder *folder, text *key, const EvsStateAt *at,
 								  Snapshot snapshot, EvsState *state);

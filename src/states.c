@@ -39,6 +39,7 @@
 #include "state_keys.h"
 #include "state_load.h"
 #include "state_missing.h"
+#include "state_past.h"
 
 PG_FUNCTION_INFO_V1(evsource_state);
 PG_FUNCTION_INFO_V1(evsource_load_state);
@@ -348,21 +349,15 @@ evsource_load_state(PG_FUNCTION_ARGS)
 }
 
 /*
- * The state of a key before a time, unless it is lost; its version is that of its
+ * The state of a stream before a time, unless it is lost; its version is that of its
  * last event.
  */
 static void
-state_before(EvsStateCall *call, text *key, TimestampTz before, EvsState *state)
+state_before(EvsStateCall *call, text *stream, EvsStateAt at, EvsState *state)
 {
-	EvsStateAt	at = {
-		.version = last_version(call, key), .has_time = true, .before = before, .leave_out = true
-	};
-
+	at.version = last_version(call, stream);
 	memset(state, 0, sizeof(EvsState));
-	if (call->projection->key_kind == EVS_KEY_STREAM)
-		evs_state_load_stream(call->folder, key, &at, call->snapshot, state);
-	else
-		evs_state_load_key_at(call->folder, key, &at, call->snapshot, state);
+	evs_state_load_stream(call->folder, stream, &at, call->snapshot, state);
 	evs_state_finish(call->folder, state);
 	state->seen_version = state->version;
 }
@@ -385,6 +380,64 @@ warn_of_lost(const EvsProjection *projection, int64 lost, const char *first)
 			 errhint("See occurred_at in evsource.snapshots for the times after which they are known.")));
 }
 
+/* States being returned. */
+typedef struct AllStates
+{
+	const EvsProjection *projection;
+	ReturnSetInfo *result;
+	MemoryContext context;		/* lives as long as the call */
+	int64		lost;
+	char	   *first_lost;
+} AllStates;
+
+static void
+return_state(void *arg, text *key, EvsState *state)
+{
+	AllStates  *all = arg;
+	Datum		values[5];
+	bool		nulls[5];
+
+	if (state->event_count > 0)
+	{
+		values[0] = PointerGetDatum(key);
+		nulls[0] = false;
+		state_values(all->projection, state, values + 1, nulls + 1);
+		tuplestore_putvalues(all->result->setResult, all->result->setDesc, values, nulls);
+	}
+	if (state->is_lost && all->lost++ == 0)
+		all->first_lost = MemoryContextStrdup(all->context, text_to_cstring(key));
+}
+
+/* Those of all keys of the walk, now or at a time. */
+static void
+return_states(AllStates *all, EvsStateCall *call, EvsKeyWalk *walk, const EvsStateAt *at)
+{
+	MemoryContext per_key;
+	MemoryContext caller;
+	text	   *key;
+
+	if (at->has_time && all->projection->key_kind != EVS_KEY_STREAM)
+	{
+		evs_state_load_keys_at(call->folder, walk, at, call->snapshot, return_state, all);
+		return;
+	}
+	per_key = AllocSetContextCreate(CurrentMemoryContext, "evsource state",
+									ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(per_key);
+	while ((key = evs_key_walk_next(walk)) != NULL)
+	{
+		EvsState	state;
+
+		if (at->has_time)
+			state_before(call, key, *at, &state);
+		else
+			evs_state_of_key(call, key, &state);
+		return_state(all, key, &state);
+		MemoryContextReset(per_key);
+	}
+	MemoryContextSwitchTo(caller);
+}
+
 /*
  * evsource.load_states(projection text, as_of timestamptz) returns setof (key,
  * state, version, position, event_count): all states that have events, of one
@@ -396,52 +449,28 @@ warn_of_lost(const EvsProjection *projection, int64 lost, const char *first)
 Datum
 evsource_load_states(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result;
 	char	   *name = projection_argument(fcinfo);
 	uint64		generation = evs_state_cache_generation();
 	EvsProjection *projection = evs_state_projection(name, EVS_STATE_READ);
-	MemoryContext per_key;
-	MemoryContext caller;
+	AllStates	all = {.projection = projection, .context = CurrentMemoryContext};
+	EvsStateAt	at = {.version = PG_INT64_MAX};
 	EvsStateCall call;
 	EvsKeyWalk *walk;
-	text	   *key;
-	int64		lost = 0;
-	char	   *first_lost = NULL;
 
+	if (!PG_ARGISNULL(1))
+		at = (EvsStateAt) {
+			.version = PG_INT64_MAX, .has_time = true, .before = PG_GETARG_TIMESTAMPTZ(1), .leave_out = true
+		};
 	InitMaterializedSRF(fcinfo, 0);
-	result = (ReturnSetInfo *) fcinfo->resultinfo;
-	per_key = AllocSetContextCreate(CurrentMemoryContext, "evsource state",
-									ALLOCSET_DEFAULT_SIZES);
+	all.result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	evs_state_begin(&call, projection, generation);
 	evs_state_ask_for_all(&call);
 	walk = evs_key_walk(projection, call.snapshot);
-	caller = MemoryContextSwitchTo(per_key);
-	while ((key = evs_key_walk_next(walk)) != NULL)
-	{
-		EvsState	state;
-		Datum		values[5];
-		bool		nulls[5];
-
-		if (PG_ARGISNULL(1))
-			evs_state_of_key(&call, key, &state);
-		else
-			state_before(&call, key, PG_GETARG_TIMESTAMPTZ(1), &state);
-		if (state.event_count > 0)
-		{
-			values[0] = PointerGetDatum(key);
-			nulls[0] = false;
-			state_values(projection, &state, values + 1, nulls + 1);
-			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-		}
-		if (state.is_lost && lost++ == 0)
-			first_lost = MemoryContextStrdup(caller, text_to_cstring(key));
-		MemoryContextReset(per_key);
-	}
-	MemoryContextSwitchTo(caller);
+	return_states(&all, &call, walk, &at);
 	evs_key_walk_end(walk);
 	evs_state_end(&call);
-	warn_of_lost(projection, lost, first_lost);
+	warn_of_lost(projection, all.lost, all.first_lost);
 	return (Datum) 0;
 }
 
