@@ -58,7 +58,7 @@ TRUNCATE = truncate truncate_warn
 
 # subscriptions
 SUBSCRIBE = subscription subscription_lock subscribe cursor subscription_letters \
-	subscription_truncate receipt hand_out fetch
+	subscription_truncate subscription_lag receipt hand_out fetch
 
 # the daemon
 DAEMON = crew jobs daemon launcher coordinator worker daemon_admin

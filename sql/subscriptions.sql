@@ -159,31 +159,10 @@ create function evsource.retry_subscription_dead_letters(subscription text, stre
 comment on function evsource.retry_subscription_dead_letters(text, text) is
 'Hands the dead letters of a subscription out again, those of one stream or all. Returns how many. Errors: 42704 unknown subscription, 42501, 55P03 when consumers keep its partitions locked.';
 
--- In a function of its own for the reason that those of monitor.sql have.
-create function evsource._subscription_lag(text, out lag bigint, out lag_seconds double precision)
-    language sql stable strict parallel unsafe security definer cost 1000
-    set search_path = pg_catalog, pg_temp set jit = off
-    as $$
-select count(*),
-       coalesce(extract(epoch from clock_timestamp() - min(e.recorded_at)), 0)::double precision
-from evsource.subscriptions s
-cross join (
-    -- a cursor is a place in an array: each event looks at its own, however many there are
-    select k.partitions, min(q.until) as until,
-           array_agg(coalesce(q.position, 9223372036854775807) order by n.partition) as positions
-    from (select distinct q.generation, q.partitions from evsource.cursors q where q.subscription = $1) k
-    cross join generate_series(0, k.partitions - 1) n (partition)
-    left join evsource.cursors q
-        on q.subscription = $1 and q.generation = k.generation and q.partition = n.partition
-    group by k.generation, k.partitions) g
-join evsource.events e
-    on e.position > (select min(c.position) from evsource.cursors c where c.subscription = $1)
-    and (s.categories is null or evsource.category(e.stream) = any (s.categories))
-    and (s.types is null or e.type = any (s.types))
-    and e.position > g.positions[evsource._partition(e.stream, g.partitions) + 1]
-    and (g.until is null or e.position <= g.until)
-where s.subscription = $1
-$$;
+-- Of one subscription; when a statement asks for more, all are counted together.
+create function evsource._subscription_lag(subscription text, out lag bigint, out lag_seconds double precision)
+    language c stable strict parallel unsafe cost 1000
+    as 'MODULE_PATHNAME', 'evsource_subscription_lag';
 comment on function evsource._subscription_lag(text) is
 'Internal: how many events a subscription has yet to hand out, and how long ago the first of them was recorded.';
 
