@@ -43,16 +43,21 @@ comment on view evsource.daemon_status is
 'Processes of the daemon for this database: what each does, and when it last reported.';
 
 -- In a copy of a database the row says where the original is, in a restored one nothing.
+-- Nor does any come any more for events that were restored or imported.
 create function evsource.adopt() returns boolean
     language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
+declare
+    changed boolean;
 begin
     update evsource.store s
         set system_identifier = c.system_identifier, database = d.oid
         from pg_control_system() c, pg_database d
         where d.datname = current_database()
             and (s.system_identifier, s.database) is distinct from (c.system_identifier, d.oid);
-    return found;
+    changed := found;
+    perform setval('evsource.restored_seq', 1, false);
+    return changed;
 end
 $$;
 comment on function evsource.adopt() is

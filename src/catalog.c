@@ -136,6 +136,7 @@ evs_catalog(void)
 	fresh.events_id = find_relation(fresh.schema, "events_id_key");
 	fresh.position_seq = find_relation(fresh.schema, "position_seq");
 	fresh.timeline_seq = find_relation(fresh.schema, "timeline_seq");
+	fresh.restored_seq = find_relation(fresh.schema, "restored_seq");
 	fresh.projections = find_relation(fresh.schema, "projections");
 	fresh.event_types = find_relation(fresh.schema, "event_types");
 	fresh.event_type_changes = find_relation(fresh.schema, "event_type_changes");
@@ -218,7 +219,7 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.events || relid == catalog.events_pkey ||
 		relid == catalog.events_stream || relid == catalog.events_category ||
 		relid == catalog.events_id || relid == catalog.position_seq ||
-		relid == catalog.timeline_seq ||
+		relid == catalog.timeline_seq || relid == catalog.restored_seq ||
 		relid == catalog.projections || relid == catalog.event_types ||
 		relid == catalog.event_type_changes ||
 		relid == catalog.deciders || relid == catalog.commands ||

@@ -19,6 +19,7 @@ typedef struct EvsCatalog
 	Oid			events_id;		/* (id) where id is not null */
 	Oid			position_seq;	/* draws positions */
 	Oid			timeline_seq;	/* on which timeline it drew them last */
+	Oid			restored_seq;	/* do events await the row of store? */
 	Oid			projections;	/* registered projections */
 	Oid			event_types;	/* versions of event types */
 	Oid			event_type_changes; /* which of them changed stored events */

@@ -273,6 +273,12 @@ evs_positions_come_from_elsewhere(int64 position)
 }
 
 void
+evs_positions_are_restored(void)
+{
+	set_last(evs_catalog()->restored_seq, 1, true);
+}
+
+void
 evs_positions_ask_again(void)
 {
 	may_draw_in = InvalidOid;

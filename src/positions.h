@@ -38,6 +38,9 @@ extern void evs_positions_pass(int64 position);
  */
 extern void evs_positions_come_from_elsewhere(int64 position);
 
+/* Events are restored at theirs: the identity of their store comes after them. */
+extern void evs_positions_are_restored(void);
+
 /* Before the next one is drawn, ask again whether that may be done here. */
 extern void evs_positions_ask_again(void);
 

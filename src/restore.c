@@ -158,6 +158,9 @@ decide(Relation events)
 	any_position = !is_open ||
 		(evs_horizon_own_bound() == 1 && !others_append() && !holds_events(events));
 
+	if (any_position)
+		evs_positions_are_restored();
+
 	/* who has not seen the bound has come no further than this */
 	lowest_free = evs_positions_last() + 1;
 	decided_in = EvsMyLocalTransactionId();

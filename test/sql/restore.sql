@@ -9,7 +9,7 @@ from pg_class c
     join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
     join pg_extension e on d.refobjid = e.oid and e.extname = 'evsource'
 where c.relkind in ('r', 'S') and not c.oid = any (e.extconfig)
-    and c.relname not in ('crash_marks', 'rebuilds', 'snapshot_removals', 'timeline_seq')
+    and c.relname not in ('crash_marks', 'rebuilds', 'snapshot_removals', 'timeline_seq', 'restored_seq')
 order by 1;
 -- Of these, what belongs to a rebuild under way or to an old version is not, either.
 select c.oid::regclass::text collate "C", c.condition
@@ -59,16 +59,22 @@ reset evsource.allow_passed_positions;
 \set VERBOSITY default
 select last_value - :before as moved from evsource.position_seq;
 
--- The row of evsource.store comes with the dump, and takes the place of the
--- one that create extension has made: then the ids of the events are those of
+-- A log in use keeps its identity, and does not learn from a dump what is safe to read.
+select evsource.adopt() is not null as in_use;
+insert into evsource.store values ('00000000-0000-4000-8000-000000000001', 1, 1);
+insert into evsource.published values (:before + 1000, now());
+-- Not so what was restored: the row of evsource.store comes with the dump, and takes the place
+-- of the one that create extension has made: then the ids of the events are those of
 -- the store that made them, at once, in a session that has computed others.
 begin;
+select setval('evsource.restored_seq', 1); -- as restored events do
 select evsource.event_id(e) as id from evsource.events e where stream = 'restore-1' and version = 3 \gset
 insert into evsource.store values ('00000000-0000-4000-8000-000000000001', 1, 1);
 select count(*) from evsource.store;
 select evsource.event_id(e) = :'id' as same_id from evsource.events e where stream = 'restore-1' and version = 3;
 select type from evsource.read_event(:'id');
 savepoint s;
+select setval('evsource.restored_seq', 1);
 insert into evsource.store values ('00000000-0000-4000-8000-000000000002', 1, 1);
 select count(*) from evsource.store;
 rollback to s;
@@ -80,6 +86,7 @@ select type from evsource.read_event(:'id');
 -- So it does for tools that restore with the triggers of replication.
 begin;
 set local session_replication_role = replica;
+select setval('evsource.restored_seq', 1);
 insert into evsource.store values ('00000000-0000-4000-8000-000000000001', 1, 1);
 select count(*) from evsource.store;
 rollback;

@@ -1,6 +1,6 @@
 # A dump that is restored over a log in use, by a tool that goes on after errors, and a log
-# that is used before its restore is through: positions never go back,
-# and whoever follows the log gets every event.
+# that is used before its restore is through: positions never go back, the store keeps its
+# identity, and whoever follows the log gets every event.
 
 use strict;
 use warnings;
@@ -85,6 +85,25 @@ $node->safe_psql('shop', q{select setval('evsource.position_seq', 1, false)});
 $node->stop('immediate');
 $node->start;
 goes_on('shop', 'a sequence set back, and a crash', $node->safe_psql('shop', $furthest));
+
+# The dump of another store, by pg_restore --clean as scripts call it.
+create_shop('big', 500);
+$node->safe_psql('big', 'select evsource.publish_safe_position()');
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dump/big", 'big' ], 'dump of another store');
+create_shop('small', 3);
+$node->safe_psql('small', 'select evsource.publish_safe_position()');
+$origin = $node->safe_psql('small', 'select * from evsource.store');
+my $id = $node->safe_psql('small', q{select id from evsource.append('s-1', 'Paid', '{"n": 1}')});
+$node->command_checks_all(
+	[ 'pg_restore', '--clean', '--if-exists', '-d', 'small', "$dump/big" ],
+	1,
+	[qr/^$/],
+	[ qr/cannot restore evsource\.store into a log in use/, qr/cannot restore evsource\.published into a log in use/, qr/errors ignored on restore/ ],
+	'it is restored over this one');
+is($node->safe_psql('small', 'select * from evsource.store'), $origin, 'the store is who it was');
+is($node->safe_psql('small', 'select safe_position from evsource.published'), 3, 'and published what it was');
+is($node->safe_psql('small', qq{select stored from evsource.append('s-1', 'Paid', '{"n": 1}', id => '$id')}),
+	'f', 'an event that is sent again is recognised');
 
 # An application is let in before the restore is through: the dump sets the sequence last.
 my ($before, $after) = slurp_file("$dump/old.sql") =~ s/^\\(un)?restrict .*$//mgr =~ /^(.*?)(^SELECT pg_catalog\.setval\('evsource\.position_seq'.*)$/ms;
