@@ -80,15 +80,6 @@ save(Application *application, text *key, EvsState *state)
 	evs_state_saved(state);
 }
 
-/* Fold an event of the batch. */
-static void
-apply_event(EvsFolder *folder, EvsState *state, const EvsEvent *event)
-{
-	folder->may_append = true;
-	evs_state_advance(folder, state, event);
-	folder->may_append = false;
-}
-
 /* The state after a stream's events; *state is one to go on from, or all zero. */
 static void
 fold_stream(Application *application, const EvsKeyGroup *group, EvsState *state)
@@ -108,7 +99,7 @@ fold_stream(Application *application, const EvsKeyGroup *group, EvsState *state)
 	for (int i = 0; i < group->count; i++)
 	{
 		if (group->events[i]->version > state->seen_version)
-			apply_event(folder, state, group->events[i]);
+			evs_state_advance(folder, state, group->events[i]);
 	}
 	evs_state_finish(folder, state);
 }
@@ -158,7 +149,7 @@ apply_to_row(Application *application, const EvsKeyGroup *group)
 	for (int i = 0; i < group->count; i++)
 	{
 		if (group->events[i]->position > state.position)
-			apply_event(folder, &state, group->events[i]);
+			evs_state_advance(folder, &state, group->events[i]);
 	}
 	evs_state_finish(folder, &state);
 	if (state.event_count > state.saved_count || state.rejections > 0)

@@ -110,7 +110,7 @@ call_function(EvsFolder *folder, const EvsEvent *event)
 	fcinfo->args[1].isnull = false;
 	fcinfo->isnull = false;
 	pgstat_init_function_usage(fcinfo, &usage);
-	result = folder->may_append ? FunctionCallInvoke(fcinfo) : evs_pure_call(fcinfo, EVS_PURE_STATE);
+	result = evs_pure_call(fcinfo, EVS_PURE_STATE);
 	pgstat_end_function_usage(&usage, true);
 
 	if (fcinfo->isnull)

@@ -46,7 +46,6 @@ typedef struct EvsFolder
 	FmgrInfo	flinfo;
 	FunctionCallInfo fcinfo;
 	bool		asked;			/* for one state: what it is made of is told */
-	bool		may_append;		/* the event is being applied: the function is a handler */
 	bool		suspicious;		/* the snapshot may see rows that were removed */
 
 	/* the run of events under way */

@@ -118,16 +118,18 @@ log_row(Locked *locked)
 
 /*
  * As setval does it, for whoever may append: what was drawn last is this, 0 for
- * nothing.  Unless it is more already, if it is not to go back.
+ * nothing.  Unless it is more already, if it is not to go back; returns whether it was set.
  */
-static void
+static bool
 set_last(Oid sequence, int64 last, bool never_back)
 {
 	Locked		locked;
+	bool		moves;
 
 	GetTopTransactionId();
 	lock_row(&locked, sequence, RowExclusiveLock, BUFFER_LOCK_EXCLUSIVE);
-	if (!never_back || last_drawn(&locked) < last)
+	moves = !never_back || last_drawn(&locked) < last;
+	if (moves)
 	{
 		START_CRIT_SECTION();
 		MarkBufferDirty(locked.buffer);
@@ -139,42 +141,51 @@ set_last(Oid sequence, int64 last, bool never_back)
 		END_CRIT_SECTION();
 	}
 	unlock_row(&locked, NoLock);
+	return moves;
 }
 
 /*
  * Lock the sequence of the positions, which is not behind the log then: see the header
  * of the file.  On a standby it is what the primary says, and nobody goes by it.
+ *
+ * Whoever goes on from it looks at most once: an import sets the sequence for each row, and
+ * may do so faster than we look.  Whoever only asks need not look at what this session has
+ * looked at before: nobody has set it since.
  */
 static void
 lock_positions(Locked *locked, LOCKMODE lockmode, int buffer_lockmode)
 {
-	XLogRecPtr	looked_at = InvalidXLogRecPtr;
+	static Oid	looked_in = InvalidOid;
+	static XLogRecPtr looked_at = InvalidXLogRecPtr;
+	Oid			sequence = evs_catalog()->position_seq;
+	int64		reached = -1;
 
 	for (;;)
 	{
 		XLogRecPtr	lsn;
 		int64		last;
-		int64		reached;
 
-		lock_row(locked, evs_catalog()->position_seq, lockmode, buffer_lockmode);
+		lock_row(locked, sequence, lockmode, buffer_lockmode);
 		if (locked->data->log_cnt > 0 || RecoveryInProgress())
 			return;
-		/* has it been set since we looked, maybe by us? */
 		lsn = BufferGetLSNAtomic(locked->buffer);
-		if (lsn == looked_at)
-			return;
-		looked_at = lsn;
 		last = last_drawn(locked);
+		if (reached >= 0 && last >= reached)
+		{
+			looked_in = sequence;
+			looked_at = lsn;
+			return;
+		}
+		if (buffer_lockmode == BUFFER_LOCK_SHARE && looked_in == sequence && looked_at == lsn)
+			return;
 		unlock_row(locked, lockmode);
 
 		reached = evs_reached();
-		if (last >= reached)
-			continue;
-		set_last(evs_catalog()->position_seq, reached, true);
-		ereport(LOG,
-				(errmsg("evsource.position_seq was behind the log, and has been moved to its end"),
-				 errdetail("It was at position %lld; the log, or somebody who follows it, is at %lld.",
-						   (long long) last, (long long) reached)));
+		if (last < reached && set_last(sequence, reached, true))
+			ereport(LOG,
+					(errmsg("evsource.position_seq was behind the log, and has been moved to its end"),
+					 errdetail("It was at position %lld; the log, or somebody who follows it, is at %lld.",
+							   (long long) last, (long long) reached)));
 	}
 }
 
@@ -211,7 +222,8 @@ draw(int64 count, void (*announce) (int64 first))
 				 errmsg("the log has no positions left"),
 				 errdetail("The last one is %lld.", (long long) EVS_MAX_POSITION),
 				 errhint("Start a new event store in another database. "
-						 "If evsource.position_seq was set this far by mistake, set it to the highest position in evsource.events.")));
+						 "If evsource.position_seq was set this far by mistake, set it to the highest position in evsource.events, "
+						 "move subscriptions back to it, and rebuild the projections that were run meanwhile.")));
 
 	/* one is left at least; also after a checkpoint: the page must not be older than its record */
 	ahead = data->log_cnt - count;
@@ -261,7 +273,7 @@ last_timeline(void)
 void
 evs_positions_pass(int64 position)
 {
-	set_last(evs_catalog()->position_seq, position, true);
+	(void) set_last(evs_catalog()->position_seq, position, true);
 }
 
 void
@@ -269,7 +281,7 @@ evs_positions_come_from_elsewhere(int64 position)
 {
 	evs_positions_pass(position);
 	if (last_timeline() != 0)
-		set_last(evs_catalog()->timeline_seq, 0, false);
+		(void) set_last(evs_catalog()->timeline_seq, 0, false);
 }
 
 void
@@ -299,7 +311,7 @@ evs_positions_open_log(void)
 
 	if (timeline >= 0)
 		return;
-	set_last(evs_catalog()->timeline_seq, -timeline, false);
+	(void) set_last(evs_catalog()->timeline_seq, -timeline, false);
 	/* whoever goes on from what we tell him must find it open after a crash, too */
 	XLogFlush(XactLastRecEnd);
 }
@@ -315,7 +327,7 @@ follow_timeline(void)
 		return;
 	if (last != -timeline)
 		(void) draw(TIMELINE_GAP, NULL);
-	set_last(evs_catalog()->timeline_seq, timeline, false);
+	(void) set_last(evs_catalog()->timeline_seq, timeline, false);
 	if (last != -timeline)
 		ereport(LOG,
 				(errmsg("evsource leaves a gap in its positions"),

@@ -4,7 +4,8 @@
  * What a validator or an upcaster appended would be validated in turn.  And a state
  * is computed whenever somebody asks for it, by whoever may read, with the rights of
  * the projection's owner: what a fold appended there would be appended again and
- * again.  A fold may append only while its event is applied, which happens once.
+ * again.  So it does not append while its event is applied either: who makes that
+ * mistake shall meet it at once, and not whoever computes the state later.
  */
 #include "pure_call.h"
 

@@ -55,8 +55,8 @@ evs_reached_in(Oid table, AttrNumber column, Snapshot snapshot)
 		Datum		value = slot_getattr(slot, column, &isnull);
 
 		CHECK_FOR_INTERRUPTS();
-		/* nobody comes to what is no position: it must not end the log */
-		if (!isnull && DatumGetInt64(value) <= EVS_MAX_POSITION)
+		/* who is at the last one, or beyond, came there by a sequence set so by mistake: that must not end the log */
+		if (!isnull && DatumGetInt64(value) < EVS_MAX_POSITION)
 			highest = Max(highest, DatumGetInt64(value));
 	}
 	ExecDropSingleTupleTableSlot(slot);

@@ -20,6 +20,9 @@
 /* So many events are, or work_mem. */
 #define MAX_EVENTS	10000
 
+/* What the states take together, in times work_mem; the keys beyond that are put off. */
+#define MAX_SIZE	16
+
 typedef struct PastKey
 {
 	text	   *key;
@@ -33,7 +36,11 @@ typedef struct Past
 	Snapshot	snapshot;
 	PastKey    *keys;			/* in their order */
 	int			count;
-	MemoryContext context;		/* of keys and states */
+	int			put_off;		/* keys behind these, whose turn comes next */
+	bool		more;			/* there may be keys behind those, too */
+	Size		size;			/* of the states */
+	MemoryContext keys_context;
+	MemoryContext context;		/* of states */
 	MemoryContext scratch;		/* of one key's row, or of a batch */
 } Past;
 
@@ -48,28 +55,75 @@ keep_state(Past *past, EvsState *state)
 	copy = palloc(VARSIZE(state->state));
 	memcpy(copy, state->state, VARSIZE(state->state));
 	state->state = copy;
+	past->size += VARSIZE(copy);
 	MemoryContextSwitchTo(caller);
 }
 
-/* The next keys, with the states of those rows that are of use. */
+/* If the states are too large, leave half of the keys to another walk. */
+static void
+put_off(Past *past)
+{
+	while (past->count > 1 && past->size > (Size) work_mem * 1024 * MAX_SIZE)
+	{
+		int			half = past->count / 2;
+
+		for (int i = half; i < past->count; i++)
+		{
+			past->size -= VARSIZE(past->keys[i].state.state);
+			pfree(past->keys[i].state.state);
+		}
+		past->put_off += past->count - half;
+		past->count = half;
+	}
+}
+
+/* The next keys: those that were put off, or else new ones. */
+static void
+take_keys(Past *past, EvsKeyWalk *walk)
+{
+	text	   *key;
+
+	if (past->put_off > 0)
+	{
+		memmove(past->keys, past->keys + past->count, sizeof(PastKey) * past->put_off);
+		past->count = past->put_off;
+		past->put_off = 0;
+		return;
+	}
+	MemoryContextReset(past->keys_context);
+	past->count = 0;
+	while (past->count < MAX_KEYS && (key = evs_key_walk_next(walk)) != NULL)
+	{
+		text	   *copy = MemoryContextAlloc(past->keys_context, VARSIZE_ANY(key));
+
+		memcpy(copy, key, VARSIZE_ANY(key));
+		past->keys[past->count++].key = copy;
+	}
+	past->more = past->count == MAX_KEYS;
+}
+
+/* With the states of those rows that are of use. */
 static void
 load_rows(Past *past, EvsKeyWalk *walk)
 {
 	MemoryContext caller = MemoryContextSwitchTo(past->scratch);
-	text	   *key;
 
-	past->count = 0;
-	while (past->count < MAX_KEYS && (key = evs_key_walk_next(walk)) != NULL)
+	take_keys(past, walk);
+	past->size = 0;
+	for (int i = 0; i < past->count; i++)
 	{
-		PastKey    *next = &past->keys[past->count++];
+		PastKey    *next = &past->keys[i];
 
-		memset(next, 0, sizeof(PastKey));
-		next->key = MemoryContextAlloc(past->context, VARSIZE_ANY(key));
-		memcpy(next->key, key, VARSIZE_ANY(key));
-		evs_state_begin_key_at(past->folder, key, past->at, past->snapshot, &next->state);
+		memset(&next->state, 0, sizeof(EvsState));
+		evs_state_begin_key_at(past->folder, next->key, past->at, past->snapshot, &next->state);
 		evs_folder_start(past->folder, next->state.state ? next->state.state : evs_initial_state());
 		keep_state(past, &next->state);
 		MemoryContextReset(past->scratch);
+		if (past->size > (Size) work_mem * 1024 * MAX_SIZE)
+		{
+			past->put_off += past->count - (i + 1);
+			past->count = i + 1;
+		}
 	}
 	MemoryContextSwitchTo(caller);
 }
@@ -100,6 +154,7 @@ fold_group(Past *past, const EvsKeyGroup *group)
 			evs_state_advance(past->folder, &found->state, group->events[i]);
 	}
 	keep_state(past, &found->state);
+	past->size -= VARSIZE(before);
 	pfree(before);
 }
 
@@ -152,6 +207,7 @@ walk_log(Past *past)
 		if (count > 0)
 			fold_batch(past, batch);
 		MemoryContextReset(past->scratch);
+		put_off(past);
 	} while (count > 0);
 	MemoryContextSwitchTo(caller);
 	evs_scan_end(scan);
@@ -167,6 +223,8 @@ evs_state_load_keys_at(EvsFolder *folder, EvsKeyWalk *walk, const EvsStateAt *at
 	past.keys = palloc(sizeof(PastKey) * MAX_KEYS);
 	past.context = AllocSetContextCreate(CurrentMemoryContext, "evsource past states",
 										 ALLOCSET_DEFAULT_SIZES);
+	past.keys_context = AllocSetContextCreate(CurrentMemoryContext, "evsource past keys",
+											  ALLOCSET_DEFAULT_SIZES);
 	past.scratch = AllocSetContextCreate(CurrentMemoryContext, "evsource past events",
 										 ALLOCSET_DEFAULT_SIZES);
 	do
@@ -176,8 +234,9 @@ evs_state_load_keys_at(EvsFolder *folder, EvsKeyWalk *walk, const EvsStateAt *at
 		for (int i = 0; i < past.count; i++)
 			use(arg, past.keys[i].key, &past.keys[i].state);
 		MemoryContextReset(past.context);
-	} while (past.count == MAX_KEYS);
+	} while (past.put_off > 0 || past.more);
 	MemoryContextDelete(past.scratch);
 	MemoryContextDelete(past.context);
+	MemoryContextDelete(past.keys_context);
 	pfree(past.keys);
 }

@@ -89,7 +89,7 @@ static EvsQuery describe = {
 	" from (select attname, format_type(atttypid, atttypmod) as type,"
 	"   row_number() over (order by attnum) as n,"
 	"   exists (select from pg_type where oid = atttypid and typtype = 'd') or exists (select from pg_cast"
-	"    where castsource = 'text'::regtype and casttarget = atttypid and oid >= 16384) as has_cast"
+	"    where castsource = 'text'::regtype and casttarget = atttypid and castmethod <> 'b') as has_cast"
 	"  from pg_attribute where attrelid = $1::text::regclass and attnum > 0"
 	"   and not attisdropped and attgenerated = '') a",
 	1, {TEXTOID}, SPI_OK_SELECT
