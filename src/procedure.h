@@ -34,6 +34,7 @@ typedef struct EvsProcedure
 	bool		restored;		/* rebuild: snapshots have been looked at */
 	bool		from_snapshots; /* and there are some that can be used */
 	bool		complete;		/* rebuild: this is who completed it */
+	bool		in_place_said;	/* rebuild: that it is, and why */
 	TransactionId built;		/* rebuild: whoever sees this one sees a whole
 								 * read model; see rebuild_readers.h */
 	int64		built_events;	/* which has so many events */

@@ -215,11 +215,15 @@ find_obstacle(const EvsRebuild *rebuild, EvsProjection *projection)
 	return evs_shadow_obstacle(projection);
 }
 
+/* Once, however often it is tried. */
 static void
-report_obstacle(const EvsRebuild *rebuild, const char *detail, const char *hint)
+report_obstacle(EvsProcedure *procedure, const EvsRebuild *rebuild, const char *detail, const char *hint)
 {
 	bool		demanded = rebuild->is_chosen && rebuild->online;
 
+	if (procedure->in_place_said)
+		return;
+	procedure->in_place_said = !demanded;
 	ereport(demanded ? ERROR : NOTICE,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 demanded ? errmsg("cannot rebuild projection \"%s\" online", rebuild->name) :
@@ -289,11 +293,11 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	if (error == NULL && watch.touched == NULL)
 		return true;
 	if (error != NULL && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE && rebuild->shadow == NULL)
-		report_obstacle(rebuild, psprintf("Its owner may not make such tables: %s.", error->message), NULL);
+		report_obstacle(procedure, rebuild, psprintf("Its owner may not make such tables: %s.", error->message), NULL);
 	else if (watch.touched == NULL || (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED))
 		ReThrowError(error);
 	else
-		report_obstacle(rebuild, describe_touched(watch.touched),
+		report_obstacle(procedure, rebuild, describe_touched(watch.touched),
 						touched_hint(watch.touched));
 	return false;
 }
@@ -349,7 +353,7 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 	if (obstacle != NULL)
 	{
 		if (obstacle[0] != '\0')
-			report_obstacle(rebuild, psprintf("Online it is not possible: %s.", obstacle), NULL);
+			report_obstacle(procedure, rebuild, psprintf("Online it is not possible: %s.", obstacle), NULL);
 		return false;
 	}
 
