@@ -75,6 +75,8 @@ capture_row(EvsCapturePlan *plan, const TriggerData *trigger)
 		command = command_of(plan, trigger->tg_newtuple, false);
 		made_by = maker_of(plan, trigger->tg_trigtuple);
 		count = evs_capture_updated(plan, trigger->tg_trigslot, trigger->tg_newslot, events);
+		if (count == 0)
+			evs_capture_unchanged(plan, command, made_by, trigger->tg_newslot);
 	}
 	else if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 	{

@@ -112,6 +112,7 @@ extern void evs_capture_deleted(EvsCapturePlan *plan, TupleTableSlot *row, EvsEv
 extern int	evs_capture_updated(EvsCapturePlan *plan, TupleTableSlot *old_row,
 								TupleTableSlot *new_row, EvsEvent *events);
 extern void evs_capture_truncated(EvsCapturePlan *plan, Relation table, EvsEvent *event);
+extern text *evs_capture_stream(EvsCapturePlan *plan, TupleTableSlot *row);
 
 /* The steps of one command: what leaves a stream does so before others come. */
 typedef enum EvsCapturePhase
@@ -128,6 +129,13 @@ typedef enum EvsCapturePhase
  */
 extern void evs_capture_add(const EvsCapturePlan *plan, CommandId command,
 							CommandId made_by, EvsCapturePhase phase, const EvsEvent *event);
+
+/*
+ * An update that is no event.  What a statement within another does to the row
+ * afterwards is done to the version that this one made.
+ */
+extern void evs_capture_unchanged(EvsCapturePlan *plan, CommandId command,
+								  CommandId made_by, TupleTableSlot *row);
 
 /* Call when the changes of one row have been added. */
 extern void evs_capture_added(void);

@@ -15,6 +15,7 @@ typedef struct EvsChange
 	CommandId	place;			/* the command with which it is told */
 	EvsCapturePhase phase;
 	bool		repeats_key;	/* of other rows of its table, perhaps */
+	bool		is_event;		/* or an update without one: it made a version of the row */
 	Oid			table;			/* whose row it is */
 	int64		sequence;		/* in which it was collected */
 	int			nest_level;		/* of the transaction that collected it */

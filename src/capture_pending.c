@@ -220,6 +220,24 @@ keep(const Pending *done, int first)
 		pending.enough += MemoryContextMemAllocated(pending.context, false);
 }
 
+/*
+ * Updates that are no events have told which changes are of one row.  Nor are they
+ * needed when a part is appended: triggers have changed nothing by then, and what they
+ * will change is of rows whose own changes come after that.
+ */
+static int
+drop_unchanged(EvsChange *changes, int count)
+{
+	int			events = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (changes[i].is_event)
+			changes[events++] = changes[i];
+	}
+	return events;
+}
+
 /* Append what is pending, all of it at the end of the statement. */
 static void
 append_pending(bool at_end)
@@ -235,12 +253,13 @@ append_pending(bool at_end)
 	MemoryContextSetParent(done.context, CurTransactionContext);
 	if (done.nested && done.disordered)
 		evs_capture_place(done.changes, done.count);
+	done.count = drop_unchanged(done.changes, done.count);
 	if (done.shared && done.count > EVS_STREAMS_AT_ONCE)
 		evs_capture_sort(done.changes, done.count, true);
 	else if (done.disordered)
 		evs_capture_sort(done.changes, done.count, false);
 	count = done.count;
-	if (!at_end && done.leaving)
+	if (!at_end && done.leaving && count > 0)
 		count -= count_coming(&done);
 	if (appended.watch)
 	{
@@ -270,9 +289,9 @@ append_pending(bool at_end)
 	MemoryContextDelete(done.context);
 }
 
-void
-evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
-				EvsCapturePhase phase, const EvsEvent *event)
+static void
+add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
+	EvsCapturePhase phase, const EvsEvent *event, bool is_event)
 {
 	EvsChange	change;
 
@@ -280,15 +299,35 @@ evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by
 	change.made_by = made_by;
 	change.place = command;
 	change.repeats_key = plan->repeats_keys;
+	change.is_event = is_event;
 	change.table = plan->relid;
 	change.phase = phase;
 	change.sequence = pending.sequence++;
 	change.nest_level = GetCurrentTransactionNestLevel();
 	change.role = plan->registrant;
 	change.event = *event;
+	add_change(&change);
+}
+
+void
+evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
+				EvsCapturePhase phase, const EvsEvent *event)
+{
 	pending.nested |= running > 1;
 	pending.shared |= plan->shares_streams;
-	add_change(&change);
+	add(plan, command, made_by, phase, event, true);
+}
+
+void
+evs_capture_unchanged(EvsCapturePlan *plan, CommandId command, CommandId made_by,
+					  TupleTableSlot *row)
+{
+	EvsEvent	none = {0};
+
+	if (running <= 1 || made_by == InvalidCommandId)
+		return;
+	none.stream = evs_capture_stream(plan, row);
+	add(plan, command, made_by, EVS_CAPTURE_STAYS, &none, false);
 }
 
 static void

@@ -334,6 +334,20 @@ evs_capture_deleted(EvsCapturePlan *plan, TupleTableSlot *slot, EvsEvent *event)
 	make_deleted(plan, &row, stream_of(plan, &row), event);
 }
 
+text *
+evs_capture_stream(EvsCapturePlan *plan, TupleTableSlot *slot)
+{
+	EvsJsonSettings settings = {0};
+	Row			row;
+
+	slot_getallattrs(slot);
+	prepare_row(plan, &row);
+	for (int i = 0; i < plan->nkeys; i++)
+		take_value(plan, slot, plan->keys[i], &settings, &row);
+	evs_json_end(&settings);
+	return stream_of(plan, &row);
+}
+
 static bool
 is_same(const EvsCaptureColumn *column, TupleTableSlot *a, TupleTableSlot *b)
 {

@@ -204,8 +204,11 @@ evs_event_datum(const EvsEvent *event)
 static void *
 copy_varlena(const void *from)
 {
-	void	   *to = palloc(VARSIZE_ANY(from));
+	void	   *to;
 
+	if (from == NULL)
+		return NULL;
+	to = palloc(VARSIZE_ANY(from));
 	memcpy(to, from, VARSIZE_ANY(from));
 	return to;
 }
@@ -217,7 +220,7 @@ evs_event_copy(EvsEvent *to, const EvsEvent *from)
 	to->stream = copy_varlena(from->stream);
 	to->type = copy_varlena(from->type);
 	to->data = copy_varlena(from->data);
-	to->metadata = from->metadata ? copy_varlena(from->metadata) : NULL;
+	to->metadata = copy_varlena(from->metadata);
 }
 
 /*

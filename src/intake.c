@@ -356,6 +356,7 @@ take_restored_row(Relation events, const EvsEvent *row)
 				 errmsg("cannot restore events while a trigger of evsource.events is disabled"),
 				 errdetail("The one that runs before an INSERT or COPY has not run."),
 				 errhint("Enable all triggers of the table.")));
+	evs_pure_check_append();
 	if (current->streams == NULL)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(statement_context());

@@ -52,6 +52,12 @@ begin
     return state;
 end $$;
 select evsource.state('tells', 'a-1');
+create or replace function tells(state jsonb, e evsource.event) returns jsonb language plpgsql as $$
+begin
+    insert into evsource.events (stream, type, version, position, recorded_at) values ('log-1', 'Noted', 1, 1000, '2024-01-01');
+    return state;
+end $$;
+select evsource.state('tells', 'a-1');
 create function decides(state jsonb, command jsonb) returns evsource.new_event[] language sql as $$ select array[evsource.new_event('Noted')] $$;
 select evsource.create_projection('counts', 'evsource.fold_count');
 select evsource.create_decider('decides', 'decides', 'counts');
