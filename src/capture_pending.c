@@ -221,9 +221,10 @@ keep(const Pending *done, int first)
 }
 
 /*
- * Updates that are no events have told which changes are of one row.  Nor are they
- * needed when a part is appended: triggers have changed nothing by then, and what they
- * will change is of rows whose own changes come after that.
+ * Updates that are no events have told which changes are of one row.  When a part is
+ * appended, triggers have changed nothing by then, and what a row's own triggers will
+ * change comes with its own change.  (What the trigger of another row has updated, and
+ * changes later, is not known by this.)
  */
 static int
 drop_unchanged(EvsChange *changes, int count)
