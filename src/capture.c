@@ -34,30 +34,64 @@ refuse_trigger(const TriggerData *trigger)
 }
 
 /*
- * The command that made this row version, or, if the row was deleted, the one
- * that did that.  Other kinds of tables do not tell: they count as changed now.
+ * The command of this transaction that made a version of a row; InvalidCommandId: another
+ * transaction did.  A row of COPY FREEZE does not tell its command once it is changed, but
+ * that COPY is no statement within another.
  */
 static CommandId
-command_of(const EvsCapturePlan *plan, HeapTuple tuple, bool deleted)
+maker_of(HeapTuple row)
 {
-	if (!plan->is_heap)
-		return GetCurrentCommandId(false);
-	if (deleted)
-		return HeapTupleHeaderGetCmax(tuple->t_data);
-	/* COPY FREEZE */
-	if (HeapTupleHeaderXminFrozen(tuple->t_data))
-		return GetCurrentCommandId(false);
-	return HeapTupleHeaderGetCmin(tuple->t_data);
+	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmin(row->t_data)))
+		return InvalidCommandId;
+	if (HeapTupleHeaderXminFrozen(row->t_data))
+		return evs_capture_first_command();
+	return HeapTupleHeaderGetCmin(row->t_data);
 }
 
-/* The command of this transaction that made the row before it was changed. */
-static CommandId
-maker_of(const EvsCapturePlan *plan, HeapTuple old_row)
+/*
+ * What was done to a row; NULL: it was not there before, or is not afterwards.  Tables that
+ * are no heaps do not tell the command: it counts as done now.
+ */
+static EvsCaptureStep
+step_of(const EvsCapturePlan *plan, HeapTuple found, HeapTuple left)
 {
-	if (!plan->is_heap ||
-		!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(old_row->t_data)))
-		return InvalidCommandId;
-	return HeapTupleHeaderGetCmin(old_row->t_data);
+	EvsCaptureStep step = {EVS_CAPTURE_STAYS, GetCurrentCommandId(false)};
+
+	step.found_by = InvalidCommandId;
+	ItemPointerSetInvalid(&step.found);
+	ItemPointerSetInvalid(&step.left);
+	if (found == NULL)
+		step.phase = EVS_CAPTURE_COMES;
+	else if (left == NULL)
+		step.phase = EVS_CAPTURE_LEAVES;
+	if (!plan->is_heap)
+		return step;
+
+	step.command = left != NULL ? maker_of(left) : HeapTupleHeaderGetCmax(found->t_data);
+	if (found != NULL)
+	{
+		step.found = found->t_self;
+		step.found_by = maker_of(found);
+	}
+	if (left != NULL)
+		step.left = left->t_self;
+	return step;
+}
+
+/* An update of the key: the row leaves its stream, and comes to another one. */
+static void
+add_moved(const EvsCapturePlan *plan, const EvsCaptureStep *step, const EvsEvent *events)
+{
+	EvsCaptureStep leaves = *step;
+	EvsCaptureStep comes = *step;
+
+	leaves.phase = EVS_CAPTURE_LEAVES;
+	ItemPointerSetInvalid(&leaves.left);
+	comes.phase = EVS_CAPTURE_COMES;
+	ItemPointerSetInvalid(&comes.found);
+	comes.found_by = InvalidCommandId;
+	evs_capture_add(plan, &leaves, &events[0]);
+	evs_capture_add(plan, &comes, &events[1]);
 }
 
 static void
@@ -65,41 +99,33 @@ capture_row(EvsCapturePlan *plan, const TriggerData *trigger)
 {
 	Jsonb	   *metadata = evs_metadata_for(NULL);
 	EvsEvent	events[2];
-	EvsCapturePhase phase = EVS_CAPTURE_STAYS;
+	EvsCaptureStep step;
 	int			count = 1;
-	CommandId	command;
-	CommandId	made_by = InvalidCommandId;
 
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 	{
-		command = command_of(plan, trigger->tg_newtuple, false);
-		made_by = maker_of(plan, trigger->tg_trigtuple);
+		step = step_of(plan, trigger->tg_trigtuple, trigger->tg_newtuple);
 		count = evs_capture_updated(plan, trigger->tg_trigslot, trigger->tg_newslot, events);
-		if (count == 0)
-			evs_capture_unchanged(plan, command, made_by, trigger->tg_newslot);
 	}
 	else if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 	{
-		command = command_of(plan, trigger->tg_trigtuple, false);
+		step = step_of(plan, NULL, trigger->tg_trigtuple);
 		evs_capture_inserted(plan, trigger->tg_trigslot, events);
-		phase = EVS_CAPTURE_COMES;
 	}
 	else
 	{
-		command = command_of(plan, trigger->tg_trigtuple, true);
-		made_by = maker_of(plan, trigger->tg_trigtuple);
+		step = step_of(plan, trigger->tg_trigtuple, NULL);
 		evs_capture_deleted(plan, trigger->tg_trigslot, events);
-		phase = EVS_CAPTURE_LEAVES;
 	}
 
 	for (int i = 0; i < count; i++)
-	{
-		if (count == 2)
-			phase = i == 0 ? EVS_CAPTURE_LEAVES : EVS_CAPTURE_COMES;
 		events[i].metadata = metadata;
-		evs_capture_add(plan, command, phase == EVS_CAPTURE_COMES ? InvalidCommandId : made_by,
-						phase, &events[i]);
-	}
+	if (count == 0)
+		evs_capture_unchanged(plan, &step, trigger->tg_newslot);
+	else if (count == 1)
+		evs_capture_add(plan, &step, &events[0]);
+	else
+		add_moved(plan, &step, events);
 }
 
 static void
@@ -110,7 +136,7 @@ capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger)
 	evs_capture_truncate_ends(trigger->tg_relation);
 	evs_capture_truncated(plan, trigger->tg_relation, &event);
 	event.metadata = evs_metadata_for(NULL);
-	evs_capture_add(plan, GetCurrentCommandId(false), InvalidCommandId, EVS_CAPTURE_LEAVES, &event);
+	evs_capture_add_truncated(plan, &event);
 }
 
 /*

@@ -10,6 +10,7 @@
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 #include "utils/relcache.h"
 
 /* What the arguments of a trigger say (capture_definition.c). */
@@ -123,19 +124,37 @@ typedef enum EvsCapturePhase
 } EvsCapturePhase;
 
 /*
- * Append the event, copied, when the statement that is under way ends, in the
- * order of commands and phases (capture_pending.c).  made_by is the command that made
- * the row which was changed; InvalidCommandId: another transaction did, or there was none.
+ * What a command did to a row: it found one version of it, and left another.  A version
+ * is known by where it is, and by the command of this transaction that put it there.
  */
-extern void evs_capture_add(const EvsCapturePlan *plan, CommandId command,
-							CommandId made_by, EvsCapturePhase phase, const EvsEvent *event);
+typedef struct EvsCaptureStep
+{
+	EvsCapturePhase phase;
+	CommandId	command;
+	ItemPointerData found;		/* not valid: none in this stream, or not known */
+	CommandId	found_by;		/* which made that; InvalidCommandId: another transaction */
+	ItemPointerData left;		/* not valid: none in this stream */
+} EvsCaptureStep;
 
 /*
- * An update that is no event.  What a statement within another does to the row
- * afterwards is done to the version that this one made.
+ * Append the event, copied, when the statement that is under way ends, in the
+ * order of commands and phases (capture_pending.c).
  */
-extern void evs_capture_unchanged(EvsCapturePlan *plan, CommandId command,
-								  CommandId made_by, TupleTableSlot *row);
+extern void evs_capture_add(const EvsCapturePlan *plan, const EvsCaptureStep *step,
+							const EvsEvent *event);
+
+/* The same of rows that leave now, by TRUNCATE. */
+extern void evs_capture_add_truncated(const EvsCapturePlan *plan, const EvsEvent *event);
+
+/*
+ * An update that is no event.  What is done to the row afterwards is done to the version
+ * that this one left.
+ */
+extern void evs_capture_unchanged(EvsCapturePlan *plan, const EvsCaptureStep *step,
+								  TupleTableSlot *row);
+
+/* The command of the outermost statement that is under way; within it others have higher ones. */
+extern CommandId evs_capture_first_command(void);
 
 /* Call when the changes of one row have been added. */
 extern void evs_capture_added(void);

@@ -25,6 +25,7 @@
 #include "capture_order.h"
 
 #include "miscadmin.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "event.h"
@@ -34,8 +35,8 @@ evs_capture_compare(const EvsChange *a, const EvsChange *b)
 {
 	if (a->place != b->place)
 		return a->place < b->place ? -1 : 1;
-	if (a->phase != b->phase)
-		return a->phase < b->phase ? -1 : 1;
+	if (a->step.phase != b->step.phase)
+		return a->step.phase < b->step.phase ? -1 : 1;
 	return 0;
 }
 
@@ -73,20 +74,89 @@ compare_in_stream(const void *left, const void *right)
 	return order != 0 ? order : compare_changes(left, right);
 }
 
-/* Does a row come to the same stream by the same command? */
-static bool
-comes_like(const EvsChange *a, const EvsChange *b)
+/*
+ * A version of a row that this transaction has made.  While it runs, none gives its place
+ * to another, unless a command truncates the table and another one fills it again.
+ */
+typedef struct Version
 {
-	return a->phase == EVS_CAPTURE_COMES && b->phase == EVS_CAPTURE_COMES &&
-		a->command == b->command && evs_same_text(a->event.stream, b->event.stream);
+	Oid			table;
+	CommandId	made_by;
+	ItemPointerData tid;
+} Version;
+
+typedef struct VersionEntry
+{
+	Version		version;
+	int			change;			/* which left it */
+} VersionEntry;
+
+static Version
+version_of(const EvsChange *change, CommandId made_by, ItemPointerData tid)
+{
+	Version		version = {change->table, made_by, tid};
+
+	return version;
+}
+
+static HTAB *
+versions_left(const EvsChange *changes, int count)
+{
+	HASHCTL		control = {0};
+	HTAB	   *versions;
+
+	/* the bytes of its fields, without those that fill it up */
+	control.keysize = offsetof(Version, tid) + sizeof(ItemPointerData);
+	control.entrysize = sizeof(VersionEntry);
+	control.hcxt = CurrentMemoryContext;
+	versions = hash_create("evsource versions of captured rows", count, &control,
+						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < count; i++)
+	{
+		const EvsCaptureStep *step = &changes[i].step;
+		Version		version = version_of(&changes[i], step->command, step->left);
+
+		CHECK_FOR_INTERRUPTS();
+		if (ItemPointerIsValid(&step->left))
+			((VersionEntry *) hash_search(versions, &version, HASH_ENTER, NULL))->change = i;
+	}
+	return versions;
+}
+
+/* The change that left the version which this one found; NULL: it is not among them. */
+static const VersionEntry *
+find_version(HTAB *versions, const EvsChange *change)
+{
+	Version		version = version_of(change, change->step.found_by, change->step.found);
+
+	if (change->step.found_by == InvalidCommandId)
+		return NULL;
+	return hash_search(versions, &version, HASH_FIND, NULL);
+}
+
+/* Of each change that left a version of a row: which changed that; 0: none. */
+static int *
+find_changed(const EvsChange *changes, int count)
+{
+	int		   *changed = MemoryContextAllocExtended(CurrentMemoryContext, count * sizeof(int),
+													 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	HTAB	   *versions = versions_left(changes, count);
+
+	for (int i = 0; i < count; i++)
+	{
+		const VersionEntry *entry = find_version(versions, &changes[i]);
+
+		if (entry != NULL)
+			changed[entry->change] = i;
+	}
+	hash_destroy(versions);
+	return changed;
 }
 
 /*
  * A row that comes to a stream is told after what a later command did there before
  * it came.  That was done to rows that were there before, and it is what was collected
  * earlier, up to the first change of the new row itself, which it never comes behind.
- * If a command brings several rows, each has made room for the next: one of the changes
- * is its own.  Partitions may share a stream: the changes of a row are those of its table.
  */
 static void
 place(EvsChange *coming, const EvsChange *changed, bool was_changed)
@@ -97,43 +167,58 @@ place(EvsChange *coming, const EvsChange *changed, bool was_changed)
 	while (earlier > coming && earlier->sequence > coming->sequence)
 		earlier--;
 	if (earlier > coming)
-		coming->place = Max(coming->place, earlier->command);
+		coming->place = Max(coming->place, earlier->step.command);
 	/* which may have changed a row of another partition first */
 	if (was_changed)
-		coming->place = Min(coming->place, changed->command - 1);
+		coming->place = Min(coming->place, changed->step.command - 1);
 }
 
 void
 evs_capture_place(EvsChange *changes, int count)
 {
-	/* of each that comes: where its row is changed first, or else the end of its stream */
-	int		   *changed = MemoryContextAllocHuge(CurrentMemoryContext, count * sizeof(int));
+	int		   *changed;
 	int			end = 0;
 
 	qsort(changes, count, sizeof(EvsChange), compare_in_stream);
+	changed = find_changed(changes, count);
 	for (int i = 0; i < count; i++)
 	{
 		EvsChange  *coming = &changes[i];
-		int			before = i - 1;
-		int			next = i + 1;
+		bool		was_changed;
 
 		CHECK_FOR_INTERRUPTS();
 		while (end <= i || (end < count && evs_same_text(changes[end].event.stream, coming->event.stream)))
 			end++;
-		if (coming->phase != EVS_CAPTURE_COMES || coming->repeats_key)
+		if (coming->step.phase != EVS_CAPTURE_COMES || coming->repeats_key)
 			continue;
-		while (before >= 0 && comes_like(&changes[before], coming) &&
-			   changes[before].table != coming->table)
-			before--;
-		if (before >= 0 && comes_like(&changes[before], coming))
-			next = changed[before] + 1;
-		while (next < end && !(changes[next].table == coming->table &&
-							   changes[next].made_by == coming->command))
-			next++;
-		changed[i] = Min(next, end);
-		place(coming, &changes[changed[i]], next < end);
+		was_changed = changed[i] > i && changed[i] < end;
+		place(coming, &changes[was_changed ? changed[i] : end], was_changed);
 	}
 	pfree(changed);
+}
+
+EvsChange *
+evs_capture_ahead(const EvsChange *changes, int count, int *ahead)
+{
+	EvsChange  *links;
+	HTAB	   *versions;
+	int			candidates = 0;
+
+	*ahead = 0;
+	for (int i = 0; i < count; i++)
+		candidates += !changes[i].is_event;
+	if (candidates == 0)
+		return NULL;
+
+	links = MemoryContextAllocHuge(CurrentMemoryContext, candidates * sizeof(EvsChange));
+	versions = versions_left(changes, count);
+	for (int i = 0; i < count; i++)
+	{
+		if (!changes[i].is_event && find_version(versions, &changes[i]) == NULL)
+			links[(*ahead)++] = changes[i];
+	}
+	hash_destroy(versions);
+	return links;
 }
 
 void

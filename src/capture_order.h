@@ -10,12 +10,10 @@
 /* One that was captured. */
 typedef struct EvsChange
 {
-	CommandId	command;
-	CommandId	made_by;		/* the row before it; InvalidCommandId: see capture.h */
+	EvsCaptureStep step;
 	CommandId	place;			/* the command with which it is told */
-	EvsCapturePhase phase;
 	bool		repeats_key;	/* of other rows of its table, perhaps */
-	bool		is_event;		/* or an update without one: it made a version of the row */
+	bool		is_event;		/* or an update without one: it left a version of the row */
 	Oid			table;			/* whose row it is */
 	int64		sequence;		/* in which it was collected */
 	int			nest_level;		/* of the transaction that collected it */
@@ -31,6 +29,12 @@ extern int	evs_capture_compare(const EvsChange *a, const EvsChange *b);
  * changes are sorted otherwise afterwards.
  */
 extern void evs_capture_place(EvsChange *changes, int count);
+
+/*
+ * Of the updates that are no events, those whose row is still to come: it will be told
+ * when other triggers have run.  In CurrentMemoryContext; NULL: there are none.
+ */
+extern EvsChange *evs_capture_ahead(const EvsChange *changes, int count, int *ahead);
 
 /*
  * Sort them by that; what is of the same command and phase as it was collected, or,

@@ -52,6 +52,9 @@ static Pending pending;
 /* statements that are under way, one inside the other */
 static int	running = 0;
 
+/* that of the outermost one */
+static CommandId first_command;
+
 /* the last one that was seen to begin; only to be compared */
 static const QueryDesc *begun = NULL;
 
@@ -75,7 +78,7 @@ static struct
 	bool		watch;			/* the library was loaded in this transaction */
 	bool		any;
 	EvsChange	last;			/* only what is compared is valid */
-	CommandId	made_by;		/* the highest one */
+	CommandId	found_by;		/* the highest one */
 }			appended;
 
 static ExecutorRun_hook_type previous_run = NULL;
@@ -85,8 +88,8 @@ static bool
 is_too_late(const EvsChange *change)
 {
 	/* a row that comes is too late for what was done to it, and for nothing else */
-	if (change->phase == EVS_CAPTURE_COMES)
-		return appended.made_by != InvalidCommandId && appended.made_by >= change->command;
+	if (change->step.phase == EVS_CAPTURE_COMES)
+		return appended.found_by != InvalidCommandId && appended.found_by >= change->step.command;
 	return appended.any && evs_capture_compare(change, &appended.last) < 0;
 }
 
@@ -130,9 +133,9 @@ note_appended(const EvsChange *changes, int count)
 		if (!appended.any || evs_capture_compare(&appended.last, change) < 0)
 			appended.last = *change;
 		appended.any = true;
-		if (change->made_by != InvalidCommandId &&
-			(appended.made_by == InvalidCommandId || appended.made_by < change->made_by))
-			appended.made_by = change->made_by;
+		if (change->step.found_by != InvalidCommandId &&
+			(appended.found_by == InvalidCommandId || appended.found_by < change->step.found_by))
+			appended.found_by = change->step.found_by;
 	}
 }
 
@@ -156,7 +159,7 @@ add_change(const EvsChange *change)
 	}
 	if (pending.count > 0 && evs_capture_compare(change, &pending.changes[pending.count - 1]) < 0)
 		pending.disordered = true;
-	pending.leaving |= change->phase == EVS_CAPTURE_LEAVES;
+	pending.leaving |= change->step.phase == EVS_CAPTURE_LEAVES;
 
 	old = MemoryContextSwitchTo(pending.context);
 	pending.changes[pending.count] = *change;
@@ -200,34 +203,30 @@ count_coming(const Pending *done)
 	const EvsChange *last = &done->changes[done->count - 1];
 	int			count = 0;
 
-	while (count < done->count && last[-count].command == last->command &&
-		   last[-count].phase == EVS_CAPTURE_COMES)
+	while (count < done->count && last[-count].step.command == last->step.command &&
+		   last[-count].step.phase == EVS_CAPTURE_COMES)
 		count++;
 	return count;
 }
 
-/* Make pending again what is not appended yet. */
+/* Make pending again what is not appended yet, and the links that are needed for it. */
 static void
-keep(const Pending *done, int first)
+keep(const Pending *done, int first, const EvsChange *links, int nlinks)
 {
-	pending.sequence = done->sequence;
-	pending.leaving = done->leaving;
-	pending.shared = done->shared;
+	pending.leaving |= done->leaving;
+	pending.shared |= done->shared;
 	for (int i = first; i < done->count; i++)
 		add_change(&done->changes[i]);
+	for (int i = 0; i < nlinks; i++)
+		add_change(&links[i]);
 	pending.enough = done->enough;
 	if (pending.context != NULL)
 		pending.enough += MemoryContextMemAllocated(pending.context, false);
 }
 
-/*
- * Updates that are no events have told which changes are of one row.  When a part is
- * appended, triggers have changed nothing by then, and what a row's own triggers will
- * change comes with its own change.  (What the trigger of another row has updated, and
- * changes later, is not known by this.)
- */
+/* Updates that are no events have told which changes are of one row: they are links. */
 static int
-drop_unchanged(EvsChange *changes, int count)
+drop_links(EvsChange *changes, int count)
 {
 	int			events = 0;
 
@@ -246,15 +245,21 @@ append_pending(bool at_end)
 	Pending		done = pending;
 	MemoryContext old;
 	EvsEvent   *events;
+	EvsChange  *links = NULL;
+	int			nlinks = 0;
 	int			count;
 
 	/* handlers that the append calls may change captured tables themselves */
 	memset(&pending, 0, sizeof(pending));
+	pending.sequence = done.sequence;
 	/* a savepoint that ends with an error of the append takes the memory with it */
 	MemoryContextSetParent(done.context, CurTransactionContext);
+	old = MemoryContextSwitchTo(done.context);
 	if (done.nested && done.disordered)
 		evs_capture_place(done.changes, done.count);
-	done.count = drop_unchanged(done.changes, done.count);
+	if (!at_end)
+		links = evs_capture_ahead(done.changes, done.count, &nlinks);
+	done.count = drop_links(done.changes, done.count);
 	if (done.shared && done.count > EVS_STREAMS_AT_ONCE)
 		evs_capture_sort(done.changes, done.count, true);
 	else if (done.disordered)
@@ -269,7 +274,6 @@ append_pending(bool at_end)
 			note_appended(done.changes, count);
 	}
 
-	old = MemoryContextSwitchTo(done.context);
 	events = MemoryContextAllocHuge(done.context, Max(count, 1) * sizeof(EvsEvent));
 	for (int i = 0; i < count; i++)
 		events[i] = done.changes[i].event;
@@ -286,23 +290,20 @@ append_pending(bool at_end)
 	MemoryContextSwitchTo(old);
 
 	if (!at_end)
-		keep(&done, count);
+		keep(&done, count, links, nlinks);
 	MemoryContextDelete(done.context);
 }
 
 static void
-add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
-	EvsCapturePhase phase, const EvsEvent *event, bool is_event)
+add(const EvsCapturePlan *plan, const EvsCaptureStep *step, const EvsEvent *event, bool is_event)
 {
 	EvsChange	change;
 
-	change.command = command;
-	change.made_by = made_by;
-	change.place = command;
+	change.step = *step;
+	change.place = step->command;
 	change.repeats_key = plan->repeats_keys;
 	change.is_event = is_event;
 	change.table = plan->relid;
-	change.phase = phase;
 	change.sequence = pending.sequence++;
 	change.nest_level = GetCurrentTransactionNestLevel();
 	change.role = plan->registrant;
@@ -311,24 +312,40 @@ add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
 }
 
 void
-evs_capture_add(const EvsCapturePlan *plan, CommandId command, CommandId made_by,
-				EvsCapturePhase phase, const EvsEvent *event)
+evs_capture_add(const EvsCapturePlan *plan, const EvsCaptureStep *step, const EvsEvent *event)
 {
 	pending.nested |= running > 1;
 	pending.shared |= plan->shares_streams;
-	add(plan, command, made_by, phase, event, true);
+	add(plan, step, event, true);
 }
 
 void
-evs_capture_unchanged(EvsCapturePlan *plan, CommandId command, CommandId made_by,
-					  TupleTableSlot *row)
+evs_capture_add_truncated(const EvsCapturePlan *plan, const EvsEvent *event)
+{
+	EvsCaptureStep step = {EVS_CAPTURE_LEAVES, GetCurrentCommandId(false)};
+
+	step.found_by = InvalidCommandId;
+	ItemPointerSetInvalid(&step.found);
+	ItemPointerSetInvalid(&step.left);
+	evs_capture_add(plan, &step, event);
+}
+
+void
+evs_capture_unchanged(EvsCapturePlan *plan, const EvsCaptureStep *step, TupleTableSlot *row)
 {
 	EvsEvent	none = {0};
 
-	if (running <= 1 || made_by == InvalidCommandId)
+	/* only rows that the statement brought itself can be told later than that */
+	if (running == 0 || step->found_by == InvalidCommandId || step->found_by < first_command)
 		return;
 	none.stream = evs_capture_stream(plan, row);
-	add(plan, command, made_by, EVS_CAPTURE_STAYS, &none, false);
+	add(plan, step, &none, false);
+}
+
+CommandId
+evs_capture_first_command(void)
+{
+	return running > 0 ? first_command : GetCurrentCommandId(false);
 }
 
 static void
@@ -347,6 +364,7 @@ evs_capture_statement_unseen(void)
 	unseen.nest_level = GetCurrentTransactionNestLevel();
 	unseen.message = GetCurrentStatementStartTimestamp();
 	running = 1;
+	first_command = FirstCommandId;
 }
 
 /* After the changes of one trigger call have been added. */
@@ -365,10 +383,17 @@ evs_capture_added(void)
 		append_pending(false);
 }
 
+static void
+begins(CommandId command)
+{
+	if (running++ == 0)
+		first_command = command;
+}
+
 void
 evs_capture_statement_begins(void)
 {
-	running++;
+	begins(GetCurrentCommandId(false));
 }
 
 void
@@ -416,7 +441,7 @@ run_statement(EVS_EXECUTOR_RUN_PARAMETERS)
 	/* a COPY that brought no row is over */
 	if (unseen.running && unseen.message != GetCurrentStatementStartTimestamp())
 		forget_unseen();
-	running++;
+	begins(query->estate->es_output_cid);
 	PG_TRY();
 	{
 		run(EVS_EXECUTOR_RUN_ARGUMENTS);
@@ -451,7 +476,7 @@ finish_statement(QueryDesc *query)
 	if (unseen.running && query != begun)
 		unseen.running = false;
 	else
-		evs_capture_statement_begins();
+		begins(query->estate->es_output_cid);
 	PG_TRY();
 	{
 		fire_triggers(query);
@@ -513,7 +538,7 @@ void
 evs_capture_pending_init(void)
 {
 	appended.watch = IsTransactionState();
-	appended.made_by = InvalidCommandId;
+	appended.found_by = InvalidCommandId;
 	previous_run = ExecutorRun_hook;
 	ExecutorRun_hook = run_statement;
 	previous_finish = ExecutorFinish_hook;

@@ -129,8 +129,7 @@ delete_row(TupleTableSlot *row, void *argument)
 
 	evs_capture_deleted(deletion->plan, row, &event);
 	event.metadata = deletion->metadata;
-	evs_capture_add(deletion->plan, GetCurrentCommandId(false), InvalidCommandId,
-					EVS_CAPTURE_LEAVES, &event);
+	evs_capture_add_truncated(deletion->plan, &event);
 	evs_capture_added();
 }
 
