@@ -206,6 +206,28 @@ load_cursor(EvsCursor *cursor, const Row *row, const char *consumer, TimestampTz
 	cursor->free_at = free_at == DT_NOBEGIN ? 0 : free_at;
 }
 
+/* What evsource itself has not written, but somebody by hand. */
+static int
+contradict(const char *subscription)
+{
+	errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE);
+	errmsg("cursors of subscription \"%s\" contradict each other", subscription);
+	errhint("evsource.seek_subscription() replaces all of them, at the position that it is given.");
+	return 0;
+}
+
+void
+evs_cursor_check(const char *subscription, int partition, int partitions, int expected)
+{
+	if (partitions == expected && expected <= EVS_MAX_SUBSCRIPTION_PARTITIONS &&
+		partition >= 0 && partition < expected)
+		return;
+	ereport(ERROR,
+			(contradict(subscription),
+			 errdetail("One is for partition %d of %d, in a generation of %d; they are numbered from 0.",
+					   partition, partitions, expected)));
+}
+
 /* Those of the oldest generation: others begin where these end. */
 static void
 load_cursors(EvsSubscription *subscription, const char *consumer, Snapshot snapshot)
@@ -221,16 +243,25 @@ load_cursors(EvsSubscription *subscription, const char *consumer, Snapshot snaps
 	scan = systable_beginscan_ordered(cursors, index, snapshot, 1, &key);
 	while (HeapTupleIsValid(row.tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
+		int			partitions = DatumGetInt32(value(&row, CURSOR_PARTITIONS));
 		EvsCursor	cursor;
 
 		load_cursor(&cursor, &row, consumer, now);
 		if (subscription->ncursors == 0)
-		{
-			subscription->partitions = DatumGetInt32(value(&row, CURSOR_PARTITIONS));
-			subscription->cursors = palloc(sizeof(EvsCursor) * subscription->partitions);
-		}
+			subscription->partitions = partitions;
 		else if (cursor.generation != subscription->cursors[0].generation)
+		{
+			/* nobody would come to those */
+			if (subscription->cursors[0].end == PG_INT64_MAX)
+				ereport(ERROR,
+						(contradict(subscription->name),
+						 errdetail("Generation %d begins where generation %d ends, but that has no end.",
+								   cursor.generation, subscription->cursors[0].generation)));
 			break;
+		}
+		evs_cursor_check(subscription->name, cursor.partition, partitions, subscription->partitions);
+		if (subscription->cursors == NULL)
+			subscription->cursors = palloc(sizeof(EvsCursor) * partitions);
 		subscription->cursors[subscription->ncursors++] = cursor;
 	}
 	systable_endscan_ordered(scan);

@@ -58,6 +58,13 @@ extern char *evs_consumer_name(FunctionCallInfo fcinfo, int argument);
  */
 extern EvsSubscription *evs_subscription_load(const char *name, const char *consumer);
 
+/*
+ * 55000 unless a cursor is of one of so many partitions, as the others of its generation:
+ * so they are where evsource has written them, but not by hand.
+ */
+extern void evs_cursor_check(const char *subscription, int partition, int partitions,
+							 int expected);
+
 /* 42501 unless the current user has the rights of the owner. */
 extern void evs_subscription_check_rights(const char *name, const char *owner);
 extern void evs_subscription_unknown(const char *name);

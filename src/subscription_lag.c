@@ -105,6 +105,13 @@ lag_of(HTAB *lags, const char *name)
 	return lag;
 }
 
+static void
+check_cursor(const Part *part, const EvsQueryResult *result, uint64 row)
+{
+	evs_cursor_check(evs_query_text(result, row, 1), evs_query_integer(result, row, 6),
+					 evs_query_integer(result, row, 5), part->partitions);
+}
+
 /* The part that the row's cursor belongs to: rows of one follow each other. */
 static Part *
 part_of(Counting *counting, const EvsQueryResult *result, uint64 row)
@@ -114,13 +121,17 @@ part_of(Counting *counting, const EvsQueryResult *result, uint64 row)
 	int			generation = evs_query_integer(result, row, 4);
 
 	if (part != NULL && part->lag == lag && part->generation == generation)
+	{
+		check_cursor(part, result, row);
 		return part;
+	}
 
 	part = &counting->parts[counting->nparts++];
 	part->lag = lag;
 	part->generation = generation;
 	evs_filter_from_arrays(&part->filter, array_of(result, row, 2), array_of(result, row, 3));
 	part->partitions = evs_query_integer(result, row, 5);
+	check_cursor(part, result, row);
 	part->positions = palloc(sizeof(int64) * part->partitions);
 	for (int i = 0; i < part->partitions; i++)
 		part->positions[i] = PG_INT64_MAX;

@@ -144,6 +144,51 @@ select evsource.drop_subscription('taken');
 select evsource.drop_event_type('Taken');
 drop function take_away(jsonb);
 
+-- Cursors that evsource has not written, and that contradict each other, are an error to who
+-- fetches and who asks for the lag, and no memory is overwritten.
+set session_replication_role = replica;
+\set VERBOSITY default
+select evsource.create_subscription('odd', categories => '{refused}');
+begin;
+insert into evsource.cursors (subscription, generation, partition, partitions, definition, position)
+    select 'odd', 1, n, 100, 1, 0 from generate_series(1, 99) n;
+savepoint s;
+select evsource.fetch_events('odd');
+rollback to s;
+select lag from evsource.subscription_status where subscription = 'odd';
+rollback;
+begin;
+update evsource.cursors set partition = 1000000 where subscription = 'odd';
+savepoint s;
+select evsource.fetch_events('odd');
+rollback to s;
+select lag from evsource.subscription_status where subscription = 'odd';
+rollback;
+\set VERBOSITY terse
+begin;
+update evsource.cursors set partition = -1 where subscription = 'odd';
+select evsource.fetch_events('odd');
+rollback;
+begin;
+update evsource.cursors set partitions = 0 where subscription = 'odd';
+select evsource.fetch_events('odd');
+rollback;
+begin;
+update evsource.cursors set partitions = 2000000000 where subscription = 'odd';
+select lag from evsource.subscription_status where subscription = 'odd';
+rollback;
+\set VERBOSITY default
+-- Nor is nothing handed out for ever where an older generation stands before the newer one.
+insert into evsource.cursors (subscription, generation, partition, partitions, definition, position)
+    values ('odd', 0, 0, 1, 1, 0);
+reset session_replication_role;
+select evsource.fetch_events('odd');
+\set VERBOSITY terse
+-- This is the way out.
+select evsource.seek_subscription('odd', after_position => 0);
+select count(*) > 0 as fetches from evsource.fetch_events('odd');
+select evsource.drop_subscription('odd');
+
 drop table got;
 select evsource.drop_subscription('refused');
 select count(*) from evsource.subscriptions;
