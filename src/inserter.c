@@ -200,6 +200,23 @@ open_index(EvsInserter *inserter, int i)
 	return *open;
 }
 
+/*
+ * The indexes that every row belongs into, one right after the other: what opens the
+ * first is in the processor's cache for the others.  Later, between one's entries and
+ * the next one's, it would have to be fetched again each time.
+ */
+static void
+open_indexes_of_all_rows(EvsInserter *inserter)
+{
+	for (int i = 0; i < inserter->relinfo->ri_NumIndices; i++)
+	{
+		const IndexInfo *info = inserter->relinfo->ri_IndexRelationInfo[i];
+
+		if (info->ii_Predicate == NIL && info->ii_ReadyForInserts)
+			(void) open_index(inserter, i);
+	}
+}
+
 /* Room for the values of all rows; a session keeps that for one. */
 static void
 make_room(EvsInserter *inserter, int count)
@@ -235,11 +252,12 @@ evs_inserter_begin(Relation events, int count)
 	ResultRelInfo *relinfo = inserter->relinfo;
 
 	make_room(inserter, count);
-	if (inserter == kept)
-		kept_is_busy = true;
 	relinfo->ri_RelationDesc = events;
 	for (int i = 0; i < relinfo->ri_NumIndices; i++)
 		relinfo->ri_IndexRelationDescs[i] = NULL;
+	open_indexes_of_all_rows(inserter);
+	if (inserter == kept)
+		kept_is_busy = true;
 	return inserter;
 }
 
