@@ -24,15 +24,13 @@
  * To pass over much takes time, and what was passed over is written down only when the
  * transaction commits.  So a call ends after a while, with nothing if need be.
  *
- * Waiting: an appender wakes those that want its events, by their categories and
- * types (wakeup.c).
- * What it has committed may not be safe to read yet, because of another open
- * append; who sees that lets everybody wake him until it is over.
+ * Waiting: an appender wakes those that want its events, by their categories and types
+ * (wakeup.c).  What it has committed may not be safe to read yet, because of another open
+ * append; who sees that has only those wake him that hold it back: see wakeup_wait.c.
  *
- * The statement that calls has a snapshot, which a function cannot give back; so
- * nobody waits for longer than evsource.max_wait.
- *
- * Nor is anything handed out after a wait to a client that has gone meanwhile.
+ * The statement that calls has a snapshot, which a function cannot give back; so nobody
+ * waits for longer than evsource.max_wait.  Nor is anything handed out after a wait to a
+ * client that has gone meanwhile.
  *
  * Who has locked a cursor does not wait: its consumer could not acknowledge, and
  * nobody else could fetch from it.  The lock goes with the transaction, so the
@@ -338,7 +336,7 @@ note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, S
 			(fetch->due == 0 || cursor->free_at < fetch->due))
 			fetch->due = cursor->free_at;
 	}
-	fetch->blocked = is_blocked(subscription, safe, snapshot);
+	fetch->held_at = is_blocked(subscription, safe, snapshot) ? safe + 1 : 0;
 	evs_wakeup_wanted(&subscription->filter, &fetch->wanted);
 }
 
@@ -451,11 +449,18 @@ require_client(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* Nothing was found; what is blocked or leased, others leave to us to watch. */
+/* Nothing was found: will somebody wake us when there is something? */
 static bool
-was_woken(const EvsFetch *fetch)
+will_be_woken(const EvsFetch *fetch)
 {
-	return !evs_wakeup_found_nothing(fetch->blocked || fetch->due != 0);
+	/* what is held back or leased, others leave to us to watch */
+	bool		woken = !evs_wakeup_found_nothing(fetch->held_at != 0 || fetch->due != 0);
+
+	/* from a change on other things wake us than before, so look again after it */
+	if (evs_wakeup_want(&fetch->wanted, fetch->held_at) || woken)
+		return false;
+	/* what held it back may have ended before it could know */
+	return fetch->held_at == 0 || evs_horizon_is_held(fetch->held_at);
 }
 
 static void
@@ -463,17 +468,13 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 {
 	for (;;)
 	{
-		bool		woken;
-
 		evs_wakeup_looks();
 		if (look(fetch) || fetch->has_locks || fetch->unfinished)
 			return;
-		woken = was_woken(fetch);
-		if (milliseconds_until(until) == 0)
-			return;
-		/* from a change on everything wakes us, so look again after it */
-		if (!woken && !evs_wakeup_want(&fetch->wanted, fetch->blocked))
+		if (will_be_woken(fetch) && milliseconds_until(until) > 0)
 			sleep_until(fetch, until);
+		else if (milliseconds_until(until) == 0)
+			return;
 		require_client();
 	}
 }

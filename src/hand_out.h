@@ -29,7 +29,7 @@ typedef struct EvsFetch
 
 	/* what the last look in vain has seen */
 	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
-	bool		blocked;		/* there are events that are not safe to read yet */
+	int64		held_at;		/* there are events from here on that are not safe to read yet; 0: none */
 	bool		has_locks;		/* cursors may be locked by this transaction */
 	Bitmapset  *locked;			/* partitions that another transaction has */
 	int			locked_in;		/* ... when the definition had this number */

@@ -355,6 +355,21 @@ evs_horizon_safe_position(void)
 	return lowest - 1;
 }
 
+bool
+evs_horizon_is_held(int64 bound)
+{
+	EvsShared  *shared = evs_shmem();
+	int64		above = bound + 1;
+
+	/* what appends there do is not known here */
+	if (evs_replication_is_copy() || RecoveryInProgress())
+		return true;
+	if (shared != NULL && lowest_slot(shared, above) < above)
+		return true;
+	pg_memory_barrier();
+	return (shared == NULL || max_prepared_xacts > 0) && lowest_lock(above) < above;
+}
+
 /*
  * At PREPARE the bound moves from our slot to a lock that the prepared
  * transaction keeps.  At the end of the transaction it is withdrawn; the
@@ -365,8 +380,9 @@ static void
 transaction_ends(XactEvent event, void *arg)
 {
 	EvsShared  *shared;
+	int64		bound = published_bound;
 
-	if (published_bound == 0)
+	if (bound == 0)
 		return;
 	shared = slots();
 
@@ -374,7 +390,7 @@ transaction_ends(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_PREPARE:
 			if (shared != NULL)
-				publish_as_lock(published_bound);
+				publish_as_lock(bound);
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
@@ -382,7 +398,7 @@ transaction_ends(XactEvent event, void *arg)
 			if (shared != NULL)
 				pg_atomic_write_u64(&my_slot(shared)->bound, 0);
 			published_bound = 0;
-			evs_wakeup_appended();
+			evs_wakeup_appended(bound);
 			break;
 		default:
 			break;

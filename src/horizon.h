@@ -40,6 +40,12 @@ extern int64 evs_horizon_end(void);
 extern int64 evs_horizon_safe_position(void);
 
 /*
+ * Has any open append a bound as low as this?  Until all such have ended the safe position
+ * is below it.  True on a standby and a copy, which do not know.
+ */
+extern bool evs_horizon_is_held(int64 bound);
+
+/*
  * The lower bound that this transaction has published: no projection goes past
  * the positions below it before it ends.  0: it has appended nothing.
  */

@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 8
+#define EVS_SHMEM_LAYOUT 9
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -61,6 +61,7 @@ initialize(void *memory)
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].database, InvalidOid);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].state, EVS_WAITER_GONE);
 		evs_shmem_waiters(fresh)[i].group = 0;
+		pg_atomic_init_u64(&evs_shmem_waiters(fresh)[i].held_at, 0);
 		pg_atomic_init_u64(&evs_shmem_awaited(fresh)[i], 0);
 	}
 }

@@ -45,6 +45,7 @@
 
 /* what the transaction that is ending has done */
 static bool appended = false;
+static int64 withdrawn_bound = 0;	/* 0: not known */
 static bool changed = false;
 static bool concerns_daemon = false;
 static Oid	created_database = InvalidOid;
@@ -93,16 +94,26 @@ has_appended_some(const EvsWaiter *waiter)
 	return any_kind();
 }
 
+/* Does he wait for the end of another append, with a lower bound?  See wakeup_wait.c. */
+static bool
+passes_over(EvsWaiter *waiter)
+{
+	int64		held_at = (int64) pg_atomic_read_u64(&waiter->held_at);
+
+	return held_at != 0 && withdrawn_bound > held_at;
+}
+
 /* Has it done something that this entry is about? */
 static bool
-concerns(const EvsWaiter *waiter)
+concerns(EvsWaiter *waiter)
 {
 	if (has_moved(waiter->channel))
 		return true;
 	if (!appended)
 		return false;
-	return waiter->wants == EVS_WANTS_ALL ||
-		(waiter->wants == EVS_WANTS_KINDS && has_appended_some(waiter));
+	if (waiter->wants == EVS_WANTS_ALL)
+		return !passes_over(waiter);
+	return waiter->wants == EVS_WANTS_KINDS && has_appended_some(waiter);
 }
 
 /* Or something that all who wait for the same are to know? */
@@ -279,9 +290,10 @@ wake(void)
 }
 
 void
-evs_wakeup_appended(void)
+evs_wakeup_appended(int64 bound)
 {
 	appended = true;
+	withdrawn_bound = bound;
 }
 
 bool
@@ -506,6 +518,7 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 		evs_shmem_request(created_database);
 	created_database = InvalidOid;
 	appended = false;
+	withdrawn_bound = 0;
 	changed = false;
 	concerns_daemon = false;
 	nmoved = 0;

@@ -21,10 +21,10 @@
  */
 
 /*
- * A bound was withdrawn: the safe position may have risen.  Called by the
+ * This bound was withdrawn: the safe position may have risen.  Called by the
  * transaction callback of horizon.c, on commit and on abort.
  */
-extern void evs_wakeup_appended(void);
+extern void evs_wakeup_appended(int64 bound);
 
 /* This transaction appends an event, of this stream and type. */
 extern void evs_wakeup_event(const text *stream, const text *type);
@@ -96,8 +96,8 @@ extern void evs_wakeup_register_daemon(void);
  * For a subscription, and for events: of a few kinds, or all.  Such a registration
  * lets the process sleep while others append; but the events that it wants may be
  * committed and not yet safe to read, because of an open append of any other.  Who
- * finds that must want all until it is over.  And a subscription may be changed
- * meanwhile.
+ * finds that must want all until it is over, but of those that do not hold it back
+ * none.  And a subscription may be changed meanwhile.
  */
 typedef struct EvsWanted
 {
@@ -118,7 +118,14 @@ extern void evs_wakeup_looks(void);
 extern bool evs_wakeup_found_nothing(bool watches);
 
 extern void evs_wakeup_register_subscription(const char *subscription, const EvsWanted *wanted);
-extern bool evs_wakeup_want(const EvsWanted *wanted, bool all); /* was it otherwise? */
+
+/*
+ * Having looked: what to be woken by from now on.  0: by what is wanted.  Else events of
+ * these positions are held back: by any append whose bound is that or lower, when it
+ * ends.  True: something else did so before, look again.  If not, who has given a bound
+ * asks evs_horizon_is_held() once more before he sleeps.
+ */
+extern bool evs_wakeup_want(const EvsWanted *wanted, int64 held_at);
 extern void evs_wakeup_unregister(void);
 extern bool evs_wakeup_needs_transaction(void);
 

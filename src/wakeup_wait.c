@@ -3,6 +3,32 @@
  *
  * Who waits is registered before he looks whether he has to; from then on
  * nothing that he waits for is missed.
+ *
+ * What he wants may be committed and not safe to read: another append is open and holds
+ * the safe position, S, below it.  To look at each commit would be in vain for as long as
+ * that lasts, and a hundred who do so leave the others a twentieth of their speed.  So he
+ * notes in his entry where he is held, at S + 1, and appends with a higher bound pass him
+ * over (wakeup.c).  No wake-up is lost by that:
+ *
+ * - He notes it, passes a full barrier, and then asks whether an append is open whose bound
+ *   is at or below his note (evs_horizon_is_held()).  If not, he looks again.  If so, then
+ *   until that append ends nothing above S is safe to read, and up to S all was looked at.
+ *   When it ends, it withdraws its bound, passes a full barrier, and then reads the note.
+ *   He has seen the bound, so it was withdrawn after that, and the note is seen; the bound
+ *   is not higher, so he is woken.
+ * - It may be any of those at or below the note.  Which is the lowest, and what others come
+ *   or go meanwhile, be it with lower bounds, as imports can, decides only how often he
+ *   looks in vain: whenever he is woken he finds out and notes all of it again.
+ * - An append ends by a commit, a rollback, the end of its session, or PREPARE: each of
+ *   them calls the same callback, and then wakes.  A savepoint's rollback leaves the bound
+ *   and so ends nothing.  The bound of a prepared one is a lock; who ends that does not know
+ *   it, and wakes everybody.  Where a backend dies otherwise, so do all who wait.
+ * - The note stays while he looks, so that no other disturbs him.  What has passed him over
+ *   meanwhile is above S if he is held again.  If he is not, he takes the note back and
+ *   looks once more (evs_wakeup_want()).
+ * - In a group, nobody may look after a commit that has passed over all of it.  The end of
+ *   what they are held by wakes one, and who leaves before hands on.
+ * - What else there is to wait for, cursors that come free and the like, asks for no note.
  */
 #include "evsource.h"
 
@@ -32,7 +58,8 @@
 static bool registered = false;
 static uint32 registered_channel;
 static EvsWanted wanted;		/* and which events, unless ... */
-static bool wants_all;			/* ... it has to be all of them for now */
+static bool wants_all;			/* ... it has to be all of them for now, ... */
+static int64 held_at;			/* ... or those that hold back what is wanted; 0: all */
 static uint64 registered_group; /* 0: none */
 static bool watches;			/* somebody has to, in the group */
 
@@ -122,6 +149,7 @@ publish_entry(EvsShared *shared)
 	waiter->wants = wants_all ? EVS_WANTS_ALL :
 		wanted.nkinds > 0 ? EVS_WANTS_KINDS : EVS_WANTS_NONE;
 	waiter->group = registered_group;
+	pg_atomic_write_u64(&waiter->held_at, (uint64) held_at);
 	watches = true;
 	pg_write_barrier();
 	pg_atomic_write_u32(&waiter->database, MyDatabaseId);
@@ -222,6 +250,7 @@ register_channel(uint32 channel, uint64 group, bool all, const EvsWanted *set)
 	registered_channel = channel;
 	registered_group = group;
 	set_wanted(set, all);
+	held_at = 0;
 	if (shared != NULL)
 		publish_entry(shared);
 	else
@@ -250,21 +279,29 @@ evs_wakeup_register_subscription(const char *subscription, const EvsWanted *set)
 }
 
 bool
-evs_wakeup_want(const EvsWanted *set, bool all)
+evs_wakeup_want(const EvsWanted *set, int64 bound)
 {
 	EvsShared  *shared = evs_shmem();
+	bool		all = bound != 0 || set->nkinds == 0;
+	bool		was_passed_over = held_at != 0;
 
 	Assert(registered);
-	all = all || set->nkinds == 0;
 	/* the locks are those of all events in any case */
-	if (shared == NULL ||
-		(wants_all == all && memcmp(&wanted, set, sizeof(EvsWanted)) == 0))
+	if (shared == NULL)
 		return false;
-	(void) withdraw_entry();
-	set_wanted(set, all);
-	publish_entry(shared);
-	registered = true;
-	return true;
+	held_at = bound;
+	if (wants_all != all || memcmp(&wanted, set, sizeof(EvsWanted)) != 0)
+	{
+		(void) withdraw_entry();
+		set_wanted(set, all);
+		publish_entry(shared);
+		registered = true;
+		return true;
+	}
+	pg_atomic_write_u64(&evs_shmem_waiters(shared)[EvsMyProcNumber()].held_at, (uint64) bound);
+	/* from now on we look at who holds us, or at all there is */
+	pg_memory_barrier();
+	return was_passed_over && bound == 0;
 }
 
 void
