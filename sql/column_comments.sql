@@ -151,6 +151,7 @@ comment on column evsource.checkpoints.total is 'Events that it had to apply the
 comment on column evsource.checkpoints.resumed_at is 'When the session that works on it began.';
 comment on column evsource.checkpoints.resumed_count is 'event_count at that time.';
 comment on column evsource.checkpoints.conflicts is 'Transactions that were repeated after lock timeouts, deadlocks and serialization failures.';
+comment on column evsource.checkpoints.from_snapshot is 'The rebuild that is under way, or was cancelled, began with a snapshot.';
 comment on column evsource.checkpoints.truncated is 'A stream for whose truncated events the read model stands.';
 
 comment on column evsource.partitions.projection is 'Name of the projection.';

@@ -71,6 +71,7 @@ create table evsource.checkpoints (
     resumed_at    timestamptz,           -- when the session began that works on it
     resumed_count bigint,                -- and event_count then
     conflicts     bigint not null default 0,   -- batches tried again: deadlocks and the like
+    from_snapshot boolean not null default false,   -- what the rebuild under way builds on was in a snapshot
     truncated     text collate "C"       -- a stream whose truncated events it stands for; not of a fold keyed by stream
 );
 comment on table evsource.checkpoints is 'How far each projection has applied the log, and how many events it had applied by then.';

@@ -32,6 +32,7 @@
 #include "horizon.h"
 #include "parameters.h"
 #include "procedure.h"
+#include "rebuild_readers.h"
 #include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
@@ -500,6 +501,23 @@ evs_procedure_init(EvsProcedure *procedure, const char *name, EvsProjectionState
 	procedure->context = AllocSetContextCreate(CurrentMemoryContext,
 											   "evsource replay step",
 											   ALLOCSET_DEFAULT_SIZES);
+}
+
+void
+evs_procedure_begin_anew(EvsProcedure *procedure, uint64 request)
+{
+	EvsProcedure fresh = {
+		.name = procedure->name, .state = procedure->state, .timeout = procedure->timeout,
+		.at_once = procedure->at_once, .background = procedure->background,
+		.caution = procedure->caution, .wanted = procedure->wanted,
+		.context = procedure->context, .request = request
+	};
+
+	evs_rebuild_readers_forget(procedure);
+	if (procedure->ahead != NULL)
+		pfree(procedure->ahead);
+	SetInvalidVirtualTransactionId(fresh.awaited);
+	*procedure = fresh;
 }
 
 void

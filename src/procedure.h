@@ -20,17 +20,21 @@ typedef struct EvsProcedure
 	EvsProjectionState state;	/* in which it is meanwhile */
 	int			timeout;		/* ms to wait for a lock at a time, 0 for ever */
 	bool		at_once;		/* all is one transaction: no other attempt */
+	bool		background;		/* waits for nobody: says EVS_WAIT instead */
+	EvsCaution	caution;		/* in the background: what has crashed before */
+	struct EvsRebuild *wanted;	/* rebuild: what the call asks for, at first */
+	MemoryContext context;		/* of one transaction */
+
+	/* what follows is of this request alone: see evs_procedure_begin_anew() */
+	uint64		request;		/* rebuild: the one in the row; 0: none yet */
 	int			attempts;		/* that failed */
 	const struct EvsMet *met;	/* what the last one met */
 	VirtualTransactionId *ahead;	/* and whom, as far as we know */
 	int			nahead;			/* how many of them are still there */
 	TimestampTz ahead_until;	/* then that was an attempt, too */
 	int			rounds;			/* that reached the safe position */
-	bool		background;		/* waits for nobody: says EVS_WAIT instead */
 	int			pause;			/* ms to sleep when EVS_WAIT was said */
 	int64		batch;			/* events for the next transaction; 0: not known yet */
-	EvsCaution	caution;		/* in the background: what has crashed before */
-	struct EvsRebuild *wanted;	/* rebuild: what the call asks for, at first */
 	bool		restored;		/* rebuild: snapshots have been looked at */
 	bool		from_snapshots; /* and there are some that can be used */
 	bool		complete;		/* rebuild: this is who completed it */
@@ -46,7 +50,6 @@ typedef struct EvsProcedure
 								 * since the last transaction */
 	TimestampTz still_until;	/* and is for so long at most; 0: to be settled yet */
 	EvsCheckpoint old;			/* rebuild: of the version that is to be kept */
-	MemoryContext context;		/* of one transaction */
 } EvsProcedure;
 
 /* What one transaction came to. */
@@ -63,6 +66,9 @@ extern bool evs_procedure_is_atomic(FunctionCallInfo fcinfo);
 /* Begin, with a context in the current one. */
 extern void evs_procedure_init(EvsProcedure *procedure, const char *name,
 							   EvsProjectionState state, int timeout);
+
+/* It is another request that it works on from here on: forget what is known of the one before. */
+extern void evs_procedure_begin_anew(EvsProcedure *procedure, uint64 request);
 
 /*
  * Begin: the projection is the first argument, the lock timeout another one.

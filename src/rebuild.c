@@ -151,8 +151,9 @@ static EvsOutcome
 start_in_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection,
 			   int64 total)
 {
-	/* an interrupted rebuild goes on, unless the definition has changed */
-	if (projection->state == EVS_PROJECTION_REBUILDING && !projection->stale)
+	/* an interrupted one goes on, unless it was of another definition or not of all */
+	if (projection->state == EVS_PROJECTION_REBUILDING && !projection->stale &&
+		!evs_rebuild_has_snapshot(projection->name))
 	{
 		evs_checkpoint_resume(projection->name);
 		begin_building(rebuild, projection);
@@ -305,6 +306,7 @@ load_tables(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 	evs_registry_update(projection);
 	evs_checkpoint_write(projection->name, &saved.checkpoint);
 	evs_checkpoint_start(projection->name, total);
+	evs_rebuild_note_snapshot(projection->name);
 	begin_building(rebuild, projection);
 	procedure->attempts = 0;
 	return EVS_MORE;
@@ -321,6 +323,7 @@ finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjectio
 		projection->stale = false;
 		evs_registry_update(projection);
 		evs_checkpoint_start(projection->name, count_events(projection));
+		evs_rebuild_note_snapshot(projection->name);
 		begin_building(rebuild, projection);
 		return EVS_MORE;
 	}
@@ -352,6 +355,7 @@ start(EvsProcedure *procedure, EvsRebuild *rebuild)
 	}
 	if (procedure->from_snapshots)
 		return finish_from_snapshots(procedure, rebuild, projection);
+	rebuild->from_snapshot = false;
 	(void) evs_table_snapshots_clear(rebuild->name);
 	if (!in_place && evs_online_start(procedure, rebuild, projection, total, &outcome))
 		return outcome;
@@ -374,9 +378,13 @@ evs_rebuild_advance(EvsProcedure *procedure)
 
 	if (!evs_rebuild_read(procedure->name, &rebuild))
 		return EVS_DONE;
-	/* after the exchange another one may have been requested, which is not ours */
-	if (procedure->complete && rebuild.state != EVS_REBUILD_KEPT)
-		return EVS_DONE;
+	if (rebuild.request != procedure->request)
+	{
+		/* a call that has completed its own leaves another one to whoever asked for it */
+		if (procedure->complete && !procedure->background)
+			return EVS_DONE;
+		evs_procedure_begin_anew(procedure, rebuild.request);
+	}
 	if (!evs_exchange_takes_over(procedure, &rebuild))
 		return EVS_WAIT;
 	if (rebuild.pid != MyProcPid)

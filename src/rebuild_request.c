@@ -61,12 +61,16 @@ evs_rebuild_check(const EvsRebuild *wanted)
 				 errdetail("A snapshot is restored in place; an online rebuild builds new tables from the whole log.")));
 }
 
-/* One that is under way goes on, unless it is another way of doing it that is asked for. */
+/*
+ * One that is under way goes on, unless it is another way of doing it that is asked for,
+ * or more: all of it, where it began with a snapshot.
+ */
 static bool
 goes_on(const EvsRebuild *current, const EvsRebuild *wanted)
 {
 	return (current->state == EVS_REBUILD_BUILDING || current->state == EVS_REBUILD_FAILED) &&
-		current->is_chosen && (!wanted->is_chosen || wanted->online == current->online);
+		current->is_chosen && (!wanted->is_chosen || wanted->online == current->online) &&
+		(!current->from_snapshot || wanted->from_snapshot);
 }
 
 bool
@@ -168,6 +172,8 @@ evsource_cancel_rebuild(PG_FUNCTION_ARGS)
 	else
 		ereport(NOTICE,
 				(errmsg("the read model of projection \"%s\" is half built", name),
+				 evs_rebuild_has_snapshot(name) ?
+				 errhint("CALL evsource.rebuild_projection() starts it again from the beginning, or from the snapshot with from_snapshot => true.") :
 				 errhint("CALL evsource.rebuild_projection() completes it; after evsource.reset_projection() it starts from the beginning.")));
 	PG_RETURN_BOOL(true);
 }

@@ -16,6 +16,7 @@
 #include "storage/procarray.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/xid8.h"
 
 #include "barrier.h"
 #include "failure.h"
@@ -41,7 +42,7 @@ static EvsQuery select_rebuild = {
 	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION("p.lapses") ", false), r.kept_stale,"
 	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused,"
 	" coalesce(r.pid, 0),"
-	" case when not r.truncated_both then r.truncated end"
+	" case when not r.truncated_both then r.truncated end, r.request"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -82,6 +83,16 @@ static EvsQuery resume_rebuild = {
 	" pid = pg_backend_pid()"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery note_snapshot = {
+	"update evsource.checkpoints set from_snapshot = true where projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery select_snapshot = {
+	"select from evsource.checkpoints where projection = $1 and from_snapshot",
+	1, {TEXTOID}, SPI_OK_SELECT
 };
 
 /* Who has the transactions, and who has locks that are in the way of one on the tables. */
@@ -241,6 +252,7 @@ read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
 	rebuild->paused = DatumGetBool(get_value(result, 15, &is_null));
 	rebuild->pid = DatumGetInt32(get_value(result, 16, &is_null));
 	rebuild->truncated = get_text(result, 17);
+	rebuild->request = U64FromFullTransactionId(DatumGetFullTransactionId(get_value(result, 18, &is_null)));
 }
 
 bool
@@ -351,6 +363,25 @@ void
 evs_rebuild_resume(const char *name)
 {
 	run_for(&resume_rebuild, name);
+}
+
+void
+evs_rebuild_note_snapshot(const char *name)
+{
+	run_for(&note_snapshot, name);
+}
+
+bool
+evs_rebuild_has_snapshot(const char *name)
+{
+	Datum		values[] = {CStringGetTextDatum(name)};
+	EvsQueryResult result;
+	bool		found;
+
+	evs_query_begin(&select_snapshot, values, NULL, InvalidSnapshot, &result);
+	found = result.count > 0;
+	evs_query_end(&result);
+	return found;
 }
 
 static void

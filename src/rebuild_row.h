@@ -21,6 +21,7 @@ typedef enum EvsRebuildState
 typedef struct EvsRebuild
 {
 	const char *name;			/* of the projection */
+	uint64		request;		/* another one for each request; not written with the row */
 	EvsRebuildState state;
 	bool		background;		/* by the daemon */
 	bool		is_chosen;		/* online says something */
@@ -66,6 +67,13 @@ extern void evs_rebuild_start(const EvsRebuild *rebuild, const EvsProjection *pr
 
 /* This session goes on with it: the rate is counted from now. */
 extern void evs_rebuild_resume(const char *name);
+
+/*
+ * In place: what evs_checkpoint_start() has begun goes on from a snapshot, whose mistakes
+ * are in it; is that so of what there is, though its rebuild may be forgotten?
+ */
+extern void evs_rebuild_note_snapshot(const char *name);
+extern bool evs_rebuild_has_snapshot(const char *name);
 
 /*
  * Note who is in the way: transactions, or who has locked relations, also to

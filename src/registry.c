@@ -129,7 +129,7 @@ static EvsQuery gather_partitions = {
 
 static EvsQuery start_checkpoint = {
 	"update evsource.checkpoints set started_at = clock_timestamp(), total = $2,"
-	" resumed_at = clock_timestamp(), resumed_count = event_count"
+	" resumed_at = clock_timestamp(), resumed_count = event_count, from_snapshot = false"
 	" where projection = $1",
 	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 };
