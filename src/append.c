@@ -248,20 +248,22 @@ evs_expected_version(FunctionCallInfo fcinfo, int argument)
 	return expected;
 }
 
-/* A row of one of the composite types that appends return. */
+/*
+ * A row of one of the composite types that appends return.  Where its description is
+ * stays the same for the session, and is looked up once; what is there may change.
+ */
 static Datum
-result_row(Oid type, Datum *values, bool *nulls)
+result_row(TypeCacheEntry **entry, Oid type, Datum *values, bool *nulls)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
-	HeapTuple	tuple = heap_form_tuple(desc, values, nulls);
-
-	ReleaseTupleDesc(desc);
-	return HeapTupleGetDatum(tuple);
+	if (*entry == NULL || (*entry)->type_id != type || (*entry)->tupDesc == NULL)
+		*entry = lookup_type_cache(type, TYPECACHE_TUPDESC);
+	return HeapTupleGetDatum(heap_form_tuple((*entry)->tupDesc, values, nulls));
 }
 
 static Datum
 single_result(const EvsAppended *appended)
 {
+	static TypeCacheEntry *entry = NULL;
 	Datum		values[4];
 	bool		nulls[4] = {false};
 
@@ -269,12 +271,13 @@ single_result(const EvsAppended *appended)
 	values[1] = Int64GetDatum(appended->position);
 	values[2] = UUIDPGetDatum(&appended->id);
 	values[3] = BoolGetDatum(appended->stored);
-	return result_row(evs_catalog()->append_result, values, nulls);
+	return result_row(&entry, evs_catalog()->append_result, values, nulls);
 }
 
 Datum
 evs_append_result(const EvsAppended *appended)
 {
+	static TypeCacheEntry *entry = NULL;
 	Datum		values[4];
 	bool		nulls[4] = {false};
 
@@ -285,7 +288,7 @@ evs_append_result(const EvsAppended *appended)
 	values[2] = Int64GetDatum(appended->position);
 	nulls[2] = appended->position == 0;
 	values[3] = BoolGetDatum(appended->stored);
-	return result_row(evs_catalog()->append_batch_result, values, nulls);
+	return result_row(&entry, evs_catalog()->append_batch_result, values, nulls);
 }
 
 /*
