@@ -120,6 +120,11 @@ have_pg    = $(shell test 0$(PG_MAJOR) -ge $(1) && echo yes)
 
 PG_CFLAGS += -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 
+# A call from one of our files to another goes straight there, whatever other libraries
+# name their functions.  From 16 on PostgreSQL's own flags see to that.
+bind_linux  = -Wl,-Bsymbolic
+SHLIB_LINK += $(bind_$(PORTNAME))
+
 # Test inputs live under test/, expected output in expected/. pg_regress prefers
 # its output directory over its input directory: giving it one of its own keeps
 # it from taking a part in sql/ for a test, and a link there shows it expected/.
