@@ -33,33 +33,27 @@ refuse_trigger(const TriggerData *trigger)
 			 errhint("evsource.capture_table() creates them.")));
 }
 
-/*
- * The command of this transaction that made a version of a row; InvalidCommandId: another
- * transaction did.  A row of COPY FREEZE does not tell its command once it is changed, but
- * that COPY is no statement within another.
- */
-static CommandId
-maker_of(HeapTuple row)
+static EvsRowVersion
+version_of(HeapTuple row)
 {
-	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmin(row->t_data)))
-		return InvalidCommandId;
-	if (HeapTupleHeaderXminFrozen(row->t_data))
-		return evs_capture_first_command();
-	return HeapTupleHeaderGetCmin(row->t_data);
+	EvsRowVersion version = {InvalidCommandId, row->t_self};
+
+	if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmin(row->t_data)))
+		version.made_by = HeapTupleHeaderXminFrozen(row->t_data) ? EVS_FROZEN_COMMAND :
+			HeapTupleHeaderGetCmin(row->t_data);
+	return version;
 }
 
 /*
  * What was done to a row; NULL: it was not there before, or is not afterwards.  Tables that
- * are no heaps do not tell the command: it counts as done now.
+ * are no heaps do not tell the command, nor do rows of COPY FREEZE: it counts as done now.
  */
 static EvsCaptureStep
 step_of(const EvsCapturePlan *plan, HeapTuple found, HeapTuple left)
 {
-	EvsCaptureStep step = {EVS_CAPTURE_STAYS, GetCurrentCommandId(false)};
+	EvsCaptureStep step = {EVS_CAPTURE_STAYS, GetCurrentCommandId(false),
+		EVS_NO_ROW_VERSION, EVS_NO_ROW_VERSION};
 
-	step.found_by = InvalidCommandId;
-	ItemPointerSetInvalid(&step.found);
-	ItemPointerSetInvalid(&step.left);
 	if (found == NULL)
 		step.phase = EVS_CAPTURE_COMES;
 	else if (left == NULL)
@@ -67,14 +61,14 @@ step_of(const EvsCapturePlan *plan, HeapTuple found, HeapTuple left)
 	if (!plan->is_heap)
 		return step;
 
-	step.command = left != NULL ? maker_of(left) : HeapTupleHeaderGetCmax(found->t_data);
 	if (found != NULL)
-	{
-		step.found = found->t_self;
-		step.found_by = maker_of(found);
-	}
+		step.found = version_of(found);
 	if (left != NULL)
-		step.left = left->t_self;
+		step.left = version_of(left);
+	if (left == NULL)
+		step.command = HeapTupleHeaderGetCmax(found->t_data);
+	else if (step.left.made_by != EVS_FROZEN_COMMAND)
+		step.command = step.left.made_by;
 	return step;
 }
 
@@ -86,10 +80,9 @@ add_moved(const EvsCapturePlan *plan, const EvsCaptureStep *step, const EvsEvent
 	EvsCaptureStep comes = *step;
 
 	leaves.phase = EVS_CAPTURE_LEAVES;
-	ItemPointerSetInvalid(&leaves.left);
+	leaves.left = EVS_NO_ROW_VERSION;
 	comes.phase = EVS_CAPTURE_COMES;
-	ItemPointerSetInvalid(&comes.found);
-	comes.found_by = InvalidCommandId;
+	comes.found = EVS_NO_ROW_VERSION;
 	evs_capture_add(plan, &leaves, &events[0]);
 	evs_capture_add(plan, &comes, &events[1]);
 }

@@ -124,17 +124,28 @@ typedef enum EvsCapturePhase
 } EvsCapturePhase;
 
 /*
- * What a command did to a row: it found one version of it, and left another.  A version
- * is known by where it is, and by the command of this transaction that put it there.
+ * A version of a row: where it is, and the command of this transaction that put it there.
+ * InvalidCommandId: there is none, another transaction has made it, or nobody knows.
  */
+typedef struct EvsRowVersion
+{
+	CommandId	made_by;
+	ItemPointerData tid;
+} EvsRowVersion;
+
+/* COPY FREEZE: once the row is changed, it does not tell by which command it came. */
+#define EVS_FROZEN_COMMAND	(InvalidCommandId - 1)
+
+/* What a command did to a row: the version that it found in a stream, and that it left there. */
 typedef struct EvsCaptureStep
 {
 	EvsCapturePhase phase;
 	CommandId	command;
-	ItemPointerData found;		/* not valid: none in this stream, or not known */
-	CommandId	found_by;		/* which made that; InvalidCommandId: another transaction */
-	ItemPointerData left;		/* not valid: none in this stream */
+	EvsRowVersion found;
+	EvsRowVersion left;
 } EvsCaptureStep;
+
+#define EVS_NO_ROW_VERSION	((EvsRowVersion) {InvalidCommandId})
 
 /*
  * Append the event, copied, when the statement that is under way ends, in the
@@ -152,9 +163,6 @@ extern void evs_capture_add_truncated(const EvsCapturePlan *plan, const EvsEvent
  */
 extern void evs_capture_unchanged(EvsCapturePlan *plan, const EvsCaptureStep *step,
 								  TupleTableSlot *row);
-
-/* The command of the outermost statement that is under way; within it others have higher ones. */
-extern CommandId evs_capture_first_command(void);
 
 /* Call when the changes of one row have been added. */
 extern void evs_capture_added(void);

@@ -24,6 +24,7 @@
  */
 #include "capture_order.h"
 
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -75,32 +76,37 @@ compare_in_stream(const void *left, const void *right)
 }
 
 /*
- * A version of a row that this transaction has made.  While it runs, none gives its place
- * to another, unless a command truncates the table and another one fills it again.
+ * A version of a row that this transaction has made, as one trigger captures it: others
+ * may capture the row to other streams.  None gives its place to another while the
+ * transaction runs, unless a command truncates the table and another one fills it again.
  */
 typedef struct Version
 {
 	Oid			table;
 	CommandId	made_by;
+	uint32		stream;			/* its hash */
 	ItemPointerData tid;
 } Version;
 
 typedef struct VersionEntry
 {
 	Version		version;
-	int			change;			/* which left it */
+	int			change;			/* the first that found it, or left it */
 } VersionEntry;
 
 static Version
-version_of(const EvsChange *change, CommandId made_by, ItemPointerData tid)
+version_of(const EvsChange *change, const EvsRowVersion *row)
 {
-	Version		version = {change->table, made_by, tid};
+	const text *stream = change->event.stream;
+	Version		version = {change->table, row->made_by};
 
+	version.stream = hash_bytes((const unsigned char *) VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
+	version.tid = row->tid;
 	return version;
 }
 
 static HTAB *
-versions_left(const EvsChange *changes, int count)
+index_versions(const EvsChange *changes, int count, bool found)
 {
 	HASHCTL		control = {0};
 	HTAB	   *versions;
@@ -113,44 +119,29 @@ versions_left(const EvsChange *changes, int count)
 						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	for (int i = 0; i < count; i++)
 	{
-		const EvsCaptureStep *step = &changes[i].step;
-		Version		version = version_of(&changes[i], step->command, step->left);
+		const EvsRowVersion *row = found ? &changes[i].step.found : &changes[i].step.left;
+		Version		version;
+		VersionEntry *entry;
+		bool		is_known;
 
 		CHECK_FOR_INTERRUPTS();
-		if (ItemPointerIsValid(&step->left))
-			((VersionEntry *) hash_search(versions, &version, HASH_ENTER, NULL))->change = i;
+		if (row->made_by == InvalidCommandId)
+			continue;
+		version = version_of(&changes[i], row);
+		entry = hash_search(versions, &version, HASH_ENTER, &is_known);
+		if (!is_known)
+			entry->change = i;
 	}
 	return versions;
 }
 
-/* The change that left the version which this one found; NULL: it is not among them. */
+/* The change that is known for the version of a row of another one; NULL: none. */
 static const VersionEntry *
-find_version(HTAB *versions, const EvsChange *change)
+find_version(HTAB *versions, const EvsChange *change, const EvsRowVersion *row)
 {
-	Version		version = version_of(change, change->step.found_by, change->step.found);
+	Version		version = version_of(change, row);
 
-	if (change->step.found_by == InvalidCommandId)
-		return NULL;
-	return hash_search(versions, &version, HASH_FIND, NULL);
-}
-
-/* Of each change that left a version of a row: which changed that; 0: none. */
-static int *
-find_changed(const EvsChange *changes, int count)
-{
-	int		   *changed = MemoryContextAllocExtended(CurrentMemoryContext, count * sizeof(int),
-													 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	HTAB	   *versions = versions_left(changes, count);
-
-	for (int i = 0; i < count; i++)
-	{
-		const VersionEntry *entry = find_version(versions, &changes[i]);
-
-		if (entry != NULL)
-			changed[entry->change] = i;
-	}
-	hash_destroy(versions);
-	return changed;
+	return row->made_by == InvalidCommandId ? NULL : hash_search(versions, &version, HASH_FIND, NULL);
 }
 
 /*
@@ -176,32 +167,32 @@ place(EvsChange *coming, const EvsChange *changed, bool was_changed)
 void
 evs_capture_place(EvsChange *changes, int count)
 {
-	int		   *changed;
+	HTAB	   *found;
 	int			end = 0;
 
 	qsort(changes, count, sizeof(EvsChange), compare_in_stream);
-	changed = find_changed(changes, count);
+	found = index_versions(changes, count, true);
 	for (int i = 0; i < count; i++)
 	{
 		EvsChange  *coming = &changes[i];
-		bool		was_changed;
+		const VersionEntry *changed;
 
 		CHECK_FOR_INTERRUPTS();
 		while (end <= i || (end < count && evs_same_text(changes[end].event.stream, coming->event.stream)))
 			end++;
 		if (coming->step.phase != EVS_CAPTURE_COMES || coming->repeats_key)
 			continue;
-		was_changed = changed[i] > i && changed[i] < end;
-		place(coming, &changes[was_changed ? changed[i] : end], was_changed);
+		changed = find_version(found, coming, &coming->step.left);
+		place(coming, &changes[changed != NULL ? changed->change : end], changed != NULL);
 	}
-	pfree(changed);
+	hash_destroy(found);
 }
 
 EvsChange *
 evs_capture_ahead(const EvsChange *changes, int count, int *ahead)
 {
 	EvsChange  *links;
-	HTAB	   *versions;
+	HTAB	   *left;
 	int			candidates = 0;
 
 	*ahead = 0;
@@ -211,13 +202,13 @@ evs_capture_ahead(const EvsChange *changes, int count, int *ahead)
 		return NULL;
 
 	links = MemoryContextAllocHuge(CurrentMemoryContext, candidates * sizeof(EvsChange));
-	versions = versions_left(changes, count);
+	left = index_versions(changes, count, false);
 	for (int i = 0; i < count; i++)
 	{
-		if (!changes[i].is_event && find_version(versions, &changes[i]) == NULL)
+		if (!changes[i].is_event && find_version(left, &changes[i], &changes[i].step.found) == NULL)
 			links[(*ahead)++] = changes[i];
 	}
-	hash_destroy(versions);
+	hash_destroy(left);
 	return links;
 }
 

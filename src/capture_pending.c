@@ -129,13 +129,14 @@ note_appended(const EvsChange *changes, int count)
 	for (int i = 0; i < count; i++)
 	{
 		const EvsChange *change = &changes[i];
+		CommandId	found_by = change->step.found.made_by;
 
 		if (!appended.any || evs_capture_compare(&appended.last, change) < 0)
 			appended.last = *change;
 		appended.any = true;
-		if (change->step.found_by != InvalidCommandId &&
-			(appended.found_by == InvalidCommandId || appended.found_by < change->step.found_by))
-			appended.found_by = change->step.found_by;
+		if (found_by != InvalidCommandId && found_by != EVS_FROZEN_COMMAND &&
+			(appended.found_by == InvalidCommandId || appended.found_by < found_by))
+			appended.found_by = found_by;
 	}
 }
 
@@ -159,6 +160,8 @@ add_change(const EvsChange *change)
 	}
 	if (pending.count > 0 && evs_capture_compare(change, &pending.changes[pending.count - 1]) < 0)
 		pending.disordered = true;
+	/* its command is not the one that is said */
+	pending.disordered |= change->step.left.made_by == EVS_FROZEN_COMMAND;
 	pending.leaving |= change->step.phase == EVS_CAPTURE_LEAVES;
 
 	old = MemoryContextSwitchTo(pending.context);
@@ -322,11 +325,9 @@ evs_capture_add(const EvsCapturePlan *plan, const EvsCaptureStep *step, const Ev
 void
 evs_capture_add_truncated(const EvsCapturePlan *plan, const EvsEvent *event)
 {
-	EvsCaptureStep step = {EVS_CAPTURE_LEAVES, GetCurrentCommandId(false)};
+	EvsCaptureStep step = {EVS_CAPTURE_LEAVES, GetCurrentCommandId(false),
+		EVS_NO_ROW_VERSION, EVS_NO_ROW_VERSION};
 
-	step.found_by = InvalidCommandId;
-	ItemPointerSetInvalid(&step.found);
-	ItemPointerSetInvalid(&step.left);
 	evs_capture_add(plan, &step, event);
 }
 
@@ -336,16 +337,11 @@ evs_capture_unchanged(EvsCapturePlan *plan, const EvsCaptureStep *step, TupleTab
 	EvsEvent	none = {0};
 
 	/* only rows that the statement brought itself can be told later than that */
-	if (running == 0 || step->found_by == InvalidCommandId || step->found_by < first_command)
+	if (running == 0 || step->found.made_by == InvalidCommandId ||
+		step->found.made_by < first_command)
 		return;
 	none.stream = evs_capture_stream(plan, row);
 	add(plan, step, &none, false);
-}
-
-CommandId
-evs_capture_first_command(void)
-{
-	return running > 0 ? first_command : GetCurrentCommandId(false);
 }
 
 static void

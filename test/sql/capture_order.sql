@@ -121,20 +121,41 @@ create table frozen (id int primary key, v int);
 select evsource.capture_table('frozen');
 create function count_frozen() returns trigger language plpgsql as $$
 begin
-    update frozen set v = v + 1 where id = new.id;
-    if new.id = 2 then
-        delete from frozen where id = 2;
+    execute format('update %I set v = v + 1 where id = $1', tg_argv[0]) using new.id;
+    if new.id = 3 then
+        execute format('delete from %I where id = 3', tg_argv[0]);
     end if;
     return null;
 end
 $$;
-create trigger a after insert on frozen for each row execute function count_frozen();
+create trigger a after insert on frozen for each row execute function count_frozen('frozen');
 copy frozen from stdin with (freeze);
 1	1
-2	1
+3	1
 \.
 commit;
 select * from log where stream ~ '^frozen-';
+
+
+-- Also within another statement, where the table has been truncated before.
+create table refilled (id int primary key, v int);
+insert into refilled values (1, 0);
+select evsource.capture_table('refilled', backfill => true);
+create table refill (id int);
+create function refill() returns trigger language plpgsql as $$
+begin
+    truncate refilled;
+    execute $copy$copy refilled from program 'printf "1\t1\n2\t2\n"' with (freeze)$copy$;
+    update refilled set v = v + 1 where id = 1;
+    return null;
+end
+$$;
+create trigger a after insert on refill for each row execute function refill();
+create trigger b after insert on refilled for each row when (new.id = 2) execute function count_frozen('refilled');
+insert into refill values (1);
+select stream, type, data -> 'old' as old, data -> 'new' as new
+from evsource.events where evsource.category(stream) = 'refilled' order by position;
+table refilled order by id;
 
 -- A version is known by its place and its command: TRUNCATE gives the place to others.
 create table scratch (id int primary key, v int, x int);
@@ -154,6 +175,25 @@ $$;
 create trigger a after insert on job for each row execute function run_job();
 insert into job values (1);
 select * from log where stream ~ '^scratch-';
+
+-- Each of several captures of a table tells the same order, to its own streams.
+create table twice (id int primary key, mail text not null unique, secret text, v int);
+select evsource.capture_table('twice', 'audit');
+create trigger other after insert or update or delete on twice
+    for each row execute function evsource.capture('mail', 'mail', '--exclude', 'secret');
+create function twice_changes() returns trigger language plpgsql as $$
+begin
+    update twice set secret = 'x' where id = new.id;
+    update twice set v = v + 1 where id = new.id;
+    if new.id = 2 then
+        delete from twice where id = 2;
+    end if;
+    return null;
+end
+$$;
+create trigger a after insert on twice for each row execute function twice_changes();
+insert into twice values (1, 'one', null, 1), (2, 'two', null, 2);
+select stream, version, type, old ->> 'v' as old, new ->> 'v' as new from log where stream ~ '^(audit|mail)-';
 
 \c :home
 set client_min_messages = warning;
