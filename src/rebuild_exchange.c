@@ -376,7 +376,7 @@ wait_for_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *
 {
 	/* those that we wait for may wait for us: look for them, and stand in no queue */
 	SetInvalidVirtualTransactionId(procedure->awaited);
-	if (GetCurrentTimestamp() < procedure->still_until)
+	if (GetCurrentTimestamp() < procedure->still_until && !procedure->in_vain)
 	{
 		hold_still(rebuild, projection);
 		procedure->pause = STILL_PAUSE;
@@ -401,7 +401,7 @@ evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (!evs_rebuild_read(rebuild->name, rebuild) || !rebuild->same_definition)
 		return EVS_MORE;
 
-	if (!evs_rebuild_readers_gone(procedure, evs_online_will_live(projection)))
+	if (!evs_rebuild_readers_gone(procedure, true))
 		return wait_for_snapshots(procedure, rebuild, projection);
 	return take_place(procedure, rebuild, projection);
 }

@@ -7,19 +7,31 @@
  * is older.  Those in other databases read other tables, and VACUUM reads no read
  * models.
  *
- * A transaction that waits to append while the rebuild keeps appenders out has an old
- * snapshot and keeps it until it may go on.  Waiting for it would never end, and it
- * need not be waited for: under READ COMMITTED its handlers and its next statement
- * take newer snapshots; under REPEATABLE READ its append fails with 40001 after the
- * exchange (dispatch.c).  Two kinds remain that can still read the old way: a statement
- * that appends and reads at once, and a transaction that is cancelled while it waits
- * and goes on from a savepoint.
+ * Two kinds of them are not waited for, because that would never end, or not for long.
  *
- * Nor is who sleeps in fetch_events() or wait_for() waited for: that may take long, and
- * may not end before somebody appends or the projection moves, which the rebuild keeps
- * from happening.  He reads no read model as he sleeps, and his next statement takes a
- * newer snapshot; a table that this one is to read he has locked, and so the exchange
- * waits for it, with nothing held still.  What it comes to later: see waited.c.
+ * Who sleeps in fetch_events() or wait_for(): he may not go on before somebody appends or
+ * the projection moves.
+ *
+ * And who waits for us while the projection is held still: to append, or for a lock of
+ * one who waits to append, and so on; a row that two transactions change is enough.  They
+ * all keep the snapshots that they have until we let the projection go.  Nor is who waits
+ * for a lock of one who sleeps waited for.
+ *
+ * Under READ COMMITTED the handlers of such a transaction and its next statement take
+ * newer snapshots; and a table that the statement itself is to read it has locked, so that
+ * the exchange waits for it.  It does so with the projection held still, but only for a
+ * moment (evs_procedure_moment()), and then lets go of all; for if that one waits for a
+ * lock of one who waits to append, it could not end before.  What the statement comes to
+ * later, and what a transaction under REPEATABLE READ does: see waited.c, which has it
+ * fail if it opens a table that was exchanged.
+ *
+ * That is so in sessions that have loaded the library: in all where it is preloaded.
+ * Elsewhere only those are left out who wait in a function of evsource's themselves; and
+ * if somebody waits for a lock of theirs, there is no use in holding the projection still
+ * any longer.  Two kinds remain there that can still read the old way: a statement that
+ * appends and then reads, and a transaction that is cancelled while it waits to append
+ * and goes on from a savepoint.  What they see is a whole read model, as the new version
+ * was when they took their snapshot: the moments before the exchange are missing.
  */
 #include "evsource.h"
 
@@ -29,8 +41,11 @@
 #include "storage/procarray.h"
 
 #include "catalog.h"
+#include "kept_waiting.h"
 #include "rebuild_readers.h"
 #include "rebuild_row.h"
+#include "shmem.h"
+#include "waited.h"
 #include "wakeup.h"
 
 void
@@ -103,25 +118,38 @@ waits_to_append(int pid, const LockData *locks)
 
 /* Those of the list that have to be waited for: for now, the others may be later. */
 static VirtualTransactionId *
-awaited_readers(const EvsProcedure *procedure, bool but_appenders, int *count)
+awaited_readers(EvsProcedure *procedure, bool still, int *count)
 {
 	VirtualTransactionId *awaited = palloc(sizeof(VirtualTransactionId) * procedure->nreaders);
 	LockData   *locks = GetLockStatusData();
+	List	   *sleepers = evs_wakeup_sleepers(locks);
+	EvsProcesses kept;
 
+	kept = evs_kept_waiting(still ? lappend_int(list_copy(sleepers), MyProcPid) : sleepers, locks);
+	procedure->in_vain = false;
 	*count = 0;
 	for (int i = 0; i < procedure->nreaders; i++)
 	{
-		PGPROC	   *process = evs_vxid_get_proc(&procedure->readers[i]);
+		VirtualTransactionId *reader = &procedure->readers[i];
+		PGPROC	   *process = evs_vxid_get_proc(reader);
+		bool		is_kept = process != NULL && evs_is_among(process->pid, &kept);
 
-		if (process != NULL && !evs_wakeup_waits(process, locks) &&
-			!(but_appenders && waits_to_append(process->pid, locks)))
-			awaited[(*count)++] = procedure->readers[i];
+		if (process == NULL)
+			continue;
+		if (is_kept && evs_shmem_is_preloaded())
+			evs_waited_tell(process, reader->localTransactionId);
+		else if (!is_kept || !(list_member_int(sleepers, process->pid) ||
+							   waits_to_append(process->pid, locks)))
+		{
+			awaited[(*count)++] = *reader;
+			procedure->in_vain |= is_kept && still;
+		}
 	}
 	return awaited;
 }
 
 bool
-evs_rebuild_readers_gone(EvsProcedure *procedure, bool but_appenders)
+evs_rebuild_readers_gone(EvsProcedure *procedure, bool still)
 {
 	VirtualTransactionId *awaited;
 	int			count;
@@ -129,7 +157,7 @@ evs_rebuild_readers_gone(EvsProcedure *procedure, bool but_appenders)
 	look(procedure);
 	if (procedure->nreaders == 0)
 		return true;
-	awaited = awaited_readers(procedure, but_appenders, &count);
+	awaited = awaited_readers(procedure, still, &count);
 	if (count == 0)
 		return true;
 

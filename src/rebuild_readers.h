@@ -18,9 +18,10 @@ extern void evs_rebuild_readers_forget(EvsProcedure *procedure);
 
 /*
  * Are they gone?  Of a transaction that has ended.  But for those of sessions that sleep
- * in evsource's own calls, and of transactions that wait to append, if that is what we keep
- * them from.  If not, it is noted who has them.
+ * in evsource's own calls and, while the projection is held still, of those who cannot go
+ * on before it is let go.  If not, it is noted who has them; and whether it is in vain to
+ * wait for them, for they wait for us.
  */
-extern bool evs_rebuild_readers_gone(EvsProcedure *procedure, bool but_appenders);
+extern bool evs_rebuild_readers_gone(EvsProcedure *procedure, bool still);
 
 #endif							/* EVS_REBUILD_READERS_H */

@@ -58,6 +58,7 @@ initialize(void *memory)
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);
 		fresh->slots[i].database = InvalidOid;
 		pg_atomic_init_u32(&fresh->slots[i].listens, InvalidOid);
+		pg_atomic_init_u32(&fresh->slots[i].overtaken, InvalidLocalTransactionId);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].database, InvalidOid);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].state, EVS_WAITER_GONE);
 		evs_shmem_waiters(fresh)[i].group = 0;

@@ -1,7 +1,7 @@
 /*
  * shmem.h - what each backend says in shared memory: the lowest position that
- * its open transaction may still add to the log, what it waits for, and whether
- * it listens.
+ * its open transaction may still add to the log, what it waits for, whether
+ * it listens, and what is to be said to it.
  */
 #ifndef EVS_SHMEM_H
 #define EVS_SHMEM_H
@@ -16,7 +16,8 @@ typedef struct EvsSlot
 	pg_atomic_uint64 bound;		/* lower bound of positions to come; 0: none */
 	Oid			database;		/* whose log; valid while bound is not 0 */
 	pg_atomic_uint32 listens;	/* in which database it LISTENs for events; 0: it does not */
-	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid) - sizeof(pg_atomic_uint32)];
+	pg_atomic_uint32 overtaken; /* its transaction that a rebuild did not wait for; see waited.c */
+	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid) - 2 * sizeof(pg_atomic_uint32)];
 } EvsSlot;
 
 /* So many kinds of events can be waited for at once, without all being wanted. */

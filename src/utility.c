@@ -23,7 +23,7 @@
  * role_guard.c.
  *
  * COPY FROM fires triggers without the executor: what they capture is appended
- * when it is through.
+ * when it is through.  COPY TO reads without it, which not every table allows: see waited.c.
  *
  * REASSIGN OWNED gives captured tables other owners, who are to add partitions: see
  * capture_owners.c.
@@ -48,6 +48,7 @@
 #include "listen.h"
 #include "role_guard.h"
 #include "utility.h"
+#include "waited.h"
 #include "wakeup.h"
 
 static ProcessUtility_hook_type previous_hook = NULL;
@@ -200,6 +201,8 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 	clear_database(statement);
 	evs_role_guard_command(statement);
 
+	if (IsA(statement, CopyStmt))
+		evs_waited_before_copy((CopyStmt *) statement);
 	if (is_copy_from(statement))
 		run_copy(EVS_PROCESS_UTILITY_ARGUMENTS);
 	else

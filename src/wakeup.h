@@ -10,8 +10,8 @@
 
 #include "evsource.h"
 
+#include "nodes/pg_list.h"
 #include "storage/lock.h"
-#include "storage/proc.h"
 
 #include "shmem.h"
 
@@ -148,8 +148,8 @@ extern bool evs_wakeup_wait_projection(const char *projection,
 									   EvsWakeupCondition condition, void *argument,
 									   long timeout);
 
-/* Has that process registered, in this database?  By the locks that there are, if it must be. */
-extern bool evs_wakeup_waits(const PGPROC *process, const LockData *locks);
+/* The processes that have registered, in this database.  By the locks that there are, if it must be. */
+extern List *evs_wakeup_sleepers(const LockData *locks);
 
 /*
  * What pg_stat_activity shows as wait_event while we sleep: our own name where

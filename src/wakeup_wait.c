@@ -420,31 +420,36 @@ evs_wakeup_wait_projection(const char *projection, EvsWakeupCondition condition,
 	return holds;
 }
 
-static bool
-waits_by_locks(int pid, const LockData *locks)
+static List *
+sleepers_by_locks(const LockData *locks)
 {
+	List	   *pids = NIL;
 	LOCKTAG		tag;
 
 	evs_channel_locktag(&tag, EVS_CHANNEL_ANY, 0);
 	for (int i = 0; i < locks->nelements; i++)
 	{
-		if (locks->locks[i].pid == pid && locks->locks[i].holdMask != 0 &&
+		if (locks->locks[i].holdMask != 0 &&
 			memcmp(&locks->locks[i].locktag, &tag, sizeof(LOCKTAG)) == 0)
-			return true;
+			pids = lappend_int(pids, locks->locks[i].pid);
 	}
-	return false;
+	return pids;
 }
 
-bool
-evs_wakeup_waits(const PGPROC *process, const LockData *locks)
+List *
+evs_wakeup_sleepers(const LockData *locks)
 {
 	EvsShared  *shared = evs_shmem();
-	int			number = (int) (process - GetPGProcByNumber(0));
+	List	   *pids = NIL;
 
 	if (shared == NULL)
-		return waits_by_locks(process->pid, locks);
-	return number >= 0 && number < shared->nslots &&
-		pg_atomic_read_u32(&evs_shmem_waiters(shared)[number].database) == MyDatabaseId;
+		return sleepers_by_locks(locks);
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		if (pg_atomic_read_u32(&evs_shmem_waiters(shared)[i].database) == MyDatabaseId)
+			pids = lappend_int(pids, GetPGProcByNumber(i)->pid);
+	}
+	return pids;
 }
 
 uint32
