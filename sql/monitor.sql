@@ -152,11 +152,13 @@ create view evsource.progress as
            end as time_left,
            w.position, w.started_at, w.updated_at, w.last_error,
            case when a.at_work then w.pid end as pid,
-           b.pids as waits_for
+           b.pids as waits_for,
+           w.last_error_position, w.sqlstate, w.detail, w.hint, w.context
     from (
         select p.projection, case b.state when 'failed' then b.state else p.state end as state, false as online, c.event_count as events_done, c.total,
                c.position, c.started_at, c.updated_at, c.resumed_at, c.resumed_count, b.last_error,
-               b.projection is not null as is_rebuild, b.background, b.pid, b.waits_for
+               b.projection is not null as is_rebuild, b.background, b.pid, b.waits_for,
+               b.last_error_position, b.sqlstate, b.detail, b.hint, b.context
         from evsource._checkpoints c
         join evsource.projections p using (projection)
         left join evsource.rebuilds b on b.projection = p.projection and not b.online
@@ -165,7 +167,8 @@ create view evsource.progress as
         select b.projection, case b.state when 'building' then 'rebuilding' when 'kept' then 'dropping' else b.state end,
                b.online, b.event_count, b.total,
                b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error,
-               true, b.background, b.pid, b.waits_for
+               true, b.background, b.pid, b.waits_for,
+               b.last_error_position, b.sqlstate, b.detail, b.hint, b.context
         from evsource.rebuilds b
         where (b.state <> 'kept' or not b.keep_old or b.last_error is not null) and (b.online or b.state in ('requested', 'failed'))
             and not exists (select from evsource.checkpoints c

@@ -21,7 +21,12 @@ create table evsource.rebuilds (
     resumed_at    timestamptz,
     resumed_count bigint not null default 0,
     updated_at    timestamptz not null default pg_catalog.now(),
-    last_error    text,
+    last_error    text,                  -- the message; and the rest, as in projection_failures
+    last_error_position bigint,          -- of the event that it was raised at, if it was one
+    sqlstate      text,
+    detail        text,
+    hint          text,
+    context       text,
     kept_stale    boolean not null default false,
     truncated     text collate "C",      -- online: as in checkpoints, of what is built or kept
     truncated_both boolean not null default false,   -- of events that are in the other version, too

@@ -30,6 +30,7 @@
 #include "attempt.h"
 #include "dead_letters.h"
 #include "dispatch.h"
+#include "handlers.h"
 #include "notify.h"
 #include "scan.h"
 #include "settings.h"
@@ -273,6 +274,7 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, ErrorData *error)
 	{
 		if (hint != stopped)
 			error->hint = "It has as many dead letters as evsource.max_dead_letters allows.";
+		evs_handler_blamed = event->position;
 		ReThrowError(error);
 	}
 

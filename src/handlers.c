@@ -84,12 +84,17 @@ get_handler(EvsProjection *projection)
 
 /* ---- errors ---- */
 
+int64		evs_handler_blamed = 0;
+
+/* The outermost comes last: of handlers that append, the one whose event all began with. */
 static void
 context_callback(void *arg)
 {
 	EvsHandlerContext *context = arg;
 	const EvsEvent *event = context->event;
 
+	evs_handler_blamed = event != NULL ? event->position :
+		context->count == 1 ? context->first_position : 0;
 	if (event != NULL)
 		errcontext("projection \"%s\", event at position %lld of stream \"%.*s\"",
 				   context->projection->name, (long long) event->position,
@@ -143,6 +148,7 @@ void
 evs_handler_context_pop(EvsHandlerContext *context)
 {
 	Assert(error_context_stack == &context->callback);
+	evs_handler_blamed = 0;
 	error_context_stack = context->callback.previous;
 }
 

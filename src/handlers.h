@@ -68,4 +68,10 @@ extern void evs_handler_context_push(EvsHandlerContext *context, const EvsProjec
 extern void evs_handler_context_add(EvsHandlerContext *context, const EvsEvent *event);
 extern void evs_handler_context_pop(EvsHandlerContext *context);
 
+/*
+ * The position of the event that was given to the handler, alone, when the last error was
+ * raised; 0: none was.  Whoever wants to know sets it to 0 before.
+ */
+extern int64 evs_handler_blamed;
+
 #endif							/* EVS_HANDLERS_H */

@@ -18,6 +18,7 @@
 #include "definition.h"
 #include "dispatch.h"
 #include "failure.h"
+#include "handlers.h"
 #include "hold.h"
 #include "horizon.h"
 #include "own_transaction.h"
@@ -399,6 +400,7 @@ static EvsOutcome
 fail(const char *name, MemoryContext context)
 {
 	ErrorData  *error;
+	int64		position = evs_handler_blamed;
 	bool		passing;
 
 	MemoryContextSwitchTo(context);
@@ -416,7 +418,7 @@ fail(const char *name, MemoryContext context)
 	else
 	{
 		evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
-		evs_rebuild_fail(name, error->message);
+		evs_rebuild_fail(name, position, error);
 	}
 	evs_own_transaction_commit();
 	return passing ? EVS_WAIT : EVS_DONE;
@@ -481,6 +483,7 @@ step(EvsProcedure *procedure)
 {
 	volatile EvsOutcome outcome = EVS_DONE;
 
+	evs_handler_blamed = 0;
 	PG_TRY();
 	{
 		outcome = go_on(procedure, advance(procedure));

@@ -59,7 +59,7 @@ static EvsQuery write_rebuild = {
 	"  kept_stale = excluded.kept_stale, position = excluded.position,"
 	"  event_count = excluded.event_count, total = excluded.total, rounds = excluded.rounds,"
 	"  paused = excluded.paused, waits_for = null, updated_at = clock_timestamp(),"
-	"  last_error = case when excluded.state = 'failed' then r.last_error end",
+	"  last_error = null, last_error_position = null, sqlstate = null, detail = null, hint = null, context = null",
 	15, {TEXTOID, TEXTOID, BOOLOID, BOOLOID, BOOLOID, BOOLOID, TEXTARRAYOID, TEXTOID, TEXTOID,
 	BOOLOID, INT8OID, INT8OID, INT8OID, INT4OID, BOOLOID}, SPI_OK_INSERT
 };
@@ -131,9 +131,10 @@ static EvsQuery restore_parts = {
 
 static EvsQuery fail_rebuild = {
 	"update evsource.rebuilds set state = case state when 'kept' then state else 'failed' end,"
-	"  keep_old = keep_old or state = 'kept', last_error = $2, updated_at = clock_timestamp()"
+	"  keep_old = keep_old or state = 'kept', pid = null, waits_for = null, updated_at = clock_timestamp(),"
+	"  last_error_position = nullif($2, 0), sqlstate = $3, last_error = $4, detail = $5, hint = $6, context = $7"
 	" where projection = $1",
-	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
+	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
 };
 
 static EvsQuery select_owned = {
@@ -460,11 +461,16 @@ evs_rebuild_restore_parts(const char *name, const char *parts)
 }
 
 void
-evs_rebuild_fail(const char *name, const char *message)
+evs_rebuild_fail(const char *name, int64 position, const ErrorData *error)
 {
-	Datum		values[] = {CStringGetTextDatum(name), CStringGetTextDatum(message)};
+	EvsErrorText text;
+	Datum		values[7] = {CStringGetTextDatum(name), Int64GetDatum(position)};
+	char		nulls[7] = {' ', ' '};
 
-	(void) evs_query_run(&fail_rebuild, values, NULL);
+	evs_error_text(error, &text);
+	memcpy(&values[2], text.values, sizeof(text.values));
+	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
+	(void) evs_query_run(&fail_rebuild, values, nulls);
 }
 
 /* Who reads its tables, or those that they refer to, queues behind us: not for long. */

@@ -94,8 +94,8 @@ extern void evs_rebuild_keep_parts(const char *name);
 extern char *evs_rebuild_parts(const char *name, int *count);
 extern void evs_rebuild_restore_parts(const char *name, const char *parts);
 
-/* The error that stopped it. */
-extern void evs_rebuild_fail(const char *name, const char *message);
+/* The error that stopped it, and at which event; 0: at none. */
+extern void evs_rebuild_fail(const char *name, int64 position, const ErrorData *error);
 
 /* What evs_rebuild_forget() locks against readers, too; NIL when it drops nothing. */
 extern List *evs_rebuild_dropped(const char *name);

@@ -1,0 +1,97 @@
+# What ends a rebuild in the daemon is on record, as what a projection fails at is: the error
+# with all its parts and, if it was one, the event. Nobody works on it then.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
+
+my $node = start_node('daemon_rebuild_fails', q{
+shared_preload_libraries = 'evsource'
+evsource.max_workers = 1
+evsource.async_attempts = 1
+evsource.max_dead_letters = 1
+});
+my ($sql, $soon) = asking($node);
+
+$sql->(q{
+create extension evsource;
+create table rows (position bigint primary key);
+create table wrong (stream text, version bigint);
+create function handle(e evsource.event) returns void language plpgsql as $$
+begin
+	if exists (select from public.wrong w where (w.stream, w.version) = (e.stream, e.version)) then
+		raise 'no' using errcode = 'ZZ001', detail = 'Not this one.', hint = 'Mend it.';
+	end if;
+	insert into rows values (e.position);
+end $$;
+select evsource.create_projection('rows', 'handle', tables => '{rows}');
+select evsource.create_projection('other', 'evsource.fold_count', mode => 'async');    -- there is a worker
+select version from evsource.append_batch('account-1', array_fill('Paid'::text, array[20]), array_fill('{}'::jsonb, array[20]));
+});
+# with the version for the position
+my $record = sub {
+	my ($projection) = @_;
+	return $sql->(qq{select concat_ws('; ', p.state, coalesce(e.version::text, '-'), p.sqlstate, p.last_error, p.detail, p.hint,
+		coalesce('pid ' || p.pid, 'nobody')) from evsource.progress p
+		left join evsource.events e on e.position = p.last_error_position where projection = '$projection'});
+};
+my $fails = sub {
+	my ($projection, $options, $name) = @_;
+	$sql->("select evsource.request_rebuild('$projection', $options)");
+	$soon->(qq{select state = 'failed' from evsource.progress where projection = '$projection'}, $name);
+};
+
+$sql->(q{insert into wrong values ('account-1', 7)});
+$fails->('rows', 'online => true', 'a rebuild fails beside the old version');
+is($record->('rows'), 'failed; 7; ZZ001; no; Not this one.; Mend it.; nobody', 'the record has it all');
+is($sql->(q{select context ~ 'event at position \d+ of stream "account-1"' and context ~ 'PL/pgSQL function' from evsource.progress}), 't', 'and where it was');
+is($sql->(q{select count(*) from pg_stat_activity where backend_type = 'evsource worker'}), 1, 'its worker is still there');
+$fails->('rows', 'online => false', 'it fails in place');
+is($record->('rows'), 'failed; 7; ZZ001; no; Not this one.; Mend it.; nobody', 'with the same record');
+is($sql->(q{select count(*) from evsource.projection_failures}), 0, 'which is none of the projection that is live');
+
+# evsource's own errors say why in their details; no event is to blame.
+$sql->(q{truncate wrong});
+$sql->(q{call evsource.rebuild_projection('rows', online => false)});
+$sql->(q{create table refers (position bigint references rows)});
+$fails->('rows', 'online => true', 'what cannot be done online fails');
+is($record->('rows'), q{failed; -; 55000; cannot rebuild projection "rows" online; }
+	. q{Online it is not possible: table public.rows is referenced by foreign key refers_position_fkey of table public.refers.; }
+	. q{Remove what is in the way; or rebuild in place, with online => false.; nobody}, 'and says why');
+
+# Several events at once: the error does not say at which of them.
+$sql->(q{
+create table counts (n bigint);
+select evsource.create_projection('counts', tables => '{counts}', query =>
+	'insert into counts select count(*) / (1 - (select count(*) from public.wrong)) from new_events');
+insert into wrong values ('account-1', 7)});
+$fails->('counts', 'online => false', 'a statement fails');
+like($record->('counts'), qr/^failed; -; 22012; division by zero; .*nobody$/, 'at no single event');
+
+# An event that is set aside is no failure; one too many is.
+$sql->(q{
+truncate wrong;
+drop table refers;
+select evsource.cancel_rebuild('rows');
+select evsource.alter_projection('rows', mode => 'async', on_error => 'dead_letter');
+insert into wrong values ('account-1', 7);
+select evsource.append('account-2', 'Paid');
+insert into wrong values ('account-2', 1)});
+$fails->('rows', 'online => false', 'more fail than may be set aside');
+is($record->('rows'), 'failed; 1; ZZ001; no; Not this one.; It has as many dead letters as evsource.max_dead_letters allows.; nobody', 'at the first of these');
+
+# Mended and requested again, it is done, and nothing is left of the error.
+$sql->(q{truncate wrong; select evsource.request_rebuild('rows')});
+$soon->(q{select not exists (select from evsource.progress where projection = 'rows')}, 'mended, it is done');
+is($sql->('select (select count(*) from rows) + (select count(*) from evsource.dead_letters)'), 21, 'with all events');
+$node->stop;
+
+done_testing();
