@@ -22,7 +22,7 @@ TYPES = pure_call validate types type_run types_survey types_define
 
 # append
 APPEND = metadata append append_json append_many duplicate store inserter store_insert \
-	stored_row intake restore missed
+	stored_row intake restore in_use missed
 
 # read
 READ = read read_secured publish blockers wait waited
@@ -108,6 +108,7 @@ SQL_PARTS = \
 	sql/replication.sql \
 	sql/capture.sql \
 	sql/guard.sql \
+	sql/restore.sql \
 	sql/column_comments.sql \
 	sql/privileges.sql
 

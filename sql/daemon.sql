@@ -56,7 +56,7 @@ begin
         where d.datname = current_database()
             and (s.system_identifier, s.database) is distinct from (c.system_identifier, d.oid);
     changed := found;
-    perform setval('evsource.restored_seq', 1, false);
+    perform setval('evsource.restored_seq', 0, false);
     return changed;
 end
 $$;

@@ -13,11 +13,12 @@ create sequence evsource.timeline_seq as bigint minvalue -4294967295 start 1 cac
 comment on sequence evsource.timeline_seq is 'Timeline of this server when it last assigned a position; it lets a promoted standby leave a gap first.';
 select pg_catalog.setval('evsource.timeline_seq', -timeline_id) from pg_catalog.pg_control_checkpoint();
 
--- Called when events were restored, until the row of evsource.store comes that was dumped
--- with them, or evsource.adopt() says that none will. A sequence, for restores in
--- several transactions at once note it without waiting for each other. Not dumped.
-create sequence evsource.restored_seq as bigint cache 1;
-comment on sequence evsource.restored_seq is 'Says whether restored events await the identity of the store that they come from.';
+-- The last position of the events that were restored before any was appended: what is behind
+-- it is the log's own (src/in_use.c). Called until the row of evsource.store comes that
+-- was dumped with them; 0 where evsource.adopt() says that none will. A sequence, for restores
+-- in several transactions at once note it without waiting for each other. Not dumped.
+create sequence evsource.restored_seq as bigint minvalue 0 start 0 cache 1;
+comment on sequence evsource.restored_seq is 'Up to which position events were restored, and whether they await the identity of the store that they come from.';
 
 -- Columns of fixed width first: no byte is lost to alignment. What is rarely
 -- there last: a row ends with its last value, see src/stored_row.c. Positions grow, so
@@ -77,7 +78,7 @@ create function evsource._replace_store() returns trigger
     as $$
 begin
     delete from evsource.store;
-    perform setval('evsource.restored_seq', 1, false);
+    perform setval('evsource.restored_seq', r.last_value, false) from evsource.restored_seq r;
     new.database := 0;
     return new;
 end
@@ -86,33 +87,6 @@ comment on function evsource._replace_store() is 'Internal: lets a restored row 
 create trigger replace_store before insert on evsource.store
     for each row execute function evsource._replace_store();
 alter table evsource.store enable always trigger replace_store;
-
--- But a log in use keeps its identity, from which the ids of its events are computed, and
--- does not take what was safe to read in another one. In use is one that is open and
--- holds events, of which none awaits the row that was dumped with it. Where a subscription
--- of PostgreSQL fills the log, nothing was drawn.
-create function evsource._refuse_in_use() returns trigger
-    language plpgsql set search_path = pg_catalog, pg_temp
-    as $$
-begin
-    if exists (
-        select
-        from evsource.position_seq p, evsource.timeline_seq t, evsource.restored_seq r
-        where t.is_called and t.last_value > 0 and not r.is_called
-            and exists (select from evsource.events)
-            and coalesce((to_jsonb(new) ->> 'safe_position')::bigint > p.last_value, true))
-    then
-        raise exception 'cannot restore evsource.% into a log in use', tg_table_name using errcode = '55000',
-            detail = 'Events were appended here, with ids and positions of this event store.',
-            hint = 'Restore into a new database.';
-    end if;
-    return new;
-end
-$$;
-comment on function evsource._refuse_in_use() is 'Internal: keeps the identity of a log in use when a dump is restored over it.';
-create trigger refuse_in_use before insert on evsource.store
-    for each row execute function evsource._refuse_in_use();
-alter table evsource.store enable always trigger refuse_in_use;
 
 -- Sessions keep what they have read of some tables; this tells them to look
 -- again. Always, also while a replica applies changes.
@@ -162,8 +136,6 @@ create table evsource.published (
 );
 comment on table evsource.published is 'Internal: one row at most: a position that was safe to read at that time.';
 create unique index published_one_row on evsource.published ((true));
-create trigger refuse_in_use before insert on evsource.published
-    for each row execute function evsource._refuse_in_use();
 
 select pg_catalog.pg_extension_config_dump('evsource.position_seq', '');
 select pg_catalog.pg_extension_config_dump('evsource.events', '');

@@ -284,10 +284,29 @@ evs_positions_come_from_elsewhere(int64 position)
 		(void) set_last(evs_catalog()->timeline_seq, 0, false);
 }
 
-void
-evs_positions_are_restored(void)
+bool
+evs_positions_are_drawn_here(void)
 {
-	set_last(evs_catalog()->restored_seq, 1, true);
+	return last_timeline() > 0;
+}
+
+void
+evs_positions_are_restored(int64 last)
+{
+	(void) set_last(evs_catalog()->restored_seq, last, true);
+}
+
+int64
+evs_positions_restored(bool *awaits_store)
+{
+	Locked		locked;
+	int64		last;
+
+	lock_row(&locked, evs_catalog()->restored_seq, AccessShareLock, BUFFER_LOCK_SHARE);
+	last = locked.data->last_value;
+	*awaits_store = locked.data->is_called;
+	unlock_row(&locked, AccessShareLock);
+	return last;
 }
 
 void

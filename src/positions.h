@@ -38,8 +38,17 @@ extern void evs_positions_pass(int64 position);
  */
 extern void evs_positions_come_from_elsewhere(int64 position);
 
-/* Events are restored at theirs: the identity of their store comes after them. */
-extern void evs_positions_are_restored(void);
+/* Was one drawn in this log by this server, or was it opened here?  Not by another one that fills it. */
+extern bool evs_positions_are_drawn_here(void);
+
+/*
+ * Events are restored up to this one, and nobody has appended here: the identity of their
+ * store comes after them.
+ */
+extern void evs_positions_are_restored(int64 last);
+
+/* Up to where, 0 for nothing; and does the identity still have to come? */
+extern int64 evs_positions_restored(bool *awaits_store);
 
 /* Before the next one is drawn, ask again whether that may be done here. */
 extern void evs_positions_ask_again(void);

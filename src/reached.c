@@ -7,10 +7,11 @@
  * believes such a sequence.
  *
  * Rows count whoever can see them: an event whose transaction is open has its position,
- * and who is about to come to one will have passed it.  What was rolled back does no
- * harm, positions may have gaps.  What nobody has written down is not known: an open
- * transaction that has drawn positions and stored nothing at them yet, which collides
- * then with who gets them, and a consumer outside that goes by safe_position().
+ * and who is about to come to one will have passed it.  So do those that were restored and
+ * rolled back, for what is drawn is behind them (in_use.c); positions may have gaps.  What
+ * nobody has written down is not known: an open transaction that has drawn positions and
+ * stored nothing at them yet, which collides then with who gets them, and a consumer outside
+ * that goes by safe_position().
  *
  * No lock outlives the look: a background worker may sleep in its transaction.
  */
@@ -26,6 +27,7 @@
 
 #include "catalog.h"
 #include "event.h"
+#include "positions.h"
 #include "reached.h"
 
 /* Who follows the log, or begins behind a position of it: all that is below is passed. */
@@ -65,13 +67,13 @@ evs_reached_in(Oid table, AttrNumber column, Snapshot snapshot)
 	return highest;
 }
 
-static int64
-last_event(void)
+int64
+evs_reached_event(Snapshot snapshot)
 {
 	Relation	events = table_open(evs_catalog()->events, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->events_pkey, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
-	IndexScanDesc scan = index_beginscan(events, index, SnapshotAny, NULL, 0, 0, SO_NONE);
+	IndexScanDesc scan = index_beginscan(events, index, snapshot, NULL, 0, 0, SO_NONE);
 	int64		last = 0;
 	bool		isnull;
 
@@ -88,7 +90,8 @@ last_event(void)
 int64
 evs_reached(void)
 {
-	int64		reached = last_event();
+	bool		awaits_store;
+	int64		reached = Max(evs_reached_event(SnapshotAny), evs_positions_restored(&awaits_store));
 
 	for (int i = 0; i < lengthof(followers); i++)
 	{

@@ -1,6 +1,7 @@
 # A dump that is restored over a log in use, by a tool that goes on after errors, and a log
 # that is used before its restore is through: positions never go back, the store keeps its
-# identity, and whoever follows the log gets every event.
+# identity, nothing of what follows another log comes in, and whoever follows this one gets
+# every event.
 
 use strict;
 use warnings;
@@ -104,6 +105,95 @@ is($node->safe_psql('small', 'select * from evsource.store'), $origin, 'the stor
 is($node->safe_psql('small', 'select safe_position from evsource.published'), 3, 'and published what it was');
 is($node->safe_psql('small', qq{select stored from evsource.append('s-1', 'Paid', '{"n": 1}', id => '$id')}),
 	'f', 'an event that is sent again is recognised');
+
+# The log of another application: none of its names is taken here, and nothing of it comes.
+$node->safe_psql('postgres', 'create database pets template template0');
+$node->safe_psql(
+	'pets', q{
+create extension evsource;
+create table fed (position bigint primary key);
+select evsource.create_projection('fed', mode => 'async', tables => '{fed}',
+    query => 'insert into fed select position from new_events');
+select evsource.create_projection('groomed', 'evsource._noop');
+select evsource.create_subscription('feeder', partitions => 3);
+select evsource.append('pet-1', 'T') from generate_series(1, 50);
+select evsource.run_projection('fed');
+});
+my $followers = q{
+select 'checkpoint', projection from evsource.checkpoints union all select 'projection', projection from evsource.projections
+union all select 'cursor', subscription from evsource.cursors union all select 'subscription', subscription from evsource.subscriptions
+union all select 'original', database::text from evsource.store order by 1, 2};
+my $before_pets = $node->safe_psql('small', $followers);
+foreach my $how ([ 'COPY' ], [ 'INSERTs', '--inserts' ])
+{
+	my ($name, @options) = @$how;
+	$node->command_ok([ 'pg_dump', '-Fc', @options, '-f', "$dump/pets$name", 'pets' ], "dump of another application, by $name");
+	$node->command_checks_all(
+		[ 'pg_restore', '--clean', '--if-exists', '-d', 'small', "$dump/pets$name" ],
+		1,
+		[qr/^$/],
+		[ map { qr/cannot restore evsource\.$_ into a log in use/ } qw(checkpoints cursors projections store subscriptions) ],
+		"it is restored over this one, by $name");
+	is($node->safe_psql('small', $followers), $before_pets, "nobody follows the log who did not, by $name");
+}
+
+# An older dump of the same database: the partitions that there were do not come back.
+create_shop('divided', 5);
+is($node->safe_psql('divided', $fetched), 5, 'a subscription in one partition');
+$node->command_ok([ 'pg_dump', '-f', "$dump/divided.sql", 'divided' ], 'dump');
+$node->safe_psql('divided', q{select evsource.alter_subscription('mailer', partitions => 3); select evsource.append('s-1', 'T')});
+is($node->safe_psql('divided', $fetched), 1, 'is divided into three');
+$node->safe_psql('divided', q{select evsource.run_projection('seen')});
+$node->command_ok([ 'psql', '-X', '-f', "$dump/divided.sql", '-d', 'divided' ], 'the dump is restored over it');
+goes_on('divided', 'a dump with fewer partitions', 6);
+is($node->safe_psql('divided', q{select lag from evsource.subscription_status}), 0, 'nothing is left that was not fetched');
+
+# A log has an identity however it began: with an import, also one that was rolled back, or
+# with a restore, of which the row of evsource.store came or did not.
+$node->safe_psql('postgres', 'create database bare template template0');
+$node->safe_psql('bare', q{create extension evsource; select evsource.append('b-1', 'T') from generate_series(1, 20)});
+$node->command_ok([ 'pg_dump', '-a', '-f', "$dump/bare.sql", 'bare' ], 'dump of the data');
+my ($events) = slurp_file("$dump/bare.sql") =~ /^(COPY evsource\.events .*?^\\\.$)/ms;
+append_to_file("$dump/events.sql", "$events\n");
+append_to_file("$dump/fails.sql", "select 1 / 0;\n");
+append_to_file("$dump/import.sql", q{insert into evsource.events (stream, type, position, version, recorded_at)
+select 'old-1', 'T', n, n, now() from generate_series(1, 10) n;});
+sub began
+{
+	my ($name, $file, $fails) = @_;
+
+	$node->safe_psql('postgres', "create database $name template template0");
+	$node->safe_psql($name, 'create extension evsource');
+	my @command = ([ 'psql', '-X', '-1', '-v', 'ON_ERROR_STOP=1', '-d', $name, '-f', "$dump/$file.sql", $fails ? ('-f', "$dump/fails.sql") : () ],
+		"$name: " . ($fails ? 'it is rolled back' : 'it comes'));
+	$fails ? $node->command_fails(@command) : $node->command_ok(@command);
+	$node->safe_psql($name, q{select setval('evsource.position_seq', 1, false)}) if $fails;    # somebody is tidy
+	return;
+}
+
+sub keeps_identity
+{
+	my ($name) = @_;
+	my $store = $node->safe_psql($name, 'table evsource.store');
+	my $ids = $node->safe_psql($name, 'select id from evsource.read_all(0, null)');
+
+	run_command([ 'pg_restore', '--clean', '--if-exists', '-d', $node->connstr($name), "$dump/big" ]);
+	is($node->safe_psql($name, 'table evsource.store'), $store, "$name: the store is who it was");
+	is($node->safe_psql($name, 'select id from evsource.read_all(0, null)'), $ids, "$name: the events have the ids that they had");
+	return;
+}
+
+foreach my $how ([ 'imported', 'import' ], [ 'import_tried', 'import', 1 ], [ 'restored', 'bare' ], [ 'restore_tried', 'bare', 1 ],
+	[ 'half_restored', 'events' ])
+{
+	began(@$how);
+	$node->safe_psql($how->[0], q{select evsource.append('s-1', 'Paid')});
+	keeps_identity($how->[0]);
+}
+# One that is only read has, too, when it has come.
+began('only_read', 'bare');
+is($node->safe_psql('only_read', 'select count(*) from evsource.read_all()'), 20, 'a log is read');
+keeps_identity('only_read');
 
 # An application is let in before the restore is through: the dump sets the sequence last.
 my ($before, $after) = slurp_file("$dump/old.sql") =~ s/^\\(un)?restrict .*$//mgr =~ /^(.*?)(^SELECT pg_catalog\.setval\('evsource\.position_seq'.*)$/ms;
