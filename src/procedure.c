@@ -49,6 +49,9 @@
 /* How often an attempt may become twice as long as the one before: to half an hour. */
 #define MAX_DOUBLED		14
 
+/* ms for which attempts that are in vain count as one, if the call sets no limit */
+#define VAIN_TIME		2000
+
 /* ms to wait for a transaction before we look whether we still have to */
 #define LONGEST_WAIT	1000
 
@@ -140,14 +143,22 @@ evs_procedure_moment(const EvsProcedure *procedure)
 /*
  * A lock was not to be had: worth another attempt, unless there were many.  Only
  * a worker in the background has all the time in the world.  Others get as much
- * time as they have lost, at least.
+ * time as they have lost, at least.  If they have lost none, because it was in vain
+ * to wait, that is no attempt before one could have been over.
  */
 static void
 gave_way(EvsProcedure *procedure, const EvsMet *met)
 {
+	TimestampTz now = GetCurrentTimestamp();
+	bool		in_vain = procedure->in_vain;
+
 	procedure->met = met;
+	procedure->in_vain = false;
 	procedure->pause = evs_procedure_moment(procedure);
-	procedure->ahead_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), procedure->timeout);
+	if (in_vain && now < procedure->ahead_until)
+		return;
+	procedure->ahead_until =
+		TimestampTzPlusMilliseconds(now, procedure->timeout > 0 ? procedure->timeout : VAIN_TIME);
 	procedure->attempts++;
 	if (evs_procedure_has_tried(procedure) && !procedure->complete)
 		ereport(ERROR,

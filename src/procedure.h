@@ -44,7 +44,7 @@ typedef struct EvsProcedure
 	int64		built_events;	/* which has so many events */
 	VirtualTransactionId *readers;	/* who may not have seen it */
 	int			nreaders;		/* how many of them are still there */
-	bool		in_vain;		/* and wait for us */
+	bool		in_vain;		/* one of them waits for us, so that we do not wait */
 	VirtualTransactionId awaited;	/* EVS_WAIT was said because of this one */
 	Oid			shadow;			/* rebuild: the schema that all this is about */
 	bool		still;			/* rebuild: the projection has been held still
