@@ -193,4 +193,4 @@ create view evsource.progress as
                     then (w.events_done - w.resumed_count) / extract(epoch from w.updated_at - w.resumed_at)::double precision
                end as rate) r;
 comment on view evsource.progress is
-'Rebuilds that are requested or under way, and projections that catch up: how many events are applied, of how many, how fast.';
+'Rebuilds that are requested, under way or have failed, and projections that catch up: how many events are applied, of how many, how fast.';

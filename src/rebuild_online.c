@@ -253,9 +253,25 @@ make_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *project
 }
 
 /*
+ * The new tables cannot be made: their owner may not, or what belongs to the old ones, such
+ * as an index, does not fit.  Unless it is nobody's fault.
+ */
+static bool
+report_unmade(EvsProcedure *procedure, const EvsRebuild *rebuild, const ErrorData *error)
+{
+	const char *why = error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ?
+		"Its owner may not make such tables" : "Such tables cannot be made";
+
+	if (rebuild->shadow != NULL || evs_failure_is_transient(error->sqlerrcode))
+		return false;
+	report_obstacle(procedure, rebuild, psprintf("%s: %s.", why, error->message), NULL);
+	return true;
+}
+
+/*
  * The same as a subtransaction, for what a handler did to the old version must
  * not stay.  False: it has used one of the old tables instead, with or without
- * success; or the owner may not make the new ones.
+ * success; or the new ones cannot be made.
  */
 static bool
 try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection)
@@ -292,13 +308,16 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	CurrentResourceOwner = owner;
 	if (error == NULL && watch.touched == NULL)
 		return true;
-	if (error != NULL && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE && rebuild->shadow == NULL)
-		report_obstacle(procedure, rebuild, psprintf("Its owner may not make such tables: %s.", error->message), NULL);
-	else if (watch.touched == NULL || (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED))
+	if (error != NULL && report_unmade(procedure, rebuild, error))
+		return false;
+	if (watch.touched == NULL || (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED))
+	{
+		if (error->sqlerrcode == ERRCODE_UNDEFINED_FUNCTION)
+			error->hint = "A function that takes rows of a table does not take those of the new version: then rebuild in place, with online => false.";
 		ReThrowError(error);
-	else
-		report_obstacle(procedure, rebuild, describe_touched(watch.touched),
-						touched_hint(watch.touched));
+	}
+	report_obstacle(procedure, rebuild, describe_touched(watch.touched),
+					touched_hint(watch.touched));
 	return false;
 }
 

@@ -76,6 +76,20 @@ insert into wrong values ('account-1', 7)});
 $fails->('counts', 'online => false', 'a statement fails');
 like($record->('counts'), qr/^failed; -; 22012; division by zero; .*nobody$/, 'at no single event');
 
+# A handler for whose function the rows of the new table are of the wrong type: that is possible
+# in place, says the hint.
+$sql->(q{
+create table typed (position bigint primary key);
+create function is_typed(typed) returns boolean language sql as 'select true';
+create function handle_typed(e evsource.event) returns void language plpgsql as $$
+begin
+	insert into typed values (e.position);
+	perform is_typed(t) from typed t;
+end $$;
+select evsource.create_projection('typed', 'handle_typed', tables => '{typed}')});
+$fails->('typed', 'online => null', 'a handler does not find its function');
+like($record->('typed'), qr/^failed; 1; 42883; .*; A function that takes rows .* online => false\.; nobody$/, 'and why is said');
+
 # An event that is set aside is no failure; one too many is.
 $sql->(q{
 truncate wrong;
