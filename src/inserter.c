@@ -251,11 +251,12 @@ evs_inserter_begin(Relation events, int count)
 	EvsInserter *inserter = get_inserter(events);
 	ResultRelInfo *relinfo = inserter->relinfo;
 
-	make_room(inserter, count);
 	relinfo->ri_RelationDesc = events;
 	for (int i = 0; i < relinfo->ri_NumIndices; i++)
 		relinfo->ri_IndexRelationDescs[i] = NULL;
+	/* which may fail: nothing is to be freed then */
 	open_indexes_of_all_rows(inserter);
+	make_room(inserter, count);
 	if (inserter == kept)
 		kept_is_busy = true;
 	return inserter;

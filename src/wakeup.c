@@ -156,6 +156,9 @@ wake_one(EvsShared *shared, int number, bool again)
 	all = concerns_all(waiter);
 	if (!all && !concerns(waiter))
 		return false;
+	/* one of a group looks now, but the end of what held them is that for all */
+	if (appended && !passes_over(waiter))
+		pg_atomic_write_u64(&waiter->held_at, 0);
 	if (!all && waiter->group != 0)
 		return evs_group_offer(waiter, number, again);
 	if (!again)

@@ -15,14 +15,18 @@
  *   until that append ends nothing above S is safe to read, and up to S all was looked at.
  *   When it ends, it withdraws its bound, passes a full barrier, and then reads the note.
  *   He has seen the bound, so it was withdrawn after that, and the note is seen; the bound
- *   is not higher, so he is woken.
+ *   is not higher, so he is woken, or one of his group is; and his note is taken out, so
+ *   that the next append does not pass him over.  What he may have noted anew by then goes
+ *   with it, for which he looks in vain once more.
  * - It may be any of those at or below the note.  Which is the lowest, and what others come
  *   or go meanwhile, be it with lower bounds, as imports can, decides only how often he
  *   looks in vain: whenever he is woken he finds out and notes all of it again.
  * - An append ends by a commit, a rollback, the end of its session, or PREPARE: each of
  *   them calls the same callback, and then wakes.  A savepoint's rollback leaves the bound
- *   and so ends nothing.  The bound of a prepared one is a lock; who ends that does not know
- *   it, and wakes everybody.  Where a backend dies otherwise, so do all who wait.
+ *   and so ends nothing.  The bound of a prepared one is a lock; the command that ends that
+ *   does not know it, and wakes everybody.  A process that ends it without a command, such as
+ *   one of logical replication, wakes nobody: so who is held looks now and then, where there
+ *   can be prepared ones.  Where a backend dies otherwise, so do all who wait.
  * - The note stays while he looks, so that no other disturbs him.  What has passed him over
  *   meanwhile is above S if he is held again.  If he is not, he takes the note back and
  *   looks once more (evs_wakeup_want()).
@@ -350,13 +354,13 @@ evs_wakeup_needs_transaction(void)
 /*
  * Without shared memory a committer cannot be found by everybody at all times.
  * And COMMIT PREPARED may come from a session that has not loaded the library,
- * unless all sessions do.
+ * unless all sessions do; or, if what was prepared holds us, be no command that we see.
  */
 static long
 safe_timeout(long timeout)
 {
 	bool		everybody_wakes = evs_shmem() != NULL &&
-		(evs_shmem_is_preloaded() || max_prepared_xacts == 0);
+		((evs_shmem_is_preloaded() && held_at == 0) || max_prepared_xacts == 0);
 
 	if (everybody_wakes || (timeout >= 0 && timeout < SAFETY_TIMEOUT))
 		return timeout;

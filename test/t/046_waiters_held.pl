@@ -85,6 +85,32 @@ sub held
 	$_->quit for @waiters;
 }
 
+# Of two of a group, who is woken by the end of the open append finds nothing, and goes. The
+# other one is woken by the next event, whichever of them was there first.
+sub goes
+{
+	my ($what, @patience) = @_;
+	my $open = session('begin', q{select evsource.append('other-1', 'Open')});
+	$sql->(q{select evsource.append('some-1', 'Written')});
+	my @waiters = map {
+		my $waiter = $node->background_psql('postgres');
+		$waiter->query_until(qr/begun/, "\\echo begun\nselect 'got', stream from evsource.fetch_events('parts', wait => '$_ s');\n\\echo ended\n");
+		asleep(1, $what) if $_ == $patience[0];
+		$waiter;
+	} @patience;
+	asleep(2, $what);
+	$sql->(q{select evsource.seek_subscription('parts', after_position => (select max(position) from evsource.events))});
+	asleep(2, $what);
+	$open->query('commit');
+	my ($first, $last) = $patience[0] < $patience[1] ? (0, 1) : (1, 0);
+	$waiters[$first]->query_until(qr/ended/, '');
+	my $begun = time;
+	$sql->(q{select evsource.append('some-2', 'Written')});
+	like($waiters[$last]->query_until(qr/ended/, ''), qr/^got\|some-2$/m, "$mode, $what: is woken");
+	cmp_ok(time - $begun, '<', 45, "$mode, $what: at once");
+	$_->quit for $open, @waiters;
+}
+
 my $other = q{select evsource.append('other-1', 'Open')};
 my $another = q{select evsource.append('another-1', 'Open')};
 foreach my $library ('', 'evsource')
@@ -111,6 +137,9 @@ foreach my $library ('', 'evsource')
 	held('a session that is ended', 'some', 1, [$other], [ -1, q{select pg_terminate_backend(pid) from evsource.blockers} ]);
 	held('an import above', 'some', 1, [ q{insert into evsource.events (position, stream, version, type, id, recorded_at)
 		select safe_position + 100000, 'imported-' || safe_position, 1, 'Open', gen_random_uuid(), now() from evsource.stats} ], [ 0, 'commit' ]);
+
+	goes('the first of a group goes', 3, 90);
+	goes('the second of a group goes', 90, 3);
 
 	$appender->quit;
 
