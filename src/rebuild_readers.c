@@ -137,7 +137,7 @@ awaited_readers(EvsProcedure *procedure, bool still, int *count)
 		if (process == NULL)
 			continue;
 		if (is_kept && evs_shmem_is_preloaded())
-			evs_waited_tell(process, reader->localTransactionId);
+			evs_waited_overtake(procedure->built);
 		else if (!is_kept || !(list_member_int(sleepers, process->pid) ||
 							   waits_to_append(process->pid, locks)))
 		{

@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 9
+#define EVS_SHMEM_LAYOUT 10
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -53,12 +53,16 @@ initialize(void *memory)
 	pg_atomic_init_u32(&fresh->waiting_some, 0);
 	for (int i = 0; i < EVS_KIND_GROUPS; i++)
 		pg_atomic_init_u64(&fresh->waiting_kinds[i], 0);
+	pg_atomic_init_u64(&fresh->overtaking, 0);
+	for (int i = 0; i < EVS_OVERTAKINGS; i++)
+		pg_atomic_init_u64(&fresh->overtakings[i], 0);
+	pg_atomic_init_u64(&fresh->novertakings, 0);
+	pg_atomic_init_u64(&fresh->forgotten, 0);
 	for (int i = 0; i < fresh->nslots; i++)
 	{
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);
 		fresh->slots[i].database = InvalidOid;
 		pg_atomic_init_u32(&fresh->slots[i].listens, InvalidOid);
-		pg_atomic_init_u32(&fresh->slots[i].overtaken, InvalidLocalTransactionId);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].database, InvalidOid);
 		pg_atomic_init_u32(&evs_shmem_waiters(fresh)[i].state, EVS_WAITER_GONE);
 		evs_shmem_waiters(fresh)[i].group = 0;

@@ -1,7 +1,7 @@
 /*
  * shmem.h - what each backend says in shared memory: the lowest position that
- * its open transaction may still add to the log, what it waits for, whether
- * it listens, and what is to be said to it.
+ * its open transaction may still add to the log, what it waits for, and whether
+ * it listens; and which snapshots rebuilds have not waited for.
  */
 #ifndef EVS_SHMEM_H
 #define EVS_SHMEM_H
@@ -16,8 +16,7 @@ typedef struct EvsSlot
 	pg_atomic_uint64 bound;		/* lower bound of positions to come; 0: none */
 	Oid			database;		/* whose log; valid while bound is not 0 */
 	pg_atomic_uint32 listens;	/* in which database it LISTENs for events; 0: it does not */
-	pg_atomic_uint32 overtaken; /* its transaction that a rebuild did not wait for; see waited.c */
-	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid) - 2 * sizeof(pg_atomic_uint32)];
+	char		pad[64 - sizeof(pg_atomic_uint64) - sizeof(Oid) - sizeof(pg_atomic_uint32)];
 } EvsSlot;
 
 /* So many kinds of events can be waited for at once, without all being wanted. */
@@ -56,6 +55,9 @@ typedef struct EvsWaiter
 #define EVS_REQUESTS	64
 #define EVS_ALL_DATABASES	((Oid) 1)	/* no database has this number */
 
+/* So many rebuilds are known one by one that have not waited for all snapshots: see waited.c. */
+#define EVS_OVERTAKINGS	16
+
 typedef struct EvsShared
 {
 	uint32		layout;			/* EVS_SHMEM_LAYOUT of whoever made it */
@@ -66,7 +68,11 @@ typedef struct EvsShared
 	pg_atomic_uint32 requests[EVS_REQUESTS];	/* databases that it shall look at */
 	pg_atomic_uint32 waiting_some;	/* or for events of some kinds ... */
 	pg_atomic_uint64 waiting_kinds[EVS_KIND_GROUPS];	/* ... of these: who, see below */
-	char		pad[40];
+	pg_atomic_uint64 overtaking;	/* transaction that the newest of them has built by; 0: none */
+	pg_atomic_uint64 overtakings[EVS_OVERTAKINGS];	/* and all, in a ring ... */
+	pg_atomic_uint64 novertakings;	/* ... how many there were ... */
+	pg_atomic_uint64 forgotten;	/* ... and the newest that is not in it any more */
+	char		pad[16];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
 	/* EvsWaiter waiters[nslots] follow, and pg_atomic_uint64 awaited[nslots] */
 } EvsShared;

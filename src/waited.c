@@ -8,12 +8,15 @@
  * statement calls, and by all that follows under REPEATABLE READ.  One that was
  * exchanged meanwhile would look empty, or older than it should: so that is an error.
  *
- * Who sleeps notes it himself.  The others are told by the rebuild, in shared memory:
- * where the library is not preloaded not every session would look there, and the rebuild
- * leaves nobody else out.
+ * Who sleeps notes it himself.  For the others the rebuild says in shared memory by which
+ * transaction it has built what it exchanges.  Snapshots that see that were waited for,
+ * or are new enough.  Those that do not may be used by others as well: parallel workers, and
+ * who imports them.  Where the library is not preloaded not every session would look
+ * there, and the rebuild leaves nobody else out.
  *
- * The exchange writes the table's row in pg_class; so does ALTER TABLE, which is as rare
- * here, and nothing that is done to a table every day.
+ * The exchange writes the table's row in pg_class.  So do ALTER TABLE, GRANT, a first
+ * foreign key or partition, and REFRESH of a materialized view: they give the same error to
+ * such a snapshot, needlessly.
  */
 #include "evsource.h"
 
@@ -53,27 +56,57 @@ check_not_exchanged(Oid relation, Snapshot snapshot)
 	ReleaseSysCache(row);
 }
 
-static bool
-has_waited(void)
+/* The number of a transaction that is not in the future, with its epoch. */
+static uint64
+full_xid(TransactionId xid, FullTransactionId next)
 {
-	LocalTransactionId mine = EvsMyLocalTransactionId();
-	EvsShared  *shared;
+	uint32		epoch = EpochFromFullTransactionId(next);
 
-	if (!LocalTransactionIdIsValid(mine))
+	if (xid > XidFromFullTransactionId(next))
+		epoch--;
+	return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, xid));
+}
+
+/* Has a rebuild not waited for this snapshot, as far as we know? */
+static bool
+is_overtaken(Snapshot snapshot)
+{
+	EvsShared  *shared = evs_shmem();
+	uint64		newest = pg_atomic_read_u64(&shared->overtaking);
+	uint64		next;
+	uint64		xmin;
+
+	/* most are newer than all */
+	if (newest == 0 || TransactionIdPrecedes((TransactionId) newest, snapshot->xmin))
 		return false;
-	if (waited_in == mine)
+	next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	xmin = full_xid(snapshot->xmin, FullTransactionIdFromU64(next));
+	if (newest < xmin)
+		return false;
+	if (pg_atomic_read_u64(&shared->forgotten) >= xmin)
 		return true;
-	if (!evs_shmem_is_preloaded())
-		return false;
-	shared = evs_shmem();
-	return EvsMyProcNumber() < shared->nslots &&
-		pg_atomic_read_u32(&shared->slots[EvsMyProcNumber()].overtaken) == mine;
+	for (int i = 0; i < EVS_OVERTAKINGS; i++)
+	{
+		uint64		built = pg_atomic_read_u64(&shared->overtakings[i]);
+
+		if (built >= xmin && XidInMVCCSnapshot((TransactionId) built, snapshot))
+			return true;
+	}
+	return false;
+}
+
+static bool
+has_waited(Snapshot snapshot)
+{
+	if (LocalTransactionIdIsValid(waited_in) && waited_in == EvsMyLocalTransactionId())
+		return true;
+	return evs_shmem_is_preloaded() && is_overtaken(snapshot);
 }
 
 static void
 statement_starts(QueryDesc *query, int flags)
 {
-	if (query->snapshot != NULL && IsMVCCSnapshot(query->snapshot) && has_waited())
+	if (query->snapshot != NULL && IsMVCCSnapshot(query->snapshot) && has_waited(query->snapshot))
 	{
 		ListCell   *cell;
 
@@ -92,21 +125,39 @@ evs_waited_note(void)
 	waited_in = EvsMyLocalTransactionId();
 }
 
+/* Raise a number that others raise, too. */
+static void
+raise_to(pg_atomic_uint64 *number, uint64 value)
+{
+	uint64		current = pg_atomic_read_u64(number);
+
+	while (current < value && !pg_atomic_compare_exchange_u64(number, &current, value))
+		;
+}
+
 void
-evs_waited_tell(const PGPROC *process, LocalTransactionId transaction)
+evs_waited_overtake(TransactionId built)
 {
 	EvsShared  *shared = evs_shmem();
-	int			number = (int) (process - GetPGProcByNumber(0));
+	uint64		full = full_xid(built, ReadNextFullTransactionId());
+	uint64		number;
 
 	Assert(evs_shmem_is_preloaded());
-	if (number >= 0 && number < shared->nslots)
-		pg_atomic_write_u32(&shared->slots[number].overtaken, transaction);
+	/* we look again and again who is in the way */
+	for (int i = 0; i < EVS_OVERTAKINGS; i++)
+		if (pg_atomic_read_u64(&shared->overtakings[i]) == full)
+			return;
+	number = pg_atomic_fetch_add_u64(&shared->novertakings, 1) % EVS_OVERTAKINGS;
+	raise_to(&shared->forgotten, pg_atomic_read_u64(&shared->overtakings[number]));
+	pg_atomic_write_u64(&shared->overtakings[number], full);
+	raise_to(&shared->overtaking, full);
 }
 
 void
 evs_waited_before_copy(const CopyStmt *statement)
 {
-	if (statement->is_from || statement->relation == NULL || !ActiveSnapshotSet() || !has_waited())
+	if (statement->is_from || statement->relation == NULL || !ActiveSnapshotSet() ||
+		!has_waited(GetActiveSnapshot()))
 		return;
 	/* as COPY locks it */
 	check_not_exchanged(RangeVarGetRelid(statement->relation, AccessShareLock, false),

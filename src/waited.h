@@ -7,7 +7,6 @@
 #include "evsource.h"
 
 #include "nodes/parsenodes.h"
-#include "storage/proc.h"
 
 extern void evs_waited_init(void);
 
@@ -15,10 +14,10 @@ extern void evs_waited_init(void);
 extern void evs_waited_note(void);
 
 /*
- * That transaction of another process waits, and keeps its snapshot.  Only where the
- * library is preloaded, so that it will look.
+ * Snapshots that do not see this transaction may outlive an exchange of what it has built.
+ * Before the exchange, and only where the library is preloaded, so that all will look.
  */
-extern void evs_waited_tell(const PGPROC *process, LocalTransactionId transaction);
+extern void evs_waited_overtake(TransactionId built);
 
 /* COPY reads a table without the executor. */
 extern void evs_waited_before_copy(const CopyStmt *statement);

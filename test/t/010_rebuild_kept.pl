@@ -35,7 +35,9 @@ create extension evsource;
 create table accounts (id int primary key, n int);
 insert into accounts select i, 0 from generate_series(1, 3) i;
 create table counts (stream text primary key, n int);
-create function total() returns bigint stable language plpgsql as 'begin return (select sum(n) from counts); end';
+create function total() returns bigint stable parallel safe language plpgsql as 'begin return (select sum(n) from counts); end';
+create table numbers as select n from generate_series(1, 80000) n;
+analyze numbers;
 select evsource.create_projection('counts', categories => '{account}', tables => '{counts}', query =>
 	'insert into counts as c select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = c.n + excluded.n');
 select evsource.create_subscription('quiet', categories => '{quiet}');
@@ -143,6 +145,32 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 			$second->must('rollback');
 		});
 	}
+
+	# who has that snapshot from him, as the workers of pg_dump do, and parallel workers
+	my $snapshot;
+	$scene->('a transaction waits whose snapshot others import', 0, sub {
+		$first->must('select pg_advisory_xact_lock(1)');
+		$second->must('begin isolation level repeatable read');
+		$snapshot = $second->must('select pg_export_snapshot()');
+		$second->send('select pg_advisory_xact_lock(1);');
+		$waits->('second');
+	}, sub {
+		is($ends->($second), '', "$mode: it goes on");
+		$third->must('begin isolation level repeatable read');
+		$third->must("set transaction snapshot '$snapshot'");
+		$third->send('select sum(n) from counts;');
+		is($ends->($third), $preload ? '40001' : $total - 1, "$mode: who imports it does not read, either");
+		$third->must('rollback');
+		$second->must('set local parallel_setup_cost = 0; set local parallel_tuple_cost = 0; set local min_parallel_table_scan_size = 0; set local parallel_leader_participation = off');
+		$second->send('select max(total()) from numbers where n % 40000 = 7;');
+		is($ends->($second), $preload ? '40001' : $total - 1, "$mode: nor does a parallel worker");
+		$second->must('rollback');
+	});
+	# and a transaction that has begun after it may
+	$first->must('begin isolation level repeatable read');
+	$first->send('select sum(n) from counts;');
+	is($ends->($first), $total, "$mode: who begins afterwards reads all");
+	$first->must('commit');
 
 	# who waits to append himself, and is told that he must not read any more
 	$comes_to_barrier->();
