@@ -70,7 +70,6 @@ static LocalTransactionId decided_in = InvalidLocalTransactionId;
 static bool is_open;			/* the log */
 static bool any_position;		/* no position of the log is passed */
 static int64 lowest_free;		/* else: those from here on are not */
-static bool in_use;				/* by who appends: in_use.c */
 
 /*
  * The column of the first row that an index finds, be it of a transaction in
@@ -159,8 +158,6 @@ decide(Relation events)
 	is_open = !closed || evs_positions_log_is_open();
 	any_position = !is_open ||
 		(evs_horizon_own_bound() == 1 && !others_append() && !holds_events(events));
-
-	in_use = evs_log_in_use();
 
 	/* who has not seen the bound has come no further than this */
 	lowest_free = evs_positions_last() + 1;
@@ -253,7 +250,8 @@ struct EvsRestored
 	HTAB	   *streams;
 	long		sift_at;		/* so many of them: look which are needed */
 	EvsMissed  *missed;			/* NULL: the log is not open */
-	int64		last;			/* position in a log that was not in use */
+	int64		last;			/* position; 0: no row yet */
+	bool		in_use;			/* by who appends, not only by who reads: in_use.c */
 };
 
 #define SIFT_AT 65536
@@ -317,8 +315,6 @@ remember(EvsRestored *restored, Relation events, const EvsEvent *row)
 	bool		found;
 	Stream	   *stream;
 
-	if (!in_use)
-		restored->last = Max(restored->last, row->position);
 	if (hash_get_num_entries(restored->streams) >= restored->sift_at)
 		sift(restored, events);
 	stream = hash_search(restored->streams, &hash, HASH_ENTER, &found);
@@ -356,7 +352,7 @@ evs_restore_end(EvsRestored *restored, Relation events)
 
 	if (restored->missed != NULL)
 		evs_missed_tell(restored->missed);
-	if (restored->last > 0)
+	if (restored->last > 0 && !restored->in_use)
 		evs_positions_are_restored(restored->last);
 	/* nor has any session a state without a row that came behind it */
 	if (any_position || evs_allow_passed_positions)
@@ -397,6 +393,9 @@ evs_restore_row(EvsRestored *restored, Relation events, const EvsEvent *row)
 {
 	if (decided_in != EvsMyLocalTransactionId())
 		decide(events);
+	if (restored->last == 0)
+		restored->in_use = evs_log_in_use();
+	restored->last = Max(restored->last, row->position);
 	if (is_open)
 		note_missed(restored, row);
 	if (any_position || evs_allow_passed_positions)

@@ -208,6 +208,20 @@ is($node->safe_psql('early', $fetched), 7, 'by two');
 $node->command_ok([ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', "$dump/after.sql", '-d', 'early' ], 'the rest of the restore');
 goes_on('early', 'used too early', 10);
 
+# A dump made with --inserts brings its events one by one. Somebody may read meanwhile: it is
+# the same restore after that. Not so once an event of one's own is among them.
+my $event = sub { return "insert into evsource.events (stream, type, position, version, recorded_at) values ('$_[0]', 'T', $_[1], 1, now())" };
+my $store = q{insert into evsource.store values ('00000000-0000-4000-8000-000000000001', 1, 1)};
+$node->safe_psql('postgres', "create database $_ template template0") for qw(read_meanwhile own_among);
+$node->safe_psql($_, 'create extension evsource') for qw(read_meanwhile own_among);
+$node->safe_psql('read_meanwhile', $event->('s-1', 1));
+is($node->safe_psql('read_meanwhile', 'select count(*) from evsource.read_all()'), 1, 'a log is read before its restore is through');
+$node->safe_psql('read_meanwhile', $_) for $event->('s-2', 2), q{insert into evsource.published values (2, now())}, $store;
+is($node->safe_psql('read_meanwhile', 'select origin, database from evsource.store'), '00000000-0000-4000-8000-000000000001|0', 'the rest comes');
+$node->safe_psql('own_among', join(';', 'begin', $event->('s-1', 1), q{select evsource.append('s-2', 'T')}, $event->('s-3', 500), 'commit'));
+my ($failed, undef, $stderr) = $node->psql('own_among', $store, on_error_die => 0);
+like($stderr, qr/cannot restore evsource.store into a log in use/, 'an event of its own among them is known');
+
 $node->stop;
 
 done_testing();
