@@ -154,7 +154,6 @@ gave_way(EvsProcedure *procedure, const EvsMet *met)
 
 	procedure->met = met;
 	procedure->in_vain = false;
-	procedure->tables_first = false;
 	procedure->pause = evs_procedure_moment(procedure);
 	if (in_vain && now < procedure->ahead_until)
 		return;
@@ -230,10 +229,8 @@ evs_procedure_barrier(EvsProcedure *procedure)
 
 	if (!evs_procedure_may_try(procedure))
 		return false;
-	if (evs_barrier_within(procedure->tables_first ? EVS_GLANCE : evs_procedure_moment(procedure)))
+	if (evs_barrier_within(evs_procedure_moment(procedure)))
 		return true;
-	/* who has appended may wait for the tables that we have */
-	procedure->in_vain = procedure->tables_first;
 	evs_rebuild_waits_for_relations(procedure->name, events, false);
 	look_ahead(procedure, events, ShareRowExclusiveLock);
 	gave_way(procedure, &met_appends);

@@ -49,7 +49,6 @@ typedef struct EvsProcedure
 	Oid			shadow;			/* rebuild: the schema that all this is about */
 	bool		still;			/* rebuild: the projection has been held still
 								 * since the last transaction */
-	bool		tables_first;	/* rebuild: the next exchange takes the tables before all else */
 	TimestampTz still_until;	/* and is for so long at most; 0: to be settled yet */
 	EvsCheckpoint old;			/* rebuild: of the version that is to be kept */
 } EvsProcedure;

@@ -21,15 +21,6 @@
  *
  * Locks: the rebuild's, the projection's name, the snapshots, the barrier if it is
  * inline: these from 1 to 3, over the commits in between; the tables.
- *
- * Who has read the tables has them locked to his end, and if he then appends, he waits for
- * the barrier: as long as such transactions follow each other without a gap, the tables are
- * not to be had behind it.  So the next attempt begins with the tables: others wait to read
- * them, who has read them goes on, appends and is gone.  But who appends without having read
- * waits for the tables then, with the log locked, and the barrier is not to be had: so the
- * attempt after that begins with the barrier.  In either order one of these may wait for us
- * while we wait for him.  PostgreSQL would end that after deadlock_timeout, and mostly their
- * transaction; so we let go before.
  */
 #include "evsource.h"
 
@@ -47,7 +38,6 @@
 #include "failure.h"
 #include "hold.h"
 #include "horizon.h"
-#include "kept_waiting.h"
 #include "notify.h"
 #include "positions.h"
 #include "rebuild_online.h"
@@ -68,23 +58,11 @@
 
 /* ---- held still ---- */
 
-/*
- * How long may something be waited for then?  Appenders that wait meanwhile may be in its
- * way: nobody is to die of that.
- */
-static int
-still_moment(const EvsProcedure *procedure)
-{
-	return Min(evs_procedure_moment(procedure), Max(DeadlockTimeout / 2, 1));
-}
-
 /* These locks stay until the next transaction has them. */
 static void
-hold_still(const EvsProcedure *procedure, const EvsRebuild *rebuild,
-		   const EvsProjection *projection)
+hold_still(const EvsRebuild *rebuild, const EvsProjection *projection)
 {
 	LOCKTAG		tag;
-	ListCell   *cell;
 
 	evs_rebuild_locktag(&tag, rebuild->name);
 	evs_hold(&tag, ExclusiveLock);
@@ -96,13 +74,6 @@ hold_still(const EvsProcedure *procedure, const EvsRebuild *rebuild,
 		return;
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, evs_catalog()->events);
 	evs_hold(&tag, ShareRowExclusiveLock);
-	if (!procedure->tables_first)
-		return;
-	foreach(cell, evs_shadow_relations(rebuild->tables, rebuild->shadow))
-	{
-		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(cell));
-		evs_hold(&tag, AccessExclusiveLock);
-	}
 }
 
 static void
@@ -303,76 +274,20 @@ take_tables(void *arg)
 	evs_shadow_lock(rebuild->tables, rebuild->shadow);
 }
 
-/* Does one of those wait for us who have used these relations? */
-static bool
-keeps_users(List *relations)
-{
-	EvsProcesses kept = evs_kept_waiting(list_make1_int(MyProcPid), GetLockStatusData());
-	ListCell   *cell;
-
-	foreach(cell, relations)
-	{
-		LOCKTAG		tag;
-		VirtualTransactionId *users;
-		int			count;
-
-		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(cell));
-		users = GetLockConflicts(&tag, AccessExclusiveLock, &count);
-		for (int i = 0; i < count; i++)
-		{
-			PGPROC	   *process = evs_vxid_get_proc(&users[i]);
-
-			if (process != NULL && evs_is_among(process->pid, &kept))
-				return true;
-		}
-	}
-	return false;
-}
-
-/* Most have read, and are gone or wait for us, after a glance; for others it is worth to wait. */
-static bool
-take_tables_behind_barrier(Last *last, List *relations)
-{
-	EvsProcedure *procedure = last->procedure;
-
-	if (evs_within(Min(EVS_GLANCE, still_moment(procedure)), take_tables, last))
-		return true;
-	procedure->in_vain = keeps_users(relations);
-	return !procedure->in_vain && evs_within(still_moment(procedure), take_tables, last);
-}
-
 static bool
 has_taken_tables(Last *last)
 {
-	EvsProcedure *procedure = last->procedure;
 	EvsRebuild *rebuild = last->rebuild;
 	EvsCheckpoint before = rebuild->checkpoint;
-	bool		will_live = evs_online_will_live(last->projection);
-	List	   *relations = evs_shadow_relations(rebuild->tables, rebuild->shadow);
 
-	if (will_live ? take_tables_behind_barrier(last, relations) :
-		evs_within(evs_procedure_moment(procedure), take_tables, last))
+	if (evs_within(evs_procedure_moment(last->procedure), take_tables, last))
 		return true;
 	rebuild->checkpoint = before;
-	if (!last->at_tables)
-		evs_procedure_gave_way_to_writers(procedure);
+	if (last->at_tables)
+		evs_procedure_gave_way_to_readers(last->procedure,
+										  evs_shadow_relations(rebuild->tables, rebuild->shadow));
 	else
-	{
-		evs_procedure_gave_way_to_readers(procedure, relations);
-		procedure->tables_first = will_live;
-	}
-	return false;
-}
-
-/* Before the barrier: who has used them can append, and goes. */
-static bool
-has_taken_tables_first(EvsProcedure *procedure, const EvsRebuild *rebuild)
-{
-	List	   *relations = evs_shadow_relations(rebuild->tables, rebuild->shadow);
-
-	if (evs_locks_within(relations, AccessExclusiveLock, evs_procedure_moment(procedure)))
-		return true;
-	evs_procedure_gave_way_to_readers(procedure, relations);
+		evs_procedure_gave_way_to_writers(last->procedure);
 	return false;
 }
 
@@ -425,19 +340,16 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 		count_old(projection, &procedure->old, evs_horizon_safe_position());
 	}
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
-	procedure->tables_first = procedure->tables_first && will_live;
-	if (procedure->tables_first && !has_taken_tables_first(procedure, rebuild))
-		return EVS_WAIT;
 	if (will_live && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	if (has_gathered(projection))
 	{
 		procedure->still_until = 0;
-		hold_still(procedure, rebuild, projection);
+		hold_still(rebuild, projection);
 		return EVS_MORE;
 	}
 	/* appenders wait: the handler may not wait for long */
-	if (!evs_within(will_live ? still_moment(procedure) : 0, apply_last, &last))
+	if (!evs_within(will_live ? evs_procedure_moment(procedure) : 0, apply_last, &last))
 	{
 		evs_procedure_gave_way_to_writers(procedure);
 		return EVS_WAIT;
@@ -453,9 +365,8 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 	evs_rebuild_readers_begin(procedure, rebuild->checkpoint.event_count);
 	procedure->still_until =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									procedure->tables_first ? still_moment(procedure) :
 									procedure->timeout > 0 ? procedure->timeout : STILL_TIME);
-	hold_still(procedure, rebuild, projection);
+	hold_still(rebuild, projection);
 	return EVS_MORE;
 }
 
@@ -467,7 +378,7 @@ wait_for_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *
 	SetInvalidVirtualTransactionId(procedure->awaited);
 	if (GetCurrentTimestamp() < procedure->still_until && !procedure->in_vain)
 	{
-		hold_still(procedure, rebuild, projection);
+		hold_still(rebuild, projection);
 		procedure->pause = STILL_PAUSE;
 		return EVS_WAIT;
 	}
