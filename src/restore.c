@@ -394,7 +394,7 @@ evs_restore_row(EvsRestored *restored, Relation events, const EvsEvent *row)
 	if (decided_in != EvsMyLocalTransactionId())
 		decide(events);
 	if (restored->last == 0)
-		restored->in_use = evs_log_in_use();
+		restored->in_use = evs_log_in_use() || (is_open && others_append());
 	restored->last = Max(restored->last, row->position);
 	if (is_open)
 		note_missed(restored, row);

@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 10
+#define EVS_SHMEM_LAYOUT 11
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -55,7 +55,10 @@ initialize(void *memory)
 		pg_atomic_init_u64(&fresh->waiting_kinds[i], 0);
 	pg_atomic_init_u64(&fresh->overtaking, 0);
 	for (int i = 0; i < EVS_OVERTAKINGS; i++)
+	{
 		pg_atomic_init_u64(&fresh->overtakings[i], 0);
+		pg_atomic_init_u32(&fresh->overtaken_in[i], InvalidOid);
+	}
 	pg_atomic_init_u64(&fresh->novertakings, 0);
 	pg_atomic_init_u64(&fresh->forgotten, 0);
 	for (int i = 0; i < fresh->nslots; i++)

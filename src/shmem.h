@@ -70,6 +70,7 @@ typedef struct EvsShared
 	pg_atomic_uint64 waiting_kinds[EVS_KIND_GROUPS];	/* ... of these: who, see below */
 	pg_atomic_uint64 overtaking;	/* transaction that the newest of them has built by; 0: none */
 	pg_atomic_uint64 overtakings[EVS_OVERTAKINGS];	/* and all, in a ring ... */
+	pg_atomic_uint32 overtaken_in[EVS_OVERTAKINGS];	/* ... in these databases ... */
 	pg_atomic_uint64 novertakings;	/* ... how many there were ... */
 	pg_atomic_uint64 forgotten;	/* ... and the newest that is not in it any more */
 	char		pad[16];

@@ -83,16 +83,20 @@ is_overtaken(Snapshot snapshot)
 	xmin = full_xid(snapshot->xmin, FullTransactionIdFromU64(next));
 	if (newest < xmin)
 		return false;
-	if (pg_atomic_read_u64(&shared->forgotten) >= xmin)
-		return true;
 	for (int i = 0; i < EVS_OVERTAKINGS; i++)
 	{
 		uint64		built = pg_atomic_read_u64(&shared->overtakings[i]);
 
-		if (built >= xmin && XidInMVCCSnapshot((TransactionId) built, snapshot))
+		if (built < xmin)
+			continue;
+		/* one that gives its place to another meanwhile is among the forgotten before */
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&shared->overtaken_in[i]) == MyDatabaseId &&
+			XidInMVCCSnapshot((TransactionId) built, snapshot))
 			return true;
 	}
-	return false;
+	pg_read_barrier();
+	return pg_atomic_read_u64(&shared->forgotten) >= xmin;
 }
 
 static bool
@@ -149,6 +153,10 @@ evs_waited_overtake(TransactionId built)
 			return;
 	number = pg_atomic_fetch_add_u64(&shared->novertakings, 1) % EVS_OVERTAKINGS;
 	raise_to(&shared->forgotten, pg_atomic_read_u64(&shared->overtakings[number]));
+	pg_atomic_write_u64(&shared->overtakings[number], 0);
+	pg_write_barrier();
+	pg_atomic_write_u32(&shared->overtaken_in[number], MyDatabaseId);
+	pg_write_barrier();
 	pg_atomic_write_u64(&shared->overtakings[number], full);
 	raise_to(&shared->overtaking, full);
 }

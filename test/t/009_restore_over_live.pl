@@ -222,6 +222,20 @@ $node->safe_psql('own_among', join(';', 'begin', $event->('s-1', 1), q{select ev
 my ($failed, undef, $stderr) = $node->psql('own_among', $store, on_error_die => 0);
 like($stderr, qr/cannot restore evsource.store into a log in use/, 'an event of its own among them is known');
 
+# Nor where it is committed only after events were imported above it.
+$node->safe_psql('postgres', 'create database own_below template template0');
+$node->safe_psql('own_below', 'create extension evsource');
+$node->safe_psql('own_below', $event->('s-1', 1));
+$node->safe_psql('own_below', 'select count(*) from evsource.read_all()');
+my $appends = $node->background_psql('own_below');
+$appends->query_safe('begin');
+$appends->query_safe(q{select evsource.append('s-2', 'T')});
+$node->safe_psql('own_below', $event->('s-3', 500));
+$appends->query_safe('commit');
+$appends->quit;
+(undef, undef, $stderr) = $node->psql('own_below', $store, on_error_die => 0);
+like($stderr, qr/cannot restore evsource.store into a log in use/, 'one of its own that was open is known, too');
+
 $node->stop;
 
 done_testing();
