@@ -81,6 +81,7 @@ comment on column evsource.subscription_status.dead_letters is 'Events that were
 comment on column evsource.subscription_status.last_error is 'Reason of the last dead letter.';
 comment on column evsource.subscription_status.last_error_position is 'Its position.';
 comment on column evsource.subscription_status.last_error_at is 'When it failed.';
+comment on column evsource.subscription_status.problem is 'What keeps it from working: cursors that cannot be used (lag is null then), or no owner.';
 
 comment on column evsource.captured_tables.table_name is 'Qualified name of the table.';
 comment on column evsource.captured_tables.category is 'Category of its streams.';

@@ -160,15 +160,19 @@ comment on function evsource.retry_subscription_dead_letters(text, text) is
 'Hands the dead letters of a subscription out again, those of one stream or all. Returns how many. Errors: 42704 unknown subscription, 42501, 55P03 when consumers keep its partitions locked.';
 
 -- Of one subscription; when a statement asks for more, all are counted together.
-create function evsource._subscription_lag(subscription text, out lag bigint, out lag_seconds double precision)
+create function evsource._subscription_lag(subscription text, out lag bigint, out lag_seconds double precision, out problem text)
     language c stable strict parallel unsafe cost 1000
     as 'MODULE_PATHNAME', 'evsource_subscription_lag';
 comment on function evsource._subscription_lag(text) is
-'Internal: how many events a subscription has yet to hand out, and how long ago the first of them was recorded.';
+'Internal: how many events a subscription has yet to hand out, and how long ago the first of them was recorded; or what is wrong with its cursors.';
 
 create view evsource.subscription_status as
     select s.subscription, s.owner, s.partitions, c.position, l.lag, l.lag_seconds,
-           c.leased, c.consumers, c.draining, d.dead_letters, f.last_error, f.last_error_position, f.last_error_at
+           c.leased, c.consumers, c.draining, d.dead_letters, f.last_error, f.last_error_position, f.last_error_at,
+           case when l.problem is not null then 'its cursors cannot be used: ' || l.problem
+                when not exists (select from pg_roles r where r.rolname = s.owner)
+                then 'its owner does not exist'
+           end as problem
     from evsource.subscriptions s
     cross join lateral (
         select min(c.position) as position,
@@ -185,4 +189,4 @@ create view evsource.subscription_status as
         where d.subscription = s.subscription and d.failed_at is not null
         order by d.failed_at desc limit 1) f on true;
 comment on view evsource.subscription_status is
-'Subscriptions: how far each is, how many events it lags behind, how many partitions are leased to how many named consumers, and its dead letters.';
+'Subscriptions: how far each is, how many events it lags behind, how many partitions are leased to how many named consumers, its dead letters, and what keeps it from working.';

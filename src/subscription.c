@@ -206,26 +206,39 @@ load_cursor(EvsCursor *cursor, const Row *row, const char *consumer, TimestampTz
 	cursor->free_at = free_at == DT_NOBEGIN ? 0 : free_at;
 }
 
-/* What evsource itself has not written, but somebody by hand. */
-static int
-contradict(const char *subscription)
-{
-	errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE);
-	errmsg("cursors of subscription \"%s\" contradict each other", subscription);
-	errhint("evsource.seek_subscription() replaces all of them, at the position that it is given.");
-	return 0;
-}
-
-void
-evs_cursor_check(const char *subscription, int partition, int partitions, int expected)
+const char *
+evs_cursor_problem(int partition, int partitions, int expected)
 {
 	if (partitions == expected && expected <= EVS_MAX_SUBSCRIPTION_PARTITIONS &&
 		partition >= 0 && partition < expected)
-		return;
-	ereport(ERROR,
-			(contradict(subscription),
-			 errdetail("One is for partition %d of %d, in a generation of %d; they are numbered from 0.",
-					   partition, partitions, expected)));
+		return NULL;
+	return psprintf("One is for partition %d of %d, in a generation of %d; they are numbered from 0.",
+					partition, partitions, expected);
+}
+
+const char *
+evs_generation_problem(int generation, int older)
+{
+	return psprintf("Generation %d begins where generation %d ends, but that has no end.",
+					generation, older);
+}
+
+const char *
+evs_no_cursors_problem(void)
+{
+	return "There are none.";
+}
+
+/* problem NULL: there is no such thing */
+static void
+refuse(const char *subscription, const char *problem)
+{
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cursors of subscription \"%s\" cannot be used", subscription),
+				 errdetail_internal("%s", problem),
+				 errhint("evsource.seek_subscription() replaces all of them, at the position that it is given.")));
 }
 
 /* Those of the oldest generation: others begin where these end. */
@@ -253,17 +266,18 @@ load_cursors(EvsSubscription *subscription, const char *consumer, Snapshot snaps
 		{
 			/* nobody would come to those */
 			if (subscription->cursors[0].end == PG_INT64_MAX)
-				ereport(ERROR,
-						(contradict(subscription->name),
-						 errdetail("Generation %d begins where generation %d ends, but that has no end.",
-								   cursor.generation, subscription->cursors[0].generation)));
+				refuse(subscription->name,
+					   evs_generation_problem(cursor.generation, subscription->cursors[0].generation));
 			break;
 		}
-		evs_cursor_check(subscription->name, cursor.partition, partitions, subscription->partitions);
+		refuse(subscription->name,
+			   evs_cursor_problem(cursor.partition, partitions, subscription->partitions));
 		if (subscription->cursors == NULL)
 			subscription->cursors = palloc(sizeof(EvsCursor) * partitions);
 		subscription->cursors[subscription->ncursors++] = cursor;
 	}
+	if (subscription->ncursors == 0)
+		refuse(subscription->name, evs_no_cursors_problem());
 	systable_endscan_ordered(scan);
 	index_close(index, NoLock);
 	table_close(cursors, NoLock);

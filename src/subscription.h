@@ -59,11 +59,14 @@ extern char *evs_consumer_name(FunctionCallInfo fcinfo, int argument);
 extern EvsSubscription *evs_subscription_load(const char *name, const char *consumer);
 
 /*
- * 55000 unless a cursor is of one of so many partitions, as the others of its generation:
- * so they are where evsource has written them, but not by hand.
+ * What evsource itself does not write, but somebody by hand: a cursor that is not of one of
+ * so many partitions, as the others of its generation; a generation after one that has no
+ * end; no cursors at all.  In words, for a detail; the first is NULL when there is no such
+ * thing.
  */
-extern void evs_cursor_check(const char *subscription, int partition, int partitions,
-							 int expected);
+extern const char *evs_cursor_problem(int partition, int partitions, int expected);
+extern const char *evs_generation_problem(int generation, int older);
+extern const char *evs_no_cursors_problem(void);
 
 /* 42501 unless the current user has the rights of the owner. */
 extern void evs_subscription_check_rights(const char *name, const char *owner);

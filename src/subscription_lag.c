@@ -9,6 +9,9 @@
  * evsource.subscription_status calls us for a subscription at a time.  Who asks for one
  * of them pays for that one; the second call in a statement counts them all, and those
  * after it find their numbers there.
+ *
+ * Where cursors cannot be used nothing can be counted; who looks for what is wrong
+ * has to be told of that one, and of all others what there is to know.
  */
 #include "evsource.h"
 
@@ -38,6 +41,7 @@ typedef struct Lag
 	char		name[EVS_MAX_SUBSCRIPTION_NAME + 1];	/* the table's key */
 	int64		events;
 	TimestampTz oldest;			/* when the first was recorded, if there are any */
+	const char *problem;		/* why they cannot be counted, or NULL */
 } Lag;
 
 /* A generation of the partitions of a subscription. */
@@ -50,6 +54,7 @@ typedef struct Part
 	int64	   *positions;		/* of each one's cursor; the highest there is where it has none */
 	int64		lowest;
 	int64		until;
+	bool		has_end;		/* all of its cursors have */
 	int64		seen;			/* the last event that was looked at */
 } Part;
 
@@ -70,6 +75,7 @@ typedef struct Wishes
 typedef struct Counting
 {
 	HTAB	   *lags;
+	MemoryContext lasting;		/* where they are */
 	bool		has_all;
 	Part	   *parts;
 	int			nparts;
@@ -101,41 +107,63 @@ lag_of(HTAB *lags, const char *name)
 	Lag		   *lag = hash_search(lags, name, HASH_ENTER, &found);
 
 	if (!found)
+	{
 		lag->events = 0;
+		lag->problem = NULL;
+	}
 	return lag;
 }
 
-static void
-check_cursor(const Part *part, const EvsQueryResult *result, uint64 row)
+/* The last part is of an older generation of the same subscription. */
+static bool
+follows(const Part *last, const Lag *lag, int generation)
 {
-	evs_cursor_check(evs_query_text(result, row, 1), evs_query_integer(result, row, 6),
-					 evs_query_integer(result, row, 5), part->partitions);
+	return last != NULL && last->lag == lag && last->generation != generation;
 }
 
-/* The part that the row's cursor belongs to: rows of one follow each other. */
+/* Nothing of it is counted. */
+static void
+give_up(Counting *counting, Lag *lag, const char *problem)
+{
+	lag->problem = MemoryContextStrdup(counting->lasting, problem);
+	while (counting->nparts > 0 && counting->parts[counting->nparts - 1].lag == lag)
+		counting->nparts--;
+}
+
+/*
+ * The part that the row's cursor belongs to: rows of one follow each other.  NULL when the
+ * cursors of its subscription cannot be used.
+ */
 static Part *
 part_of(Counting *counting, const EvsQueryResult *result, uint64 row)
 {
 	Part	   *part = counting->nparts == 0 ? NULL : &counting->parts[counting->nparts - 1];
 	Lag		   *lag = lag_of(counting->lags, evs_query_text(result, row, 1));
 	int			generation = evs_query_integer(result, row, 4);
+	int			partitions = evs_query_integer(result, row, 5);
+	bool		is_same = part != NULL && part->lag == lag && part->generation == generation;
+	const char *problem = evs_cursor_problem(evs_query_integer(result, row, 6), partitions,
+											 is_same ? part->partitions : partitions);
 
-	if (part != NULL && part->lag == lag && part->generation == generation)
-	{
-		check_cursor(part, result, row);
+	if (problem == NULL && follows(part, lag, generation) && !part->has_end)
+		problem = evs_generation_problem(generation, part->generation);
+	if (problem != NULL)
+		give_up(counting, lag, problem);
+	if (lag->problem != NULL)
+		return NULL;
+	if (is_same)
 		return part;
-	}
 
 	part = &counting->parts[counting->nparts++];
 	part->lag = lag;
 	part->generation = generation;
 	evs_filter_from_arrays(&part->filter, array_of(result, row, 2), array_of(result, row, 3));
-	part->partitions = evs_query_integer(result, row, 5);
-	check_cursor(part, result, row);
+	part->partitions = partitions;
 	part->positions = palloc(sizeof(int64) * part->partitions);
 	for (int i = 0; i < part->partitions; i++)
 		part->positions[i] = PG_INT64_MAX;
 	part->lowest = part->until = PG_INT64_MAX;
+	part->has_end = true;
 	part->seen = 0;
 	return part;
 }
@@ -164,10 +192,14 @@ load_parts(Counting *counting, const char *name)
 	{
 		Part	   *part = part_of(counting, &result, row);
 		int64		position = evs_query_bigint(&result, row, 7);
+		int64		until = evs_query_bigint(&result, row, 8);
 
+		if (part == NULL)
+			continue;
 		part->positions[evs_query_integer(&result, row, 6)] = position;
 		part->lowest = Min(part->lowest, position);
-		part->until = Min(part->until, evs_query_bigint(&result, row, 8));
+		part->until = Min(part->until, until);
+		part->has_end &= until != PG_INT64_MAX;
 	}
 	evs_query_end(&result);
 }
@@ -377,6 +409,7 @@ count_lags(Counting *counting, const char *name, MemoryContext context)
 	Wishes		others;
 
 	counting->lags = create_lags(context);
+	counting->lasting = context;
 	counting->snapshot = GetActiveSnapshot();
 	counting->event_context = AllocSetContextCreate(work, "evsource subscription lag event",
 													ALLOCSET_SMALL_SIZES);
@@ -406,7 +439,7 @@ counting_of(FunctionCallInfo fcinfo)
 }
 
 /*
- * evsource._subscription_lag(subscription, out lag, out lag_seconds)
+ * evsource._subscription_lag(subscription, out lag, out lag_seconds, out problem)
  *
  * No rights are checked: who may call it may read evsource.subscriptions, too.
  */
@@ -417,10 +450,10 @@ evsource_subscription_lag(PG_FUNCTION_ARGS)
 	bool		is_first = counting->lags == NULL;
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	TupleDesc	desc;
-	Datum		values[2];
-	bool		nulls[2] = {false, false};
+	Datum		values[3] = {Int64GetDatum(0), Float8GetDatum(0)};
+	bool		nulls[3] = {false, false, true};
 	Lag		   *lag;
-	bool		has_any;
+	const char *problem;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -430,8 +463,17 @@ evsource_subscription_lag(PG_FUNCTION_ARGS)
 		counting->has_all = !is_first;
 	}
 	lag = hash_search(counting->lags, name, HASH_FIND, NULL);
-	has_any = lag != NULL && lag->events > 0;
-	values[0] = Int64GetDatum(has_any ? lag->events : 0);
-	values[1] = Float8GetDatum(has_any ? (GetCurrentTimestamp() - lag->oldest) / (double) USECS_PER_SEC : 0);
+	problem = lag == NULL ? evs_no_cursors_problem() : lag->problem;
+	if (problem != NULL)
+	{
+		nulls[0] = nulls[1] = true;
+		nulls[2] = false;
+		values[2] = CStringGetTextDatum(problem);
+	}
+	else if (lag->events > 0)
+	{
+		values[0] = Int64GetDatum(lag->events);
+		values[1] = Float8GetDatum((GetCurrentTimestamp() - lag->oldest) / (double) USECS_PER_SEC);
+	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

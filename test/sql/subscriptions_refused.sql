@@ -145,7 +145,8 @@ select evsource.drop_event_type('Taken');
 drop function take_away(jsonb);
 
 -- Cursors that evsource has not written, and that contradict each other, are an error to who
--- fetches and who asks for the lag, and no memory is overwritten.
+-- fetches, and no memory is overwritten. Who asks for the lag is told of it, and the lag of the others.
+select version from evsource.append('refused-1', 'Refused');
 set session_replication_role = replica;
 \set VERBOSITY default
 select evsource.create_subscription('odd', categories => '{refused}');
@@ -155,14 +156,14 @@ insert into evsource.cursors (subscription, generation, partition, partitions, d
 savepoint s;
 select evsource.fetch_events('odd');
 rollback to s;
-select lag from evsource.subscription_status where subscription = 'odd';
+select subscription, lag, lag_seconds > 0 as since, problem from evsource.subscription_status order by 1;
 rollback;
 begin;
 update evsource.cursors set partition = 1000000 where subscription = 'odd';
 savepoint s;
 select evsource.fetch_events('odd');
 rollback to s;
-select lag from evsource.subscription_status where subscription = 'odd';
+select subscription, lag, lag_seconds > 0 as since, problem from evsource.subscription_status order by 1;
 rollback;
 \set VERBOSITY terse
 begin;
@@ -175,18 +176,35 @@ select evsource.fetch_events('odd');
 rollback;
 begin;
 update evsource.cursors set partitions = 2000000000 where subscription = 'odd';
-select lag from evsource.subscription_status where subscription = 'odd';
+select subscription, lag, lag_seconds > 0 as since, problem from evsource.subscription_status order by 1;
 rollback;
 \set VERBOSITY default
 -- Nor is nothing handed out for ever where an older generation stands before the newer one.
 insert into evsource.cursors (subscription, generation, partition, partitions, definition, position)
     values ('odd', 0, 0, 1, 1, 0);
-reset session_replication_role;
 select evsource.fetch_events('odd');
+select subscription, lag, problem from evsource.subscription_status order by 1;
+begin;
+delete from evsource.cursors where subscription = 'odd';
+savepoint s;
+select evsource.fetch_events('odd');
+rollback to s;
+select subscription, lag, problem from evsource.subscription_status order by 1;
+select evsource.seek_subscription('odd', after_position => 0);
+select count(*) > 0 as fetches from evsource.fetch_events('odd');
+rollback;
+reset session_replication_role;
 \set VERBOSITY terse
 -- This is the way out.
 select evsource.seek_subscription('odd', after_position => 0);
 select count(*) > 0 as fetches from evsource.fetch_events('odd');
+-- An owner who is gone is shown, too: nobody but a superuser can fetch.
+begin;
+set local client_min_messages = error;
+alter role regress_consumer rename to regress_consumer_gone;
+select subscription, lag, problem from evsource.subscription_status order by 1;
+rollback;
+select subscription, lag, problem from evsource.subscription_status order by 1;
 select evsource.drop_subscription('odd');
 
 drop table got;
