@@ -126,6 +126,11 @@ PG_CFLAGS += -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-
 bind_linux  = -Wl,-Bsymbolic
 SHLIB_LINK += $(bind_$(PORTNAME))
 
+# A call of PostgreSQL's functions goes there without a detour: more code to fetch, which
+# is what an append waits for most.
+calls_linux = -fno-plt
+PG_CFLAGS  += $(calls_$(PORTNAME))
+
 # Test inputs live under test/, expected output in expected/. pg_regress prefers
 # its output directory over its input directory: giving it one of its own keeps
 # it from taking a part in sql/ for a test, and a link there shows it expected/.
