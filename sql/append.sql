@@ -67,4 +67,7 @@ create trigger "00_intake_end" after insert on evsource.events
     for each statement execute function evsource._intake_end();
 create trigger immutable before update or delete or truncate on evsource.events
     for each statement execute function evsource._immutable();
+-- Also where session_replication_role is replica: what a subscription applies fires triggers
+-- of rows only. Those above are not for rows that have their place already.
+alter table evsource.events enable always trigger immutable;
 

@@ -6,7 +6,8 @@ create function evsource._refuse_in_use() returns trigger
 comment on function evsource._refuse_in_use() is 'Internal: keeps what a dump brings besides events out of a log in use.';
 
 -- Every table that a dump has. The one row of evsource.store has always a trigger to take its
--- place, so it is always guarded, too.
+-- place, so it is always guarded, too. The others are not where session_replication_role is
+-- replica: a subscription may copy some of them from another database, such as event types.
 do $$
 declare
     object pg_catalog.regclass;

@@ -24,6 +24,7 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
+#include "replication/logicalworker.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -541,14 +542,17 @@ evs_intake_allow_deletes(bool allowed)
 	deletes_allowed = allowed;
 }
 
-/* UPDATE, DELETE and TRUNCATE of events: VE003, but for what truncates a stream. */
+/*
+ * UPDATE, DELETE and TRUNCATE of events: VE003, but for what truncates a stream.  A
+ * subscription follows its original, and would be stuck otherwise.
+ */
 Datum
 evsource_immutable(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
 	check_called_as_trigger(fcinfo);
-	if (deletes_allowed && TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+	if ((deletes_allowed && TRIGGER_FIRED_BY_DELETE(trigger->tg_event)) || IsLogicalWorker())
 		PG_RETURN_POINTER(NULL);
 	ereport(ERROR,
 			(errcode(ERRCODE_EVS_EVENTS_ARE_IMMUTABLE),

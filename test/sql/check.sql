@@ -29,10 +29,10 @@ select version from evsource.append('b-1', 'Done');
 select count(*) from evsource.check_log();
 
 -- What was removed by hand, and rows that came without the sequence.
-set session_replication_role = replica;
+alter table evsource.events disable trigger immutable;
 delete from evsource.events where stream in ('b-1', 'b-2') or position = 106;
 delete from evsource.events where stream = 'a-1' and version = 2;
-reset session_replication_role;
+alter table evsource.events enable always trigger immutable;
 select setval('evsource.position_seq', 3);
 select stream, version, problem from evsource.check_log();
 

@@ -32,15 +32,26 @@ a-1	Paid
 -- The function needs no trigger.
 select version from evsource.append('a-1', 'Paid');
 
--- Stored events are as any rows to who may set this: the owner's way out.
+-- Stored events are as immutable as ever; a stream can be truncated.
 update evsource.events set data = '{"by": "hand"}' where version = 2;
 delete from evsource.events where version = 1;
-select version, data from evsource.events;
+truncate evsource.events;
+\echo :LAST_ERROR_SQLSTATE
+select evsource.truncate_stream('a-1', 2);
+select version, data from evsource.events order by position;
+
+-- The owner's way out is to say so.
+alter table evsource.events disable trigger immutable;
+update evsource.events set data = '{"by": "hand"}' where version = 2;
+delete from evsource.events where version > 2;
 create role evsource_replica_role_writer;
 select evsource.grant_access('evsource_replica_role_writer', 'writer');
 set role evsource_replica_role_writer;
 update evsource.events set data = '{}';
 reset role;
+alter table evsource.events enable always trigger immutable;
+update evsource.events set data = '{}';
+select version, data from evsource.events order by position;
 reset session_replication_role;
 update evsource.events set data = '{}';
 drop owned by evsource_replica_role_writer;

@@ -123,6 +123,27 @@ refused('select evsource.publish_safe_position()', qr/25006: cannot publish the 
 refused(q{select evsource.create_projection('inline', query => 'select from new_events')}, qr/55000: cannot register an inline projection in a copy/);
 refused('delete from evsource.events', qr/VE003/);
 
+# What was done to the original by hand follows.
+on_origin(q{
+	begin;
+	alter table evsource.events disable trigger immutable;
+	update evsource.events set data = '{"n": 2}' where stream = 'a-2';
+	delete from evsource.events where stream = 'a-1';
+	alter table evsource.events enable always trigger immutable;
+	commit});
+catch_up();
+is(on_copy($log), on_origin($log), 'changed and removed events are on the copy, too');
+on_origin(q{
+	begin;
+	alter table evsource.events disable trigger immutable;
+	truncate evsource.events;
+	alter table evsource.events enable always trigger immutable;
+	commit;
+	select evsource.append_batch('a-1', array_fill('New'::text, '{3}'), array_fill('{}'::jsonb, '{3}'));
+	select evsource.append('b-1', 'New')});
+catch_up();
+is(on_copy($log), on_origin($log), 'so is a log that was emptied');
+
 # --- the log goes on there -------------------------------------------------------
 
 # a session that knows of the subscription from before
