@@ -265,6 +265,19 @@ evs_require_read_committed(const char *what)
 }
 
 void
+evs_require_projection_seen(bool seen)
+{
+	if (seen || !IsolationUsesXactSnapshot())
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access because a projection was created or changed"),
+			 errdetail("Another transaction has done so since this one began to read."),
+			 errhint("Run the whole transaction again.")));
+}
+
+void
 evs_require_writable(const char *function)
 {
 	PreventCommandDuringRecovery(function);

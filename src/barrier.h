@@ -71,6 +71,12 @@ extern bool evs_locks_within(List *relations, LOCKMODE mode, int timeout);
  */
 extern void evs_require_read_committed(const char *what);
 
+/*
+ * 40001 under REPEATABLE READ and above for a projection that is there, as others know, but
+ * has no row in the transaction's snapshot.
+ */
+extern void evs_require_projection_seen(bool seen);
+
 /* 25006 on a standby and in a read-only transaction, 25000 in a parallel one. */
 extern void evs_require_writable(const char *function);
 

@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "barrier.h"
 #include "dispatch.h"
 #include "guard.h"
 #include "intake.h"
@@ -352,6 +353,7 @@ change_row(EvsQuery *query, Arguments *arguments)
 {
 	uint64		count = evs_query_run(query, arguments->values, arguments->nulls);
 
+	evs_require_projection_seen(count > 0);
 	if (count != 1)
 		elog(ERROR, "%llu rows changed: %s", (unsigned long long) count, query->sql);
 }
@@ -363,6 +365,7 @@ only_row(const EvsQueryResult *result, int column)
 	bool		is_null;
 	Datum		value;
 
+	evs_require_projection_seen(result->count > 0);
 	if (result->count != 1)
 		elog(ERROR, "expected one row, found %llu", (unsigned long long) result->count);
 	value = heap_getattr(result->rows[0], column, result->tupdesc, &is_null);

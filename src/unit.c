@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "barrier.h"
 #include "catalog.h"
 #include "query.h"
 #include "restore.h"
@@ -152,8 +153,11 @@ evs_unit_read(const EvsProjection *projection, int partition, EvsUnit *unit)
 	CommandCounterIncrement();
 	if (!look_up(&lookup, whole ? "checkpoints" : "partitions", whole ? 1 : 2,
 				 projection->name, partition))
+	{
+		evs_require_projection_seen(false);
 		elog(ERROR, "projection \"%s\" has no checkpoint for partition %d",
 			 projection->name, partition);
+	}
 	unit->checkpoint.position = bigint_column(&lookup, whole ? 2 : 3);
 	unit->checkpoint.event_count = bigint_column(&lookup, whole ? 3 : 4);
 	look_up_end(&lookup);
