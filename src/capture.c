@@ -19,6 +19,7 @@
 #include "fmgr.h"
 #include "utils/rel.h"
 
+#include "guard.h"
 #include "metadata.h"
 
 PG_FUNCTION_INFO_V1(evsource_capture);
@@ -144,14 +145,9 @@ capture_truncate(EvsCapturePlan *plan, const TriggerData *trigger)
 Datum
 evsource_capture(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TriggerData *trigger = evs_guard_trigger(fcinfo, "the triggers that evsource.capture_table() creates");
 	EvsCapturePlan *plan;
 
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function evsource.capture was not called as a trigger"),
-				 errhint("Create its triggers with evsource.capture_table().")));
 	if (TRIGGER_FIRED_BEFORE(trigger->tg_event) && TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event))
 	{
 		if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))

@@ -29,6 +29,7 @@
 #include "utils/rel.h"
 
 #include "catalog.h"
+#include "guard.h"
 #include "identity.h"
 #include "metadata.h"
 #include "query.h"
@@ -169,9 +170,9 @@ capture_partition(const TriggerData *trigger)
 Datum
 evsource_capture_partition(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TriggerData *trigger = evs_guard_trigger(fcinfo, "the triggers that evsource.capture_table() creates");
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+	if (!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
 		!TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),

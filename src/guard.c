@@ -333,6 +333,18 @@ evs_guard_event(FunctionCallInfo fcinfo, const char *triggers)
 	return (EventTriggerData *) fcinfo->context;
 }
 
+TriggerData *
+evs_guard_trigger(FunctionCallInfo fcinfo, const char *triggers)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called as a trigger",
+						get_func_name(fcinfo->flinfo->fn_oid)),
+				 errhint("It is for %s only.", triggers)));
+	return (TriggerData *) fcinfo->context;
+}
+
 /*
  * evsource._guard_log() returns event_trigger: that it is called is most of what it
  * is for, see the top of this file.

@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "guard.h"
 #include "in_use.h"
 #include "positions.h"
 #include "reached.h"
@@ -69,11 +70,7 @@ evsource_refuse_in_use(PG_FUNCTION_ARGS)
 	int64		last;
 	int64		restored;
 
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function can only be called as a trigger")));
-	table = ((TriggerData *) fcinfo->context)->tg_relation;
+	table = evs_guard_trigger(fcinfo, "the triggers of evsource's tables")->tg_relation;
 	is_store = RelationGetRelid(table) == evs_catalog()->store;
 	if (InLocalUserIdChange() || (evs_allow_passed_positions && !is_store))
 		return PointerGetDatum(NULL);

@@ -36,6 +36,7 @@
 #include "catalog.h"
 #include "dispatch.h"
 #include "event.h"
+#include "guard.h"
 #include "horizon.h"
 #include "intake.h"
 #include "metadata.h"
@@ -98,13 +99,9 @@ trigger_depth(void)
 static void
 check_called_as_trigger(FunctionCallInfo fcinfo)
 {
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" was not called as a trigger",
-						get_func_name(fcinfo->flinfo->fn_oid)),
-				 errhint("It is for the triggers of evsource.events only.")));
-	if (RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) != evs_catalog()->events)
+	TriggerData *trigger = evs_guard_trigger(fcinfo, "the triggers of evsource.events");
+
+	if (RelationGetRelid(trigger->tg_relation) != evs_catalog()->events)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" is for the triggers of evsource.events only",

@@ -33,6 +33,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "guard.h"
 #include "query.h"
 #include "relations.h"
 #include "text_array.h"
@@ -459,12 +460,7 @@ PG_FUNCTION_INFO_V1(evsource_changed);
 Datum
 evsource_changed(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function can only be called as a trigger")));
+	TriggerData *trigger = evs_guard_trigger(fcinfo, "the triggers of evsource's tables");
 
 	CacheInvalidateRelcache(trigger->tg_relation);
 	evs_wakeup_changed();

@@ -34,6 +34,7 @@
 
 #include "catalog.h"
 #include "event.h"
+#include "guard.h"
 #include "positions.h"
 #include "replication.h"
 
@@ -115,15 +116,14 @@ evs_replication_refuse(const char *action)
 Datum
 evsource_replicated_row(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TriggerData *trigger = evs_guard_trigger(fcinfo, "the triggers of evsource.events");
 	bool		isnull;
 	Datum		position;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		RelationGetRelid(trigger->tg_relation) != evs_catalog()->events)
+	if (RelationGetRelid(trigger->tg_relation) != evs_catalog()->events)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"_replicated_row\" is for a trigger of evsource.events only")));
+				 errmsg("function \"_replicated_row\" is for the triggers of evsource.events only")));
 
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
 		return PointerGetDatum(trigger->tg_trigtuple);

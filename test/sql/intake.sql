@@ -186,3 +186,10 @@ create trigger t before insert on pg_temp.other for each row execute function ev
 insert into pg_temp.other values (1, 1);
 \echo :LAST_ERROR_SQLSTATE
 select evsource._intake_row();
+-- So are those of evsource's other tables, and of captures.
+select evsource._replicated_row();
+select evsource._refuse_in_use();
+\echo :LAST_ERROR_SQLSTATE
+select evsource._changed();
+select evsource.capture();
+select evsource._capture_partition();
