@@ -47,7 +47,7 @@ APPLY = replay run attempt failure crash_mark dead_letters retry unit apply appl
 	apply_park own_transaction hold async procedure activate
 
 # and applied again, beside the old version
-REBUILD = rebuild rebuild_row rebuild_readers kept_waiting rebuild_online rebuild_exchange rebuild_request \
+REBUILD = rebuild rebuild_row rebuild_readers rebuild_tables kept_waiting rebuild_online rebuild_exchange rebuild_request \
 	shadow swap
 
 # read models are verified, changed handlers tried

@@ -48,6 +48,9 @@ extern bool evs_barrier_attempt(EvsBarrier *barrier, void (*work) (void *), void
 /* How long the first attempt may keep others waiting (ms); the next ones twice as long each. */
 #define EVS_FIRST_ATTEMPT	100
 
+/* And where who is in the way may wait for us: then it would be in vain (ms). */
+#define EVS_GLANCE			20
+
 /*
  * The same, waiting no longer than the timeout (in ms; 0 is for ever).  False:
  * it was not to be had in that time, nothing is held, no appender queues.

@@ -8,18 +8,22 @@
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "storage/ipc.h"
+#include "storage/standby.h"
+#include "utils/memutils.h"
 
 #include "hold.h"
 
-#define MAX_HELD	4
-
-static struct
+typedef struct Held
 {
 	LOCKTAG		tag;
 	LOCKMODE	mode;
-}			held[MAX_HELD];
+} Held;
+
+static Held *held = NULL;
 static int	nheld = 0;
+static int	max_held = 0;
 
 /* No transaction aborts in between, and a table's lock outlives its process. */
 static void
@@ -38,11 +42,20 @@ prepare_to_exit(void)
 	prepared = true;
 }
 
+static void
+make_room(void)
+{
+	if (nheld < max_held)
+		return;
+	max_held = Max(max_held * 2, 8);
+	held = held == NULL ? MemoryContextAlloc(TopMemoryContext, sizeof(Held) * max_held) :
+		repalloc(held, sizeof(Held) * max_held);
+}
+
 void
 evs_hold(const LOCKTAG *tag, LOCKMODE mode)
 {
-	if (nheld >= MAX_HELD)
-		elog(ERROR, "too many locks to keep over a commit");
+	make_room();
 	prepare_to_exit();
 	(void) LockAcquire(tag, mode, true, false);
 	held[nheld].tag = *tag;
@@ -61,7 +74,12 @@ evs_hold_end(void)
 	bool		any = nheld > 0;
 
 	for (int i = 0; i < nheld; i++)
+	{
 		(void) LockAcquire(&held[i].tag, held[i].mode, false, false);
+		/* standbys have let go of it with the commit */
+		if (held[i].mode == AccessExclusiveLock && XLogStandbyInfoActive())
+			LogAccessExclusiveLock(held[i].tag.locktag_field1, held[i].tag.locktag_field2);
+	}
 	evs_hold_drop();
 	return any;
 }

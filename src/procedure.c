@@ -34,6 +34,7 @@
 #include "procedure.h"
 #include "rebuild_readers.h"
 #include "rebuild_row.h"
+#include "rebuild_tables.h"
 #include "registry.h"
 #include "replay.h"
 
@@ -154,6 +155,7 @@ gave_way(EvsProcedure *procedure, const EvsMet *met)
 
 	procedure->met = met;
 	procedure->in_vain = false;
+	procedure->tables_first = procedure->tables_taken = false;
 	procedure->pause = evs_procedure_moment(procedure);
 	if (in_vain && now < procedure->ahead_until)
 		return;
@@ -229,8 +231,10 @@ evs_procedure_barrier(EvsProcedure *procedure)
 
 	if (!evs_procedure_may_try(procedure))
 		return false;
-	if (evs_barrier_within(evs_procedure_moment(procedure)))
+	if (evs_barrier_within(procedure->tables_taken ? EVS_GLANCE : evs_procedure_moment(procedure)))
 		return true;
+	/* who has appended may wait for the tables that we have */
+	procedure->in_vain = procedure->tables_taken;
 	evs_rebuild_waits_for_relations(procedure->name, events, false);
 	look_ahead(procedure, events, ShareRowExclusiveLock);
 	gave_way(procedure, &met_appends);
@@ -527,6 +531,7 @@ evs_procedure_begin_anew(EvsProcedure *procedure, uint64 request)
 	evs_rebuild_readers_forget(procedure);
 	if (procedure->ahead != NULL)
 		pfree(procedure->ahead);
+	evs_tables_forget(procedure);
 	SetInvalidVirtualTransactionId(fresh.awaited);
 	*procedure = fresh;
 }

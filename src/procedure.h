@@ -49,6 +49,14 @@ typedef struct EvsProcedure
 	Oid			shadow;			/* rebuild: the schema that all this is about */
 	bool		still;			/* rebuild: the projection has been held still
 								 * since the last transaction */
+	bool		tables_first;	/* rebuild: the next exchange takes the tables before all else */
+	Oid			first_table;	/* beginning with this one */
+	bool		tables_taken;	/* and has them */
+	TimestampTz spares_until;	/* so long it spares who has used the tables and waits
+								 * for us; 0: nobody was found who does */
+	struct EvsLetIn *let_in;	/* who had waited for them, when they were let go of */
+	int			nlet_in;
+	List	   *appenders;		/* sessions that were let in, and then waited for us to append */
 	TimestampTz still_until;	/* and is for so long at most; 0: to be settled yet */
 	EvsCheckpoint old;			/* rebuild: of the version that is to be kept */
 } EvsProcedure;

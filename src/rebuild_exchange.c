@@ -20,7 +20,8 @@
  * who sees that sees another checkpoint, too.
  *
  * Locks: the rebuild's, the projection's name, the snapshots, the barrier if it is
- * inline: these from 1 to 3, over the commits in between; the tables.
+ * inline: these from 1 to 3, over the commits in between; the tables.  Where readers that
+ * append keep these from us, the tables come before the barrier: see rebuild_tables.c.
  */
 #include "evsource.h"
 
@@ -43,6 +44,7 @@
 #include "rebuild_online.h"
 #include "rebuild_readers.h"
 #include "rebuild_row.h"
+#include "rebuild_tables.h"
 #include "registry.h"
 #include "shadow.h"
 #include "snapshots.h"
@@ -60,7 +62,8 @@
 
 /* These locks stay until the next transaction has them. */
 static void
-hold_still(const EvsRebuild *rebuild, const EvsProjection *projection)
+hold_still(const EvsProcedure *procedure, const EvsRebuild *rebuild,
+		   const EvsProjection *projection)
 {
 	LOCKTAG		tag;
 
@@ -74,6 +77,8 @@ hold_still(const EvsRebuild *rebuild, const EvsProjection *projection)
 		return;
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, evs_catalog()->events);
 	evs_hold(&tag, ShareRowExclusiveLock);
+	if (procedure->tables_taken)
+		evs_tables_hold(evs_shadow_relations(rebuild->tables, rebuild->shadow));
 }
 
 static void
@@ -253,8 +258,8 @@ check_again(const EvsRebuild *rebuild, EvsProjection *projection)
 }
 
 /*
- * The last thing that may wait: for the tables.  What nobody has applied yet is
- * applied with the exchange, or a good part of it; but not by a worker, which has
+ * The last thing that may wait: for the tables.  Of one that is not inline, what nobody has
+ * applied yet is applied with the exchange, or a good part of it; but not by a worker, which has
  * made no provision for a handler that ends the server (see crash_mark.h) and will
  * come to it soon.
  */
@@ -266,7 +271,7 @@ take_tables(void *arg)
 	EvsShadowWatch watch;
 
 	last->at_tables = false;
-	if (!evs_online_will_live(last->projection) && !last->procedure->background)
+	if (!last->procedure->background)
 		(void) evs_online_apply(last->procedure, rebuild,
 								evs_online_redirect(rebuild, last->projection, &watch), &watch,
 								evs_horizon_safe_position());
@@ -277,17 +282,20 @@ take_tables(void *arg)
 static bool
 has_taken_tables(Last *last)
 {
+	EvsProcedure *procedure = last->procedure;
 	EvsRebuild *rebuild = last->rebuild;
 	EvsCheckpoint before = rebuild->checkpoint;
+	List	   *relations = evs_shadow_relations(rebuild->tables, rebuild->shadow);
 
-	if (evs_within(evs_procedure_moment(last->procedure), take_tables, last))
+	if (evs_online_will_live(last->projection))
+		return evs_tables_take(procedure, relations);
+	if (evs_within(evs_procedure_moment(procedure), take_tables, last))
 		return true;
 	rebuild->checkpoint = before;
 	if (last->at_tables)
-		evs_procedure_gave_way_to_readers(last->procedure,
-										  evs_shadow_relations(rebuild->tables, rebuild->shadow));
+		evs_procedure_gave_way_to_readers(procedure, relations);
 	else
-		evs_procedure_gave_way_to_writers(last->procedure);
+		evs_procedure_gave_way_to_writers(procedure);
 	return false;
 }
 
@@ -340,16 +348,20 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 		count_old(projection, &procedure->old, evs_horizon_safe_position());
 	}
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	procedure->tables_taken = procedure->tables_first && will_live;
+	if (procedure->tables_taken &&
+		!evs_tables_take_first(procedure, evs_shadow_relations(rebuild->tables, rebuild->shadow)))
+		return EVS_WAIT;
 	if (will_live && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	if (has_gathered(projection))
 	{
 		procedure->still_until = 0;
-		hold_still(rebuild, projection);
+		hold_still(procedure, rebuild, projection);
 		return EVS_MORE;
 	}
 	/* appenders wait: the handler may not wait for long */
-	if (!evs_within(will_live ? evs_procedure_moment(procedure) : 0, apply_last, &last))
+	if (!evs_within(will_live ? evs_tables_moment(procedure) : 0, apply_last, &last))
 	{
 		evs_procedure_gave_way_to_writers(procedure);
 		return EVS_WAIT;
@@ -365,8 +377,9 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 	evs_rebuild_readers_begin(procedure, rebuild->checkpoint.event_count);
 	procedure->still_until =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									procedure->tables_taken ? evs_tables_moment(procedure) :
 									procedure->timeout > 0 ? procedure->timeout : STILL_TIME);
-	hold_still(rebuild, projection);
+	hold_still(procedure, rebuild, projection);
 	return EVS_MORE;
 }
 
@@ -378,7 +391,7 @@ wait_for_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *
 	SetInvalidVirtualTransactionId(procedure->awaited);
 	if (GetCurrentTimestamp() < procedure->still_until && !procedure->in_vain)
 	{
-		hold_still(rebuild, projection);
+		hold_still(procedure, rebuild, projection);
 		procedure->pause = STILL_PAUSE;
 		return EVS_WAIT;
 	}
@@ -401,7 +414,8 @@ evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
 	if (!evs_rebuild_read(rebuild->name, rebuild) || !rebuild->same_definition)
 		return EVS_MORE;
 
-	if (!evs_rebuild_readers_gone(procedure, true))
+	if (!evs_rebuild_readers_gone(procedure, true, procedure->tables_taken ?
+								  evs_shadow_relations(rebuild->tables, rebuild->shadow) : NIL))
 		return wait_for_snapshots(procedure, rebuild, projection);
 	return take_place(procedure, rebuild, projection);
 }

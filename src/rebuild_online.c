@@ -482,7 +482,7 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 		evs_rebuild_readers_begin(procedure, rebuild->checkpoint.event_count);
 		return EVS_MORE;
 	}
-	if (!evs_rebuild_readers_gone(procedure, false) || !evs_procedure_may_try(procedure))
+	if (!evs_rebuild_readers_gone(procedure, false, NIL) || !evs_procedure_may_try(procedure))
 	{
 		procedure->pause = SNAPSHOT_PAUSE;
 		return EVS_WAIT;

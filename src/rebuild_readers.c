@@ -25,6 +25,9 @@
  * later, and what a transaction under REPEATABLE READ does: see waited.c, which has it
  * fail if it opens a table that was exchanged.
  *
+ * If the tables were taken before the barrier (rebuild_tables.c), who waits for them may only
+ * want to read: we let go of them, so that he reads the old version and is gone.
+ *
  * That is so in sessions that have loaded the library: in all where it is preloaded.
  * Elsewhere only those are left out who wait in a function of evsource's themselves; and
  * if somebody waits for a lock of theirs, there is no use in holding the projection still
@@ -44,6 +47,7 @@
 #include "kept_waiting.h"
 #include "rebuild_readers.h"
 #include "rebuild_row.h"
+#include "rebuild_tables.h"
 #include "shmem.h"
 #include "waited.h"
 #include "wakeup.h"
@@ -116,16 +120,47 @@ waits_to_append(int pid, const LockData *locks)
 	return false;
 }
 
+/*
+ * Who waits for tables that were taken before the barrier may only want to read: all such
+ * are let in, unless it is known of each that he will append then.
+ */
+static bool
+lets_in(EvsProcedure *procedure, const EvsProcesses *waiting, const EvsProcesses *elsewhere)
+{
+	bool		any = false;
+
+	for (int i = 0; i < procedure->nreaders; i++)
+	{
+		VirtualTransactionId *reader = &procedure->readers[i];
+		PGPROC	   *process = evs_vxid_get_proc(reader);
+
+		if (process == NULL || !evs_is_among(process->pid, waiting) ||
+			evs_is_among(process->pid, elsewhere))
+			continue;
+		any |= !evs_shmem_is_preloaded() || !evs_tables_appends(procedure, process->pid);
+		evs_tables_note(procedure, reader, process->pid);
+	}
+	return any;
+}
+
 /* Those of the list that have to be waited for: for now, the others may be later. */
 static VirtualTransactionId *
-awaited_readers(EvsProcedure *procedure, bool still, int *count)
+awaited_readers(EvsProcedure *procedure, bool still, List *taken, int *count)
 {
 	VirtualTransactionId *awaited = palloc(sizeof(VirtualTransactionId) * procedure->nreaders);
 	LockData   *locks = GetLockStatusData();
 	List	   *sleepers = evs_wakeup_sleepers(locks);
-	EvsProcesses kept;
+	List	   *keepers = still ? lappend_int(list_copy(sleepers), MyProcPid) : sleepers;
+	EvsProcesses kept = evs_kept_waiting(keepers, locks);
 
-	kept = evs_kept_waiting(still ? lappend_int(list_copy(sleepers), MyProcPid) : sleepers, locks);
+	if (taken != NIL)
+	{
+		EvsProcesses elsewhere = evs_kept_waiting(keepers, evs_tables_without(locks, taken));
+
+		procedure->tables_taken = !lets_in(procedure, &kept, &elsewhere);
+		if (!procedure->tables_taken)
+			kept = elsewhere;
+	}
 	procedure->in_vain = false;
 	*count = 0;
 	for (int i = 0; i < procedure->nreaders; i++)
@@ -149,7 +184,7 @@ awaited_readers(EvsProcedure *procedure, bool still, int *count)
 }
 
 bool
-evs_rebuild_readers_gone(EvsProcedure *procedure, bool still)
+evs_rebuild_readers_gone(EvsProcedure *procedure, bool still, List *taken)
 {
 	VirtualTransactionId *awaited;
 	int			count;
@@ -157,7 +192,7 @@ evs_rebuild_readers_gone(EvsProcedure *procedure, bool still)
 	look(procedure);
 	if (procedure->nreaders == 0)
 		return true;
-	awaited = awaited_readers(procedure, still, &count);
+	awaited = awaited_readers(procedure, still, taken, &count);
 	if (count == 0)
 		return true;
 

@@ -448,6 +448,18 @@ evs_shadow_redirect(const EvsProjection *projection, const char *schema)
 	return redirected;
 }
 
+static bool
+is_locked(Oid relation, LOCKMODE first, LOCKMODE last)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+	for (LOCKMODE mode = first; mode <= last; mode++)
+		if (LockHeldByMe(&tag, mode, false))
+			return true;
+	return false;
+}
+
 void
 evs_shadow_watch(EvsShadowWatch *watch, List *tables)
 {
@@ -474,18 +486,8 @@ evs_shadow_watch(EvsShadowWatch *watch, List *tables)
 			watch->relations = lappend_oid(watch->relations, oid);
 		}
 	}
-}
-
-static bool
-is_locked(Oid relation)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
-	for (LOCKMODE mode = AccessShareLock; mode <= MaxLockMode; mode++)
-		if (LockHeldByMe(&tag, mode, false))
-			return true;
-	return false;
+	watch->taken = tables != NIL &&
+		is_locked(linitial_oid(watch->relations), AccessExclusiveLock, AccessExclusiveLock);
 }
 
 bool
@@ -495,7 +497,9 @@ evs_shadow_touched(EvsShadowWatch *watch)
 	ListCell   *relation;
 
 	forboth(name, watch->names, relation, watch->relations)
-		if (watch->touched == NULL && is_locked(lfirst_oid(relation)))
+		if (watch->touched == NULL &&
+			is_locked(lfirst_oid(relation), AccessShareLock,
+					  watch->taken ? ExclusiveLock : AccessExclusiveLock))
 			watch->touched = lfirst(name);
 	return watch->touched != NULL;
 }

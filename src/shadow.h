@@ -55,12 +55,14 @@ extern EvsProjection *evs_shadow_redirect(const EvsProjection *projection, const
  * Who reads or writes a table has locked it; so has who draws from a sequence.  Look
  * whether this transaction has locked one of these tables or their sequences, in
  * whatever mode, and note the first; looking needs no
- * catalog, so that it is possible after an error.
+ * catalog, so that it is possible after an error.  Those that were locked against
+ * readers before the watch began may be locked so again, unnoticed.
  */
 typedef struct EvsShadowWatch
 {
 	List	   *names;			/* what they are and how they are called */
 	List	   *relations;		/* their OIDs, in the same order */
+	bool		taken;			/* they were locked against readers, by ourselves */
 	const char *touched;		/* NULL: none was locked when we looked */
 } EvsShadowWatch;
 
