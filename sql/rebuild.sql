@@ -30,6 +30,8 @@ create table evsource.rebuilds (
     kept_stale    boolean not null default false,
     truncated     text collate "C",      -- online: as in checkpoints, of what is built or kept
     truncated_both boolean not null default false,   -- of events that are in the other version, too
+    missed        text collate "C",      -- kept: a stream of whose truncated events it never had some
+    missed_in_use text collate "C",      -- kept: so of the version in use, which was kept before
     parts         bigint[],              -- kept: how far its partitions are, if they are apart
     paused        boolean not null default false,   -- in place: the projection was paused before
     pid           integer,               -- of the process that was the last to work on it

@@ -282,6 +282,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	evs_failures_clear(rebuild.name);
 	evs_troubles_exchange(rebuild.name, rebuild.shadow);
 	evs_truncated_exchange(rebuild.name);
+	evs_truncated_warn_missed(rebuild.name);
 
 	/* events that the other version has applied are history for this one */
 	projection->replay_until = Max(projection->replay_until, furthest);

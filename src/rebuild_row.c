@@ -72,7 +72,8 @@ static EvsQuery delete_rebuild = {
 static EvsQuery start_rebuild = {
 	"update evsource.rebuilds r set definition = " DEFINITION("$2") ", started_at = clock_timestamp(),"
 	" resumed_at = clock_timestamp(), resumed_count = r.event_count,"
-	" truncated = null, truncated_both = false"
+	" truncated = null, truncated_both = false,"
+	" missed = null, missed_in_use = null"
 	" from evsource.projections p"
 	" where r.projection = $1 and p.projection = $1",
 	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE

@@ -45,6 +45,16 @@ static EvsQuery note_beside = {
 	6, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID}, SPI_OK_UPDATE
 };
 
+/* Gone before the version that is kept has had them: the one in use has. */
+static EvsQuery note_missed = {
+	"update evsource.rebuilds r set missed = $2"
+	" where projection = $1 and missed is null and state = 'kept' and shadow is not null and exists ("
+	"  select from evsource.events where stream = $2 and version < $3 and position > $4"
+	"   and position > coalesce(r.parts[1 + evsource._partition($2, cardinality(r.parts))], r.position)"
+	"   and position <= $6 and ($5 is null or type = any ($5)))",
+	6, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID}, SPI_OK_UPDATE
+};
+
 static EvsQuery note_saved = {
 	"update evsource.table_snapshots s set truncated = $2"
 	" where projection = $1 and truncated is null and exists ("
@@ -61,11 +71,17 @@ static EvsQuery forget = {
 };
 
 static EvsQuery exchange = {
-	"with beside as (update evsource.rebuilds r set truncated = c.truncated, truncated_both = false"
+	"with beside as (update evsource.rebuilds r set truncated = c.truncated, truncated_both = false,"
+	"  missed = r.missed_in_use, missed_in_use = r.missed"
 	"  from evsource.checkpoints c where r.projection = $1 and c.projection = $1)"
 	" update evsource.checkpoints c set truncated = r.truncated"
 	" from evsource.rebuilds r where c.projection = $1 and r.projection = $1",
 	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery find_missed = {
+	"select missed_in_use from evsource.rebuilds where projection = $1 and missed_in_use is not null",
+	1, {TEXTOID}, SPI_OK_SELECT
 };
 
 static EvsQuery find = {
@@ -97,6 +113,7 @@ evs_truncated_note(const EvsProjection *projection, text *stream, int64 before)
 
 	(void) evs_query_run(&note, values, nulls);
 	(void) evs_query_run(&note_beside, values, nulls);
+	(void) evs_query_run(&note_missed, values, nulls);
 	(void) evs_query_run(&note_saved, values, nulls);
 }
 
@@ -146,6 +163,23 @@ void
 evs_truncated_exchange(const char *projection)
 {
 	(void) evs_query_run_by_name(&exchange, projection);
+}
+
+void
+evs_truncated_warn_missed(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+	Datum		stream = evs_query_value(&find_missed, values, NULL, InvalidSnapshot, (Datum) 0);
+
+	if (stream == (Datum) 0)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("the old version of projection \"%s\" lacks truncated events", projection),
+			 errdetail("Events of stream \"%s\" were truncated before that version had applied them.",
+					   TextDatumGetCString(stream)),
+			 errhint("To return to the version that has them, call evsource.revert_rebuild('%s') again.",
+					 projection)));
 }
 
 void

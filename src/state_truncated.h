@@ -33,6 +33,9 @@ extern void evs_truncated_warn(const char *projection, const char *stream);
  */
 extern void evs_truncated_exchange(const char *projection);
 
+/* A warning, if the version that has come into use so never had events that are gone. */
+extern void evs_truncated_warn_missed(const char *projection);
+
 /*
  * 55000 if that would lose something, for a caller who meant to begin with tables that
  * were saved.

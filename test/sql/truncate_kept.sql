@@ -60,6 +60,14 @@ call evsource.rebuild_projection('totals', online => true, keep_old => true);
 select count(evsource.append('away-2', 'E')) from generate_series(1, 2);
 select evsource.truncate_stream('away-2', 2);
 table kept.now;
+-- The version that has never had them says so when it comes back, and no other.
+begin;
+select evsource.revert_rebuild('totals');
+table kept.now;
+select evsource.revert_rebuild('totals');
+table kept.now;
+select evsource.revert_rebuild('totals');
+rollback;
 begin;
 select evsource.revert_rebuild('totals');
 table kept.now;
@@ -96,6 +104,37 @@ insert into kept.streams values ('away-1'), ('away-2');
 alter table kept.totals add foreign key (stream) references kept.streams;
 call evsource.rebuild_projection('totals', online => true);
 table kept.now;
+
+-- Partitions that were apart have missed what was behind each of them.
+create table kept.parts (stream text primary key, n int);
+create function kept.apply_part(e evsource.event) returns void language plpgsql as $$
+begin
+    if exists (select from kept.streams s where s.stream = e.stream) then
+        raise exception 'stopped';
+    end if;
+    insert into parts as t values (e.stream, 1) on conflict (stream) do update set n = t.n + 1;
+end
+$$;
+select evsource.create_projection('parts', 'kept.apply_part', mode => 'async', partitions => 2, tables => '{kept.parts}', categories => '{part}');
+select min('part-' || i) filter (where evsource._partition('part-' || i, 2) = 0) as ahead,
+    min('part-' || i) filter (where evsource._partition('part-' || i, 2) = 1) as behind from generate_series(1, 9) i \gset
+insert into kept.streams values (:'behind');
+insert into evsource.events (stream, type) select s, 'E' from unnest(array[:'behind', :'ahead', :'behind', :'ahead']) s;
+set client_min_messages = error;
+select evsource.run_projection('parts');
+set client_min_messages = warning;
+delete from kept.streams where stream = :'behind';
+call evsource.rebuild_projection('parts', online => true, keep_old => true);
+begin;
+select evsource.truncate_stream(:'ahead', 2);
+select evsource.revert_rebuild('parts');
+rollback;
+begin;
+select evsource.truncate_stream(:'behind', 2);
+select evsource.revert_rebuild('parts');
+table kept.parts;
+rollback;
+select evsource.drop_projection('parts');
 
 select evsource.drop_projection('totals');
 reset search_path;
