@@ -38,8 +38,7 @@ create table counts (stream text primary key, n int);
 create function total() returns bigint stable parallel safe language plpgsql as 'begin return (select sum(n) from counts); end';
 create table numbers as select n from generate_series(1, 80000) n;
 analyze numbers;
-select evsource.create_projection('counts', categories => '{account}', tables => '{counts}', query =>
-	'insert into counts as c select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = c.n + excluded.n');
+}, count_events(), q{
 select evsource.create_subscription('quiet', categories => '{quiet}');
 select count(*) from generate_series(1, 20) i, lateral evsource.append('account-' || i % 4, 'Paid');
 });
@@ -49,7 +48,6 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 		map { Session->new(database => 'postgres', name => $_) } qw(rebuild open first second third);
 	$rebuild->must(qq{set statement_timeout = '$PostgreSQL::Test::Utils::timeout_default s'});
 	my %pid = map { $_->{name} => $_->must('select pg_backend_pid()') } ($rebuild, $first, $second, $third);
-	my $ends = sub { 1 until $_[0]->receive; return join ' ', $_[0]->errors ? $_[0]->errors : $_[0]->lines };
 	my $waits = sub {
 		$soon->("select exists (select from pg_locks where pid = $pid{$_[0]} and not granted)", "$_[0] waits");
 	};
@@ -85,11 +83,11 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 
 		my $rebuild_ends = sub {
 			return $soon->($ended, "the daemon's rebuild ends: $what") if $by_daemon;
-			is($ends->($rebuild), '', "$mode: the rebuild ends: $what");
+			is(ends($rebuild), '', "$mode: the rebuild ends: $what");
 		};
 		$rebuild_ends->() if $preload;
 		is($sql->('select total()'), $total, "$mode: with all events but the one that waits") if $preload;
-		like($ends->($first), qr/^\d+$/, "$mode: who waited to append has appended");
+		like(ends($first), qr/^\d+$/, "$mode: who waited to append has appended");
 		$first->must('commit');
 		$others_go_on->();
 		$rebuild_ends->() if !$preload;
@@ -112,9 +110,9 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 			$third->send('update accounts set n = n + 1 where id = 2;');
 			$waits->('third');
 		}, sub {
-			is($ends->($second), '', "$mode: then who waited for his row goes on");
+			is(ends($second), '', "$mode: then who waited for his row goes on");
 			$second->must('commit');
-			is($ends->($third), '', "$mode: then who waited for the other row does");
+			is(ends($third), '', "$mode: then who waited for the other row does");
 		});
 	}
 	is($sql->('select array_agg(n order by id) from accounts'), '{4,4,0}', "$mode: each has done it once");
@@ -127,7 +125,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 		$second->send('select total() from (select from accounts where id = 1 for update) as mine;');
 		$waits->('second');
 	}, sub {
-		is($ends->($second), $preload ? '40001' : $total - 1, "$mode: it is to be run again, or has not been overtaken");
+		is(ends($second), $preload ? '40001' : $total - 1, "$mode: it is to be run again, or has not been overtaken");
 	});
 
 	# the same in later statements, if they have that snapshot still
@@ -139,9 +137,9 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 			$second->send('select pg_advisory_xact_lock(1);');
 			$waits->('second');
 		}, sub {
-			is($ends->($second), '', "$mode: it goes on");
+			is(ends($second), '', "$mode: it goes on");
 			$second->send("$read;");
-			is($ends->($second), $preload ? '40001' : $read =~ /copy/ ? '' : $total - 1, "$mode: $read then");
+			is(ends($second), $preload ? '40001' : $read =~ /copy/ ? '' : $total - 1, "$mode: $read then");
 			$second->must('rollback');
 		});
 	}
@@ -155,21 +153,21 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 		$second->send('select pg_advisory_xact_lock(1);');
 		$waits->('second');
 	}, sub {
-		is($ends->($second), '', "$mode: it goes on");
+		is(ends($second), '', "$mode: it goes on");
 		$third->must('begin isolation level repeatable read');
 		$third->must("set transaction snapshot '$snapshot'");
 		$third->send('select sum(n) from counts;');
-		is($ends->($third), $preload ? '40001' : $total - 1, "$mode: who imports it does not read, either");
+		is(ends($third), $preload ? '40001' : $total - 1, "$mode: who imports it does not read, either");
 		$third->must('rollback');
 		$second->must('set local parallel_setup_cost = 0; set local parallel_tuple_cost = 0; set local min_parallel_table_scan_size = 0; set local parallel_leader_participation = off');
 		$second->send('select max(total()) from numbers where n % 40000 = 7;');
-		is($ends->($second), $preload ? '40001' : $total - 1, "$mode: nor does a parallel worker");
+		is(ends($second), $preload ? '40001' : $total - 1, "$mode: nor does a parallel worker");
 		$second->must('rollback');
 	});
 	# and a transaction that has begun after it may
 	$first->must('begin isolation level repeatable read');
 	$first->send('select sum(n) from counts;');
-	is($ends->($first), $total, "$mode: who begins afterwards reads all");
+	is(ends($first), $total, "$mode: who begins afterwards reads all");
 	$first->must('commit');
 
 	# who waits to append himself, and is told that he must not read any more
@@ -179,12 +177,12 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	$second->must('savepoint before');
 	$has_barrier->();
 	$second->send($append);
-	is($ends->($rebuild), '', "$mode: a rebuild ends while an append waits");
-	is($ends->($second), '40001', "$mode: which is to be tried again");
+	is(ends($rebuild), '', "$mode: a rebuild ends while an append waits");
+	is(ends($second), '40001', "$mode: which is to be tried again");
 	$second->must('rollback to before');
 	$second->send('select sum(n) from counts;');
-	is($ends->($second), '40001', "$mode: as is what it reads") if $preload;
-	$ends->($second) if !$preload;
+	is(ends($second), '40001', "$mode: as is what it reads") if $preload;
+	ends($second) if !$preload;
 	$second->must('rollback');
 
 	# who sleeps in fetch_events() keeps others waiting, too
@@ -196,12 +194,12 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	$second->send('update accounts set n = n + 1 where id = 1;');
 	$waits->('second');
 	$rebuild->send(q{call evsource.rebuild_projection('counts', online => true, lock_timeout => '1h');});
-	is($ends->($rebuild), '', "$mode: a rebuild ends while somebody waits for the row of who sleeps") if $preload;
+	is(ends($rebuild), '', "$mode: a rebuild ends while somebody waits for the row of who sleeps") if $preload;
 	$sql->(q{select evsource.append('quiet-1', 'Paid')});
-	is($ends->($first), 't', "$mode: the consumer has what came");
+	is(ends($first), 't', "$mode: the consumer has what came");
 	$first->must('commit');
-	is($ends->($second), '', "$mode: then who waited for its row goes on");
-	is($ends->($rebuild), '', "$mode: and the rebuild ends") if !$preload;
+	is(ends($second), '', "$mode: then who waited for its row goes on");
+	is(ends($rebuild), '', "$mode: and the rebuild ends") if !$preload;
 	is($sql->('select total()'), $total, "$mode: with all events");
 
 	$_->close for $rebuild, $open, $first, $second, $third;

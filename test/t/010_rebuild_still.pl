@@ -21,8 +21,7 @@ my (undef, $soon) = asking($node);
 $node->safe_psql('postgres', q{
 create extension evsource;
 create table counts (stream text primary key, n int);
-select evsource.create_projection('counts', categories => '{account}', tables => '{counts}', query =>
-	'insert into counts as c select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = c.n + excluded.n');
+} . count_events() . q{
 select count(*) from generate_series(1, 20) i, lateral evsource.append('account-' || i % 4, 'Paid');
 });
 

@@ -31,8 +31,7 @@ evsource.daemon = off
 	$sql->(q{
 create extension evsource;
 create table counts (stream text primary key, n int);
-select evsource.create_projection('counts', categories => '{account}', tables => '{counts}', query =>
-	'insert into counts as c select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = c.n + excluded.n');
+}, count_events(), q{
 create function apply_both(e evsource.event) returns void language plpgsql as $$ begin
 	insert into first as f values ((e).stream, 1) on conflict (stream) do update set n = f.n + 1;
 	insert into second as s values ((e).stream, 1) on conflict (stream) do update set n = s.n + 1;
@@ -64,7 +63,6 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	my ($rebuild, $open, $user, $holder, $reader) =
 		map { Session->new(database => 'postgres', name => $_) } qw(rebuild open user holder reader);
 	$_->must(qq{set statement_timeout = '$PostgreSQL::Test::Utils::timeout_default s'}) foreach $rebuild, $user, $holder, $reader;
-	my $ends = sub { 1 until $_[0]->receive; return join ' ', $_[0]->errors ? $_[0]->errors : $_[0]->lines };
 	my $append = q{select version from evsource.append('account-1', 'Paid')};
 
 	# It has the projection held still when one appends who has read the table before.
@@ -76,7 +74,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	$user->must('select count(*) from counts');
 	$user->send(q{select from await_lock('evsource.events', 'ShareRowExclusiveLock', true);} . "$append;");
 	$open->must('commit');
-	is($ends->($user), '7', "$mode: who has read the table appends, and the rebuild lets go of appends");
+	is(ends($user), '7', "$mode: who has read the table appends, and the rebuild lets go of appends");
 
 	# While it waits for the table next, before anything else, one comes to read it who does
 	# not see the last event.
@@ -87,10 +85,10 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	$reader->send(q{select from await_lock('counts', 'AccessExclusiveLock', false); select sum(n) from counts; commit;});
 	$holder->send(q{select from await_lock('counts', 'AccessShareLock', false); commit;});
 	$user->must('commit');
-	my $read = $ends->($reader);
+	my $read = ends($reader);
 	is($read, $known, "$mode: who reads meanwhile with an older snapshot reads what he knows of");
-	is($ends->($holder), '', "$mode: so does who has locked the table");
-	is($ends->($rebuild), '', "$mode: then the rebuild ends");
+	is(ends($holder), '', "$mode: so does who has locked the table");
+	is(ends($rebuild), '', "$mode: then the rebuild ends");
 	is($sql->('select sum(n) from counts'), 22, "$mode: with all events");
 
 	# Many, without a gap; and where they read one table of two.
@@ -103,10 +101,10 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 		$workers[$_]->send("call work('$table', '$category-$_');") foreach 0 .. 3;
 		$soon->(qq{select coalesce(sum(n), 0) > 100 from $table}, "they read $table and append");
 		$rebuild->send(qq{call evsource.rebuild_projection('$projection', online => true);});
-		is($ends->($rebuild), '', "$mode: a rebuild ends while others read $table and append, without a gap") if $preload;
+		is(ends($rebuild), '', "$mode: a rebuild ends while others read $table and append, without a gap") if $preload;
 		$sql->('insert into over default values');
-		is($ends->($_), '', "$mode: $_->{name} has met no error") foreach @workers;
-		is($ends->($rebuild), '', "$mode: and the rebuild ends") if !$preload;
+		is(ends($_), '', "$mode: $_->{name} has met no error") foreach @workers;
+		is(ends($rebuild), '', "$mode: and the rebuild ends") if !$preload;
 		is($sql->(qq{select sum(n) - (select count(*) from evsource.events where stream like '$category-%') from $table}), 0,
 			"$mode: with all events");
 		$_->close foreach @workers;

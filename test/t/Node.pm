@@ -9,7 +9,7 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use Test::More;
 
-our @EXPORT = qw(start_node asking let_daemon_work);
+our @EXPORT = qw(start_node asking let_daemon_work count_events ends);
 
 # A server that runs with these settings; what follows them is for init().
 sub start_node
@@ -37,6 +37,24 @@ sub asking
 			local $Test::Builder::Level = $Test::Builder::Level + 1;
 			return ok($node->poll_query_until('postgres', $query), $before . $name);
 		});
+}
+
+# An inline projection that counts the events of each account in the table counts,
+# which is there.
+sub count_events
+{
+	return q{
+select evsource.create_projection('counts', categories => '{account}', tables => '{counts}', query =>
+	'insert into counts as c select stream, count(*) from new_events group by 1 on conflict (stream) do update set n = c.n + excluded.n');
+};
+}
+
+# The end of what a session of test/stress was sent: its errors, else its lines.
+sub ends
+{
+	my ($session) = @_;
+	1 until $session->receive;
+	return join ' ', $session->errors ? $session->errors : $session->lines;
 }
 
 # The Makefile turns the daemon off by the options of each session, so that it
