@@ -37,7 +37,8 @@ static void
 read_origin(Oid store_oid)
 {
 	Relation	store = table_open(store_oid, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	/* the latest one, which parallel mode allows for a catalog */
+	Snapshot	snapshot = RegisterSnapshot(GetCatalogSnapshot(store_oid));
 	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL, SO_NONE);
 	TupleTableSlot *slot = table_slot_create(store, NULL);
 	bool		isnull;

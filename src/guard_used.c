@@ -3,7 +3,7 @@
  * dropped under it.
  *
  * Functions and tables are stored by the identity that PostgreSQL gives to dropped
- * objects, too.  Any command can drop them, by CASCADE, so the event trigger
+ * objects, too, but for the quotes, which depend on the session.  Any command can drop them, by CASCADE, so the event trigger
  * evsource_guard_drops (register.sql) comes after all of them; it is in C, with a
  * plan that is kept, since every DROP of a temporary table pays for it.
  *
@@ -29,8 +29,10 @@ static EvsQuery first_used = {
 	"  union all select 'event_type', t.type, array[t.validator, t.upcaster], null from evsource.event_types t"
 	"  union all select 'decider', c.decider, array[c.handler], null from evsource.deciders c"
 	" ) u (what, name, functions, tables)"
-	" on (d.object_type = 'function' and d.object_identity = any (u.functions))"
-	" or (d.object_type = 'table' and d.object_identity = any (u.tables))"
+	" on d.object_type in ('function', 'table') and exists ("
+	"  select from unnest(case d.object_type when 'table' then u.tables else u.functions end) f"
+	"  where replace(f, '\"', '') = replace(d.object_identity, '\"', '')"
+	"   and parse_ident(f, false) = d.address_names)"
 	" order by u.what desc, u.name, d.object_identity limit 1",
 	0, {0}, SPI_OK_SELECT
 };

@@ -22,6 +22,7 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rls.h"
@@ -227,6 +228,30 @@ find_candidates(const char *name)
 	return candidates;
 }
 
+/*
+ * What is stored does not depend on what the session quotes.  Returns what to give
+ * AtEOXact_GUC().
+ */
+static int
+quote_as_needed(void)
+{
+	int			nest_level = NewGUCNestLevel();
+
+	(void) set_config_option("quote_all_identifiers", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	return nest_level;
+}
+
+static char *
+signature_of(Oid function)
+{
+	int			nest_level = quote_as_needed();
+	char	   *signature = format_procedure_qualified(function);
+
+	AtEOXact_GUC(true, nest_level);
+	return signature;
+}
+
 /* Nobody drops it until we have committed; whoever was faster is noticed. */
 static void
 keep_function(Oid function, const char *name)
@@ -292,7 +317,7 @@ resolve(const char *name, const Use *use, int *kind)
 				 errhint("Other sessions cannot call it: create it in a schema.")));
 
 	keep_function(function, name);
-	return format_procedure_qualified(function);
+	return signature_of(function);
 }
 
 char *
@@ -357,6 +382,8 @@ evs_resolve_table(const char *name)
 	Oid			table = find_table(name);
 	Oid			schema = get_rel_namespace(table);
 	char		relkind = get_rel_relkind(table);
+	int			nest_level;
+	char	   *qualified;
 
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
@@ -376,7 +403,10 @@ evs_resolve_table(const char *name)
 				 errhint("The tables of a projection are those that a reset empties.")));
 	warn_of_unlogged(table);
 
-	return quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));
+	nest_level = quote_as_needed();
+	qualified = quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));
+	AtEOXact_GUC(true, nest_level);
+	return qualified;
 }
 
 /* The error is for who renamed a table, or its schema, under the projection. */
@@ -530,6 +560,7 @@ evs_resolve_search_path(void)
 {
 	StringInfoData path;
 	List	   *schemas = fetch_search_path(false);
+	int			nest_level = quote_as_needed();
 	ListCell   *cell;
 
 	initStringInfo(&path);
@@ -546,6 +577,7 @@ evs_resolve_search_path(void)
 	if (path.len == 0)
 		appendStringInfoString(&path, "pg_catalog, ");
 	appendStringInfoString(&path, "pg_temp");
+	AtEOXact_GUC(true, nest_level);
 
 	return path.data;
 }

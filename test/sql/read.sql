@@ -302,5 +302,11 @@ select * from evsource.read_event(null);
 select * from evsource.read_event('no uuid');
 \echo :SQLSTATE
 
+-- Ids in a parallel plan, of a session that has not looked at the store yet.
+\c
+select set_config(name, 'on', false) from pg_settings where name in ('force_parallel_mode', 'debug_parallel_query');
+select count(distinct evsource.event_id(e)) = count(*) as all_different from evsource.events e;
+select count(distinct id) = count(*) as all_different from evsource.events_raw;
+
 \c :home
 drop database evsource_read;
