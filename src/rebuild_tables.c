@@ -177,7 +177,7 @@ lock_in_time(EvsProcedure *procedure, Wanted *wanted)
 	if (!is_sparing(procedure))
 	{
 		/* PostgreSQL will end what waits for us: sooner than after many attempts */
-		moment = Max(moment, 2 * DeadlockTimeout);
+		moment = Max(moment, 2 * Min(DeadlockTimeout, SPARING_TIME));
 		if (procedure->timeout > 0)
 			moment = Min(moment, procedure->timeout);
 		return evs_within(moment, lock_all, wanted);
@@ -238,7 +238,7 @@ evs_tables_take_first(EvsProcedure *procedure, List *relations)
 		return true;
 	procedure->in_vain = true;
 	give_way(procedure, relations);
-	procedure->tables_first = true;
+	procedure->tables_first = is_sparing(procedure);
 	procedure->first_table = others.current;
 	return false;
 }
