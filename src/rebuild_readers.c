@@ -120,6 +120,18 @@ waits_to_append(int pid, const LockData *locks)
 	return false;
 }
 
+static bool
+waits_for_tables(const VirtualTransactionId *reader, const EvsProcesses *waiting,
+				 const EvsProcesses *elsewhere, int *pid)
+{
+	PGPROC	   *process = evs_vxid_get_proc(reader);
+
+	if (process == NULL)
+		return false;
+	*pid = process->pid;
+	return evs_is_among(*pid, waiting) && !evs_is_among(*pid, elsewhere);
+}
+
 /*
  * Who waits for tables that were taken before the barrier may only want to read: all such
  * are let in, unless it is known of each that he will append then.
@@ -128,17 +140,15 @@ static bool
 lets_in(EvsProcedure *procedure, const EvsProcesses *waiting, const EvsProcesses *elsewhere)
 {
 	bool		any = false;
+	int			pid;
 
-	for (int i = 0; i < procedure->nreaders; i++)
+	for (int i = 0; i < procedure->nreaders && !any; i++)
+		any = waits_for_tables(&procedure->readers[i], waiting, elsewhere, &pid) &&
+			(!evs_shmem_is_preloaded() || !evs_tables_appends(procedure, pid));
+	for (int i = 0; i < procedure->nreaders && any; i++)
 	{
-		VirtualTransactionId *reader = &procedure->readers[i];
-		PGPROC	   *process = evs_vxid_get_proc(reader);
-
-		if (process == NULL || !evs_is_among(process->pid, waiting) ||
-			evs_is_among(process->pid, elsewhere))
-			continue;
-		any |= !evs_shmem_is_preloaded() || !evs_tables_appends(procedure, process->pid);
-		evs_tables_note(procedure, reader, process->pid);
+		if (waits_for_tables(&procedure->readers[i], waiting, elsewhere, &pid))
+			evs_tables_note(procedure, &procedure->readers[i], pid);
 	}
 	return any;
 }

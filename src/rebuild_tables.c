@@ -122,6 +122,18 @@ evs_tables_appends(const EvsProcedure *procedure, int pid)
 	return list_member_int(procedure->appenders, pid);
 }
 
+static bool
+goes_on(const VirtualTransactionId *transaction)
+{
+	PGPROC	   *process = evs_vxid_get_proc(transaction);
+	VirtualTransactionId now;
+
+	if (process == NULL)
+		return false;
+	GET_VXID_FROM_PGPROC(now, *process);
+	return VirtualTransactionIdEquals(now, *transaction);
+}
+
 /* What has become of those who were let in? */
 static void
 look_after(EvsProcedure *procedure, const EvsProcesses *kept)
@@ -132,7 +144,7 @@ look_after(EvsProcedure *procedure, const EvsProcesses *kept)
 	{
 		const EvsLetIn *one = &procedure->let_in[i];
 
-		if (evs_vxid_get_proc(&one->transaction) != NULL && evs_is_among(one->pid, kept))
+		if (goes_on(&one->transaction) && evs_is_among(one->pid, kept))
 			procedure->appenders = list_append_unique_int(procedure->appenders, one->pid);
 		else
 			procedure->appenders = list_delete_int(procedure->appenders, one->pid);
