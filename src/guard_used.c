@@ -3,9 +3,10 @@
  * dropped under it.
  *
  * Functions and tables are stored by the identity that PostgreSQL gives to dropped
- * objects, too, but for the quotes, which depend on the session.  Any command can drop them, by CASCADE, so the event trigger
- * evsource_guard_drops (register.sql) comes after all of them; it is in C, with a
- * plan that is kept, since every DROP of a temporary table pays for it.
+ * objects, too, but for the quotes, which depend on the session.  Any command can
+ * drop them, by CASCADE, so the event trigger evsource_guard_drops (register.sql)
+ * comes after all of them; it is in C, with a plan that is kept, since every DROP of
+ * a temporary table pays for it.
  *
  * What others have committed by now counts, whatever the transaction's snapshot:
  * who registers something holds a lock on what it uses until it commits, see

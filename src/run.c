@@ -95,6 +95,8 @@ run(EvsProjection *projection, const Extent *extent)
 
 	for (int i = 0; i < projection->partitions; i++)
 		applied += run_unit(projection, i, safe, extent);
+	/* whoever goes on with it means all of it */
+	projection->filter.partitions = 1;
 	return applied;
 }
 

@@ -338,11 +338,7 @@ evsource_restore_projection(PG_FUNCTION_ARGS)
 	keys = evs_snapshots_restore(projection);
 	if (projection->mode != EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE &&
 		evs_run(projection) > 0)
-	{
-		/* that was one of its partitions at last; the states are those of all */
-		projection = evs_state_projection(name, EVS_STATE_MANAGE);
 		keys = evs_snapshots_restore(projection);
-	}
 	PG_RETURN_INT64(keys);
 }
 
