@@ -228,12 +228,8 @@ find_candidates(const char *name)
 	return candidates;
 }
 
-/*
- * What is stored does not depend on what the session quotes.  Returns what to give
- * AtEOXact_GUC().
- */
-static int
-quote_as_needed(void)
+int
+evs_quote_as_needed(void)
 {
 	int			nest_level = NewGUCNestLevel();
 
@@ -245,7 +241,7 @@ quote_as_needed(void)
 static char *
 signature_of(Oid function)
 {
-	int			nest_level = quote_as_needed();
+	int			nest_level = evs_quote_as_needed();
 	char	   *signature = format_procedure_qualified(function);
 
 	AtEOXact_GUC(true, nest_level);
@@ -403,7 +399,7 @@ evs_resolve_table(const char *name)
 				 errhint("The tables of a projection are those that a reset empties.")));
 	warn_of_unlogged(table);
 
-	nest_level = quote_as_needed();
+	nest_level = evs_quote_as_needed();
 	qualified = quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));
 	AtEOXact_GUC(true, nest_level);
 	return qualified;
@@ -560,7 +556,7 @@ evs_resolve_search_path(void)
 {
 	StringInfoData path;
 	List	   *schemas = fetch_search_path(false);
-	int			nest_level = quote_as_needed();
+	int			nest_level = evs_quote_as_needed();
 	ListCell   *cell;
 
 	initStringInfo(&path);

@@ -34,6 +34,12 @@ extern char *evs_resolve_function(const char *name, EvsFunctionUse use);
 /* The same for a table.  Errors: 42P01, 42809 when it is none. */
 extern char *evs_resolve_table(const char *name);
 
+/*
+ * From here on names are quoted where they need it, whatever the session has set:
+ * what is stored does not depend on that.  Returns what to give AtEOXact_GUC().
+ */
+extern int	evs_quote_as_needed(void);
+
 /* That each table of the projection is there by its stored name: 42P01 when one is gone. */
 extern void evs_resolve_check_tables(const EvsProjection *projection);
 

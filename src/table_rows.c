@@ -195,8 +195,10 @@ evs_table_rows_describe(const EvsProjection *projection)
 {
 	List	   *tables = NIL;
 	ListCell   *cell;
+	int			nest_level;
 
 	evs_resolve_check_tables(projection);
+	nest_level = evs_quote_as_needed();
 	foreach(cell, projection->tables)
 	{
 		EvsTable	   *table = palloc(sizeof(EvsTable));
@@ -213,6 +215,7 @@ evs_table_rows_describe(const EvsProjection *projection)
 		evs_query_end(&result);
 		tables = lappend(tables, table);
 	}
+	AtEOXact_GUC(true, nest_level);
 	return tables;
 }
 

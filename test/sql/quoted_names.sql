@@ -9,7 +9,7 @@ create database evsource_quoted;
 set client_min_messages = warning;
 create extension evsource;
 create schema quoted;
-create table quoted.log (position bigint);
+create table quoted.log (position bigint, note text);
 create table quoted."Odd ""one"".log" (position bigint);
 create function quoted.by_event(e evsource.event) returns void language sql as $$ insert into quoted.log values (e.position) $$;
 create function quoted.fold(s jsonb, e evsource.event) returns jsonb language sql immutable as $$ select e.data $$;
@@ -56,6 +56,20 @@ select projection, handler, tables, search_path from evsource.projections where 
 select version from evsource.append('quoted-1', 'QuotedT', '{"a": 2}');
 select evsource.state('quoted_sum', 'quoted-1');
 select object, pg_temp.tries('drop ' || object) from pg_temp.drops;
+
+-- nor does whether saved tables fit those that are there: who rebuilds from them keeps them
+create function pg_temp.saved() returns text language sql as $$ select string_agg(shape, '; ') from evsource.table_snapshots $$;
+select evsource.save_snapshot('quoted_events');
+select pg_temp.saved();
+set quote_all_identifiers = on;
+call evsource.rebuild_projection('quoted_events', from_snapshot => true, online => false);
+select pg_temp.saved();
+select evsource.clear_snapshots('quoted_events');
+select evsource.save_snapshot('quoted_events');
+select pg_temp.saved();
+reset quote_all_identifiers;
+call evsource.rebuild_projection('quoted_events', from_snapshot => true, online => false);
+select pg_temp.saved();
 
 -- others that only look alike go
 create schema "quoted.log";
