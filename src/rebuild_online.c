@@ -235,21 +235,25 @@ report_obstacle(EvsProcedure *procedure, const EvsRebuild *rebuild, const char *
 
 /*
  * Make the shadow and let the handler show whether it finds it; unless the server
- * has crashed here before.
+ * has crashed here before.  False: one of the old tables was used before the handler
+ * was called.
  */
-static void
+static bool
 make_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projection,
 			EvsShadowWatch *watch)
 {
 	EvsProjection *redirected;
 
 	rebuild->shadow = evs_shadow_create(projection, &rebuild->shape);
+	if (evs_shadow_touched(watch))
+		return false;
 	rebuild->checkpoint.position = projection->start_after;
 	rebuild->checkpoint.event_count = 0;
 
 	redirected = evs_online_redirect(rebuild, projection, watch);
 	if (procedure->caution.careful == 0)
 		(void) apply_some(procedure, rebuild, redirected, get_limit(projection), PROBE_EVENTS);
+	return true;
 }
 
 /*
@@ -269,6 +273,19 @@ report_unmade(EvsProcedure *procedure, const EvsRebuild *rebuild, const ErrorDat
 }
 
 /*
+ * Nothing that evsource does to make them takes the old ones: it is an event trigger of the
+ * user's, which may append, or a policy that the new ones are given, too.
+ */
+static void
+report_disturbed(EvsProcedure *procedure, const EvsRebuild *rebuild, const char *touched)
+{
+	report_obstacle(procedure, rebuild,
+					psprintf("While the new tables were made, %s was used: by an event trigger, by what that appended, or by a policy that reads it.",
+							 touched),
+					"Disable the event trigger, or drop the policy, for the time of the rebuild; or rebuild in place, with online => false.");
+}
+
+/*
  * The same as a subtransaction, for what a handler did to the old version must
  * not stay.  False: it has used one of the old tables instead, with or without
  * success; or the new ones cannot be made.
@@ -280,6 +297,7 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	ResourceOwner owner = CurrentResourceOwner;
 	EvsShadowWatch watch;
 	ErrorData  *volatile error = NULL;
+	volatile bool undisturbed = true;
 
 	rebuild->tables = projection->tables;
 	evs_shadow_watch(&watch, projection->tables);
@@ -288,7 +306,7 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		make_shadow(procedure, rebuild, projection, &watch);
+		undisturbed = make_shadow(procedure, rebuild, projection, &watch);
 		if (watch.touched == NULL)
 			ReleaseCurrentSubTransaction();
 		else
@@ -316,8 +334,11 @@ try_shadow(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 			error->hint = "A function that takes rows of a table does not take those of the new version: then rebuild in place, with online => false.";
 		ReThrowError(error);
 	}
-	report_obstacle(procedure, rebuild, describe_touched(watch.touched),
-					touched_hint(watch.touched));
+	if (!undisturbed)
+		report_disturbed(procedure, rebuild, watch.touched);
+	else
+		report_obstacle(procedure, rebuild, describe_touched(watch.touched),
+						touched_hint(watch.touched));
 	return false;
 }
 

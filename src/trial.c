@@ -39,6 +39,8 @@ run(EvsTrialWork work, void *argument, MemoryContext context)
 	/* what is computed now is not to outlive the subtransaction: it must have an id */
 	(void) GetCurrentTransactionId();
 	evs_dispatch_mute();
+	CommandCounterIncrement();
+	trial.begin = GetCurrentCommandId(false);
 
 	work(&trial, argument);
 
@@ -119,11 +121,18 @@ evs_trial_fold(const EvsProjection *projection, const char *name)
 	return fold;
 }
 
+/*
+ * Event triggers of the user's hear of the tables that the trial makes.  What they
+ * append goes with it, and is no part of the log.
+ */
 void
 evs_trial_look(EvsTrial *trial)
 {
-	trial->snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
-									   GetTransactionSnapshot() : GetLatestSnapshot());
+	PushCopiedSnapshot(IsolationUsesXactSnapshot() ?
+					   GetTransactionSnapshot() : GetLatestSnapshot());
+	GetActiveSnapshot()->curcid = trial->begin;
+	trial->snapshot = RegisterSnapshot(GetActiveSnapshot());
+	PopActiveSnapshot();
 }
 
 void

@@ -28,6 +28,7 @@
 typedef struct EvsTrial
 {
 	MemoryContext context;		/* of the trial; goes with it */
+	CommandId	begin;			/* what the transaction did before is looked at */
 	Snapshot	snapshot;		/* events and read models are looked at with it */
 	bool		compares;		/* evs_trial_compare() has been called */
 	int64	   *skipped;		/* positions of events to leave out, in order */
@@ -60,8 +61,8 @@ extern EvsStandin *evs_trial_tables(const EvsProjection *projection, const char 
 extern EvsProjection *evs_trial_fold(const EvsProjection *projection, const char *name);
 
 /*
- * Take the snapshot of the trial: of now, or the transaction's.  The tables are
- * locked by then.
+ * Take the snapshot of the trial: of now, or the transaction's, without what the trial
+ * itself has done.  The tables are locked by then.
  */
 extern void evs_trial_look(EvsTrial *trial);
 
