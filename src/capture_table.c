@@ -30,7 +30,6 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -41,6 +40,7 @@
 #include "identity.h"
 #include "parameters.h"
 #include "query.h"
+#include "text_array.h"
 
 PG_FUNCTION_INFO_V1(evsource_capture_table);
 PG_FUNCTION_INFO_V1(evsource_release_table);
@@ -98,31 +98,16 @@ check_kind(Relation table)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("table \"%s\" cannot be captured", RelationGetRelationName(table)),
-				 errdetail("It belongs to evsource or to PostgreSQL itself.")));
+				 errdetail("It belongs to evsource or to PostgreSQL itself."),
+				 errhint("Capture tables of your own.")));
 }
 
 /* The names in an array argument; NIL when it is NULL. */
 static List *
 names_of(FunctionCallInfo fcinfo, int argument, const char *what)
 {
-	List	   *names = NIL;
-	Datum	   *values;
-	bool	   *nulls;
-	int			count;
-
-	if (PG_ARGISNULL(argument))
-		return NIL;
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), TEXTOID, -1, false, TYPALIGN_INT,
-					  &values, &nulls, &count);
-	for (int i = 0; i < count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("array \"%s\" must not contain nulls", what)));
-		names = lappend(names, TextDatumGetCString(values[i]));
-	}
-	return names;
+	return PG_ARGISNULL(argument) ? NIL :
+		evs_text_array_parameter_names(PG_GETARG_ARRAYTYPE_P(argument), what);
 }
 
 /* Each name is that of a column, once. */
@@ -136,8 +121,8 @@ check_columns(Relation table, List *names)
 		if (get_attnum(RelationGetRelid(table), name) <= 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" of table \"%s\" does not exist",
-							name, RelationGetRelationName(table))));
+					 errmsg("column \"%s\" of table \"%s\" does not exist", name, RelationGetRelationName(table)),
+					 errhint("Name columns of the table, without quotes.")));
 		if (strncmp(name, "--", 2) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -148,7 +133,8 @@ check_columns(Relation table, List *names)
 			if (strcmp(list_nth(names, other), name) == 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_DUPLICATE_COLUMN),
-						 errmsg("column \"%s\" is named twice", name)));
+						 errmsg("column \"%s\" is named twice", name),
+						 errhint("Name each column once.")));
 	}
 }
 

@@ -157,7 +157,8 @@ evs_check_query(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the query of a projection must read new_events"),
-				 errdetail("The relation new_events holds the events to apply, as rows of type evsource.event.")));
+				 errdetail("The relation new_events holds the events to apply, as rows of type evsource.event."),
+				 errhint("Select from new_events what the query is to do with the events.")));
 	if (OidIsValid(findings.temporary))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

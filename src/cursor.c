@@ -173,7 +173,8 @@ evs_cursor_claim(const EvsSubscription *subscription, const EvsCursor *cursor,
 	if (!pg_strong_random(&claim->token, sizeof(claim->token)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not make a random token")));
+				 errmsg("could not make a random token"),
+				 errhint("Call again.")));
 	return true;
 }
 

@@ -276,7 +276,8 @@ check_rights(const EvsDecider *decider)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of decider \"%s\"", decider->name),
-				 errdetail("Its owner is role \"%s\".", decider->owner)));
+				 errdetail("Its owner is role \"%s\".", decider->owner),
+				 errhint("Have its owner or a superuser do it.")));
 }
 
 static void

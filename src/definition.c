@@ -23,6 +23,7 @@
 #include "rights.h"
 #include "scan.h"
 #include "settings.h"
+#include "text_array.h"
 
 /* What the words for a snapshot policy stand for. */
 typedef struct Preset
@@ -37,33 +38,6 @@ static const Preset presets[] = {
 	{"max_durability", {50, true, true, 1}},
 	{"disabled", {0, false, false, 1}},
 };
-
-/*
- * The elements of a text[] parameter as a list of C strings.
- */
-static List *
-array_names(ArrayType *array, const char *parameter)
-{
-	Datum	   *values;
-	bool	   *nulls;
-	int			count;
-	List	   *names = NIL;
-
-	if (ARR_NDIM(array) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("array \"%s\" must have one dimension", parameter)));
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &count);
-	for (int i = 0; i < count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("array \"%s\" must not contain nulls", parameter)));
-		names = lappend(names, TextDatumGetCString(values[i]));
-	}
-	return names;
-}
 
 /*
  * Filters.
@@ -160,7 +134,7 @@ apply_defaults(EvsProjection *projection, ArrayType *defaults)
 	};
 	ListCell   *cell;
 
-	foreach(cell, array_names(defaults, "defaults"))
+	foreach(cell, evs_text_array_parameter_names(defaults, "defaults"))
 	{
 		switch (evs_parameter_word("defaults", lfirst(cell), words, lengthof(words)))
 		{
@@ -195,7 +169,8 @@ apply_handler(EvsProjection *projection, const EvsParameters *parameters)
 	if (parameters->handler != NULL && parameters->query != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a projection has a handler or a query, not both")));
+				 errmsg("a projection has a handler or a query, not both"),
+				 errhint("Leave one of them out.")));
 
 	if (parameters->handler != NULL)
 	{
@@ -238,7 +213,7 @@ apply_path(EvsProjection *projection, const EvsParameters *parameters)
 		projection->npath = 0;
 	else if (parameters->path != NULL)
 	{
-		List	   *names = array_names(parameters->path, "path");
+		List	   *names = evs_text_array_parameter_names(parameters->path, "path");
 		ListCell   *cell;
 
 		projection->npath = 0;
@@ -282,7 +257,7 @@ apply_tables(EvsProjection *projection, ArrayType *tables)
 	ListCell   *cell;
 
 	projection->tables = NIL;
-	foreach(cell, array_names(tables, "tables"))
+	foreach(cell, evs_text_array_parameter_names(tables, "tables"))
 	{
 		char	   *table = evs_resolve_table(lfirst(cell));
 		ListCell   *other;
@@ -389,7 +364,8 @@ check_combination(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("only a fold keyed by stream keeps older snapshots"),
-				 errdetail("The snapshots of projection \"%s\" are its states.", projection->name)));
+				 errdetail("The snapshots of projection \"%s\" are its states.", projection->name),
+				 errhint("Leave keep_snapshots at 1, or make a fold that is keyed by stream.")));
 
 	if (projection->dead_letter && projection->mode == EVS_MODE_INLINE)
 		ereport(ERROR,
@@ -412,7 +388,8 @@ check_combination(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("state_version must be positive"),
-				 errdetail("It is %d.", projection->state_version)));
+				 errdetail("It is %d.", projection->state_version),
+				 errhint("Versions begin with 1.")));
 }
 
 /* Another owner: one that the caller could become himself. */

@@ -508,7 +508,8 @@ positive_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must be positive", name),
-				 errdetail("It is %lld.", (long long) value)));
+				 errdetail("It is %lld.", (long long) value),
+				 errhint("Pass at least 1.")));
 	return value;
 }
 

@@ -10,7 +10,6 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -18,6 +17,7 @@
 
 #include "event.h"
 #include "jsonb_merge.h"
+#include "text_array.h"
 
 PG_FUNCTION_INFO_V1(evsource_fold_merge);
 PG_FUNCTION_INFO_V1(evsource_fold_count);
@@ -325,24 +325,12 @@ evsource_fold_sum(PG_FUNCTION_ARGS)
 {
 	Numeric		sum = number_in(PG_GETARG_JSONB_P(0), "sum");
 	HeapTupleHeader event = PG_GETARG_HEAPTUPLEHEADER(1);
-	Datum	   *steps;
-	bool	   *nulls;
 	text	  **path;
 	int			npath;
 	bool		isnull;
 	Datum		data = GetAttributeByNum(event, EVS_EVENT_DATA, &isnull);
 
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), TEXTOID, -1, false, TYPALIGN_INT,
-					  &steps, &nulls, &npath);
-	path = palloc(sizeof(text *) * Max(npath, 1));
-	for (int i = 0; i < npath; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("array \"path\" must not contain nulls")));
-		path[i] = DatumGetTextPP(steps[i]);
-	}
+	evs_text_array_parameter(PG_GETARG_ARRAYTYPE_P(2), "path", &path, &npath);
 	if (sum == NULL)
 		sum = zero();
 	if (!isnull && npath > 0)

@@ -105,7 +105,8 @@ check_called_as_trigger(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" is for the triggers of evsource.events only",
-						get_func_name(fcinfo->flinfo->fn_oid))));
+						get_func_name(fcinfo->flinfo->fn_oid)),
+				 errhint("Create no triggers that call it: those that evsource needs are there.")));
 }
 
 /* Is this the function of one of the triggers below? */

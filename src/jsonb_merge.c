@@ -148,7 +148,8 @@ build_object(const Pair *pairs, int count)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("state is too large"),
-				 errdetail("A jsonb object has at most %d bytes.", JENTRY_OFFLENMASK)));
+				 errdetail("A jsonb object has at most %d bytes.", JENTRY_OFFLENMASK),
+				 errhint("Let the fold keep less, or key it so that there are more and smaller states.")));
 
 	/* the size counts more padding than there is: no byte is left undefined */
 	object = palloc(size);

@@ -32,7 +32,8 @@ evs_argument_require(FunctionCallInfo fcinfo, int argument, const char *name)
 	if (PG_ARGISNULL(argument))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
+				 errmsg("%s must not be null", name),
+				 errhint("Pass a value.")));
 }
 
 char *
@@ -45,12 +46,14 @@ evs_argument_name_of(FunctionCallInfo fcinfo, int argument, const char *what)
 	if (name[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", what)));
+				 errmsg("%s must not be empty", what),
+				 errhint("Choose a name.")));
 	if (strlen(name) > MAX_NAME)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of %s is too long", what),
-				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name), MAX_NAME)));
+				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name), MAX_NAME),
+				 errhint("Choose a shorter name.")));
 	return name;
 }
 

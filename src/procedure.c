@@ -88,6 +88,7 @@ interval_milliseconds(const Interval *interval)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("lock_timeout must not be negative"),
+				 errdetail("It is %.0f ms.", milliseconds),
 				 errhint("Null or zero waits as long as it takes.")));
 	return (int) Min(milliseconds, INT_MAX);
 }
@@ -288,7 +289,8 @@ evs_procedure_open(const EvsProcedure *procedure)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" was changed meanwhile", procedure->name),
-				 errdetail("Its state is \"%s\".", evs_projection_state_name(projection->state))));
+				 errdetail("Its state is \"%s\".", evs_projection_state_name(projection->state)),
+				 errhint("See evsource.projection_status for what became of it, and call again if need be.")));
 	return projection;
 }
 

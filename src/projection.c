@@ -132,7 +132,8 @@ row_word(const ProjectionRow *row, const char *column,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid %s \"%s\" in evsource.projections", column, value),
 			 errdetail("It stands in the row of projection \"%s\" in evsource.projections.",
-					   row_required_text(row, "projection"))));
+					   row_required_text(row, "projection")),
+			 errhint("Do not change that table by hand: repair the value, or drop the projection and create it again.")));
 	return -1;
 }
 
@@ -393,7 +394,8 @@ evs_projection_load(const char *name, bool missing_ok)
 	if (projections == NIL && !missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("projection \"%s\" does not exist", name)));
+				 errmsg("projection \"%s\" does not exist", name),
+				 errhint("See evsource.projections for those that exist.")));
 	return projections == NIL ? NULL : linitial(projections);
 }
 

@@ -59,7 +59,8 @@ evs_rebuild_check(const EvsRebuild *wanted)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("from_snapshot and online exclude each other"),
-				 errdetail("A snapshot is restored in place; an online rebuild builds new tables from the whole log.")));
+				 errdetail("A snapshot is restored in place; an online rebuild builds new tables from the whole log."),
+				 errhint("Leave one of them out.")));
 }
 
 /*

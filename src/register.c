@@ -86,12 +86,14 @@ read_start(FunctionCallInfo fcinfo, Start *start)
 	if (start->now && start->given)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("start => 'now' and start_after exclude each other")));
+				 errmsg("start => 'now' and start_after exclude each other"),
+				 errhint("Leave one of them out.")));
 	if (start->after < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("start_after must not be negative"),
-				 errdetail("It is %lld.", (long long) start->after)));
+				 errdetail("It is %lld.", (long long) start->after),
+				 errhint("Pass 0 to begin with the first event.")));
 	if (start->after > evs_horizon_last_position())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -224,7 +224,8 @@ evs_registry_check_rights(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of projection \"%s\"", projection->name),
-				 errdetail("Its owner is role \"%s\".", projection->owner)));
+				 errdetail("Its owner is role \"%s\".", projection->owner),
+				 errhint("Have its owner or a superuser do it.")));
 }
 
 /*

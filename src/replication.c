@@ -123,7 +123,8 @@ evsource_replicated_row(PG_FUNCTION_ARGS)
 	if (RelationGetRelid(trigger->tg_relation) != evs_catalog()->events)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"_replicated_row\" is for the triggers of evsource.events only")));
+				 errmsg("function \"_replicated_row\" is for the triggers of evsource.events only"),
+				 errhint("Create no triggers that call it: those that evsource needs are there.")));
 
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
 		return PointerGetDatum(trigger->tg_trigtuple);

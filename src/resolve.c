@@ -462,7 +462,8 @@ evs_resolve_check_function(const char *signature, const char *owner_name, const 
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of function %s", signature),
 				 errdetail("It is to run as role \"%s\", and belongs to role \"%s\".",
-						   owner_name, GetUserNameFromId(function_owner, false))));
+						   owner_name, GetUserNameFromId(function_owner, false)),
+				 errhint("Have the function's owner do it, or give the function to the role.")));
 }
 
 /*
@@ -542,7 +543,8 @@ evs_resolve_check_owner(const EvsProjection *projection)
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("must be owner of table %s", (char *) lfirst(cell)),
 					 errdetail("A projection's reset empties its tables as the projection's owner, role \"%s\".",
-							   projection->owner)));
+							   projection->owner),
+					 errhint("Give the table to that role, or let the table's owner create the projection.")));
 	}
 	evs_resolve_check_may_read(projection, owner);
 }

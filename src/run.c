@@ -130,7 +130,8 @@ check_runnable(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("projection \"%s\" is inline", projection->name),
-				 errdetail("Every append keeps it up to date.")));
+				 errdetail("Every append keeps it up to date."),
+				 errhint("There is nothing to run: only async and manual projections are run.")));
 
 	switch (projection->state)
 	{

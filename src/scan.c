@@ -35,6 +35,7 @@
 #include "catalog.h"
 #include "event.h"
 #include "scan.h"
+#include "text_array.h"
 #include "types.h"
 #include "unit.h"
 
@@ -517,32 +518,14 @@ evs_scan_end(EvsScan *scan)
 static text **
 filter_elements(ArrayType *array, const char *name, int *count)
 {
-	Datum	   *values;
-	bool	   *nulls;
 	text	  **texts;
 
-	if (ARR_NDIM(array) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("array \"%s\" must have one dimension", name)));
-
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT,
-					  &values, &nulls, count);
+	evs_text_array_parameter(array, name, &texts, count);
 	if (*count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("array \"%s\" must not be empty", name),
 				 errhint("Pass NULL to leave them unrestricted.")));
-
-	texts = palloc(*count * sizeof(text *));
-	for (int i = 0; i < *count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("array \"%s\" must not contain nulls", name)));
-		texts[i] = DatumGetTextPP(values[i]);
-	}
 	return texts;
 }
 

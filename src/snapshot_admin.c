@@ -270,7 +270,8 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 		if (!PG_ARGISNULL(1))
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("projection must not be null when a key is given")));
+					 errmsg("projection must not be null when a key is given"),
+					 errhint("Name the projection whose key it is.")));
 		PG_RETURN_INT64(save_all_folds());
 	}
 

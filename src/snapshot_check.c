@@ -170,13 +170,15 @@ call(const EvsProjection *projection, const char *signature,
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s does not exist", signature)));
+				 errmsg("function %s does not exist", signature),
+				 errhint("Create the function again, or alter the projection.")));
 	if (object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for function %s", signature),
 				 errdetail("The projection's owner \"%s\" may not execute it.",
-						   projection->owner)));
+						   projection->owner),
+				 errhint("Grant EXECUTE on the function to that role.")));
 	evs_resolve_check_trust(function);
 	fmgr_info(function, &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, 2, InvalidOid, NULL, NULL);

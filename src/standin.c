@@ -69,7 +69,8 @@ find_table(const char *name, const char *schema)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot make a copy of \"%s\"", name),
-				 errdetail("It is not an ordinary table.")));
+				 errdetail("It is not an ordinary table."),
+				 errhint("Name tables with evsource.alter_projection(), not views or foreign tables.")));
 	table->name = pstrdup(name);
 	table->copy = quote_qualified_identifier(schema, strVal(llast(names)));
 	return table;
@@ -98,7 +99,8 @@ check_names(const EvsStandin *standin)
 						 errmsg("projection \"%s\" has two tables of the same name",
 								standin->projection->name),
 						 errdetail("Its handler could not tell the copies of %s and %s apart.",
-								   second->name, table->name)));
+								   second->name, table->name),
+						 errhint("Rename one of the tables.")));
 		}
 	}
 }

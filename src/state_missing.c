@@ -68,7 +68,8 @@ evs_state_too_early(EvsStateCall *call, text *key, TimestampTz before, int64 ver
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("projection \"%s\" has no state", projection->name),
-				 errdetail("The log has no event that it takes.")));
+				 errdetail("The log has no event that it takes."),
+				 errhint("Append an event that it takes, or see its categories and types in evsource.projections.")));
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA_FOUND),

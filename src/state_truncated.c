@@ -89,8 +89,9 @@ static EvsQuery find = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
-bool
-evs_truncated_concerns(const EvsProjection *projection)
+/* Is it a fold whose states are its rows, and nothing else? */
+static bool
+states_are_rows(const EvsProjection *projection)
 {
 	return projection->kind == EVS_KIND_FOLD && projection->key_kind != EVS_KEY_STREAM;
 }
@@ -147,7 +148,7 @@ evs_truncated_forget(const EvsProjection *projection)
 	if (stream == NULL)
 		return;
 	(void) evs_query_run(&forget, values, NULL);
-	if (evs_truncated_concerns(projection))
+	if (states_are_rows(projection))
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
 				 errmsg("the states of projection \"%s\" that stood for truncated events are gone",
@@ -237,7 +238,7 @@ row_problem(const EvsProjection *old, EvsProjection *new, text *key, Snapshot sn
 	EvsSnapshot row;
 
 	*message = NULL;
-	if (!evs_truncated_concerns(new) || new->key_kind != old->key_kind ||
+	if (!states_are_rows(new) || new->key_kind != old->key_kind ||
 		(new->key_kind == EVS_KEY_FUNCTION && strcmp(new->key_function, old->key_function) != 0))
 		return "is that of a fold with another key";
 	if (!evs_snapshot_read(new->name, key, snapshot, &row))
@@ -283,7 +284,7 @@ evs_truncated_check(const EvsProjection *old, EvsProjection *new)
 	EvsIdentity identity;
 	char	   *stream;
 
-	if (!evs_truncated_concerns(old))
+	if (!states_are_rows(old))
 		return;
 	stream = evs_truncated_stream(old->name, InvalidSnapshot);
 	if (stream == NULL)

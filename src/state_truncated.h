@@ -11,9 +11,6 @@
 
 #include "utils/snapshot.h"
 
-/* Is it a fold whose states are its rows, and nothing else? */
-extern bool evs_truncated_concerns(const EvsProjection *projection);
-
 /*
  * The events of a stream before this version are about to go: note it, if the
  * projection takes any of them.  The caller has the lock on its name, and the rebuild's:

@@ -68,7 +68,8 @@ evs_state_projection(const char *name, EvsStateAccess access)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for states of projection \"%s\"", name),
 				 errdetail("To read a state takes SELECT on evsource.events without row security, or the rights of the projection's owner \"%s\".",
-						   projection->owner)));
+						   projection->owner),
+				 errhint("Grant SELECT on evsource.events, or membership in the owner's role.")));
 	if (projection->kind != EVS_KIND_FOLD)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -553,7 +554,8 @@ evsource_state_at_version(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("stream_version must not be negative"),
-				 errdetail("It is " INT64_FORMAT ".", at.version)));
+				 errdetail("It is " INT64_FORMAT ".", at.version),
+				 errhint("Pass 0 for the state before the first event.")));
 	if (at.version == 0)
 		PG_RETURN_NULL();
 	return past_state(fcinfo, projection, generation, key, &at);

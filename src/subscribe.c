@@ -44,7 +44,8 @@ count_argument(FunctionCallInfo fcinfo, int argument, const char *name, int leas
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must be between %d and %d", name, least, most),
-				 errdetail("It is %d.", count)));
+				 errdetail("It is %d.", count),
+				 errhint("Pass a value within these bounds.")));
 	return count;
 }
 
@@ -69,7 +70,8 @@ filter_argument(FunctionCallInfo fcinfo, int argument, bool is_types, char *null
 		if (VARSIZE_ANY_EXHDR(filter.types[i]) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("event type must not be empty")));
+					 errmsg("event type must not be empty"),
+					 errhint("Leave it out, or pass null for events of all types.")));
 	}
 	return PointerGetDatum(array);
 }
@@ -95,7 +97,8 @@ check_position(int64 position, const char *name)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must be between 0 and the last position", name),
 				 errdetail("It is %lld; the last position is %lld.",
-						   (long long) position, (long long) last)));
+						   (long long) position, (long long) last),
+				 errhint("Pass a position that evsource.safe_position() has reached, or 0 for the whole log.")));
 }
 
 static int64
@@ -109,7 +112,8 @@ start_argument(FunctionCallInfo fcinfo, int start_argument, int after_argument)
 		if (start != NULL && evs_parameter_word("start", start, words, lengthof(words)) == 1)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("start => 'now' and start_after exclude each other")));
+					 errmsg("start => 'now' and start_after exclude each other"),
+					 errhint("Leave one of them out.")));
 		check_position(PG_GETARG_INT64(after_argument), "start_after");
 		return PG_GETARG_INT64(after_argument);
 	}

@@ -31,13 +31,15 @@ check_name(const char *name, const char *parameter)
 	if (name[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", parameter)));
+				 errmsg("%s must not be empty", parameter),
+				 errhint("Choose a name.")));
 	if (strlen(name) > EVS_MAX_SUBSCRIPTION_NAME)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("name of %s is too long", parameter),
 				 errdetail("It has %zu bytes, at most %d are allowed.", strlen(name),
-						   EVS_MAX_SUBSCRIPTION_NAME)));
+						   EVS_MAX_SUBSCRIPTION_NAME),
+				 errhint("Choose a shorter name.")));
 }
 
 char *
@@ -88,7 +90,9 @@ evs_interval_milliseconds(Interval *interval, const char *name)
 	if (milliseconds < 0 || milliseconds > LONGEST_INTERVAL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be between 0 and a hundred years", name)));
+				 errmsg("%s must be between 0 and a hundred years", name),
+				 errdetail("It is %.0f ms.", milliseconds),
+				 errhint("Pass an interval within these bounds.")));
 	return (int64) ceil(milliseconds);
 }
 

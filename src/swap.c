@@ -51,7 +51,8 @@ refuse(Relation left, const char *what)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot exchange the contents of table \"%s\"",
 					RelationGetRelationName(left)),
-			 errdetail("The two tables do not have the same %s.", what)));
+			 errdetail("The two tables do not have the same %s.", what),
+			 errhint("Undo what was done to one of them, or call evsource.rebuild_projection() with online => false.")));
 }
 
 /* ---- is what is in one at home in the other? ---- */

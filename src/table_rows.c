@@ -260,7 +260,8 @@ evs_table_rows_order(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("Their foreign keys form a circle, so there is no order in which to fill them.")));
+				 errdetail("Their foreign keys form a circle, so there is no order in which to fill them."),
+				 errhint("Rebuild the projection from the log instead, or drop one of the foreign keys.")));
 	return order;
 }
 

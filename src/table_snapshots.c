@@ -97,7 +97,8 @@ check_savable(const EvsProjection *projection)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
 				 errdetail("Its function %s may empty more than its tables, and a snapshot of them would not bring that back.",
-						   projection->on_reset)));
+						   projection->on_reset),
+				 errhint("Rebuild the projection from the log instead, or do without on_reset.")));
 	if (projection->stale)
 		refuse_stale(projection->name);
 

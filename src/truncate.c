@@ -78,7 +78,8 @@ check_rights(void)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to truncate a stream"),
 				 errdetail("Only the owner of evsource, role \"%s\", may remove events.",
-						   GetUserNameFromId(evs_query_owner(), false))));
+						   GetUserNameFromId(evs_query_owner(), false)),
+				 errhint("Have a member of that role or a superuser do it.")));
 }
 
 static void
@@ -96,7 +97,8 @@ read_arguments(FunctionCallInfo fcinfo, Truncation *truncation)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("before_version must be positive"),
-				 errdetail("It is " INT64_FORMAT ".", truncation->before)));
+				 errdetail("It is " INT64_FORMAT ".", truncation->before),
+				 errhint("Pass the version of the first event that is to stay.")));
 }
 
 /* The stream's last version, and how many events there are before the one to stay. */
@@ -130,7 +132,8 @@ check_version(const Truncation *truncation, int64 last)
 	if (last == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("stream \"%s\" does not exist", truncation->name)));
+				 errmsg("stream \"%s\" does not exist", truncation->name),
+				 errhint("See evsource.streams for those that exist.")));
 	if (truncation->before > last)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

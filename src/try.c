@@ -202,7 +202,8 @@ changed_projection(const EvsProjection *projection, const char *handler, const c
 				 errmsg("a fold and a projection with tables cannot be compared"),
 				 errdetail("Projection \"%s\" is of kind \"%s\", the handler to be tried of kind \"%s\".",
 						   projection->name, evs_kind_name(projection->kind),
-						   evs_kind_name(changed->kind))));
+						   evs_kind_name(changed->kind)),
+				 errhint("Create another projection with the new handler, and compare the two yourself.")));
 	evs_resolve_check_owner(changed);
 	if (query != NULL)
 		evs_check_query(changed);
@@ -218,7 +219,8 @@ position_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be negative", name),
-				 errdetail("It is %lld.", (long long) position)));
+				 errdetail("It is %lld.", (long long) position),
+				 errhint("Pass 0 for the beginning of the log.")));
 	return position;
 }
 

@@ -120,7 +120,8 @@ check_rights(const EvsEventType *type)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("must be owner of event type \"%s\"", text_to_cstring(type->type)),
-					 errdetail("Version %d belongs to role \"%s\".", v, version->owner)));
+					 errdetail("Version %d belongs to role \"%s\".", v, version->owner),
+					 errhint("Have that role or a superuser do it.")));
 	}
 }
 
@@ -159,7 +160,8 @@ version_argument(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("version of an event type must be between 1 and %d", EVS_MAX_SCHEMA_VERSION),
-				 errdetail("It is %d.", version)));
+				 errdetail("It is %d.", version),
+				 errhint("Number the versions of a type from 1.")));
 	return version;
 }
 
@@ -354,7 +356,8 @@ check_droppable(const EvsEventType *defined, int version)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("event type \"%s\" has no version %d to drop", name, version),
-				 errdetail("Its newest version is %d.", defined->newest)));
+				 errdetail("Its newest version is %d.", defined->newest),
+				 errhint("See evsource.event_types for its versions.")));
 	if (version < defined->newest)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -414,7 +417,8 @@ evsource_drop_event_type(PG_FUNCTION_ARGS)
 	if (defined == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("event type \"%s\" is not defined", text_to_cstring(type))));
+				 errmsg("event type \"%s\" is not defined", text_to_cstring(type)),
+				 errhint("See evsource.event_types for those that are.")));
 	check_rights(defined);
 	if (!PG_ARGISNULL(1))
 	{

@@ -265,6 +265,8 @@ evsource_partition(PG_FUNCTION_ARGS)
 	if (partitions < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("partitions must be positive")));
+				 errmsg("partitions must be positive"),
+				 errdetail("It is %d.", partitions),
+				 errhint("Pass 1 for no partitions.")));
 	PG_RETURN_INT32(evs_partition_of(PG_GETARG_TEXT_PP(0), partitions));
 }

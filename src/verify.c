@@ -115,7 +115,8 @@ random_fraction(void)
 	if (!pg_strong_random(&bits, sizeof(bits)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
+				 errmsg("could not generate random values"),
+				 errhint("Call again.")));
 	return (double) (bits >> 11) / (double) (UINT64CONST(1) << 53);
 }
 

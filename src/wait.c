@@ -85,7 +85,8 @@ look(Wait *wait)
 	if (result.count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("projection \"%s\" does not exist", wait->projection)));
+				 errmsg("projection \"%s\" does not exist", wait->projection),
+				 errhint("See evsource.projections for those that exist.")));
 	progress->mode = evs_query_text(&result, 0, 1);
 	progress->state = evs_query_text(&result, 0, 2);
 	progress->position = evs_query_bigint(&result, 0, 3);
@@ -175,6 +176,7 @@ timeout_argument(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("timeout must not be negative"),
+				 errdetail("It is %.0f ms.", milliseconds),
 				 errhint("Null waits as long as it takes.")));
 	return (long) Min(ceil(milliseconds), (double) INT_MAX);
 }
