@@ -54,7 +54,7 @@ REBUILD = rebuild rebuild_row rebuild_readers rebuild_tables kept_waiting rebuil
 VERIFY = standin trial compare verify verify_whole trace try
 
 # the beginning of a stream is removed
-TRUNCATE = truncate truncate_warn
+TRUNCATE = truncate truncate_letters truncate_warn
 
 # subscriptions
 SUBSCRIBE = subscription subscription_lock subscribe cursor subscription_letters \

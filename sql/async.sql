@@ -58,6 +58,7 @@ create table evsource.dead_letters (
     type       text collate "C" not null,
     keys       text[] collate "C" not null,
     attempts   integer not null,         -- 0: it waits behind another event
+    retry      boolean not null default false,   -- that one was truncated: the next run applies it
     sqlstate   text,
     message    text not null,            -- of the last attempt
     detail     text,
@@ -67,9 +68,11 @@ create table evsource.dead_letters (
     failed_at  timestamptz,              -- the last attempt
     primary key (projection, position)
 );
+create index dead_letters_retry_idx on evsource.dead_letters (projection) where retry;
 comment on table evsource.dead_letters is 'Events that an async projection could not apply, and later events of the same keys, which wait behind them. See retry_dead_letters.';
 comment on column evsource.dead_letters.keys is 'The keys of the event: later events with one of them are parked behind it.';
 comment on column evsource.dead_letters.attempts is 'How often it was tried; 0 for an event that waits behind another one.';
+comment on column evsource.dead_letters.retry is 'The event that it waited behind was truncated: the next run applies it.';
 
 create table evsource.parked_keys (
     projection text collate "C" not null,

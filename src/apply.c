@@ -363,6 +363,13 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 	ScanWork	work = {apply, upto, {max_events, Max(max_events, apply->max_streamed), until}};
 	ErrorData  *error = NULL;
 
+	if (unit->has_released)
+	{
+		advance(apply, evs_dead_letters_apply_released(apply->projection, unit),
+				unit->checkpoint.position);
+		unit->has_released = false;
+	}
+
 	/* what has failed is tried alone, before anything comes after it */
 	if (unit->failure.exists && unit->failure.position > unit->checkpoint.position)
 		return apply_carefully(apply, upto, 1, NULL, 0);
@@ -432,19 +439,30 @@ evs_apply_crashed(EvsApply *apply, int64 upto, int attempts)
 	ErrorData  *error = palloc0(sizeof(ErrorData));
 	EvsApplied	result;
 
+	error->elevel = ERROR;
+	error->sqlerrcode = ERRCODE_CRASH_SHUTDOWN;
+	error->hint = pstrdup("See the server log for what ended the process.");
+
+	/* they are applied before any event of the log is */
+	if (apply->unit.has_released)
+	{
+		error->message = pstrdup("the process died while events that waited behind a truncated one were applied");
+		evs_dead_letters_blame_released(&apply->unit, attempts, error);
+		apply->unit.has_released = false;
+		CommandCounterIncrement();
+		return EVS_APPLY_MORE;
+	}
+
 	evs_apply_read(apply->projection, apply->unit.checkpoint.position, upto, 1, &reading);
 	if (reading.batch->count == 0 && reading.unreadable == NULL)
 		return EVS_APPLY_END;
 	event = reading.unreadable ? reading.unreadable : reading.batch->events;
 
-	error->elevel = ERROR;
-	error->sqlerrcode = ERRCODE_CRASH_SHUTDOWN;
 	error->message = apply->raise ?
 		psprintf("the process died while the event at position %lld was applied",
 				 (long long) event->position) :
 		pstrdup("the process died while this event was applied");
 	error->detail = psprintf("It did so %d times when this event was applied alone.", attempts);
-	error->hint = pstrdup("See the server log for what ended the process.");
 	failure->exists = true;
 	failure->position = event->position;
 	failure->attempts = Max(attempts, evs_async_attempts) - 1;
@@ -462,7 +480,7 @@ evs_apply_end(EvsApply *apply)
 		evs_failure_clear(unit->projection, unit->partition);
 	if (apply->rebuilds)
 		return;
-	if (unit->checkpoint.position > apply->began_at)
+	if (unit->checkpoint.position > apply->began_at || apply->applied > 0)
 		evs_unit_write(unit);
 	if (apply->applied > 0)
 		evs_notify(apply->projection, evs_unit_whole_position(unit));

@@ -64,6 +64,13 @@ static EvsQuery letters_exist = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
+/* A key is in one partition, and so is what waits for it. */
+static EvsQuery find_released = {
+	"select exists (select from evsource.dead_letters where projection = $1 and retry"
+	"  and ($2 = 1 or evsource._partition(stream, $2) = $3))",
+	3, {TEXTOID, INT4OID, INT4OID}, SPI_OK_SELECT
+};
+
 static EvsQuery first_version = {
 	"select l.version from evsource.parked_keys p"
 	" join evsource.dead_letters l on l.projection = p.projection and l.position = p.position"
@@ -309,6 +316,18 @@ evs_dead_letters_first_version(const char *projection, text *stream)
 
 	return DatumGetInt64(evs_query_value_latest(&first_version, values, NULL,
 												Int64GetDatum(PG_INT64_MAX)));
+}
+
+bool
+evs_dead_letters_released(const EvsUnit *unit)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(unit->projection), Int32GetDatum(unit->partitions),
+		Int32GetDatum(unit->partition)
+	};
+
+	return DatumGetBool(evs_query_value(&find_released, values, NULL, InvalidSnapshot,
+										BoolGetDatum(false)));
 }
 
 int64

@@ -6,6 +6,7 @@
 
 #include "evsource.h"
 #include "projection.h"
+#include "unit.h"
 
 #include "utils/snapshot.h"
 
@@ -50,6 +51,19 @@ extern bool evs_dead_letters_exist(const char *projection);
  * keys are streams; PG_INT64_MAX if there is none.
  */
 extern int64 evs_dead_letters_first_version(const char *projection, text *stream);
+
+/*
+ * Events of a unit's that were parked behind one that was truncated since
+ * (truncate_letters.c) are released: they are applied before anything else.
+ */
+extern bool evs_dead_letters_released(const EvsUnit *unit);
+
+/* Apply them, and what waits behind them alone.  Returns how many were applied (retry.c). */
+extern int64 evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit);
+
+/* They are to blame, after so many attempts: leave them to people (retry.c). */
+extern void evs_dead_letters_blame_released(const EvsUnit *unit, int attempts,
+											const ErrorData *error);
 
 /* How many events have been parked because of an error. */
 extern int64 evs_dead_letters_count(const char *projection);

@@ -6,6 +6,9 @@
  * its place, and those of its keys wait on behind it; the others are applied and
  * their rows go.  All in the caller's transaction, which holds the projection's
  * name: no later event of these keys is looked at meanwhile.
+ *
+ * And, for whoever applies a unit, those that have waited behind an event that was
+ * truncated: the same, but an event that has failed before is not tried again.
  */
 #include "evsource.h"
 
@@ -40,9 +43,11 @@
 PG_FUNCTION_INFO_V1(evsource_retry_dead_letters);
 
 static EvsQuery read_letters = {
-	"select position, keys from evsource.dead_letters"
-	" where projection = $1 and position > $2 order by position limit $3",
-	3, {TEXTOID, INT8OID, INT4OID}, SPI_OK_SELECT
+	"select position, keys, attempts from evsource.dead_letters"
+	" where projection = $1 and position > $2"
+	"  and ($4 = 1 or evsource._partition(stream, $4) = $5)"
+	" order by position limit $3",
+	5, {TEXTOID, INT8OID, INT4OID, INT4OID, INT4OID}, SPI_OK_SELECT
 };
 
 static EvsQuery remove_letters = {
@@ -57,10 +62,19 @@ static EvsQuery remove_keys = {
 
 static EvsQuery note_attempt = {
 	"update evsource.dead_letters"
-	" set attempts = attempts + 1, failed_at = clock_timestamp(),"
+	" set attempts = attempts + 1, retry = false, failed_at = clock_timestamp(),"
 	" sqlstate = $3, message = $4, detail = $5, hint = $6, context = $7"
 	" where projection = $1 and position = $2",
 	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery blame_released = {
+	"update evsource.dead_letters"
+	" set attempts = $4, retry = false, failed_at = clock_timestamp(),"
+	" sqlstate = $5, message = $6, detail = $7, hint = $8, context = $9"
+	" where projection = $1 and retry and ($2 = 1 or evsource._partition(stream, $2) = $3)",
+	9, {TEXTOID, INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID},
+	SPI_OK_UPDATE
 };
 
 static EvsQuery count_remaining = {
@@ -78,12 +92,17 @@ typedef struct Letter
 {
 	EvsEvent	event;
 	EvsKeys		keys;
+	bool		tried;			/* it has failed itself */
 	ErrorData  *error;			/* why the event cannot be read; then it is as stored */
 } Letter;
 
 typedef struct Retry
 {
 	EvsProjection *projection;
+	const char *name;			/* under which the letters are */
+	int			partition;		/* of so many; 0 of 1: all of them */
+	int			partitions;
+	bool		untried_only;	/* not those that have failed themselves */
 	EvsKeySet  *waiting;		/* keys with an event that has failed again */
 	int64		applied;
 } Retry;
@@ -140,10 +159,11 @@ read_event(int64 position, Letter *letter, Snapshot snapshot)
  * be applied: its position is among those to remove.
  */
 static Letter *
-read_portion(const char *projection, int64 after, int *count, int64 *last, List **gone)
+read_portion(const Retry *retry, int64 after, int *count, int64 *last, List **gone)
 {
 	Datum		values[] = {
-		CStringGetTextDatum(projection), Int64GetDatum(after), Int32GetDatum(PORTION)
+		CStringGetTextDatum(retry->name), Int64GetDatum(after), Int32GetDatum(PORTION),
+		Int32GetDatum(retry->partitions), Int32GetDatum(retry->partition)
 	};
 	Letter	   *letters = palloc0(sizeof(Letter) * PORTION);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -163,6 +183,7 @@ read_portion(const char *projection, int64 after, int *count, int64 *last, List 
 		{
 			evs_text_array_read(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null),
 								&letter->keys.keys, &letter->keys.count);
+			letter->tried = evs_query_integer(&result, row, 3) > 0;
 			(*count)++;
 		}
 		else
@@ -201,7 +222,7 @@ remove_applied(Retry *retry, const EvsEvent *events, int count, int64 applied)
 
 	for (int i = 0; i < count; i++)
 		positions[i] = Int64GetDatum(events[i].position);
-	remove_positions(retry->projection->name, positions, count);
+	remove_positions(retry->name, positions, count);
 	retry->applied += applied;
 }
 
@@ -214,7 +235,7 @@ failed_again(Retry *retry, const Letter *letter, const ErrorData *error)
 
 	evs_error_text(error, &text);
 	memset(nulls, ' ', sizeof(nulls));
-	values[0] = CStringGetTextDatum(retry->projection->name);
+	values[0] = CStringGetTextDatum(retry->name);
 	values[1] = Int64GetDatum(letter->event.position);
 	memcpy(&values[2], text.values, sizeof(text.values));
 	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
@@ -223,6 +244,9 @@ failed_again(Retry *retry, const Letter *letter, const ErrorData *error)
 
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
+			 retry->untried_only ?
+			 errmsg("projection \"%s\" failed at position %lld",
+					retry->projection->name, (long long) letter->event.position) :
 			 errmsg("projection \"%s\" failed again at position %lld",
 					retry->projection->name, (long long) letter->event.position),
 			 errdetail("%s", error->message ? error->message : "")));
@@ -299,7 +323,8 @@ apply_portion(Retry *retry, Letter *letters, int count)
 		/* those that wait behind one that has failed do so on */
 		for (int i = 0; i < count; i++)
 		{
-			if (evs_key_set_has_any(retry->waiting, &letters[i].keys))
+			if ((retry->untried_only && letters[i].tried) ||
+				evs_key_set_has_any(retry->waiting, &letters[i].keys))
 				evs_key_set_add(retry->waiting, &letters[i].keys);
 			else
 				letters[ready++] = letters[i];
@@ -324,7 +349,6 @@ remaining(const char *projection)
 static void
 retry_all(Retry *retry)
 {
-	const char *name = retry->projection->name;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource dead letters",
 												  ALLOCSET_DEFAULT_SIZES);
 	int64		last = 0;
@@ -336,14 +360,14 @@ retry_all(Retry *retry)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(context);
 		int64		before = last;
-		Letter	   *letters = read_portion(name, last, &count, &last, &gone);
+		Letter	   *letters = read_portion(retry, last, &count, &last, &gone);
 		ListCell   *cell;
 
 		foreach(cell, gone)
 		{
 			Datum		position = Int64GetDatum(*(int64 *) lfirst(cell));
 
-			remove_positions(name, &position, 1);
+			remove_positions(retry->name, &position, 1);
 		}
 		apply_portion(retry, letters, count);
 		MemoryContextSwitchTo(caller);
@@ -351,6 +375,37 @@ retry_all(Retry *retry)
 		found = last > before;
 	} while (found);
 	MemoryContextDelete(context);
+}
+
+int64
+evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit)
+{
+	Retry		retry = {
+		.projection = projection, .name = unit->projection,
+		.partition = unit->partition, .partitions = unit->partitions,
+		.untried_only = true, .waiting = evs_key_set_create()
+	};
+
+	retry_all(&retry);
+	return retry.applied;
+}
+
+void
+evs_dead_letters_blame_released(const EvsUnit *unit, int attempts, const ErrorData *error)
+{
+	EvsErrorText text;
+	Datum		values[9];
+	char		nulls[9];
+
+	evs_error_text(error, &text);
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(unit->projection);
+	values[1] = Int32GetDatum(unit->partitions);
+	values[2] = Int32GetDatum(unit->partition);
+	values[3] = Int32GetDatum(attempts);
+	memcpy(&values[4], text.values, sizeof(text.values));
+	memcpy(&nulls[4], text.nulls, sizeof(text.nulls));
+	(void) evs_query_run(&blame_released, values, nulls);
 }
 
 /*
@@ -362,7 +417,7 @@ retry_all(Retry *retry)
 Datum
 evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	Retry		retry = {0};
+	Retry		retry = {.partitions = 1};
 	TupleDesc	tupdesc;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
@@ -383,6 +438,7 @@ evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 				 errdetail("Its state is \"%s\".", evs_projection_state_name(retry.projection->state)),
 				 errhint("Wait until that is complete.")));
 
+	retry.name = retry.projection->name;
 	retry.waiting = evs_key_set_create();
 	retry_all(&retry);
 

@@ -7,8 +7,8 @@
  * now on (snapshot_history.c, state_load.c).  Of other folds it is noted that their
  * states cannot be computed again, and of read models that a rebuild does not bring
  * them back (state_truncated.c).  What the events did to these is there already, and subscriptions have had them (subscription_truncate.c), or the
- * stream is not truncated.  The count of events that a projection has applied is
- * written down before they go; their dead letters go, too.  The last event of a
+ * stream is not truncated.  What a projection has parked it has not applied (truncate_letters.c).
+ * The count of events that a projection has applied is written down before they go.  The last event of a
  * stream stays, and with it the stream's version.
  *
  * Locks, in the order of all changes: the names of the projections concerned, before
@@ -32,6 +32,7 @@
 
 #include "barrier.h"
 #include "catalog.h"
+#include "dead_letters.h"
 #include "intake.h"
 #include "parameters.h"
 #include "query.h"
@@ -47,6 +48,7 @@
 #include "states.h"
 #include "streams.h"
 #include "subscription.h"
+#include "truncate_letters.h"
 #include "types.h"
 
 PG_FUNCTION_INFO_V1(evsource_truncate_stream);
@@ -65,6 +67,7 @@ typedef struct Truncation
 typedef struct Concerned
 {
 	EvsProjection *projection;
+	bool		takes;			/* such events; else it has only parked some before */
 	EvsState	state;			/* to be kept */
 } Concerned;
 
@@ -173,6 +176,13 @@ is_over(const EvsProjection *projection, const Truncation *truncation)
 	return evs_filter_accepts(&categories, &event);
 }
 
+static bool
+is_concerned(const EvsProjection *projection, const Truncation *truncation)
+{
+	return is_over(projection, truncation) ||
+		evs_letters_of_stream(projection->name, truncation->stream);
+}
+
 /* The projections that the stream's events may concern, each locked. */
 static List *
 projections_over(const Truncation *truncation)
@@ -184,16 +194,17 @@ projections_over(const Truncation *truncation)
 	{
 		EvsProjection *projection = evs_projection_load(lfirst(cell), true);
 
-		if (projection == NULL || !is_over(projection, truncation))
+		if (projection == NULL || !is_concerned(projection, truncation))
 			continue;
 		evs_rebuild_lock(lfirst(cell));
 		evs_registry_lock(lfirst(cell));
 		projection = evs_projection_load(lfirst(cell), true);
-		if (projection != NULL && is_over(projection, truncation))
+		if (projection != NULL && is_concerned(projection, truncation))
 		{
 			Concerned  *concerned = palloc0(sizeof(Concerned));
 
 			concerned->projection = projection;
+			concerned->takes = is_over(projection, truncation);
 			over = lappend(over, concerned);
 		}
 	}
@@ -328,6 +339,7 @@ save_again(EvsStateCall *call, const Truncation *truncation)
 	EvsState	state;
 	EvsSnapshotWriter *writer;
 
+	evs_state_ask_for_all(call);
 	evs_state_of_key(call, truncation->stream, &state);
 	if (state.version >= truncation->before)
 		return;
@@ -337,7 +349,7 @@ save_again(EvsStateCall *call, const Truncation *truncation)
 }
 
 /*
- * Compute the state that is to be kept.  Whoever reads may have saved a state by the
+ * Compute the state that is to be kept: without what is parked.  Whoever reads may have saved a state by the
  * way, and sit on it: wait for that before anybody has to wait for us.
  */
 static void
@@ -345,7 +357,8 @@ compute_state(Concerned *concerned, const Truncation *truncation)
 {
 	EvsProjection *projection = concerned->projection;
 	EvsState   *state = &concerned->state;
-	EvsStateAt	at = {.version = truncation->before - 1};
+	int64		parked = evs_dead_letters_first_version(projection->name, truncation->stream);
+	EvsStateAt	at = {.version = Min(truncation->before, parked) - 1};
 	EvsStateCall call;
 
 	(void) evs_snapshot_lock(projection->name, truncation->stream, EVS_SNAPSHOT_LOCK_KEY);
@@ -385,10 +398,13 @@ prepare(List *concerned, const Truncation *truncation)
 		Concerned  *each = lfirst(cell);
 
 		check_applied(each->projection, truncation);
-		if (keeps_state(each->projection))
+		evs_letters_check_truncation(each->projection->name, truncation->stream,
+									 truncation->before, truncation->force);
+		if (each->takes && keeps_state(each->projection))
 			compute_state(each, truncation);
 		if (is_live(each->projection))
 			evs_replay_note_count(each->projection);
+		evs_letters_truncated(each->projection->name, truncation->stream, truncation->before);
 	}
 
 	/* for those that may go without, see below */
@@ -443,7 +459,7 @@ remove_events(const Truncation *truncation, Datum *values)
  * Errors: 22004 for a null, 22023 for a version that is not the stream's, 42704
  * for an unknown stream, 42501, 25000 under REPEATABLE READ, 40001 when what there is
  * to keep has become more; 55000 when a fold has no snapshot, a projection has not
- * applied the events, or a subscription has not had them: none of it with force.
+ * applied the events (or has parked them), or a subscription has not had them: none of it with force.
  */
 Datum
 evsource_truncate_stream(PG_FUNCTION_ARGS)
@@ -481,6 +497,8 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 	{
 		Concerned  *each = lfirst(cell);
 
+		if (!each->takes)
+			continue;
 		if (keeps_state(each->projection))
 			keep_state(each, &truncation);
 		else

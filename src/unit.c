@@ -23,6 +23,7 @@
 
 #include "barrier.h"
 #include "catalog.h"
+#include "dead_letters.h"
 #include "query.h"
 #include "restore.h"
 #include "unit.h"
@@ -137,6 +138,7 @@ read_stuck(EvsUnit *unit)
 	look_up_end(&lookup);
 	unit->has_dead_letters = look_up(&lookup, "dead_letters", 1, unit->projection, 0);
 	look_up_end(&lookup);
+	unit->has_released = unit->has_dead_letters && evs_dead_letters_released(unit);
 }
 
 void

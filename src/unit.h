@@ -22,6 +22,7 @@ typedef struct EvsUnit
 	EvsCheckpoint checkpoint;
 	EvsFailure	failure;		/* where it is stuck, if it is */
 	bool		has_dead_letters;	/* the projection has some */
+	bool		has_released;	/* and of the unit's some wait behind nothing any more */
 } EvsUnit;
 
 /*

@@ -1,0 +1,68 @@
+# What was parked behind an event that is truncated since goes on by itself, in a worker:
+# in order, and before later events. A handler that dies of it does not for ever.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use FindBin;
+use lib $FindBin::RealBin;
+use Node;
+
+let_daemon_work();
+
+my $node = start_node('truncated', q{
+shared_preload_libraries = 'evsource'
+evsource.async_attempts = 1
+});
+my ($sql, $soon) = asking($node);
+
+# A handler that fails at some types of events and dies of others.
+$sql->(q{
+create extension evsource;
+create table done (at bigint generated always as identity, stream text, type text);
+create function take(e evsource.event) returns void language plpgsql as $$
+begin
+    if e.type like 'Bad%' then raise exception 'cannot take %', e.type; end if;
+    if e.type = 'Deadly' then perform pg_terminate_backend(pg_backend_pid()), pg_sleep(60); end if;
+    insert into public.done (stream, type) values (e.stream, e.type);
+end $$;
+select evsource.create_projection('narrow', 'take', mode => 'async', on_error => 'dead_letter', categories => '{a}', tables => '{done}', partitions => 2);
+});
+my $wait = sub { $sql->(q{select evsource.wait_for('narrow', timeout => '1min')}) };
+my $append = sub { my $stream = shift; $sql->("select evsource.append('$stream', '$_')") for @_; };
+
+$append->('a-1', qw(Bad1 Second Third Bad4 Fifth));
+$append->('a-2', qw(Bad1 Second));
+$append->('a-3', qw(First));
+$wait->();
+is($sql->('select stream, count(*) from evsource.dead_letters group by 1 order by 1'), "a-1|5\na-2|2", 'events are parked');
+
+# The worker wants nothing of what comes.
+$sql->(q{select evsource.truncate_stream('a-1', 2, force => true)});
+$soon->(q{select count(*) = 2 from done where stream = 'a-1'}, 'what was parked behind a truncated event is applied');
+is($sql->(q{select type, attempts from evsource.dead_letters where stream = 'a-1' order by position}), "Bad4|1\nFifth|0", 'up to the next one that fails');
+is($sql->(q{select count(*) from evsource.dead_letters where stream = 'a-2'}), 2, 'and of no other stream');
+$append->('a-1', 'Sixth');
+$append->('a-3', 'Second');
+$wait->();
+$sql->(q{select evsource.truncate_stream('a-1', 5, force => true)});
+$soon->(q{select count(*) = 4 from done where stream = 'a-1'}, 'the next time, too');
+is($sql->(q{select string_agg(type, ' ' order by at) from done where stream = 'a-1'}), 'Second Third Fifth Sixth', 'in the order of the stream');
+is($sql->(q{select event_count from evsource.projection_status}), $sql->('select count(*) from done'), 'and counted');
+
+# Here it dies.
+$append->('a-4', qw(Bad1 Deadly Third));
+$wait->();
+$sql->(q{select evsource.truncate_stream('a-4', 2, force => true)});
+$append->('a-3', 'Third');
+$soon->(q{select count(*) = 1 from evsource.dead_letters where type = 'Deadly' and attempts > 0 and sqlstate = '57P02'}, 'an event that ends the worker is left aside');
+$wait->();
+is($sql->(q{select type, attempts > 0, retry from evsource.dead_letters where stream = 'a-4' order by position}), "Deadly|t|f\nThird|f|f", 'with what waits behind it');
+is($sql->(q{select string_agg(type, ' ' order by at) from done where stream = 'a-3'}), 'First Second Third', 'and no other event is blamed');
+is($sql->('select count(*) from evsource.crash_marks where events > 0'), 0, 'nothing is left of it');
+
+$node->stop;
+done_testing();
