@@ -4,7 +4,8 @@
  * A fold keyed by stream has its snapshots: each of them is compared with the
  * fold of the stream's events up to it, from the first one (or what stands for
  * those that were truncated) on, which reads only the streams that are looked
- * at.  Everything else is replayed as a whole: see verify_whole.c.
+ * at; and what it has passed over after these must be other projections' events.
+ * Everything else is replayed as a whole: see verify_whole.c.
  *
  * What is compared is of one snapshot: the events, the checkpoint and the read
  * model.  No session has to wait, but for those that would empty, alter or drop
@@ -25,6 +26,7 @@
 
 #include "parameters.h"
 #include "registry.h"
+#include "scan.h"
 #include "snapshot_history.h"
 #include "state_keys.h"
 #include "state_load.h"
@@ -94,14 +96,13 @@ evs_verify_same_state(const EvsVerification *verification, const EvsSnapshot *st
 /* computed is NULL when it does not exist. */
 static void
 report_state(EvsVerification *verification, text *stream, const EvsSnapshot *stored,
-			 const EvsSnapshot *computed)
+			 const EvsSnapshot *computed, const EvsVerifyEvent *event)
 {
 	EvsDifference difference = {.key = stream};
-	EvsVerifyEvent event = {stored->position, stream, stored->version, false};
 
 	difference.one = stored->state;
 	difference.other = computed ? computed->state : NULL;
-	evs_verify_put(verification, &difference, &event);
+	evs_verify_put(verification, &difference, event);
 	verification->left--;
 }
 
@@ -184,6 +185,36 @@ compute(EvsStateCall *call, text *stream, int64 version, EvsSnapshot *computed)
 }
 
 /*
+ * Has a snapshot passed over an event that the projection takes, after the last one
+ * in its state?  Whoever goes on from there never comes to it.  Not so if the stream
+ * does not have what the snapshot says that it has seen last: then it is not used.
+ */
+static bool
+has_passed_over(const EvsStateCall *call, text *stream, const EvsSnapshot *row,
+				EvsVerifyEvent *missing)
+{
+	const EvsProjection *projection = call->projection;
+	EvsEvent	event = {.version = row->version};
+	EvsScan    *scan;
+	bool		passed;
+
+	missing->position = 0;
+	if (row->seen_version <= row->version)
+		return false;
+	scan = evs_scan_stream(stream, row->version + 1, row->seen_version, false, call->snapshot);
+	evs_scan_as_stored(scan);
+	while (evs_scan_next_or_pass(scan, &projection->filter, projection->start_after,
+								 &event, &passed))
+	{
+		if (!passed && missing->position == 0)
+			*missing = (EvsVerifyEvent) {event.position, stream, event.version, true};
+	}
+	evs_scan_end(scan);
+	return missing->position > 0 && event.version == row->seen_version &&
+		event.position == row->seen_position;
+}
+
+/*
  * Compare a stream's snapshots, the newest and those that are kept before it,
  * with the folds of the events that they stand for.  The first of them that
  * differs is the one to tell of.
@@ -194,10 +225,11 @@ check_stream(EvsVerification *verification, EvsStateCall *call, text *stream)
 	EvsProjection *projection = verification->projection;
 	EvsSnapshot stored;
 	EvsSnapshot computed;
-	EvsSnapshot first;
+	EvsSnapshot first = {0};
+	EvsVerifyEvent event = {0};
+	EvsVerifyEvent missing;
 	bool		found = evs_snapshot_read(projection->name, stream, call->snapshot, &stored);
 
-	first.version = 0;
 	while (found)
 	{
 		/* what is rejected is not used, and so it is no state */
@@ -205,15 +237,24 @@ check_stream(EvsVerification *verification, EvsStateCall *call, text *stream)
 		{
 			compute(call, stream, stored.version, &computed);
 			if (!evs_verify_same_state(verification, &stored, &computed))
+			{
 				first = stored;
+				event = (EvsVerifyEvent) {stored.position, stream, stored.version, false};
+			}
+			else if (has_passed_over(call, stream, &stored, &missing))
+			{
+				first = stored;
+				event = missing;
+			}
 		}
 		found = evs_history_read(projection->name, stream, stored.version, DT_NOEND,
 								 call->snapshot, &stored);
 	}
-	if (first.version > 0)
+	if (event.position > 0)
 	{
-		compute(call, stream, first.version, &computed);
-		report_state(verification, stream, &first, computed.event_count > 0 ? &computed : NULL);
+		compute(call, stream, event.is_missing ? first.seen_version : first.version, &computed);
+		report_state(verification, stream, &first, computed.event_count > 0 ? &computed : NULL,
+					 &event);
 	}
 }
 
