@@ -37,6 +37,7 @@ typedef struct EvsProcedure
 	int64		batch;			/* events for the next transaction; 0: not known yet */
 	bool		restored;		/* rebuild: snapshots have been looked at */
 	bool		from_snapshots; /* and there are some that can be used */
+	int64		restored_upto;	/* a fold's states have what there is up to here */
 	bool		complete;		/* rebuild: this is who completed it */
 	bool		in_place_said;	/* rebuild: that it is, and why */
 	TransactionId built;		/* rebuild: whoever sees this one sees a whole

@@ -208,20 +208,22 @@ step_in_place(EvsProcedure *procedure, EvsRebuild *rebuild)
 	return outcome == EVS_DONE ? complete(procedure, rebuild, projection) : outcome;
 }
 
-/* No snapshot can be used, or the one that there is does not fit into the tables. */
+/* No snapshot can be used (NULL), or this is what came of using those that there are. */
 static void
-tell_of_replay(const EvsProjection *projection, const ErrorData *misfit)
+tell_of_replay(const EvsProjection *projection, const ErrorData *error)
 {
 	evs_truncated_check_replay(projection);
-	if (misfit == NULL)
+	if (error == NULL)
 		ereport(NOTICE,
 				(errmsg("projection \"%s\" has no snapshots to start from, replaying the whole log",
 						projection->name)));
 	else
 		ereport(NOTICE,
-				(errmsg("the saved tables of projection \"%s\" cannot be put back, replaying the whole log",
+				(errmsg(projection->kind == EVS_KIND_FOLD ?
+						"the snapshots of projection \"%s\" cannot be brought up to date, replaying the whole log" :
+						"the saved tables of projection \"%s\" cannot be put back, replaying the whole log",
 						projection->name),
-				 errdetail("SQLSTATE %s: %s", unpack_sql_state(misfit->sqlerrcode), misfit->message)));
+				 errdetail("SQLSTATE %s: %s", unpack_sql_state(error->sqlerrcode), error->message)));
 }
 
 /*
@@ -251,17 +253,31 @@ can_use_snapshots(EvsProjection *projection)
 static void
 restore_snapshots(EvsProcedure *procedure, EvsProjection *projection)
 {
+	ErrorData  *error;
+
 	procedure->restored = true;
 	procedure->from_snapshots = can_use_snapshots(projection);
-	if (procedure->from_snapshots && projection->kind == EVS_KIND_FOLD)
-		(void) evs_snapshots_restore(projection);
+	if (!procedure->from_snapshots || projection->kind != EVS_KIND_FOLD)
+		return;
+
+	/* the states have all that there is by now; they may lack what comes meanwhile */
+	procedure->restored_upto = evs_horizon_safe_position();
+	error = evs_snapshots_try_restore(projection);
+	if (error == NULL)
+		return;
+	/* nothing was parked: a replay has a place for what cannot be taken */
+	if (!projection->dead_letter || evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	procedure->from_snapshots = false;
+	tell_of_replay(projection, error);
 }
 
 /* The states are right: now the checkpoint and the count of events. */
 static void
-finish_streams(EvsProjection *projection, int64 upto)
+finish_streams(const EvsProcedure *procedure, EvsProjection *projection)
 {
 	EvsCheckpoint checkpoint;
+	int64		upto = projection->mode == EVS_MODE_INLINE ? evs_horizon_end() : procedure->restored_upto;
 
 	checkpoint.position = Max(upto, projection->start_after);
 	checkpoint.event_count = evs_registry_count(&projection->filter,
@@ -330,8 +346,7 @@ finish_from_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjectio
 
 	if (projection->mode == EVS_MODE_INLINE && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
-	finish_streams(projection, projection->mode == EVS_MODE_INLINE ?
-				   evs_horizon_end() : evs_horizon_safe_position());
+	finish_streams(procedure, projection);
 	return complete(procedure, rebuild, projection);
 }
 

@@ -148,10 +148,11 @@ save_key(EvsProjection *projection, text *key)
 /*
  * Save the states of all keys that have at least this many events more than
  * their snapshot, and of those whose snapshot cannot be used.  Counts the keys
- * that have a state in *keys.
+ * that have a state in *keys.  Without what is parked, a stream's state ends before
+ * that.
  */
 static int64
-save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
+save_keys(EvsProjection *projection, int64 at_least, bool with_parked, int64 *keys)
 {
 	MemoryContext per_key = AllocSetContextCreate(CurrentMemoryContext, "evsource state",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -165,7 +166,8 @@ save_keys(EvsProjection *projection, int64 at_least, int64 *keys)
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
 	projection = fold_behind_lock(projection);
 	evs_state_begin(&call, projection, 0);
-	evs_state_ask_for_all(&call);
+	if (!with_parked)
+		evs_state_ask_for_all(&call);
 	writer = evs_snapshot_writer(projection, call.definition);
 	walk = evs_key_walk(projection, call.snapshot);
 
@@ -210,7 +212,7 @@ save_fold(void *arg)
 	int64		keys = 0;
 
 	if (projection != NULL)
-		fold->saved = save_keys(projection, 1, &keys);
+		fold->saved = save_keys(projection, 1, false, &keys);
 }
 
 /* The same of all folds: where one raises an error, the others are saved. */
@@ -287,20 +289,38 @@ evsource_save_snapshot(PG_FUNCTION_ARGS)
 	}
 	projection = lock_named_fold(name);
 	if (PG_ARGISNULL(1))
-		PG_RETURN_INT64(save_keys(projection, 1, &keys));
+		PG_RETURN_INT64(save_keys(projection, 1, false, &keys));
 	PG_RETURN_INT64(save_key(projection, PG_GETARG_TEXT_PP(1)));
+}
+
+static int64
+restore_keys(EvsProjection *projection, bool with_parked)
+{
+	int64		every = projection->policy.snapshot_every;
+	int64		keys = 0;
+
+	(void) save_keys(projection, every > 0 ? every : PG_INT64_MAX, with_parked, &keys);
+	/* what could not be used has been replaced */
+	evs_snapshot_forget_rejections(projection->name);
+	return keys;
 }
 
 int64
 evs_snapshots_restore(EvsProjection *projection)
 {
-	int64		every = projection->policy.snapshot_every;
-	int64		keys = 0;
+	return restore_keys(projection, false);
+}
 
-	(void) save_keys(projection, every > 0 ? every : PG_INT64_MAX, &keys);
-	/* what could not be used has been replaced */
-	evs_snapshot_forget_rejections(projection->name);
-	return keys;
+static void
+restore_all(void *arg)
+{
+	(void) restore_keys(arg, true);
+}
+
+ErrorData *
+evs_snapshots_try_restore(EvsProjection *projection)
+{
+	return evs_attempt(restore_all, projection);
 }
 
 /*

@@ -147,9 +147,16 @@ extern int64 evs_snapshot_finish(EvsSnapshotWriter *writer);
 
 /*
  * Compute all states from snapshots and the events after them, and replace the
- * snapshots that cannot be used; returns the number of states.
+ * snapshots that cannot be used; returns the number of states.  A stream's state
+ * ends before what is parked.
  */
 extern int64 evs_snapshots_restore(EvsProjection *projection);
+
+/*
+ * The same with what is parked.  NULL, or the error that an event met: then nothing
+ * has been replaced.
+ */
+extern ErrorData *evs_snapshots_try_restore(EvsProjection *projection);
 
 /*
  * Remove a projection's rows, all of them or but those without which its states

@@ -106,6 +106,30 @@ is($record->('rows'), 'failed; 1; ZZ001; no; Not this one.; It has as many dead 
 $sql->(q{truncate wrong; select evsource.request_rebuild('rows')});
 $soon->(q{select not exists (select from evsource.progress where projection = 'rows')}, 'mended, it is done');
 is($sql->('select (select count(*) from rows) + (select count(*) from evsource.dead_letters)'), 21, 'with all events');
+
+# From snapshots as well: what was set aside is tried again, and set aside again.
+$sql->(q{
+create function count_up(state jsonb, e evsource.event) returns jsonb language plpgsql as $$
+begin
+	if exists (select from public.wrong w where (w.stream, w.version) = (e.stream, e.version)) then
+		raise 'no';
+	end if;
+	return jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 1);
+end $$;
+insert into wrong values ('order-1', 2);
+select evsource.create_projection('fold', 'count_up', categories => '{order}', mode => 'async', on_error => 'dead_letter');
+select evsource.append('order-' || i % 2, 'Placed') from generate_series(1, 6) i;
+});
+my $state = q{select concat_ws(' ', state, lag, event_count, (select string_agg(stream || ' ' || version, ', ' order by position)
+	from evsource.dead_letters where projection = 'fold')) from evsource.projection_status where projection = 'fold'};
+$soon->(q{select lag = 0 from evsource.projection_status where projection = 'fold'}, 'a fold sets events aside');
+is($sql->($state), 'active 0 4 order-1 2, order-1 3', 'the one that fails, and the one behind it');
+$sql->(q{select evsource.request_rebuild('fold', from_snapshot => true)});
+$soon->(q{select not exists (select from evsource.progress where projection = 'fold')}, 'it is rebuilt from snapshots');
+is($sql->($state), 'active 0 4 order-1 2, order-1 3', 'and has set them aside again');
+$sql->(q{truncate wrong; select evsource.request_rebuild('fold', from_snapshot => true)});
+$soon->(q{select not exists (select from evsource.progress where projection = 'fold')}, 'and again when its handler is mended');
+is($sql->($state), 'active 0 6', 'then none is left');
 $node->stop;
 
 done_testing();
