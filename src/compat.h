@@ -18,6 +18,7 @@
 #include "access/tableam.h"
 #include "common/jsonapi.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_database.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -31,6 +32,11 @@
 /* varatt.h became a file of its own in 16; postgres.h had its contents before. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
+#endif
+
+/* DATCONNLIMIT_INVALID_DB: minor releases of August 2023. */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB -2
 #endif
 
 /* PG_MODULE_MAGIC_EXT: 18. */

@@ -12,7 +12,9 @@
  */
 #include "evsource.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -23,6 +25,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -78,6 +81,7 @@ static int64 notified = 0;
 static TimestampTz notify_at = 0;
 static TimestampTz listened_at = 0;	/* when somebody listened last */
 static bool waits_for_adoption = false;
+static bool closed = false;		/* the database allows no connections any more */
 
 static void
 coordinator_exits(int code, Datum arg)
@@ -173,6 +177,19 @@ time_to_stay(void)
 										TimestampTzPlusMilliseconds(listened_at, LISTENERS_AWAY));
 }
 
+/* May others of us connect, too?  Those who are connected stay. */
+static bool
+is_closed(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	bool		allowed = HeapTupleIsValid(tuple) &&
+		((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return !allowed;
+}
+
 /* Read the list of jobs if it is not what it was; leave if we are not needed. */
 static void
 look(void)
@@ -181,6 +198,7 @@ look(void)
 	bool		exists;
 
 	StartTransactionCommand();
+	closed = is_closed();
 	exists = evs_catalog_exists();
 	if (evs_crew_in_the_way())
 		verdict = EVS_VERDICT_AWAY;
@@ -288,7 +306,9 @@ look_after_workers(void)
 		}
 		if (i < size && worker->handle == NULL)
 		{
-			if (worker->start_at <= now)
+			if (worker->start_at <= now && closed)
+				try_later(worker, now);
+			else if (worker->start_at <= now)
 				start_worker(i);
 			if (worker->handle == NULL)
 				timeout = Min(timeout, Max(TimestampDifferenceMilliseconds(now, worker->start_at), 10));

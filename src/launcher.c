@@ -14,6 +14,11 @@
  * A coordinator that dies, or that leaves to let somebody drop or copy the
  * database, is started again after a while; that becomes longer for one that
  * dies soon.  The launcher itself is started again by the postmaster.
+ *
+ * A database that allows no connections (ALTER DATABASE ... ALLOW_CONNECTIONS false,
+ * mostly for a while) is not tried.  Whoever opens it again asks us to look at it
+ * (utility.c), but for an UPDATE of pg_database: so we look by ourselves, less and
+ * less often, up to once a minute.  Not at templates that are closed: template0 is.
  */
 #include "evsource.h"
 
@@ -51,6 +56,7 @@ typedef struct Charge
 	EvsPost		post;			/* team -1: it has none yet */
 	BackgroundWorkerHandle *handle; /* of its coordinator; NULL: it has none now */
 	bool		again;			/* look again when it says it is not needed */
+	bool		closed;			/* the database allows no connections */
 	TimestampTz started_at;
 	TimestampTz start_at;		/* not before that */
 	long		delay;			/* ms, of the last restart */
@@ -87,6 +93,8 @@ take_charge(Oid database)
 	if (charge != NULL)
 	{
 		charge->again = true;
+		if (charge->closed)
+			charge->start_at = 0;
 		return;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -98,9 +106,26 @@ take_charge(Oid database)
 	MemoryContextSwitchTo(old);
 }
 
-/* The databases that sessions can connect to, or just this one if it exists. */
+/* Which databases are looked for. */
+typedef enum Kind
+{
+	OPEN,						/* sessions can connect to it */
+	CLOSED						/* they may again */
+} Kind;
+
+static bool
+is_of_kind(Form_pg_database database, Kind kind)
+{
+	/* DROP DATABASE was interrupted: there is nothing else to do with it */
+	if (database->datconnlimit == DATCONNLIMIT_INVALID_DB)
+		return false;
+	return kind == OPEN ? database->datallowconn :
+		!database->datallowconn && !database->datistemplate;
+}
+
+/* All databases of a kind, or just this one if it is there and of that kind. */
 static List *
-find_databases(Oid only)
+find_databases(Kind kind, Oid only)
 {
 	List	   *databases = NIL;
 	MemoryContext context = CurrentMemoryContext;
@@ -116,7 +141,7 @@ find_databases(Oid only)
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (database->datallowconn && (!OidIsValid(only) || database->oid == only))
+		if (is_of_kind(database, kind) && (!OidIsValid(only) || database->oid == only))
 		{
 			MemoryContext old = MemoryContextSwitchTo(context);
 
@@ -170,6 +195,7 @@ take_team(Charge *charge)
 		MemoryContextSwitchTo(old);
 	}
 	team->database = InvalidOid;
+	charge->post.team = -1;
 }
 
 /* Not at once, and less and less often. */
@@ -261,6 +287,21 @@ is_locked(Oid database)
 	return locked;
 }
 
+/* Keep it in mind until it is open again; false if there is no such database. */
+static bool
+wait_until_open(Charge *charge, TimestampTz now)
+{
+	if (find_databases(CLOSED, charge->post.database) == NIL)
+		return false;
+
+	/* others may need the place; stop_daemon() finds who was started by hand by his */
+	if (!OidIsValid(only_database))
+		take_team(charge);
+	charge->closed = true;
+	try_later(charge, now);
+	return true;
+}
+
 /* Do what is to be done for one of them; returns whether that was all. */
 static bool
 look_after(Charge *charge)
@@ -279,8 +320,13 @@ look_after(Charge *charge)
 		return true;
 	if (charge->start_at > now)
 		return false;
-	if (find_databases(charge->post.database) == NIL)
-		return true;
+	if (find_databases(OPEN, charge->post.database) == NIL)
+		return !wait_until_open(charge, now);
+	if (charge->closed)
+	{
+		charge->closed = false;
+		charge->delay = 0;
+	}
 	if (is_locked(charge->post.database))
 	{
 		charge->start_at = TimestampTzPlusMilliseconds(now, FIRST_DELAY);
@@ -344,7 +390,8 @@ take_requests(void)
 			take_charge(database);
 			continue;
 		}
-		databases = find_databases(InvalidOid);
+		databases = list_concat(find_databases(OPEN, InvalidOid),
+								find_databases(CLOSED, InvalidOid));
 		foreach(cell, databases)
 			take_charge(lfirst_oid(cell));
 	}

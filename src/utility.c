@@ -10,8 +10,8 @@
  * database is locked as the command locks it, which keeps new ones out until the
  * command is over; nobody is asked by a command that the user may not run.
  *
- * CREATE DATABASE may make one that has the extension already: the launcher is
- * to look at it.
+ * CREATE DATABASE may make one that has the extension already, and ALTER DATABASE
+ * ... ALLOW_CONNECTIONS opens one: the launcher is to look at it.
  *
  * ALTER EXTENSION ... UPDATE may change what the daemon's processes have looked
  * up: they are woken, and make room for others (evs_daemon_is_outdated()).  After
@@ -160,6 +160,18 @@ changes_us(Node *statement)
 	return strcmp(name, "evsource") == 0;
 }
 
+/* Which database may have sessions after this command, and had none before; NULL: none. */
+static const char *
+opens_database(Node *statement)
+{
+	if (IsA(statement, CreatedbStmt))
+		return ((CreatedbStmt *) statement)->dbname;
+	if (IsA(statement, AlterDatabaseStmt) &&
+		option_value(((AlterDatabaseStmt *) statement)->options, "allow_connections") != NULL)
+		return ((AlterDatabaseStmt *) statement)->dbname;
+	return NULL;
+}
+
 static bool
 is_copy_from(Node *statement)
 {
@@ -197,6 +209,7 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 {
 	Node	   *statement = pstmt->utilityStmt;
 	bool		ends_prepared = ends_prepared_transaction(statement);
+	const char *opened = opens_database(statement);
 
 	clear_database(statement);
 	evs_role_guard_command(statement);
@@ -215,10 +228,10 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 	evs_listen_command(statement);
 	if (IsA(statement, ReassignOwnedStmt))
 		evs_capture_owners_reassigned();
-	if (IsA(statement, CreatedbStmt))
+	if (opened != NULL)
 	{
 		CommandCounterIncrement();
-		evs_wakeup_database_created(get_database_oid(((CreatedbStmt *) statement)->dbname, true));
+		evs_wakeup_database_opened(get_database_oid(opened, true));
 	}
 }
 

@@ -48,7 +48,7 @@ static bool appended = false;
 static int64 withdrawn_bound = 0;	/* 0: not known */
 static bool changed = false;
 static bool concerns_daemon = false;
-static Oid	created_database = InvalidOid;
+static Oid	opened_database = InvalidOid;	/* or EVS_ALL_DATABASES */
 static uint32 moved[MAX_MOVED];
 static int	nmoved = 0;
 
@@ -442,9 +442,10 @@ evs_wakeup_changed(void)
 }
 
 void
-evs_wakeup_database_created(Oid database)
+evs_wakeup_database_opened(Oid database)
 {
-	created_database = database;
+	opened_database = OidIsValid(opened_database) && opened_database != database ?
+		EVS_ALL_DATABASES : database;
 }
 
 /* What it did is not known here. */
@@ -480,7 +481,7 @@ transaction_ends(XactEvent event, void *arg)
 			/* nothing has moved, or not yet; but a bound may be withdrawn */
 			changed = false;
 			concerns_daemon = false;
-			created_database = InvalidOid;
+			opened_database = InvalidOid;
 			nmoved = 0;
 			if (event == XACT_EVENT_ABORT)
 				let_go();
@@ -517,9 +518,9 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 		wake();
 	if ((changed || concerns_daemon) && evs_daemon_enabled)
 		evs_shmem_request(MyDatabaseId);
-	if (OidIsValid(created_database) && evs_daemon_enabled)
-		evs_shmem_request(created_database);
-	created_database = InvalidOid;
+	if (OidIsValid(opened_database) && evs_daemon_enabled)
+		evs_shmem_request(opened_database);
+	opened_database = InvalidOid;
 	appended = false;
 	withdrawn_bound = 0;
 	changed = false;

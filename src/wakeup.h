@@ -60,8 +60,8 @@ extern void evs_wakeup_changed(void);
 /* This transaction begins or ends to listen: the daemon is to look at it. */
 extern void evs_wakeup_daemon(void);
 
-/* This transaction creates a database: the launcher is to look at it. */
-extern void evs_wakeup_database_created(Oid database);
+/* This transaction creates a database, or opens it: the launcher is to look at it. */
+extern void evs_wakeup_database_opened(Oid database);
 
 /* A prepared transaction was committed or rolled back, just now. */
 extern void evs_wakeup_prepared_ended(void);
