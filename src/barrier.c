@@ -265,14 +265,14 @@ evs_require_read_committed(const char *what)
 }
 
 void
-evs_require_projection_seen(bool seen)
+evs_require_seen(const char *what, bool seen)
 {
 	if (seen || !IsolationUsesXactSnapshot())
 		return;
 
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access because a projection was created or changed"),
+			 errmsg("could not serialize access because a %s was created, changed or dropped", what),
 			 errdetail("Another transaction has done so since this one began to read."),
 			 errhint("Run the whole transaction again.")));
 }

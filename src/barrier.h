@@ -75,10 +75,10 @@ extern bool evs_locks_within(List *relations, LOCKMODE mode, int timeout);
 extern void evs_require_read_committed(const char *what);
 
 /*
- * 40001 under REPEATABLE READ and above for a projection that is there, as others know, but
- * has no row in the transaction's snapshot.
+ * 40001 under REPEATABLE READ and above for a projection, say, that is there, as others know,
+ * but has no row in the transaction's snapshot; or is gone, and has one.
  */
-extern void evs_require_projection_seen(bool seen);
+extern void evs_require_seen(const char *what, bool seen);
 
 /* 25006 on a standby and in a read-only transaction, 25000 in a parallel one. */
 extern void evs_require_writable(const char *function);

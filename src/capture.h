@@ -47,6 +47,9 @@ extern void evs_capture_register(Oid relid, char *const *arguments, int count, O
 extern void evs_capture_unregister(Oid relid);
 extern void evs_capture_forget_dropped(void);
 
+/* 40001 where the transaction's snapshot does not show the table's records as they are. */
+extern void evs_capture_require_seen(Oid relid);
+
 /* 22023 unless it can be the category of captured rows. */
 extern void evs_capture_check_category(const char *category);
 

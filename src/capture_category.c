@@ -108,6 +108,7 @@ evs_capture_claim_category(Relation table, const EvsCapturePlan *plan, bool is_n
 	char	   *other;
 	char	   *type;
 
+	evs_capture_require_seen(RelationGetRelid(table));
 	LockDatabaseObject(evs_catalog()->captures,
 					   DatumGetUInt32(hash_any((const unsigned char *) plan->category,
 											   strlen(plan->category))),

@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "barrier.h"
 #include "query.h"
 
 static Datum
@@ -95,6 +96,21 @@ evs_capture_unregister(Oid relid)
 	Datum		values[] = {ObjectIdGetDatum(relid)};
 
 	(void) evs_query_run(&forget, values, NULL);
+}
+
+void
+evs_capture_require_seen(Oid relid)
+{
+	static EvsQuery count = {
+		"select count(*) from evsource.captures c where c.relation::pg_catalog.oid = $1",
+		1, {OIDOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {ObjectIdGetDatum(relid)};
+	Datum		none = Int64GetDatum(0);
+
+	evs_require_seen("capture",
+					 DatumGetInt64(evs_query_value(&count, values, NULL, InvalidSnapshot, none)) ==
+					 DatumGetInt64(evs_query_value_latest(&count, values, NULL, none)));
 }
 
 /* What a command has dropped takes its records with it. */

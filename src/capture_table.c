@@ -384,7 +384,7 @@ check_may_release(const RangeVar *name, Oid relid, Oid old_relid, void *arg)
 
 	if (!OidIsValid(relid) || object_ownercheck(RelationRelationId, relid, GetUserId()))
 		return;
-	if (evs_query_run(&find, values, NULL) == 0)
+	if (evs_query_run_latest(&find, values, NULL) == 0)
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relid)), name->relname);
 }
 
@@ -403,11 +403,12 @@ release(Relation table)
 	Datum		values[] = {
 		ObjectIdGetDatum(RelationGetRelid(table)), ObjectIdGetDatum(evs_catalog()->capture)
 	};
-	List	   *names = evs_query_texts(&find, values, NULL);
+	List	   *names = evs_query_texts_latest(&find, values, NULL);
 	char	   *table_name = qualified_name(table);
 	EvsIdentity identity;
 	ListCell   *cell;
 
+	evs_capture_require_seen(RelationGetRelid(table));
 	if (names == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

@@ -276,7 +276,7 @@ check_rights(const EvsDecider *decider)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of decider \"%s\"", decider->name),
-				 errdetail("Its owner is role \"%s\".", decider->owner),
+				 evs_errdetail_owner(decider->owner),
 				 errhint("Have its owner or a superuser do it.")));
 }
 

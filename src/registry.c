@@ -224,7 +224,7 @@ evs_registry_check_rights(const EvsProjection *projection)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of projection \"%s\"", projection->name),
-				 errdetail("Its owner is role \"%s\".", projection->owner),
+				 evs_errdetail_owner(projection->owner),
 				 errhint("Have its owner or a superuser do it.")));
 }
 
@@ -354,7 +354,7 @@ change_row(EvsQuery *query, Arguments *arguments)
 {
 	uint64		count = evs_query_run(query, arguments->values, arguments->nulls);
 
-	evs_require_projection_seen(count > 0);
+	evs_require_seen("projection", count > 0);
 	if (count != 1)
 		elog(ERROR, "%llu rows changed: %s", (unsigned long long) count, query->sql);
 }
@@ -366,7 +366,7 @@ only_row(const EvsQueryResult *result, int column)
 	bool		is_null;
 	Datum		value;
 
-	evs_require_projection_seen(result->count > 0);
+	evs_require_seen("projection", result->count > 0);
 	if (result->count != 1)
 		elog(ERROR, "expected one row, found %llu", (unsigned long long) result->count);
 	value = heap_getattr(result->rows[0], column, result->tupdesc, &is_null);

@@ -22,6 +22,14 @@ evs_has_rights_of(const char *role)
 		has_privs_of_role(GetUserId(), evs_query_owner());
 }
 
+int
+evs_errdetail_owner(const char *owner)
+{
+	if (OidIsValid(get_role_oid(owner, true)))
+		return errdetail("Its owner is role \"%s\".", owner);
+	return errdetail("Its owner, role \"%s\", does not exist.", owner);
+}
+
 bool
 evs_may_read_all(void)
 {

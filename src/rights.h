@@ -9,6 +9,9 @@
 /* Has he the rights of this role, which may be gone, or of evsource's owner? */
 extern bool evs_has_rights_of(const char *role);
 
+/* For the detail of an error that only the owner does not get: who that is. */
+extern int	evs_errdetail_owner(const char *owner);
+
 /* May he read every event, so that an error may name any? */
 extern bool evs_may_read_all(void);
 

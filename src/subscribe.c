@@ -193,6 +193,9 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 		" values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
 		7, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID, INT4OID}, SPI_OK_INSERT
 	};
+	static EvsQuery seen = {
+		"select from evsource.subscriptions where subscription = $1", 1, {TEXTOID}, SPI_OK_SELECT
+	};
 	static const char *const reactions[] = {"error", "keep"};
 	char	   *name = evs_subscription_name(fcinfo, 0);
 	char	   *if_exists = evs_argument_text(fcinfo, 7);
@@ -215,7 +218,11 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 							  count_argument(fcinfo, 6, "max_attempts", 0, PG_INT16_MAX));
 
 	if (evs_query_run(&insert, values, nulls) > 0)
+	{
+		/* one that was dropped since the transaction began to read is there, too */
+		evs_require_seen("subscription", evs_query_run_by_name(&seen, name) == 1);
 		create_cursors(name, start, 0);
+	}
 	else if (!keep)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

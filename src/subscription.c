@@ -9,6 +9,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -78,8 +79,11 @@ evs_subscription_check_rights(const char *name, const char *owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of subscription \"%s\"", name),
-				 errdetail("Its owner is role \"%s\".", owner),
-				 errhint("Grant that role to the consumer, or give the subscription another owner.")));
+				 evs_errdetail_owner(owner),
+				 OidIsValid(get_role_oid(owner, true)) ?
+				 errhint("Grant that role to the consumer, or give the subscription another owner.") :
+				 errhint("Have a superuser or the owner of evsource give it another one: evsource.alter_subscription('%s', owner => ...).",
+						 name)));
 }
 
 int64

@@ -38,11 +38,19 @@ lock_all(const char *name)
 		" order by c.generation, c.partition for update",
 		1, {TEXTOID}, SPI_OK_SELECT
 	};
+	static EvsQuery exists = {
+		"select true from evsource.subscriptions s where s.subscription = $1",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
 	Datum		values[] = {CStringGetTextDatum(name)};
 	List	   *owners = evs_query_texts(&lock, values, NULL);
 
 	if (owners == NIL)
+	{
+		evs_require_seen("subscription",
+						 !DatumGetBool(evs_query_value_latest(&exists, values, NULL, BoolGetDatum(false))));
 		evs_subscription_unknown(name);
+	}
 	evs_subscription_check_rights(name, linitial(owners));
 	(void) evs_query_run(&lock_cursors, values, NULL);
 }

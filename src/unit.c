@@ -156,7 +156,7 @@ evs_unit_read(const EvsProjection *projection, int partition, EvsUnit *unit)
 	if (!look_up(&lookup, whole ? "checkpoints" : "partitions", whole ? 1 : 2,
 				 projection->name, partition))
 	{
-		evs_require_projection_seen(false);
+		evs_require_seen("projection", false);
 		elog(ERROR, "projection \"%s\" has no checkpoint for partition %d",
 			 projection->name, partition);
 	}

@@ -203,6 +203,12 @@ begin;
 set local client_min_messages = error;
 alter role regress_consumer rename to regress_consumer_gone;
 select subscription, lag, problem from evsource.subscription_status order by 1;
+\set VERBOSITY default
+savepoint s;
+set role regress_stranger;
+select evsource.fetch_events('refused');
+rollback to s;
+\set VERBOSITY terse
 rollback;
 select subscription, lag, problem from evsource.subscription_status order by 1;
 select evsource.drop_subscription('odd');
