@@ -114,7 +114,8 @@ $node->safe_psql('postgres', q{select evsource.append('account-1', 'Paid', '{"am
 # Killed while it goes on.
 $session = begin_rebuild('');
 $node->safe_psql('postgres', q{select pg_terminate_backend(pid) from pg_stat_activity where query like 'call evsource.rebuild%'});
-$node->poll_query_until('postgres', q{select not exists (select from pg_stat_activity where query like 'call evsource.rebuild%')});
+$node->poll_query_until('postgres', q{select not exists (select from pg_stat_activity where query like 'call evsource.rebuild%')})
+	or die 'the session that rebuilds does not end';
 $session->abandon;
 cmp_ok($node->safe_psql('postgres', $built), '>', $done, 'another session went on where it was');
 
@@ -134,7 +135,8 @@ is($node->safe_psql('postgres', q{select max(id) <= (select last_value from shop
 $session = begin_rebuild(', online => true');
 $node->safe_psql('postgres', q{select pg_cancel_backend(pid) from pg_stat_activity where query like 'call evsource.rebuild%'});
 $session->abandon;
-$node->poll_query_until('postgres', q{select not exists (select from pg_stat_activity where query like 'call evsource.rebuild%')});
+$node->poll_query_until('postgres', q{select not exists (select from pg_stat_activity where query like 'call evsource.rebuild%')})
+	or die 'the session that rebuilds does not end';
 is($node->safe_psql('postgres', q{select state, online, percent < 100 from evsource.progress}), 'rebuilding|t|t', 'after a cancel it can go on');
 is($node->safe_psql('postgres', q{select evsource.cancel_rebuild('sums')}), 't', 'or be forgotten');
 is($node->safe_psql('postgres', $shadows), 0, 'with all it has built');

@@ -50,11 +50,13 @@ create procedure work(what regclass, stream text) language plpgsql as $$ begin
 	end loop;
 end $$;
 
--- until a lock is waited for, or had; it may be over by then
-create function await_lock(what regclass, mode text, granted bool) returns void language plpgsql as $$ begin
-	for i in 1 .. 3000 loop
-		exit when exists (select from pg_locks l where l.relation = what and l.mode = await_lock.mode and l.granted = await_lock.granted);
+-- until a lock is waited for, or had, or the session that is to wait for it is done; else
+-- until statement_timeout ends it with an error
+create function await_lock(what regclass, mode text, granted bool, waiter int default 0) returns void language plpgsql as $$ begin
+	while not exists (select from pg_locks l where l.relation = what and l.mode = await_lock.mode and l.granted = await_lock.granted)
+		and not exists (select from pg_stat_activity where pid = waiter and state = 'idle') loop
 		perform pg_sleep(0.001);
+		perform pg_stat_clear_snapshot();
 	end loop;
 end $$;
 select count(*) from generate_series(1, 20) i, lateral evsource.append('account-' || i % 4, 'Paid');
@@ -63,6 +65,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	my ($rebuild, $open, $user, $holder, $reader) =
 		map { Session->new(database => 'postgres', name => $_) } qw(rebuild open user holder reader);
 	$_->must(qq{set statement_timeout = '$PostgreSQL::Test::Utils::timeout_default s'}) foreach $rebuild, $user, $holder, $reader;
+	my $reads = $reader->must('select pg_backend_pid()');
 	my $append = q{select version from evsource.append('account-1', 'Paid')};
 
 	# It has the projection held still when one appends who has read the table before.
@@ -83,7 +86,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	$reader->must('begin isolation level repeatable read');
 	my $known = $reader->must(q{select count(*) from evsource.events where stream like 'account-%'});
 	$reader->send(q{select from await_lock('counts', 'AccessExclusiveLock', false); select sum(n) from counts; commit;});
-	$holder->send(q{select from await_lock('counts', 'AccessShareLock', false); commit;});
+	$holder->send(qq{select from await_lock('counts', 'AccessShareLock', false, $reads); commit;});
 	$user->must('commit');
 	my $read = ends($reader);
 	is($read, $known, "$mode: who reads meanwhile with an older snapshot reads what he knows of");

@@ -137,6 +137,7 @@ for (my $start = time; time - $start < 30 && $sql->('select count(*) from evsour
 	$held .= $sql->(q{select held_by from evsource.projection_status where projection = 'sums'});
 }
 is($held, '', 'who rebuilds is not shown as somebody else');
+is($sql->('select count(*) from evsource.progress'), 0, 'until it is done');
 $sql->(q{select evsource.resume_projection('divided')});
 
 $sql->(q{select count(evsource.append_batch('account-9', array_fill('Paid'::text, array[1000]), array_fill('{}'::jsonb, array[1000]))) from generate_series(1, 11)});

@@ -49,8 +49,8 @@ select evsource.create_projection('elsewhere', 'see', mode => 'async', categorie
 	# Nobody is told anything wrong.
 	is($sql->(q{select string_agg(distinct (state, lag, lag_seconds, event_count)::text, ' ') from evsource.projection_status}), '(active,0,0,0)',
 		"$mode: there is nothing that they lag behind");
-	$node->poll_query_until('postgres', q{select bool_and(position = evsource.safe_position()) from evsource.projection_status});
-	pass("$mode: soon it is written down how far they are");
+	ok($node->poll_query_until('postgres', q{select bool_and(position = evsource.safe_position()) from evsource.projection_status}),
+		"$mode: soon it is written down how far they are");
 
 	# Who waits for one is woken at once, not when it is written down anyway: it takes
 	# as long as with one that wants each event, more or less.

@@ -67,7 +67,8 @@ commit});
 	else
 	{
 		$sql->("delete from stop_at; select pg_terminate_backend($pid)");
-		$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)");
+		$node->poll_query_until('postgres', "select not exists (select from pg_stat_activity where pid = $pid)")
+			or die 'the worker does not end';
 	}
 	$sql->('delete from stop_at');
 	# whoever has begun with it again is woken

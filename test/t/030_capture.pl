@@ -43,7 +43,7 @@ $node->safe_psql('bank', q{
 # with clients at work already, so that the backfill meets them
 my $early = IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-t', '300', '-D', 'naccounts=2000',
 		'-h', $node->host, '-p', $node->port, '-f', script(), 'bank' ], '>', \my $early_out, '2>', \my $early_err);
-$node->poll_query_until('bank', 'select count(*) > 20 from pgbench_history');
+$node->poll_query_until('bank', 'select count(*) > 20 from pgbench_history') or die 'the clients do not work';
 foreach my $table (@tables)
 {
 	my $key = $table eq 'pgbench_history' ? q{, key_columns => '{aid}'} : '';

@@ -44,7 +44,7 @@ on_origin(q{
 on_copy(q{create extension evsource});
 my $connection = $origin->connstr . ' dbname=postgres';
 on_copy("create subscription log connection '$connection' publication log");
-$copy->poll_query_until('postgres', q{select bool_and(srsubstate = 'r') from pg_subscription_rel});
+$copy->poll_query_until('postgres', q{select bool_and(srsubstate = 'r') from pg_subscription_rel}) or die 'the copy is not ready';
 $origin->wait_for_catchup('log');
 
 sub catch_up
@@ -175,7 +175,8 @@ SKIP:
 	{
 		$origin->append_conf('postgresql.conf', "output_plugin_libraries = '$plugins'");
 		$origin->reload;
-		$origin->poll_query_until('postgres', q{select current_setting('output_plugin_libraries') ~ 'wal2json'});
+		$origin->poll_query_until('postgres', q{select current_setting('output_plugin_libraries') ~ 'wal2json'})
+			or die 'the plugin is not allowed';
 	}
 	on_origin(q{select from pg_create_logical_replication_slot('json', 'wal2json')});
 	on_origin(q{

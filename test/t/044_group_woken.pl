@@ -97,7 +97,8 @@ for my $i (1 .. 60)
 ok($node->poll_query_until('postgres', q{select count(distinct position) = 120 and count(*) = 120 from seen}), 'all is seen, and once');
 cmp_ok(time - $start, '<', 50, 'and nobody has slept over it');
 $sql->(q{insert into over default values});
-$node->poll_query_until('postgres', q{select count(pg_cancel_backend(pid)) = 0 from pg_stat_activity where query = 'call consume();' and state = 'active'});
+$node->poll_query_until('postgres', q{select count(pg_cancel_backend(pid)) = 0 from pg_stat_activity where query = 'call consume();' and state = 'active'})
+	or die 'the consumers do not end';
 $_->quit for @consumers;
 
 $node->stop;

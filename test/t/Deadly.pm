@@ -37,7 +37,8 @@ sub victim
 	return q{(select coalesce(min(pid), 0) from pg_stat_activity where application_name = 'deadly' or wait_event = 'PgSleep' and backend_type = 'evsource worker')};
 }
 
-# Kill whoever waits for it until the query says true; returns how often that was.
+# Kill whoever waits for it until the query says true; returns how often that was. It dies
+# where the query never does.
 sub kill_until
 {
 	my ($node, $query) = @_;
@@ -51,9 +52,9 @@ sub kill_until
 			$kills++;
 			next;
 		}
-		last if (ask($node, $query) // '') eq 't';
+		return $kills if (ask($node, $query) // '') eq 't';
 	}
-	return $kills;
+	die "after $kills kills this is not true: $query\n";
 }
 
 1;

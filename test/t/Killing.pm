@@ -26,7 +26,7 @@ sub ask
 	return $said;
 }
 
-# Processes of a server, which is there again without them then.
+# Processes of a server, which is there again without them then; or the test dies.
 sub kill_and_wait
 {
 	my ($node, @pids) = @_;
@@ -37,7 +37,7 @@ sub kill_and_wait
 	{
 		return 1 if (ask($node, $gone) // '') eq 't';
 	}
-	return 0;
+	die "the server is not back without @pids\n";
 }
 
 1;
