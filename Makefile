@@ -14,7 +14,7 @@ GROUND = evsource settings relations catalog shmem query text_array rights utili
 	role_guard parameters
 
 # the log: positions, order, rows, streams, who waits for it
-LOG = reached positions replication horizon wakeup wakeup_wait wakeup_group listen notify \
+LOG = reached positions replication horizon wakeup wakeup_wait give_way wakeup_group listen notify \
 	event event_row streams scan
 
 # event types: rules and upcasters

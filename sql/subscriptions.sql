@@ -139,7 +139,7 @@ create function evsource.fetch_events(
     language c volatile parallel unsafe rows 100
     as 'MODULE_PATHNAME', 'evsource_fetch_events';
 comment on function evsource.fetch_events(text, integer, text, interval, interval, bigint) is
-'Leases the next events of one free partition, in order, to the caller until they are acknowledged or the lease expires; waits for events if asked to. A consumer that gives a name gets back what it has not acknowledged. Errors: 42704 unknown subscription, 42501, 22004 and 22023 for invalid arguments, 25000 under REPEATABLE READ.';
+'Leases the next events of one free partition, in order, to the caller until they are acknowledged or the lease expires; waits for events if asked to. A consumer that gives a name gets back what it has not acknowledged. Errors: 42704 unknown subscription, 42501, 22004 and 22023 for invalid arguments, 25000 under REPEATABLE READ, 55P03 for a second wait in one transaction while the extension is updated or dropped.';
 
 create function evsource.ack(receipt text, required boolean default false) returns boolean
     language c volatile parallel unsafe

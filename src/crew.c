@@ -30,6 +30,7 @@
 
 #include "crew.h"
 #include "lock_classes.h"
+#include "wakeup.h"
 
 #define CREW_LAYOUT			3
 
@@ -226,6 +227,30 @@ evs_crew_in_the_way(void)
 	return is_locked(&tag);
 }
 
+/* By the lock table: to lock it for a moment might keep that somebody waiting. */
+pid_t
+evs_crew_changes_extension(void)
+{
+	VirtualTransactionId *holders;
+	LOCKTAG		tag;
+	int			count;
+	pid_t		pid = 0;
+
+	extension_locktag(&tag);
+	if (LockWaiterCount(&tag) == 0)
+		return 0;
+	holders = GetLockConflicts(&tag, RowExclusiveLock, &count);
+	for (int i = 0; i < count; i++)
+	{
+		PGPROC	   *proc = evs_vxid_get_proc(&holders[i]);
+
+		if (proc != NULL)
+			pid = proc->pid;
+	}
+	pfree(holders);
+	return pid;
+}
+
 void
 evs_crew_wake(pid_t pid)
 {
@@ -322,6 +347,7 @@ evs_crew_make_room(void)
 
 	extension_locktag(&tag);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	evs_wakeup_everybody();
 	evs_crew_clear_database(MyDatabaseId);
 	team = evs_crew_find(MyDatabaseId, &segment);
 	if (team == NULL)

@@ -108,6 +108,9 @@ extern bool evs_crew_database_is_locked(Oid database);
  */
 extern bool evs_crew_in_the_way(void);
 
+/* The process of another session that drops or updates the extension in our database, or 0. */
+extern pid_t evs_crew_changes_extension(void);
+
 /* Set the latch of a process, if it lives. */
 extern void evs_crew_wake(pid_t pid);
 extern void evs_crew_wake_team(EvsTeam *team);
@@ -124,7 +127,8 @@ extern void evs_crew_clear_database(Oid database);
 
 /*
  * The same for who drops or updates the extension: they do not come back to this
- * database before the transaction has ended.
+ * database before the transaction has ended.  Sessions that wait are woken, to give way
+ * (give_way.c).
  */
 extern void evs_crew_make_room(void);
 

@@ -29,8 +29,8 @@
  * append; who sees that has only those wake him that hold it back: see wakeup_wait.c.
  *
  * The statement that calls has a snapshot, which a function cannot give back; so nobody
- * waits for longer than evsource.max_wait.  Nor is anything handed out after a wait to a
- * client that has gone meanwhile.
+ * waits for longer than evsource.max_wait, nor while the extension is to be changed: see
+ * give_way.c.  Nor is anything handed out after a wait to a client that has gone meanwhile.
  *
  * Who has locked a cursor does not wait: its consumer could not acknowledge, and
  * nobody else could fetch from it.  The lock goes with the transaction, so the
@@ -52,10 +52,9 @@
 
 #include "barrier.h"
 #include "event.h"
+#include "give_way.h"
 #include "hand_out.h"
 #include "horizon.h"
-#include "listen.h"
-#include "notify.h"
 #include "parameters.h"
 #include "read.h"
 #include "replication.h"
@@ -471,6 +470,7 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 		evs_wakeup_looks();
 		if (look(fetch) || fetch->has_locks || fetch->unfinished)
 			return;
+		(void) evs_give_way(&until);
 		if (will_be_woken(fetch) && milliseconds_until(until) > 0)
 			sleep_until(fetch, until);
 		else if (milliseconds_until(until) == 0)
@@ -484,6 +484,7 @@ wait_and_fetch(EvsFetch *fetch, int64 wait_ms)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait_ms);
 
+	evs_give_way_once();
 	evs_wakeup_register_subscription(fetch->name, &fetch->wanted);
 	PG_TRY();
 	{
@@ -529,22 +530,6 @@ search_until(int64 wait_ms)
 	return until;
 }
 
-/*
- * Nothing is handed out, and that is not the end.  Who listens or waits for it is to go on
- * from there: he has not been told of these events, or has come to the end of them.
- */
-static void
-tell_unfinished(const EvsFetch *fetch)
-{
-	evs_wakeup_subscription(fetch->name);
-	if (evs_listen_anybody())
-		(void) evs_notify_events(evs_horizon_safe_position());
-	ereport(NOTICE,
-			(errmsg("subscription \"%s\" has more events to look at", fetch->name),
-			 errdetail("None of the events that were read in the time that a call may take can be handed out."),
-			 errhint("Call again: the next call continues from there.")));
-}
-
 /* Row security could hide events, which a cursor would pass over for ever. */
 static void
 check_reader(void)
@@ -563,7 +548,8 @@ check_reader(void)
  * returns setof evsource.fetched_event
  *
  * Errors: 42704 unknown subscription, 42501, 22004 and 22023 for bad arguments,
- * 25000 under REPEATABLE READ, 25006 where nothing can be written.
+ * 25000 under REPEATABLE READ, 25006 where nothing can be written, 55P03 for a second wait
+ * while the extension is updated or dropped.
  */
 Datum
 evsource_fetch_events(PG_FUNCTION_ARGS)
@@ -594,6 +580,6 @@ evsource_fetch_events(PG_FUNCTION_ARGS)
 	if (!look(&fetch) && !fetch.unfinished && wait_ms > 0)
 		wait_and_fetch(&fetch, wait_ms);
 	if (fetch.unfinished)
-		tell_unfinished(&fetch);
+		evs_hand_out_later(&fetch);
 	return (Datum) 0;
 }

@@ -24,6 +24,9 @@
 #include "event_row.h"
 #include "failure.h"
 #include "hand_out.h"
+#include "horizon.h"
+#include "listen.h"
+#include "notify.h"
 #include "read.h"
 #include "scan.h"
 #include "types.h"
@@ -394,4 +397,20 @@ evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position, int a
 	if (fetch->count > 0)
 		batch_end(&batch);
 	return true;
+}
+
+/*
+ * Who listens or waits for it is to go on from there: he has not been told of these
+ * events, or has come to the end of them.
+ */
+void
+evs_hand_out_later(const EvsFetch *fetch)
+{
+	evs_wakeup_subscription(fetch->name);
+	if (evs_listen_anybody())
+		(void) evs_notify_events(evs_horizon_safe_position());
+	ereport(NOTICE,
+			(errmsg("subscription \"%s\" has more events to look at", fetch->name),
+			 errdetail("None of the events that were read in the time that a call may take can be handed out."),
+			 errhint("Call again: the next call continues from there.")));
 }

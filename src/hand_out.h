@@ -54,4 +54,7 @@ extern void evs_hand_out_batch(EvsFetch *fetch, EvsClaim *claim, int64 safe, Sna
 extern bool evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position,
 									 int attempt, Snapshot snapshot);
 
+/* Nothing is handed out, and that is not the end: tell everybody. */
+extern void evs_hand_out_later(const EvsFetch *fetch);
+
 #endif							/* EVS_HAND_OUT_H */

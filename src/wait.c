@@ -189,7 +189,8 @@ timeout_argument(FunctionCallInfo fcinfo)
  *
  * Errors: 42704 when there is no such projection, 55000 when it is paused or has
  * failed, 55000 for events of the own transaction and in a handler, 22023 for a position that has
- * not been drawn, 25000 under REPEATABLE READ, VE009 when the time is over.
+ * not been drawn, 25000 under REPEATABLE READ, VE009 when the time is over, 55P03 while
+ * the extension is updated or dropped.
  */
 Datum
 evsource_wait_for(PG_FUNCTION_ARGS)

@@ -448,18 +448,23 @@ evs_wakeup_database_opened(Oid database)
 		EVS_ALL_DATABASES : database;
 }
 
+void
+evs_wakeup_everybody(void)
+{
+	bool		saved = changed;
+
+	changed = true;
+	wake();
+	changed = saved;
+}
+
 /* What it did is not known here. */
 void
 evs_wakeup_prepared_ended(void)
 {
-	bool		saved = changed;
-
-	(void) evs_shmem();
-	changed = true;
-	wake();
+	evs_wakeup_everybody();
 	if (evs_daemon_enabled)
 		evs_shmem_request(MyDatabaseId);
-	changed = saved;
 }
 
 /* What was locked is all that has moved. */

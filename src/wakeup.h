@@ -63,6 +63,9 @@ extern void evs_wakeup_daemon(void);
 /* This transaction creates a database, or opens it: the launcher is to look at it. */
 extern void evs_wakeup_database_opened(Oid database);
 
+/* Wake all who wait in this database, now, to have them see who needs it. */
+extern void evs_wakeup_everybody(void);
+
 /* A prepared transaction was committed or rolled back, just now. */
 extern void evs_wakeup_prepared_ended(void);
 

@@ -49,6 +49,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "give_way.h"
 #include "shmem.h"
 #include "waited.h"
 #include "wakeup.h"
@@ -382,19 +383,25 @@ evs_wakeup_sleep(long timeout, uint32 wait_event)
 static bool
 wait_registered(EvsWakeupCondition condition, void *argument, long timeout)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	TimestampTz until = timeout < 0 ? DT_NOEND :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	TimestampTz soon = until;
 
 	if (session_wait_event == 0)
 		session_wait_event = evs_wakeup_wait_event("EvsourceWait");
 
 	while (!condition(argument))
 	{
+		bool		gives_way = evs_give_way(&soon);
 		long		left = -1;
 
-		if (timeout >= 0)
+		if (gives_way || timeout >= 0)
 		{
-			left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
-			if (left <= 0)
+			left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+												   gives_way ? soon : until);
+			if (left <= 0 && gives_way)
+				evs_give_way_or_fail();
+			else if (left <= 0)
 				return false;
 		}
 		evs_wakeup_sleep(left, session_wait_event);

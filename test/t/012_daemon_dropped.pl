@@ -1,5 +1,6 @@
 # DROP EXTENSION and DROP DATABASE do not wait for a handler that does not come to
-# an end: it is rolled back, and the daemon leaves in good order.
+# an end: it is rolled back, and the daemon leaves in good order. Nor does the first
+# for who waits for the daemon, or for events.
 
 use strict;
 use warnings;
@@ -64,8 +65,16 @@ select from evsource.append('a-1', 'Happened');
 	isnt($sql->("select $waiting"), $pid, "$mode: in another process");
 	is($sql->('select count(*) from evsource.projection_failures'), 0, "$mode: it has not failed");
 
-	# Who drops has locks already that the worker would need.
+	# Who drops has locks already that the worker would need, and others wait for the worker.
+	$sql->(q{select evsource.create_subscription('idle', categories => '{quiet}')});
+	my ($waits_for, $fetches) = map { Session->new(database => $database) } 1 .. 2;
+	$waits_for->send(q{select evsource.wait_for('slow', timeout => '1min');});
+	$fetches->send(q{select count(*) from evsource.fetch_events('idle', wait => '1min');});
+	$soon->(q{select count(*) = 2 from pg_stat_activity where query ~ 'evsource\.(wait_for|fetch_events)' and wait_event in ('Extension', 'EvsourceWait', 'EvsourceFetch')}, 'two wait');
 	$sql->("begin; lock evsource.crash_marks; lock evsource.checkpoints in share row exclusive mode; $drop commit");
+	is(ends($waits_for), '55P03', "$mode: who waits for a projection gives way, with an error");
+	is(ends($fetches), '0', "$mode: who waits for events has none");
+	$_->close foreach $waits_for, $fetches;
 	$gone->('it leaves at once when the extension is dropped');
 	is($sql->('select count(*) from applied'), 0, "$mode: what it did is rolled back");
 
@@ -115,7 +124,7 @@ select from evsource.append('a-1', 'Happened');
 
 	# In good order: no error but that of the one who was refused, and PostgreSQL's own
 	# where a database went away after the launcher had looked, before its process was there.
-	my @errors = grep { /(ERROR|PANIC|TRAP|FATAL: )/ && !/log holds events|due to administrator command|FATAL:  database \d+ does not exist$/ } split /\n/, slurp_file($node->logfile);
+	my @errors = grep { /(ERROR|PANIC|TRAP|FATAL: )/ && !/log holds events|cannot wait while extension|due to administrator command|FATAL:  database \d+ does not exist$/ } split /\n/, slurp_file($node->logfile);
 	is(join("\n", @errors), '', "$mode: nobody has met an error");
 	$holder->close;
 	$node->stop;

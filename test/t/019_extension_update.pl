@@ -1,6 +1,6 @@
 # ALTER EXTENSION evsource UPDATE, to a version that this test makes up: what there
-# is stays, dispatch goes on in sessions that have begun before, and the daemon
-# follows.
+# is stays, dispatch goes on in sessions that have begun before, the daemon
+# follows, and who waits for it or for events gives way.
 
 use strict;
 use warnings;
@@ -10,8 +10,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
-use lib $FindBin::RealBin;
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
 use Node;
+use Session;
 
 let_daemon_work();
 
@@ -37,6 +38,7 @@ append_to_file("$extensions/evsource--$version--$next.sql", q{
 create function evsource.made_up() returns text language sql immutable as $$ select 'made up'::text $$;
 alter table evsource.projections add column made_up int not null default 7;
 alter table evsource.checkpoints add column made_up int;
+alter table evsource.subscriptions add column made_up int;
 });
 
 foreach my $preload ('evsource', '')
@@ -44,6 +46,8 @@ foreach my $preload ('evsource', '')
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
 	my $node = start_node('update' . $preload, "shared_preload_libraries = '$preload'\nmax_worker_processes = 16");
 
+	local $ENV{PGHOST} = $node->host;
+	local $ENV{PGPORT} = $node->port;
 	my ($sql, $soon) = asking($node, $mode);
 	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
 
@@ -79,7 +83,27 @@ select evsource.create_projection('slow', 'public.slow', mode => 'async')});
 	my $before = $sql->('select position, stream, version, type from evsource.events order by 1');
 	my $old = $sql->(q{select string_agg(pid::text, ',') from evsource.daemon_status});
 
-	$sql->("set statement_timeout = '60s'; alter extension evsource update to '$next'");
+	# Sessions that have what is to be altered locked until their wait is over.
+	$sql->(q{select evsource.create_subscription('idle', categories => '{quiet}')});
+	my ($waits_for, $fetches, $comes_later, $reads, $updates) = map { Session->new(database => 'postgres') } 1 .. 5;
+	my $fetch = q{select count(*) from evsource.fetch_events('idle', wait => '1min');};
+	$waits_for->send(q{select evsource.wait_for('slow', timeout => '1min');});
+	$fetches->send("begin; $fetch commit;");
+	$soon->(q{select count(*) = 2 from pg_stat_activity where query ~ 'evsource\.(wait_for|fetch_events)' and wait_event in ('Extension', 'EvsourceWait', 'EvsourceFetch')}, 'two wait');
+	$reads->must('begin');
+	$reads->must('select count(*) from evsource.projections');
+	$updates->send("set lock_timeout = '30s'; alter extension evsource update to '$next';");
+	is(ends($waits_for), '55P03', "$mode: who waits for a projection gives way, with an error");
+	is(ends($fetches), '0', "$mode: who waits for events has none");
+	$soon->(q{select count(*) = 1 from pg_locks where relation = 'evsource.projections'::regclass and not granted}, 'the update waits for somebody else');
+	$comes_later->must('begin');
+	is($comes_later->must($fetch), '0', "$mode: who comes meanwhile does not wait either");
+	$comes_later->send($fetch);
+	is(ends($comes_later), '55P03', "$mode: nor does he keep his locks when he calls again in the same transaction");
+	$reads->must('commit');
+	is(ends($updates), '', "$mode: the update goes on");
+	is($comes_later->must('rollback; select count(*) from evsource.subscriptions where made_up is null'), '1', "$mode: and who has come meanwhile");
+	$_->close foreach $waits_for, $fetches, $comes_later, $reads, $updates;
 	is($sql->(q{select extversion from pg_extension where extname = 'evsource'}), $next, "$mode: updated");
 	is($sql->('select evsource.made_up() || min(made_up) from evsource.projections'), 'made up7', "$mode: the new version is there");
 	is($sql->('select position, stream, version, type from evsource.events order by 1'), $before, "$mode: every event is");

@@ -1,0 +1,26 @@
+/*
+ * give_way.h - who waits gives way to who updates or drops the extension.
+ *
+ * A session that sleeps in fetch_events() or wait_for() has locked what it has read
+ * until its statement ends, or its transaction.
+ */
+#ifndef EVS_GIVE_WAY_H
+#define EVS_GIVE_WAY_H
+
+#include "evsource.h"
+
+#include "datatype/timestamp.h"
+
+/*
+ * Is somebody about to?  Then the wait is to end soon.  Asked before each sleep, by who has
+ * registered (wakeup.h): who comes later wakes him.
+ */
+extern bool evs_give_way(TimestampTz *until);
+
+/* Error 55P03, if that somebody is still there; it lets go of the transaction's locks. */
+extern void evs_give_way_or_fail(void);
+
+/* For who has ended a wait without an error: the same if he waits again in that transaction. */
+extern void evs_give_way_once(void);
+
+#endif							/* EVS_GIVE_WAY_H */
