@@ -197,6 +197,7 @@ use_fixed_settings(EvsJsonSettings *settings)
 		{"extra_float_digits", "1"},
 		{"intervalstyle", "postgres"},
 		{"lc_monetary", "C"},
+		{"quote_all_identifiers", "off"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"timezone", "UTC"},
 		{"xmlbinary", "base64"},

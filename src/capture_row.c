@@ -20,10 +20,12 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
 
+#include "resolve.h"
 #include "validate.h"
 
 /* of a name that is too long, in bytes */
@@ -434,10 +436,12 @@ evs_capture_truncated(EvsCapturePlan *plan, Relation table, EvsEvent *event)
 {
 	JsonbInState state = {0};
 	JsonbValue	name;
+	int			nest_level = evs_quote_as_needed();
 
 	name.type = jbvString;
 	name.val.string.val = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(table)),
 													 RelationGetRelationName(table));
+	AtEOXact_GUC(true, nest_level);
 	name.val.string.len = strlen(name.val.string.val);
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	push_key(&state, "table", strlen("table"));

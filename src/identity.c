@@ -86,6 +86,7 @@ evs_identity_pin_settings(void)
 	pin(Array_nulls, "array_nulls", "on");
 	pin(xmloption == XMLOPTION_CONTENT, "xmloption", "content");
 	pin(row_security, "row_security", "on");
+	pin(!quote_all_identifiers, "quote_all_identifiers", "off");
 }
 
 /* Become again who we were, with all settings as they were. */

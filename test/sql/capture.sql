@@ -35,8 +35,11 @@ select count(*) from public.log where stream = 'order-2';
 update orders set id = 3, status = 'moved';
 select * from public.log where stream in ('order-2', 'order-3');
 
--- TRUNCATE is one event, in the stream that is named as the category.
+-- TRUNCATE is one event, in the stream that is named as the category. It names the table
+-- in one way, whatever the session quotes.
+set quote_all_identifiers = on;
 truncate orders;
+reset quote_all_identifiers;
 select * from public.log where stream = 'order';
 
 -- A statement that fails leaves nothing, neither does a savepoint.

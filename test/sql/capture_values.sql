@@ -63,10 +63,11 @@ set extra_float_digits = -10;
 set bytea_output = 'escape';
 set search_path = public, pg_catalog, information_schema;
 set lc_monetary = 'C';
+set quote_all_identifiers = on;
 select public.fill();
 show timezone;
 show extra_float_digits;
-reset timezone; reset datestyle; reset intervalstyle; reset extra_float_digits; reset bytea_output; reset search_path; reset lc_monetary;
+reset timezone; reset datestyle; reset intervalstyle; reset extra_float_digits; reset bytea_output; reset search_path; reset lc_monetary; reset quote_all_identifiers;
 select count(*), count(*) filter (where f.data = e.data) as same
 from evsource.events e join first_time f using (stream)
 where e.type = 'VInserted' and e.version > 1;

@@ -3,7 +3,8 @@
 create table made (kind text, position bigint, what text, primary key (kind, position));
 create function describe(e evsource.event) returns text language sql as $$
 select concat_ws(' | ', (e.data ->> 'at')::timestamptz, (e.data ->> 'day')::date, (e.data ->> 'took')::interval,
-                 0.1::float8 + 0.2::float8, '\x00ff'::bytea, current_setting('row_security'))
+                 0.1::float8 + 0.2::float8, '\x00ff'::bytea, current_setting('row_security'),
+                 format('%I', lower(e.type)), 'pg_class'::regclass)
 $$;
 create function make(e evsource.event) returns void language plpgsql as $$ begin
     insert into made values (current_setting('test.kind', true), e.position, describe(e));
@@ -26,6 +27,7 @@ set intervalstyle = 'iso_8601';
 set extra_float_digits = 0;
 set bytea_output = 'escape';
 set row_security = off;
+set quote_all_identifiers = on;
 select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
 select kind, what from made order by position;
 select evsource.run_projection('later');
@@ -34,7 +36,8 @@ select key, value from jsonb_each_text(evsource.state('kept', 'settings-1')) ord
 
 -- They are the session's own again.
 select current_setting('timezone'), current_setting('datestyle'), current_setting('intervalstyle'),
-    current_setting('extra_float_digits'), current_setting('bytea_output'), current_setting('row_security');
+    current_setting('extra_float_digits'), current_setting('bytea_output'), current_setting('row_security'),
+    current_setting('quote_all_identifiers');
 
 -- A replay comes to the same.
 create table before as select position, what from made union all select position, what from later;
