@@ -53,6 +53,8 @@ typedef struct EvsTeam
 	Oid			database;		/* invalid: free */
 	pid_t		launcher;		/* that looks after it */
 	bool		stop;			/* stop_daemon was called */
+	bool		hurry;			/* start_daemon was called: no pause any more */
+	bool		no_room;		/* the last coordinator found no free process of the server */
 	bool		stay;			/* started by hand: stay when there is nothing to do */
 	bool		told_copy;		/* the log says that it waits for evsource.adopt() */
 	EvsVerdict	verdict;

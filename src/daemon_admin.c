@@ -37,18 +37,52 @@ pause_between_looks(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* Does somebody look after this database, and is a coordinator there? */
+/* If none is, was it for want of room? */
 static bool
-find_team(bool *has_coordinator)
+has_coordinator(bool *no_room)
+{
+	dsm_segment *segment;
+	EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
+	bool		is_there;
+
+	if (team == NULL)
+	{
+		/* the launcher of all has as many teams as there can be processes */
+		*no_room = evs_shmem_is_preloaded();
+		return false;
+	}
+	is_there = team->coordinator != 0;
+	*no_room = team->no_room;
+	evs_crew_leave(segment);
+	return is_there;
+}
+
+/* Who looks after this database, if anybody does, may be in a pause after others that died. */
+static void
+end_pause(void)
 {
 	dsm_segment *segment;
 	EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
 
 	if (team == NULL)
-		return false;
-	*has_coordinator = team->coordinator != 0;
+		return;
+	team->hurry = true;
+	pg_memory_barrier();
+	evs_crew_wake(team->launcher);
 	evs_crew_leave(segment);
-	return true;
+}
+
+static void
+refuse_for_room(bool comes_later)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("could not start evsource's daemon"),
+			 errdetail("All %d background worker processes of the server are in use.",
+					   max_worker_processes),
+			 comes_later ?
+			 errhint("Raise max_worker_processes; it comes as soon as there is room.") :
+			 errhint("Raise max_worker_processes, or call again when there is room.")));
 }
 
 /*
@@ -58,13 +92,14 @@ find_team(bool *has_coordinator)
  * a rollback.
  *
  * Errors: 55000 on a standby, where evsource.daemon is off, and in a copy that the
- * daemon has nothing to do in before evsource.adopt(); 53400 when
- * max_worker_processes leaves no room, or nobody has come for another reason.
+ * daemon has nothing to do in before evsource.adopt(), or when nobody has come; 53400
+ * when that was because max_worker_processes leaves no room.
  */
 Datum
 evsource_start_daemon(PG_FUNCTION_ARGS)
 {
-	bool		has_coordinator = false;
+	bool		is_there = false;
+	bool		no_room = false;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -79,7 +114,7 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 				 errdetail("Setting evsource.daemon is off in this session. The daemon itself obeys the setting of the database."),
 				 errhint("Set evsource.daemon to on for the database and the session.")));
 
-	if (find_team(&has_coordinator) && has_coordinator)
+	if (has_coordinator(&no_room))
 		PG_RETURN_BOOL(false);
 
 	/* it would look, and leave; one that is started by hand stays */
@@ -93,26 +128,24 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 	if (evs_shmem_is_preloaded())
 		evs_shmem_request(MyDatabaseId);
 	else if (!evs_launcher_start(MyDatabaseId))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not start evsource's daemon"),
-				 errdetail("All %d background worker processes of the server are in use.",
-						   max_worker_processes),
-				 errhint("Raise max_worker_processes.")));
+		refuse_for_room(false);
+	end_pause();
 
 	/* who has called this may rely on it */
-	for (int waited = 0; waited < TIME_TO_START && !has_coordinator; waited += LOOK_EVERY)
+	for (int waited = 0; waited < TIME_TO_START && !is_there; waited += LOOK_EVERY)
 	{
 		pause_between_looks();
-		(void) find_team(&has_coordinator);
+		is_there = has_coordinator(&no_room);
 	}
-	if (!has_coordinator)
+	if (!is_there && no_room)
+		refuse_for_room(true);
+	if (!is_there)
 		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("could not start evsource's daemon"),
-				 errdetail("No process of it has come for this database within %d seconds; the server has room for %d background workers in all.",
-						   TIME_TO_START / 1000, max_worker_processes),
-				 errhint("Raise max_worker_processes, or see the server log; it comes as soon as there is room.")));
+				 errdetail("No process of it has come for this database, and stayed, within %d seconds.",
+						   TIME_TO_START / 1000),
+				 errhint("See the server log for what has become of it.")));
 	PG_RETURN_BOOL(true);
 }
 

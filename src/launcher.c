@@ -13,7 +13,7 @@
  *
  * A coordinator that dies, or that leaves to let somebody drop or copy the
  * database, is started again after a while; that becomes longer for one that
- * dies soon.  The launcher itself is started again by the postmaster.
+ * dies soon, until evsource.start_daemon() is called.  The launcher itself is started again by the postmaster.
  *
  * A database that allows no connections (ALTER DATABASE ... ALLOW_CONNECTIONS false,
  * mostly for a while) is not tried.  Whoever opens it again asks us to look at it
@@ -169,6 +169,8 @@ give_team(Charge *charge)
 		team->database = charge->post.database;
 		team->launcher = MyProcPid;
 		team->stop = false;
+		team->hurry = false;
+		team->no_room = false;
 		team->stay = OidIsValid(only_database);
 		team->told_copy = list_member_oid(told_copies, team->database);
 		charge->post.team = number;
@@ -212,6 +214,7 @@ start(Charge *charge)
 	BackgroundWorker worker;
 	MemoryContext old;
 	bool		started;
+	EvsTeam    *team;
 
 	charge->started_at = GetCurrentTimestamp();
 	if (charge->post.team < 0 && !give_team(charge))
@@ -221,13 +224,16 @@ start(Charge *charge)
 	}
 
 	charge->again = false;
-	crew->teams[charge->post.team].verdict = EVS_VERDICT_NONE;
+	team = &crew->teams[charge->post.team];
+	team->hurry = false;
+	team->verdict = EVS_VERDICT_NONE;
 	evs_daemon_describe(&worker, "evsource coordinator", "evs_coordinator_main",
 						&charge->post);
 	worker.bgw_notify_pid = MyProcPid;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &charge->handle);
 	MemoryContextSwitchTo(old);
+	team->no_room = !started;
 	if (started)
 		return;
 
@@ -318,6 +324,11 @@ look_after(Charge *charge)
 	}
 	if (charge->post.team >= 0 && crew->teams[charge->post.team].stop)
 		return true;
+	if (charge->post.team >= 0 && crew->teams[charge->post.team].hurry)
+	{
+		charge->delay = 0;
+		charge->start_at = 0;
+	}
 	if (charge->start_at > now)
 		return false;
 	if (find_databases(OPEN, charge->post.database) == NIL)
