@@ -1,4 +1,5 @@
--- append.sql: the ways in. See src/append.c, src/append_json.c, src/intake.c.
+-- append.sql: the ways in. See src/append.c, src/append_json.c, src/intake.c,
+-- and src/immutable.c: events do not change.
 
 -- Types with a name, not OUT parameters: the executor makes up a row type from
 -- those at every call, which is a tenth of an append.
@@ -67,7 +68,12 @@ create trigger "00_intake_end" after insert on evsource.events
     for each statement execute function evsource._intake_end();
 create trigger immutable before update or delete or truncate on evsource.events
     for each statement execute function evsource._immutable();
--- Also where session_replication_role is replica: what a subscription applies fires triggers
--- of rows only. Those above are not for rows that have their place already.
+-- A statement on another table, of which this is a child, fires triggers of rows only. It
+-- refuses nothing where immutable does not fire: that is the one to disable.
+create trigger immutable_row before update or delete on evsource.events
+    for each row execute function evsource._immutable();
+-- Also where session_replication_role is replica: what a subscription applies is let through.
+-- Those above are not for rows that have their place already.
 alter table evsource.events enable always trigger immutable;
+alter table evsource.events enable always trigger immutable_row;
 

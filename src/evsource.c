@@ -18,6 +18,7 @@
 #include "hold.h"
 #include "horizon.h"
 #include "inserter.h"
+#include "immutable.h"
 #include "intake.h"
 #include "jobs.h"
 #include "listen.h"
@@ -55,6 +56,7 @@ _PG_init(void)
 	evs_streams_init();
 	evs_inserter_init();
 	evs_intake_init();
+	evs_immutable_init();
 	evs_types_init();
 	evs_projection_init();
 	evs_dispatch_init();

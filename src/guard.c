@@ -22,18 +22,29 @@
  * those who work on projections in sessions of their own.
  * And it refuses to rename the schema.
  *
- * Only the table that belongs to the extension is guarded: after ALTER
- * EXTENSION evsource DROP TABLE its owner may do with it what he likes.
+ * The same hook sees each parent that a table gets, by INHERITS, INHERIT or as a
+ * partition.  A table of evsource gets none and becomes none: what is done to the parent
+ * is done to its children, too, but the triggers of statements are asked for the parent
+ * only, and those of evsource keep events as they are, dispatch them, and tell sessions of
+ * changes.  For this the event trigger comes before the commands that make inheritance.
+ *
+ * Only the tables that belong to the extension are guarded: after ALTER
+ * EXTENSION evsource DROP TABLE the owner may do with a table what he likes.
  */
 #include "evsource.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/dependency.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
 #include "commands/extension.h"
 #include "commands/user.h"
 #include "fmgr.h"
@@ -42,6 +53,7 @@
 #include "nodes/value.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -61,17 +73,13 @@ PG_FUNCTION_INFO_V1(evsource_guard_log);
 
 static object_access_hook_type previous_hook = NULL;
 
-/* Is this evsource.events, and a member of our extension? */
+/* Is this a table in schema evsource, and a member of our extension? */
 static bool
-is_the_log(Oid relid)
+is_ours(Oid relid)
 {
-	char	   *name = get_rel_name(relid);
-	char	   *schema;
+	char	   *schema = get_namespace_name(get_rel_namespace(relid));
 	Oid			extension;
 
-	if (name == NULL || strcmp(name, "events") != 0)
-		return false;
-	schema = get_namespace_name(get_rel_namespace(relid));
 	if (schema == NULL || strcmp(schema, "evsource") != 0)
 		return false;
 	if (get_rel_relkind(relid) != RELKIND_RELATION)
@@ -79,6 +87,14 @@ is_the_log(Oid relid)
 	extension = get_extension_oid("evsource", true);
 	return OidIsValid(extension) &&
 		getExtensionOfObject(RelationRelationId, relid) == extension;
+}
+
+static bool
+is_the_log(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+
+	return name != NULL && strcmp(name, "events") == 0 && is_ours(relid);
 }
 
 /*
@@ -121,7 +137,45 @@ refuse_to_drop_events(Oid relid)
 			 errhint("Save them with pg_dump if you need them; then SET evsource.allow_drop = on, and drop the extension again.")));
 }
 
-/* Called before any object is dropped, among other occasions. */
+/* Has the command that is running made this the child's parent, or taken that back? */
+static bool
+is_parent_now(Oid child, Oid parent)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(child));
+	scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, SnapshotSelf, 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent == parent;
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return found;
+}
+
+static void
+refuse_inheritance(Oid child, Oid parent)
+{
+	bool		as_child = is_ours(child);
+
+	if ((!as_child && !is_ours(parent)) || !is_parent_now(child, parent))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("table evsource.%s cannot be part of an inheritance tree or a partition",
+					get_rel_name(as_child ? child : parent)),
+			 as_child ?
+			 errdetail("Statements on table \"%s\" would reach its rows, and pass by its triggers.",
+					   get_rel_name(parent)) :
+			 errdetail("The other table's rows would appear in it."),
+			 errhint("To read both tables together, create a view with UNION ALL.")));
+}
+
+/* Called before any object is dropped and when a table gets or loses a parent, among other occasions. */
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int subobject, void *arg)
 {
@@ -131,6 +185,8 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subobject, voi
 	if (access == OAT_DROP && class == RelationRelationId && subobject == 0 &&
 		!evs_allow_drop && !IsBinaryUpgrade && is_the_log(object))
 		refuse_to_drop_events(object);
+	if (access == OAT_POST_ALTER && class == InheritsRelationId && !IsBinaryUpgrade)
+		refuse_inheritance(object, ((ObjectAccessPostAlter *) arg)->auxiliary_id);
 }
 
 /* By its own name, or that of its schema. */

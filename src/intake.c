@@ -24,7 +24,6 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
-#include "replication/logicalworker.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -54,7 +53,6 @@
 PG_FUNCTION_INFO_V1(evsource_intake_begin);
 PG_FUNCTION_INFO_V1(evsource_intake_row);
 PG_FUNCTION_INFO_V1(evsource_intake_end);
-PG_FUNCTION_INFO_V1(evsource_immutable);
 
 /* events read back and dispatched at a time */
 #define DISPATCH_BATCH 10000
@@ -96,8 +94,8 @@ trigger_depth(void)
 	return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH));
 }
 
-static void
-check_called_as_trigger(FunctionCallInfo fcinfo)
+void
+evs_intake_check_trigger(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = evs_guard_trigger(fcinfo, "the triggers of evsource.events");
 
@@ -158,7 +156,7 @@ evsource_intake_begin(PG_FUNCTION_ARGS)
 {
 	Statement  *statement;
 
-	check_called_as_trigger(fcinfo);
+	evs_intake_check_trigger(fcinfo);
 	statement = MemoryContextAllocZero(TopTransactionContext, sizeof(Statement));
 	statement->nest_level = GetCurrentTransactionNestLevel();
 	statement->intake = take_expected_intake();
@@ -334,8 +332,6 @@ type_run(void)
 {
 	MemoryContext caller;
 
-	if (current == NULL)
-		return evs_type_run();
 	if (current->types == NULL)
 	{
 		caller = MemoryContextSwitchTo(statement_context());
@@ -345,16 +341,22 @@ type_run(void)
 	return current->types;
 }
 
-/* A row that brings its place. */
+/* Nobody would dispatch what is stored by a statement that has not begun. */
 static void
-take_restored_row(Relation events, const EvsEvent *row)
+check_statement_began(void)
 {
 	if (current == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot restore events while a trigger of evsource.events is disabled"),
-				 errdetail("The one that runs before an INSERT or COPY has not run."),
-				 errhint("Enable all triggers of the table.")));
+				 errmsg("cannot store events without the triggers of evsource.events"),
+				 errdetail("The one that runs before an INSERT or COPY has not run: it is disabled, or the statement names another table."),
+				 errhint("Enable all triggers of the table, and insert into evsource.events itself.")));
+}
+
+/* A row that brings its place. */
+static void
+take_restored_row(Relation events, const EvsEvent *row)
+{
 	evs_pure_check_append();
 	if (current->streams == NULL)
 	{
@@ -402,10 +404,11 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	EvsEvent	row;
 	bool	   *nulls;
 
-	check_called_as_trigger(fcinfo);
+	evs_intake_check_trigger(fcinfo);
 	events = trigger->tg_relation;
 	desc = RelationGetDescr(events);
 	nulls = palloc(desc->natts * sizeof(bool));
+	check_statement_began();
 	row_from_tuple(&row, trigger->tg_trigtuple, desc, nulls);
 
 	if (!nulls[EVS_EVENTS_POSITION - 1] || !nulls[EVS_EVENTS_VERSION - 1] ||
@@ -433,12 +436,9 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 		evs_wakeup_any_event();
 	row.recorded_at = GetCurrentTimestamp();
 
-	if (current != NULL)
-	{
-		remember_run(current, row.position, row.position);
-		if (current->intake != NULL)
-			tell_intake(current->intake, &row);
-	}
+	remember_run(current, row.position, row.position);
+	if (current->intake != NULL)
+		tell_intake(current->intake, &row);
 
 	fill[0] = Int64GetDatum(row.position);
 	fill[1] = Int64GetDatum(row.version);
@@ -495,7 +495,7 @@ evsource_intake_end(PG_FUNCTION_ARGS)
 {
 	Statement  *statement;
 
-	check_called_as_trigger(fcinfo);
+	evs_intake_check_trigger(fcinfo);
 	statement = current;
 	if (statement == NULL)
 		PG_RETURN_POINTER(NULL);
@@ -532,36 +532,6 @@ evsource_intake_end(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(NULL);
 }
 
-static bool deletes_allowed = false;
-
-void
-evs_intake_allow_deletes(bool allowed)
-{
-	deletes_allowed = allowed;
-}
-
-/*
- * UPDATE, DELETE and TRUNCATE of events: VE003, but for what truncates a stream.  A
- * subscription follows its original, and would be stuck otherwise.
- */
-Datum
-evsource_immutable(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-
-	check_called_as_trigger(fcinfo);
-	if ((deletes_allowed && TRIGGER_FIRED_BY_DELETE(trigger->tg_event)) || IsLogicalWorker())
-		PG_RETURN_POINTER(NULL);
-	ereport(ERROR,
-			(errcode(ERRCODE_EVS_EVENTS_ARE_IMMUTABLE),
-			 errmsg("events are immutable"),
-			 errdetail("%s of evsource.events is not allowed.",
-					   TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "UPDATE" :
-					   TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ? "DELETE" : "TRUNCATE"),
-			 errhint("Append an event that corrects the earlier one.")));
-	PG_RETURN_POINTER(NULL);
-}
-
 /* A statement that failed inside a savepoint has no end trigger. */
 static void
 subtransaction_ends(SubXactEvent event, SubTransactionId mine,
@@ -574,14 +544,12 @@ subtransaction_ends(SubXactEvent event, SubTransactionId mine,
 	while (expected_intake != NULL &&
 		   expected_intake->nest_level >= GetCurrentTransactionNestLevel())
 		expected_intake = expected_intake->outer;
-	deletes_allowed = false;
 }
 
 static void
 transaction_ends(XactEvent event, void *arg)
 {
 	current = NULL;
-	deletes_allowed = false;
 	expected_intake = NULL;
 }
 

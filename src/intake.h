@@ -36,8 +36,8 @@ extern void evs_intake_pass_restored(void);
  */
 extern bool evs_intake_defer(const EvsBatch *batch);
 
-/* From here on (until the (sub)transaction fails) a DELETE of events passes, or not. */
-extern void evs_intake_allow_deletes(bool allowed);
+/* Of a trigger of evsource.events: 39P01 when something else calls its function. */
+extern void evs_intake_check_trigger(FunctionCallInfo fcinfo);
 
 /*
  * Call just before the INSERT: its triggers fill the intake, which lives until

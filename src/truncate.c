@@ -33,7 +33,7 @@
 #include "barrier.h"
 #include "catalog.h"
 #include "dead_letters.h"
-#include "intake.h"
+#include "immutable.h"
 #include "parameters.h"
 #include "query.h"
 #include "rebuild_row.h"
@@ -443,9 +443,9 @@ remove_events(const Truncation *truncation, Datum *values)
 	int64		removed;
 
 	(void) evs_query_run(&note, values, NULL);
-	evs_intake_allow_deletes(true);
+	evs_immutable_allow_deletes(true);
 	removed = evs_query_run(&delete_events, values, NULL);
-	evs_intake_allow_deletes(false);
+	evs_immutable_allow_deletes(false);
 	if (removed > truncation->events)
 		give_up(truncation, "Events that are to go were restored meanwhile.");
 	return removed;
