@@ -22,6 +22,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
@@ -41,6 +42,7 @@
 #include "metadata.h"
 #include "positions.h"
 #include "pure_call.h"
+#include "relations.h"
 #include "replication.h"
 #include "restore.h"
 #include "scan.h"
@@ -150,6 +152,35 @@ take_expected_intake(void)
 	return intake;
 }
 
+/*
+ * Triggers fire in the order of their names: one behind ours could change the row that
+ * was validated and numbered, or leave out an event that is counted already.
+ */
+static void
+check_none_behind(Relation events)
+{
+	Oid			intake_row = evs_catalog()->intake_row;
+	const Trigger *ours = NULL;
+
+	for (int i = 0; i < events->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &events->trigdesc->triggers[i];
+
+		if (!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_BEFORE(trigger->tgtype) ||
+			!TRIGGER_FOR_INSERT(trigger->tgtype) || !evs_relation_trigger_fires(trigger))
+			continue;
+		if (ours != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("trigger \"%s\" of evsource.events would fire too late", trigger->tgname),
+					 errdetail("Events are validated and numbered by trigger \"%s\", which comes before it in the order of names.",
+							   ours->tgname),
+					 errhint("Give it a name that comes before with ALTER TRIGGER ... RENAME TO, or make it an AFTER trigger.")));
+		if (trigger->tgfoid == intake_row)
+			ours = trigger;
+	}
+}
+
 /* Before the statement: nothing drawn, nothing restored. */
 Datum
 evsource_intake_begin(PG_FUNCTION_ARGS)
@@ -157,6 +188,7 @@ evsource_intake_begin(PG_FUNCTION_ARGS)
 	Statement  *statement;
 
 	evs_intake_check_trigger(fcinfo);
+	check_none_behind(((TriggerData *) fcinfo->context)->tg_relation);
 	statement = MemoryContextAllocZero(TopTransactionContext, sizeof(Statement));
 	statement->nest_level = GetCurrentTransactionNestLevel();
 	statement->intake = take_expected_intake();
@@ -386,8 +418,8 @@ validate(EvsEvent *row)
 }
 
 /*
- * For each row, before it is stored: validate and number it.  The trigger's name
- * makes it the last one, so that it sees what others made of the row.
+ * For each row, before it is stored: validate and number it.  The trigger is the
+ * last one, so that it sees what others made of the row.
  */
 Datum
 evsource_intake_row(PG_FUNCTION_ARGS)
@@ -429,11 +461,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	validate(&row);
 	evs_intake_pass_restored();
 	row.position = evs_horizon_draw(1);
-	/* triggers of the user's may come after this one, and change the type */
-	if (evs_store_is_direct(events))
-		evs_wakeup_event(row.stream, row.type);
-	else
-		evs_wakeup_any_event();
+	evs_wakeup_event(row.stream, row.type);
 	row.recorded_at = GetCurrentTimestamp();
 
 	remember_run(current, row.position, row.position);

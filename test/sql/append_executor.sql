@@ -133,6 +133,27 @@ insert into evsource.events (stream, type) values ('exec-6', 'Three') returning 
 drop trigger z_move on evsource.events;
 select pg_temp.story('exec-6'), pg_temp.story('exec-moved');
 
+-- One whose name puts it behind evsource's own would change what has its number: none is stored,
+create trigger zzz_move before insert on evsource.events for each row execute function exec_move();
+select * from evsource.append('exec-6', 'One');
+\echo :LAST_ERROR_SQLSTATE
+insert into evsource.events (stream, type) values ('exec-6', 'One');
+insert into evsource.events (stream, type) select 'exec-6', 'One' where false;
+-- whether it comes to it or not, unless it is disabled
+drop trigger zzz_move on evsource.events;
+create trigger "~odd" before insert or update on evsource.events for each row when (new.type = 'Never') execute function exec_move();
+insert into evsource.events (stream, type) values ('exec-6', 'Four');
+alter table evsource.events disable trigger "~odd";
+insert into evsource.events (stream, type) values ('exec-6', 'Four') returning stream, version;
+drop trigger "~odd" on evsource.events;
+-- or of another kind.
+create trigger zzz_move after insert on evsource.events for each row execute function exec_move();
+insert into evsource.events (stream, type) values ('exec-6', 'Five') returning stream, version;
+drop trigger zzz_move on evsource.events;
+create trigger zzz_move before update on evsource.events for each row execute function exec_move();
+insert into evsource.events (stream, type) values ('exec-6', 'Six') returning stream, version;
+drop trigger zzz_move on evsource.events;
+
 -- A trigger that appends.
 create function exec_echo() returns trigger language plpgsql as $$
 begin
