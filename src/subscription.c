@@ -232,6 +232,16 @@ evs_generation_problem(int generation, int older)
 }
 
 const char *
+evs_missing_cursors_problem(int cursors, int partitions, bool has_end)
+{
+	/* those of an older generation go as they come to their ends */
+	if (cursors >= partitions || has_end)
+		return NULL;
+	return psprintf("There are %d for %d partitions: the others would be passed over.",
+					cursors, partitions);
+}
+
+const char *
 evs_no_cursors_problem(void)
 {
 	return "There are none.";
@@ -286,6 +296,9 @@ load_cursors(EvsSubscription *subscription, const char *consumer, Snapshot snaps
 	}
 	if (subscription->ncursors == 0)
 		refuse(subscription->name, evs_no_cursors_problem());
+	refuse(subscription->name,
+		   evs_missing_cursors_problem(subscription->ncursors, subscription->partitions,
+									   subscription->cursors[0].end != PG_INT64_MAX));
 	systable_endscan_ordered(scan);
 	index_close(index, NoLock);
 	table_close(cursors, NoLock);

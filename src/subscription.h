@@ -61,11 +61,12 @@ extern EvsSubscription *evs_subscription_load(const char *name, const char *cons
 /*
  * What evsource itself does not write, but somebody by hand: a cursor that is not of one of
  * so many partitions, as the others of its generation; a generation after one that has no
- * end; no cursors at all.  In words, for a detail; the first is NULL when there is no such
- * thing.
+ * end; one without an end that has fewer cursors than partitions; no cursors at all.  In
+ * words, for a detail; the first and the third are NULL when there is no such thing.
  */
 extern const char *evs_cursor_problem(int partition, int partitions, int expected);
 extern const char *evs_generation_problem(int generation, int older);
+extern const char *evs_missing_cursors_problem(int cursors, int partitions, bool has_end);
 extern const char *evs_no_cursors_problem(void);
 
 /* 42501 unless the current user has the rights of the owner. */

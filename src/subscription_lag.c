@@ -51,6 +51,7 @@ typedef struct Part
 	int			generation;
 	EvsFilter	filter;
 	int			partitions;
+	int			ncursors;		/* that it has */
 	int64	   *positions;		/* of each one's cursor; the highest there is where it has none */
 	int64		lowest;
 	int64		until;
@@ -130,6 +131,18 @@ give_up(Counting *counting, Lag *lag, const char *problem)
 		counting->nparts--;
 }
 
+/* All rows of the last part have been seen. */
+static void
+end_part(Counting *counting)
+{
+	Part	   *part = counting->nparts == 0 ? NULL : &counting->parts[counting->nparts - 1];
+	const char *problem = part == NULL ? NULL :
+		evs_missing_cursors_problem(part->ncursors, part->partitions, part->has_end);
+
+	if (problem != NULL)
+		give_up(counting, part->lag, problem);
+}
+
 /*
  * The part that the row's cursor belongs to: rows of one follow each other.  NULL when the
  * cursors of its subscription cannot be used.
@@ -154,11 +167,13 @@ part_of(Counting *counting, const EvsQueryResult *result, uint64 row)
 	if (is_same)
 		return part;
 
+	end_part(counting);
 	part = &counting->parts[counting->nparts++];
 	part->lag = lag;
 	part->generation = generation;
 	evs_filter_from_arrays(&part->filter, array_of(result, row, 2), array_of(result, row, 3));
 	part->partitions = partitions;
+	part->ncursors = 0;
 	part->positions = palloc(sizeof(int64) * part->partitions);
 	for (int i = 0; i < part->partitions; i++)
 		part->positions[i] = PG_INT64_MAX;
@@ -196,11 +211,13 @@ load_parts(Counting *counting, const char *name)
 
 		if (part == NULL)
 			continue;
+		part->ncursors++;
 		part->positions[evs_query_integer(&result, row, 6)] = position;
 		part->lowest = Min(part->lowest, position);
 		part->until = Min(part->until, until);
 		part->has_end &= until != PG_INT64_MAX;
 	}
+	end_part(counting);
 	evs_query_end(&result);
 }
 
