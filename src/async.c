@@ -46,6 +46,9 @@
 /* the events of the first batch */
 #define FIRST_BATCH		128
 
+/* So many must end well before they grow again, once others have ended one. */
+#define STEADY			32
+
 /* So few events in a round: the rest can wait for the barrier. */
 #define FEW_EVENTS		1000
 
@@ -106,7 +109,6 @@ get_projection(const char *name)
 	generation = evs_state_cache_generation();
 	if (known->generation == generation)
 		return known->projection;
-
 	if (known->context != NULL)
 		MemoryContextDelete(known->context);
 	known->context = NULL;
@@ -122,7 +124,6 @@ get_projection(const char *name)
 	MemoryContextSetParent(context, TopMemoryContext);
 	known->context = context;
 	known->generation = generation;
-
 	return known->projection;
 }
 
@@ -181,10 +182,20 @@ pace(EvsAsyncPacing *pacing, EvsApplied result, TimestampTz began)
 
 	if (elapsed > wanted)
 		pacing->batch = Max(1, (int) (pacing->batch * wanted / elapsed));
+	else if (pacing->steady > 0)
+		pacing->steady--;
 	else if (result == EVS_APPLY_MORE && elapsed * 2 < wanted)
 		pacing->batch = (int) Min((int64) pacing->batch * 2, evs_async_batch_events);
 	else if (result == EVS_APPLY_END && pacing->batch > FIRST_BATCH)
 		pacing->batch = Max(FIRST_BATCH, pacing->batch / 2);
+}
+
+/* Others ended it: with fewer events it holds fewer locks, and meets fewer of theirs. */
+static void
+shorten(EvsAsyncPacing *pacing)
+{
+	pacing->batch = Max(Min(pacing->batch, evs_async_batch_events) / 2, 1);
+	pacing->steady = STEADY;
 }
 
 /* ---- inline projections that catch up ---- */
@@ -446,6 +457,8 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 	volatile bool goes_on = true;
 
 	(void) back_off(pacing, &pacing->troubles, MAX_DELAY);
+	if (pacing->batch > 0 && evs_failure_is_transient(error->sqlerrcode))
+		shorten(pacing);
 	forget_projection(name);
 
 	PG_TRY();

@@ -44,6 +44,7 @@ typedef enum EvsAsyncOutcome
 typedef struct EvsAsyncPacing
 {
 	int			batch;			/* events that the next transaction may take */
+	int			steady;			/* so many more must end well before it grows again */
 	int			troubles;		/* transactions in a row that failed for no
 								 * fault of the handler's */
 	int			busy;			/* times in a row that another session had it */

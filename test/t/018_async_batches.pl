@@ -68,6 +68,23 @@ select evsource.append('c-1', 'Happened');
 $wait->('seen');
 is($sql->('select * from numbers'), '1|1|0', 'a transaction that gave way is done again');
 
+# With fewer events each, until it is through: the more locks it has, the more often others end it.
+$sql->($_) for q{alter system set evsource.async_batch_events = 8}, q{select pg_reload_conf()};
+$sql->(q{
+create or replace function give_way() returns trigger language plpgsql as $$ begin
+	if (select count(*) from seen where transaction = new.transaction) >= 3 then
+		raise exception 'too many' using errcode = '40P01';
+	end if;
+	return new;
+end $$;
+truncate seen;
+select evsource.append('f-1', 'Happened') from generate_series(1, 20) i;
+});
+$wait->('seen');
+is($sql->('select * from numbers'), '20|20|0', 'a transaction that gave way is shorter the next time');
+is($sql->('select max(n) <= 3 from (select count(*) as n from seen group by transaction) t'), 't', 'and so are those after it');
+$sql->($_) for q{alter system reset evsource.async_batch_events}, q{select pg_reload_conf()};
+
 # An immediate end in a batch that is done again loses nothing.
 $sql->(q{
 drop trigger give_way on seen;
