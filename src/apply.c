@@ -360,7 +360,7 @@ static EvsApplied
 apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 {
 	EvsUnit    *unit = &apply->unit;
-	ScanWork	work = {apply, upto, {max_events, Max(max_events, apply->max_streamed), until}};
+	ScanWork	work = {apply, upto, {max_events, until}};
 	ErrorData  *error = NULL;
 
 	if (unit->has_released)

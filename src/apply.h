@@ -32,8 +32,6 @@ typedef struct EvsApply
 	bool		raise;			/* let errors through, record nothing, and do
 								 * without subtransactions */
 	bool		rebuilds;		/* let an error through that would stop it */
-	int64		max_streamed;	/* so many events a batch may have as a stream; 0: as
-								 * many as otherwise */
 	int64		applied;		/* events */
 	int64		began_at;		/* position */
 } EvsApply;

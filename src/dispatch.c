@@ -380,8 +380,6 @@ next_of_scan(void *arg)
 {
 	ScanSource *source = arg;
 	EvsScanned *result = source->result;
-	int64		max_events = source->projection->streaming ?
-		source->limit->max_streamed : source->limit->max_events;
 
 	if (source->is_ahead)
 	{
@@ -390,7 +388,7 @@ next_of_scan(void *arg)
 	}
 	if (time_is_up(source))
 		return NULL;
-	while (result->taken < max_events && evs_scan_next(source->scan, &source->event))
+	while (result->taken < source->limit->max_events && evs_scan_next(source->scan, &source->event))
 	{
 		result->taken++;
 		result->position = source->event.position;

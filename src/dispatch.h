@@ -43,7 +43,6 @@ extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch
 typedef struct EvsScanLimit
 {
 	int64		max_events;		/* at most so many */
-	int64		max_streamed;	/* or so many, if a query gets them as a stream */
 	TimestampTz until;			/* who gets them one by one, or as a stream, gets no
 								 * more after that time; 0: never */
 } EvsScanLimit;

@@ -56,8 +56,8 @@
 /* ms to wait for a transaction before we look whether we still have to */
 #define LONGEST_WAIT	1000
 
-/* The events of the first batch. */
-#define FIRST_BATCH		100000
+/* The events of the first batch: nobody knows how long each will take. */
+#define FIRST_BATCH		1000
 
 bool
 evs_procedure_is_atomic(FunctionCallInfo fcinfo)
@@ -320,18 +320,26 @@ evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
 	return evs_caution_batch(&procedure->caution, procedure->batch);
 }
 
-/* A statement or a fold writes less the more events it gets: not too few of them. */
+/*
+ * A statement or a fold writes less the more events it gets: at once as many as there is
+ * time for.
+ */
 void
-evs_procedure_pace(EvsProcedure *procedure, TimestampTz began)
+evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began)
 {
-	int64		elapsed = (GetCurrentTimestamp() - began) / 1000;
+	const int64 time = EVS_PROCEDURE_TIME * INT64CONST(1000);
+	int64		elapsed = Max(GetCurrentTimestamp() - began, 1);
 
 	if (procedure->caution.careful > 0)
 		return;
-	if (elapsed * 2 < EVS_PROCEDURE_TIME)
-		procedure->batch = Min(procedure->batch * 2, PG_INT32_MAX);
-	else if (elapsed > EVS_PROCEDURE_TIME)
-		procedure->batch = Max(procedure->batch * EVS_PROCEDURE_TIME / elapsed, 1);
+	if (elapsed * 2 < time)
+		procedure->batch = Min(Max(procedure->batch, applied * time / elapsed), PG_INT32_MAX);
+	else if (elapsed > time)
+	{
+		if (applied > 0)
+			procedure->batch = Min(procedure->batch, applied);
+		procedure->batch = Max(procedure->batch * time / elapsed, 1);
+	}
 }
 
 int64
@@ -340,19 +348,14 @@ evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const ch
 {
 	EvsApply	apply;
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), EVS_PROCEDURE_TIME);
-	EvsScanLimit limit = {max_events, max_events, until};
+	EvsScanLimit limit = {max_events, until};
 	bool		crashes = evs_caution_blames(&procedure->caution);
-
-	/* a stream ends in time, however many events that is */
-	if (procedure->caution.careful == 0)
-		limit.max_streamed = Max(max_events, evs_apply_limit(projection));
 
 	*due = 0;
 	if (!projection->dead_letter && !crashes)
 		return evs_replay_some(projection, checkpoint, upto, &limit);
 
 	evs_apply_begin_rebuild(&apply, projection, troubles, checkpoint);
-	apply.max_streamed = limit.max_streamed;
 	if (evs_apply_due(&apply) == 0)
 	{
 		if (crashes)
@@ -376,7 +379,7 @@ apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *c
 
 	applied = evs_procedure_apply(procedure, projection, projection->name, checkpoint, upto,
 								  evs_procedure_batch(procedure, projection), due);
-	evs_procedure_pace(procedure, began);
+	evs_procedure_pace(procedure, applied, began);
 	evs_checkpoint_write(projection->name, checkpoint);
 	return applied;
 }

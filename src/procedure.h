@@ -155,7 +155,7 @@ extern EvsOutcome evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz 
  * others see how far the work is; and how long one has taken that applied as many.
  */
 extern int64 evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection);
-extern void evs_procedure_pace(EvsProcedure *procedure, TimestampTz began);
+extern void evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began);
 
 /*
  * Apply events after the checkpoint to what is built, and move it; at most so

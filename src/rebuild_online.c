@@ -187,7 +187,7 @@ evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *re
 
 	if (watch->touched != NULL)
 		refuse_touched(rebuild, watch->touched);
-	evs_procedure_pace(procedure, began);
+	evs_procedure_pace(procedure, applied, began);
 	return applied;
 }
 

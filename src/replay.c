@@ -97,7 +97,7 @@ replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto)
 	MemoryContext batch_context;
 	MemoryContext old_context;
 	int			most = evs_apply_limit(projection);
-	EvsScanLimit limit = {most, most, 0};
+	EvsScanLimit limit = {most, 0};
 
 	batch_context = AllocSetContextCreate(CurrentMemoryContext, "evsource replay batch",
 										  ALLOCSET_DEFAULT_SIZES);

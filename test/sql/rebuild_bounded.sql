@@ -1,0 +1,44 @@
+-- A rebuild begins with a transaction of few events, however they are applied: nobody
+-- knows yet how long each of them takes.  What is quick goes on with many.
+\set home :DBNAME
+set client_min_messages = warning;
+drop database if exists evsource_bounded;
+create database evsource_bounded;
+\c evsource_bounded
+create extension evsource;
+set client_min_messages = warning;
+select count(*) from generate_series(1, 50) i, lateral evsource.append_batch('a-' || i,
+    array_fill('T'::text, array[100]), array_fill('{}'::jsonb, array[100]));
+
+create table streamed (position bigint);
+create table stored (position bigint);
+create table batched (position bigint);
+create function by_batch(e evsource.event[]) returns void language sql as
+    $$ insert into batched select (x).position from unnest(e) x $$;
+select evsource.create_projection('streamed', mode => 'async', tables => '{streamed}',
+    query => 'insert into streamed select position from new_events');
+select evsource.create_projection('stored', mode => 'async', tables => '{stored}',
+    query => 'insert into stored select a.position from new_events a where exists (select from new_events b where b.position = a.position)');
+select evsource.create_projection('batched', handler => 'by_batch(evsource.event[])', mode => 'async', tables => '{batched}');
+
+-- of the transaction that applied this event; online the first hundred have one of their own
+create function pg_temp.small(model regclass, out events bigint, out is_small boolean) language plpgsql as $$
+begin
+    execute format('select sum(n), bool_and(n <= 1000) filter (where is_early) '
+                   'from (select count(*) as n, bool_or(position = 150) as is_early from %s group by xmin::text) t', model)
+    into events, is_small;
+end $$;
+call evsource.rebuild_projection('streamed', online => false);
+select * from pg_temp.small('streamed');
+call evsource.rebuild_projection('streamed', online => true);
+select * from pg_temp.small('streamed');
+call evsource.rebuild_projection('stored', online => false);
+select * from pg_temp.small('stored');
+call evsource.rebuild_projection('batched', online => false);
+select * from pg_temp.small('batched');
+call evsource.rebuild_projection('batched', online => true);
+select * from pg_temp.small('batched');
+
+\c :home
+set client_min_messages = warning;
+drop database evsource_bounded;
