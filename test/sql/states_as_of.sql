@@ -85,5 +85,19 @@ select setval('calls', 1, false);
 select count(*), count(distinct key), min(event_count), max(event_count), sum((state ->> 'count')::int) from evsource.load_states('each', '2024-01-02Z');
 select last_value from calls;
 
+-- States that take more memory than there may be: the log is walked again for some of them.
+create function grown(state jsonb, e evsource.event) returns jsonb language sql immutable as
+$$ select jsonb_build_object('n', coalesce(state -> 'n', '[]') || (e.data -> 'n'), 'filler', coalesce(state ->> 'filler', '') || repeat(e.data ->> 'k', 4000)) $$;
+select evsource.create_projection('grown', 'grown', key => 'whose', mode => 'manual', categories => '{a}');
+select evsource.run_projection('grown') > 0 as applied;
+create function pg_temp.differences(at timestamptz) returns table (keys bigint, bytes_are_many boolean, differ bigint) language sql as $$
+select count(*), sum(octet_length(g.state::text)) > 16 * 64 * 1024, count(*) filter (where g.state -> 'n' is distinct from l.state -> 'n')
+from evsource.load_states('grown', at) g full join evsource.load_states('listed', at) l on g.key = l.key $$;
+select max(occurred_at) as latest from evsource.events \gset
+set work_mem = '64kB';
+select * from pg_temp.differences('2024-01-20Z');
+select * from pg_temp.differences(:'latest');
+reset work_mem;
+
 \c :home
 drop database evsource_states_as_of;
