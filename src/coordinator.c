@@ -12,9 +12,7 @@
  */
 #include "evsource.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -25,7 +23,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -177,19 +174,6 @@ time_to_stay(void)
 										TimestampTzPlusMilliseconds(listened_at, LISTENERS_AWAY));
 }
 
-/* May others of us connect, too?  Those who are connected stay. */
-static bool
-is_closed(void)
-{
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
-	bool		allowed = HeapTupleIsValid(tuple) &&
-		((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
-
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	return !allowed;
-}
-
 /* Read the list of jobs if it is not what it was; leave if we are not needed. */
 static void
 look(void)
@@ -198,7 +182,7 @@ look(void)
 	bool		exists;
 
 	StartTransactionCommand();
-	closed = is_closed();
+	closed = evs_daemon_is_shut_out();
 	exists = evs_catalog_exists();
 	if (evs_crew_in_the_way())
 		verdict = EVS_VERDICT_AWAY;

@@ -15,6 +15,7 @@
 #include "access/xlog.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -27,6 +28,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/inval.h"
+#include "utils/syscache.h"
 
 #include "catalog.h"
 #include "daemon.h"
@@ -206,6 +208,18 @@ evs_daemon_is_outdated(void)
 		strlcpy(first_version, version, sizeof(first_version));
 	}
 	return oid != first_oid || strcmp(version, first_version) != 0;
+}
+
+bool
+evs_daemon_is_shut_out(void)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
+	bool		allowed = HeapTupleIsValid(tuple) &&
+		((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return !allowed;
 }
 
 bool

@@ -51,6 +51,12 @@ extern EvsPost evs_daemon_begin(bool with_database);
 extern bool evs_daemon_is_outdated(void);
 
 /*
+ * Does our database allow no connections any more?  Those who are connected stay,
+ * others of us cannot come.  In a transaction.
+ */
+extern bool evs_daemon_is_shut_out(void);
+
+/*
  * Is this a copy of another database, or a restored one, that nobody has adopted?
  * It is one before the first projection of another one can be seen in it.
  */

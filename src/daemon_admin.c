@@ -91,9 +91,9 @@ refuse_for_room(bool comes_later)
  * Starts the daemon for this database; false when it runs already.  Not undone by
  * a rollback.
  *
- * Errors: 55000 on a standby, where evsource.daemon is off, and in a copy that the
- * daemon has nothing to do in before evsource.adopt(), or when nobody has come; 53400
- * when that was because max_worker_processes leaves no room.
+ * Errors: 55000 on a standby, where evsource.daemon is off, where connections are not
+ * allowed, in a copy that the daemon has nothing to do in before evsource.adopt(), or
+ * when nobody has come; 53400 when that was because max_worker_processes leaves no room.
  */
 Datum
 evsource_start_daemon(PG_FUNCTION_ARGS)
@@ -116,6 +116,13 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 
 	if (has_coordinator(&no_room))
 		PG_RETURN_BOOL(false);
+
+	if (evs_daemon_is_shut_out())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot start evsource's daemon in a database that allows no connections"),
+				 errdetail("Its processes would have to connect."),
+				 errhint("Use ALTER DATABASE ... ALLOW_CONNECTIONS true.")));
 
 	/* it would look, and leave; one that is started by hand stays */
 	if (evs_shmem_is_preloaded() && evs_daemon_is_in_copy() && !evs_listen_anybody())

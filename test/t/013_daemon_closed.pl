@@ -104,6 +104,16 @@ $empty->('two');
 $open->('one');
 $applied->('one', 'it has a worker again');
 
+# Who is still in it, and calls the daemon, is told why it cannot come.
+my ($status, $out, $error) = $node->psql('one', q{
+\set VERBOSITY verbose
+update pg_database set datallowconn = false where datname = 'one';
+select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = 'one' and pid <> pg_backend_pid();
+select evsource.start_daemon()});
+like($error, qr/55000: cannot start evsource's daemon in a database that allows no connections/, 'start_daemon() says so');
+$open->('one');
+$applied->('one', 'it is back');
+
 # It is in nobody's way.
 $sql->('drop database two');
 $empty->('one');
