@@ -114,6 +114,12 @@ ok(sleeps(sub { $append->() for 1 .. 5 }), 'with nobody who listens appends do n
 $sql->(q{select evsource.drop_projection('sums')});
 $soon->("select ($coordinators) = 0", 'it leaves when nothing else is to be done');
 
+# DISCARD ALL, with which a pooler hands a session on, ends it, too
+$listener->query_safe('listen evsource_events');
+$soon->("select ($coordinators) = 1", 'it comes back');
+$listener->query_safe('discard all');
+$soon->("select ($coordinators) = 0", 'and leaves after DISCARD ALL');
+
 # a session that ends listens no more
 $listener->query_safe('listen evsource_events');
 $soon->("select ($coordinators) = 1", 'it comes back');
