@@ -323,6 +323,18 @@ select version from evsource.append('exec-20', 'Exists', expected_version => -4)
 drop trigger "00_same" on evsource.events;
 select pg_temp.story('exec-20');
 
+-- An exclusion constraint is checked at once.
+alter table evsource.events add constraint exec_once exclude using btree (stream with =) where (type = 'Once');
+select * from pg_temp.append_all_ways('exec-22');
+select version from evsource.append('exec-22', 'Once');
+\set VERBOSITY terse
+select version from evsource.append('exec-22', 'Once');
+\echo :LAST_ERROR_SQLSTATE
+select version from evsource.append_batch('exec-22', '{A,B,C,D,Once}', '{1,2,3,4,5}');
+\set VERBOSITY default
+select version from evsource.append_batch('exec-22', '{A,B,C,D,E}', '{1,2,3,4,5}');
+alter table evsource.events drop constraint exec_once;
+
 -- Columns of the owner's come and go; those of the log must be what they were.
 begin;
 alter table evsource.events alter column data type json;
