@@ -10,8 +10,10 @@ from (select from looks where :whole group by version having min(fresh) >= 10) s
 select expect('what was loaded a moment ago loads in less than 1 ms', count(*), 0::bigint)
 from (select from looks where :whole group by version having min(again) >= 1) slow;
 select expect('looks were taken', count(*) > 0, true) from looks;
-select expect('a fresh session folds what came after the snapshot, and some 100 events at most', count(*), 0::bigint)
-from looks where folded <> version - snapshot or folded > 200;
+-- (While a transaction is open that may see the snapshot before, an ANALYZE by autovacuum for
+-- instance, one is saved every 400 events.)
+select expect('a fresh session folds what came after the snapshot, and some 100 events, at most 400', count(*), 0::bigint)
+from looks where folded <> version - snapshot or folded > 500;
 select expect('what was loaded a moment ago is not folded again', count(*), 0::bigint)
 from looks where folded_again > 0;
 -- (What is live is counted as it is loaded; it is saved in a third of that. The
