@@ -397,7 +397,10 @@ remove_mark(EvsProcedure *procedure, EvsOutcome outcome)
 						find_position(&rebuild), outcome == EVS_DONE);
 }
 
-/* A handler that failed does so until somebody mends it. */
+/*
+ * A handler that failed does so until somebody mends it.  A cancel is of this attempt: the
+ * next one is a moment later, and cancel_rebuild() ends them all.
+ */
 static EvsOutcome
 fail(const char *name, MemoryContext context)
 {
@@ -407,8 +410,6 @@ fail(const char *name, MemoryContext context)
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(error);
 	EmitErrorReport();
 	FlushErrorState();
 	passing = is_passing(error->sqlerrcode);

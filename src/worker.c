@@ -70,12 +70,13 @@ static EvsTeam *team;
 static EvsMember *me;
 static EvsJobs jobs;
 static MemoryContext step_context;
+static bool failed = false;		/* an error ends us, that nobody has dealt with */
 
 static void
 worker_exits(int code, Datum arg)
 {
-	/* who is not told to leave, and does not leave by himself, dies of a handler */
-	if (code == 0 || evs_daemon_was_told_to_leave())
+	/* who is not told to leave, does not leave by himself and has no error, dies of a handler */
+	if (code == 0 || failed || evs_daemon_was_told_to_leave())
 		evs_crash_mark_at_exit();
 	SpinLockAcquire(&team->mutex);
 	me->pid = 0;
@@ -421,23 +422,10 @@ rest_under_load(void)
 		rest(Max(TimestampDifferenceMilliseconds(now, next), 1));
 }
 
-void
-evs_worker_main(Datum argument)
+/* Until we leave. */
+static void
+work(void)
 {
-	post = evs_daemon_begin(true);
-	crew = evs_crew_attach(post.crew);
-	if (crew == NULL)
-		proc_exit(0);
-	team = &crew->teams[post.team];
-	me = &team->members[post.member];
-	before_shmem_exit(worker_exits, (Datum) 0);
-	step_context = AllocSetContextCreate(TopMemoryContext, "evsource worker step",
-										 ALLOCSET_DEFAULT_SIZES);
-	SpinLockAcquire(&team->mutex);
-	me->pid = MyProcPid;
-	me->job = EVS_JOB_NONE;
-	SpinLockRelease(&team->mutex);
-
 	for (;;)
 	{
 		TimestampTz started = GetCurrentTimestamp();
@@ -460,4 +448,34 @@ evs_worker_main(Datum argument)
 		pgstat_report_stat(false);
 		evs_daemon_sleep(true, nothing_to_do, NULL, round.timeout);
 	}
+}
+
+void
+evs_worker_main(Datum argument)
+{
+	post = evs_daemon_begin(true);
+	crew = evs_crew_attach(post.crew);
+	if (crew == NULL)
+		proc_exit(0);
+	team = &crew->teams[post.team];
+	me = &team->members[post.member];
+	before_shmem_exit(worker_exits, (Datum) 0);
+	step_context = AllocSetContextCreate(TopMemoryContext, "evsource worker step",
+										 ALLOCSET_DEFAULT_SIZES);
+	SpinLockAcquire(&team->mutex);
+	me->pid = MyProcPid;
+	me->job = EVS_JOB_NONE;
+	SpinLockRelease(&team->mutex);
+
+	PG_TRY();
+	{
+		work();
+	}
+	PG_CATCH();
+	{
+		/* what is FATAL does not come here */
+		failed = true;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }

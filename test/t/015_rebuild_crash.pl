@@ -147,6 +147,63 @@ is($sql->('select coalesce(max(attempts), 0) from evsource.crash_marks'), 0, 'a 
 $sql->('delete from deadly.events; select pg_terminate_backend(' . victim() . ')');
 $soon->($rebuilt, 'it goes on');
 is_right('others', 'false', 'to its end');
+
+# Nor has who is cancelled, ...
+my $sleeper = q{from pg_stat_activity where backend_type = 'evsource worker' and wait_event = 'PgSleep'};
+my $log = -s $node->logfile;
+my $since = '-infinity';
+my $nobody_died = sub { unlike(slurp_file($node->logfile, $log), qr/the process died/, $_[0]) };
+$sql->(q{
+select evsource.retry_dead_letters('sums');
+insert into deadly.events select 'sums', position from evsource.events where stream = 'account-7' and version = 33;
+select evsource.request_rebuild('sums')});
+foreach my $round (1 .. 5)
+{
+	$soon->("select count(*) = 1 $sleeper and xact_start > '$since'", "cancelled, round $round");
+	$since = $sql->("select xact_start $sleeper");
+	$sql->("select pg_cancel_backend(pid) $sleeper");
+}
+$soon->("select count(*) = 1 $sleeper and xact_start > '$since'", 'it is tried again each time');
+$nobody_died->('a worker that was cancelled is not a crash');
+$sql->("delete from deadly.events; select pg_cancel_backend(pid) $sleeper");
+$soon->($rebuilt, 'it goes on');
+is($sql->('select count(*) from evsource.dead_letters'), 0, 'nothing is parked');
+is_right('sums', 'false', 'all is in the new version');
+
+# ... nor one whose handler fails as if it had been, ...
+$log = -s $node->logfile;
+$sql->(q{
+create table errors (message text, sqlstate text);
+create or replace function count_other(e evsource.event) returns void language plpgsql as $$
+declare
+	error errors;
+begin
+	select * into error from errors where e.version = 33;
+	if found then raise exception '%', error.message using errcode = error.sqlstate; end if;
+	insert into others as s values (e.stream, 1) on conflict (account) do update set events = s.events + 1;
+end $$;
+insert into errors values ('remote timeout', '57014');
+select evsource.request_rebuild('others')});
+$node->wait_for_log(qr/remote timeout.*remote timeout.*remote timeout/s, $log);
+$nobody_died->('an error that does not count is none');
+$sql->('truncate errors');
+$soon->($rebuilt, 'it goes on when it is over');
+is_right('others', 'false', 'to its end');
+
+# ... nor one that ends by an error which nobody could put on record.
+$log = -s $node->logfile;
+$sql->(q{
+create function refuse() returns trigger language plpgsql as $$ begin raise exception 'there is no room for it'; end $$;
+create trigger refuse before update on evsource.rebuilds for each row when (new.state = 'failed') execute function refuse();
+insert into errors values ('wrong', 'ZZ001');
+select evsource.request_rebuild('others')});
+$node->wait_for_log(qr/there is no room for it.*there is no room for it.*there is no room for it/s, $log);
+$sql->('drop trigger refuse on evsource.rebuilds');
+$soon->($failed, 'when it can be, it is');
+is($sql->('select last_error from evsource.rebuilds'), 'wrong', 'with the error that it was');
+$nobody_died->('no error is a crash');
+$sql->(q{truncate errors; select evsource.request_rebuild('others')});
+$soon->($rebuilt, 'mended, it goes on');
 $soon->($all_applied, 'and all is applied');
 is($sql->('select count(*) from evsource.projection_failures'), 0, 'nobody is blamed');
 is($sql->($marks), 0, 'no mark is left');
