@@ -22,6 +22,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -307,6 +308,22 @@ evs_crew_is_in(Oid database)
 		return false;
 	evs_crew_leave(segment);
 	return true;
+}
+
+bool
+evs_crew_is_full(void)
+{
+	LockData   *locks = GetLockStatusData();
+	int			count = 0;
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LOCKTAG    *tag = &locks->locks[i].locktag;
+
+		if (is_team_locktag(tag, tag->locktag_field1))
+			count++;
+	}
+	return count >= max_worker_processes;
 }
 
 /* Wait for the team to leave; false if it has not after so many ms. */

@@ -120,6 +120,9 @@ extern void evs_crew_wake_team(EvsTeam *team);
 /* Has this database a team? */
 extern bool evs_crew_is_in(Oid database);
 
+/* Are there as many teams as there can be processes?  The launcher of all has no more. */
+extern bool evs_crew_is_full(void);
+
 /*
  * Make a database free of our processes for a command that needs that.  The
  * caller holds the lock that the command takes: those who have left do not come

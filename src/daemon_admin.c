@@ -47,8 +47,8 @@ has_coordinator(bool *no_room)
 
 	if (team == NULL)
 	{
-		/* the launcher of all has as many teams as there can be processes */
-		*no_room = evs_shmem_is_preloaded();
+		/* it may also have come, and left: there was nothing to do */
+		*no_room = evs_crew_is_full();
 		return false;
 	}
 	is_there = team->coordinator != 0;
@@ -152,7 +152,7 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 				 errmsg("could not start evsource's daemon"),
 				 errdetail("No process of it has come for this database, and stayed, within %d seconds.",
 						   TIME_TO_START / 1000),
-				 errhint("See the server log for what has become of it.")));
+				 errhint("See the server log for what has become of it, and whether evsource.daemon is off for the database.")));
 	PG_RETURN_BOOL(true);
 }
 

@@ -50,4 +50,17 @@ cmp_ok(time - $start, '<', 20, 'soon');
 
 $node->stop;
 
+# Also where even the launcher's list of databases is full, which holds one here.
+my $full = start_node('full', q{
+shared_preload_libraries = 'evsource'
+max_worker_processes = 1
+max_logical_replication_workers = 0
+});
+$full->wait_for_log(qr/could not start a coordinator/);
+$full->safe_psql('postgres', 'create database other');
+$full->safe_psql('other', q{set evsource.daemon = off; create extension evsource});
+(undef, undef, $error) = $full->psql('other', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
+like($error, qr/ERROR:  53400/, 'a full list is want of room, too');
+$full->stop;
+
 done_testing();

@@ -80,4 +80,15 @@ foreach (qw(later postgres))
 	$soon->(q{select lag = 0 from evsource.projection_status}, "turned on again it applies in database $_");
 }
 
+# Off for the database, it does not come for who turns it on in his session; that is not for want of room.
+$node->safe_psql('postgres', 'create database without');
+$node->safe_psql('postgres', 'alter database without set evsource.daemon = off');
+my (undef, undef, $error) = $node->psql('without', q{
+create extension evsource;
+set evsource.daemon = on;
+\set VERBOSITY verbose
+select evsource.start_daemon()});
+like($error, qr/55000: could not start evsource's daemon\nDETAIL:  No process of it has come/, 'start_daemon() does not speak of room');
+like($error, qr/HINT:.* evsource\.daemon is off for the database/, 'and says what it may be');
+
 done_testing();
