@@ -37,7 +37,7 @@
 #define TRUNCATED	"'the event was truncated'"
 
 static EvsQuery find_letters = {
-	"select from evsource.dead_letters where projection = $1 and stream = $2 limit 1",
+	"select from evsource.dead_letters where " ITS_ROWS " and stream = $2 limit 1",
 	2, {TEXTOID, TEXTOID}, SPI_OK_SELECT
 };
 

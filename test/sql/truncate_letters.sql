@@ -192,6 +192,20 @@ select evsource.revert_rebuild('seen');
 select count(*) from seen;
 select evsource.run_projection();
 select (select count(*) from seen) as seen, (select count(*) from evsource.dead_letters) as letters;
+-- so it is when the one in use takes no events of the stream any more, and has parked none
+create table public.broken ();
+select public.add('w-2', true), public.add('w-2', false), public.add('w-2', false);
+set client_min_messages = error;
+select evsource.run_projection();
+set client_min_messages = warning;
+drop table public.broken;
+call evsource.rebuild_projection('seen', online => true, keep_old => true);
+select evsource.alter_projection('seen', categories => '{v}');
+select evsource.truncate_stream('w-2', 2);
+select count(*) filter (where message like '%secret%') as told, count(*) filter (where retry) as released, count(*) from evsource.dead_letters;
+select evsource.revert_rebuild('seen'), evsource.alter_projection('seen', categories => '{w}');
+select evsource.run_projection();
+select (select count(*) from seen where stream = 'w-2') as seen, (select count(*) from evsource.dead_letters) as letters;
 
 \c :home
 set client_min_messages = warning;
