@@ -363,11 +363,13 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 	ScanWork	work = {apply, upto, {max_events, until}};
 	ErrorData  *error = NULL;
 
+	/* a batch of their own: so they are not blamed for how an event of the log ends */
 	if (unit->has_released)
 	{
 		advance(apply, evs_dead_letters_apply_released(apply->projection, unit),
 				unit->checkpoint.position);
 		unit->has_released = false;
+		return EVS_APPLY_MORE;
 	}
 
 	/* what has failed is tried alone, before anything comes after it */

@@ -22,6 +22,7 @@
 #include "utils/inval.h"
 
 #include "catalog.h"
+#include "crash_mark.h"
 #include "query.h"
 #include "truncate_letters.h"
 
@@ -141,7 +142,10 @@ evs_letters_truncated(const char *projection, text *stream, int64 before)
 	if (evs_query_run(&remove_letters, values, NULL) == 0)
 		return;
 	(void) evs_query_run(&remove_keys, values, NULL);
-	(void) evs_query_run(&release, values, NULL);
+
+	/* crashes that were counted before are not those of what is released */
+	if (evs_query_run(&release, values, NULL) > 0)
+		evs_crash_marks_clear(projection);
 
 	/* sessions may remember states that these events were asked into; and workers look */
 	CacheInvalidateRelcacheByRelid(evs_catalog()->projections);

@@ -64,5 +64,35 @@ is($sql->(q{select type, attempts > 0, retry from evsource.dead_letters where st
 is($sql->(q{select string_agg(type, ' ' order by at) from done where stream = 'a-3'}), 'First Second Third', 'and no other event is blamed');
 is($sql->('select count(*) from evsource.crash_marks where events > 0'), 0, 'nothing is left of it');
 
+# What the log's next event ends is not theirs ...
+$append->('a-5', qw(Bad1 Second Third));
+$wait->();
+$sql->(q{
+begin;
+select evsource.truncate_stream('a-5', 2, force => true);
+select evsource.append('a-5', 'Deadly');
+commit;
+});
+$wait->();
+is($sql->(q{select string_agg(type, ' ' order by at) from done where stream = 'a-5'}), 'Second Third', 'what waited is applied before an event that ends the worker');
+is($sql->(q{select type, sqlstate from evsource.dead_letters where stream = 'a-5'}), 'Deadly|57P02', 'which alone is blamed');
+
+# ... nor what has been counted before they were released. A new worker reads the count.
+$append->('a-6', qw(Bad1 Second));
+$wait->();
+$sql->(q{alter system set evsource.daemon = off});
+$node->restart;
+$sql->(q{
+begin;
+insert into evsource.crash_marks (projection, partition, position, events, attempts, careful, batch)
+    select projection, partition, position, 1, 10, 1, 1 from evsource.partitions;
+select evsource.truncate_stream('a-6', 2, force => true);
+commit;
+});
+$sql->(q{alter system reset evsource.daemon});
+$node->restart;
+$soon->(q{select count(*) = 0 from evsource.dead_letters where stream = 'a-6' and attempts = 0}, 'a new worker begins with what was released');
+is($sql->(q{select type from done where stream = 'a-6'}), 'Second', 'and tries it before it blames it');
+
 $node->stop;
 done_testing();
