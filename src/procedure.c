@@ -59,6 +59,9 @@
 /* The events of the first batch: nobody knows how long each will take. */
 #define FIRST_BATCH		1000
 
+/* So many times as many the next one may have. */
+#define FASTEST_GROWTH	16
+
 bool
 evs_procedure_is_atomic(FunctionCallInfo fcinfo)
 {
@@ -321,24 +324,29 @@ evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
 }
 
 /*
- * A statement or a fold writes less the more events it gets: at once as many as there is
- * time for.
+ * A statement or a fold writes less the more events it gets: soon as many as there is time
+ * for.  Where twice the events take far more than twice the time, no longer than once.
  */
 void
 evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began)
 {
 	const int64 time = EVS_PROCEDURE_TIME * INT64CONST(1000);
 	int64		elapsed = Max(GetCurrentTimestamp() - began, 1);
+	int64		in_time = applied * time / elapsed;
 
 	if (procedure->caution.careful > 0)
 		return;
 	if (elapsed * 2 < time)
-		procedure->batch = Min(Max(procedure->batch, applied * time / elapsed), PG_INT32_MAX);
+	{
+		int64		most = procedure->batch * (procedure->was_slow ? 2 : FASTEST_GROWTH);
+
+		procedure->batch = Min(Max(procedure->batch, Min(in_time, most)), PG_INT32_MAX);
+	}
 	else if (elapsed > time)
 	{
-		if (applied > 0)
-			procedure->batch = Min(procedure->batch, applied);
-		procedure->batch = Max(procedure->batch * time / elapsed, 1);
+		procedure->batch = Max(applied > 0 ? Min(procedure->batch, in_time) :
+							   procedure->batch * time / elapsed, 1);
+		procedure->was_slow = true;
 	}
 }
 

@@ -35,6 +35,7 @@ typedef struct EvsProcedure
 	int			rounds;			/* that reached the safe position */
 	int			pause;			/* ms to sleep when EVS_WAIT was said */
 	int64		batch;			/* events for the next transaction; 0: not known yet */
+	bool		was_slow;		/* one has taken too long: it grows slowly since */
 	bool		restored;		/* rebuild: snapshots have been looked at */
 	bool		from_snapshots; /* and there are some that can be used */
 	int64		restored_upto;	/* a fold's states have what there is up to here */
