@@ -141,10 +141,10 @@ comment on view evsource.projection_status is
 -- rebuild which was interrupted for a day does not look slow.
 create view evsource.progress as
     select w.projection, w.state, w.online, w.events_done,
-           greatest(w.total, w.events_done) as events_total,
+           case when w.total is not null then greatest(w.total, w.events_done) end as events_total,
            case when w.total > 0
                 then round(100.0 * least(w.events_done, w.total) / w.total, 1)
-                else 100.0
+                when w.total = 0 then 100.0
            end as percent,
            round(r.rate::numeric, 1) as events_per_second,
            case when r.rate > 0 and b.pids is null
@@ -165,7 +165,7 @@ create view evsource.progress as
         where c.started_at is not null
         union all
         select b.projection, case b.state when 'building' then 'rebuilding' when 'kept' then 'dropping' else b.state end,
-               b.online, b.event_count, b.total,
+               b.online, b.event_count, case when b.started_at is not null then b.total end,
                b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error,
                true, b.background, b.pid, b.waits_for,
                b.last_error_position, b.sqlstate, b.detail, b.hint, b.context

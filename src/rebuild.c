@@ -54,13 +54,11 @@ PG_FUNCTION_INFO_V1(evsource_rebuild_projection);
 static int64
 count_events(const EvsProjection *projection)
 {
-	EvsCheckpoint known = {projection->start_after, 0};
-
 	if (!projection->stale && projection->state != EVS_PROJECTION_REBUILDING &&
 		projection->state != EVS_PROJECTION_CATCHING_UP)
-		evs_checkpoint_read(projection->name, &known);
-	return known.event_count + evs_registry_count(&projection->filter, known.position,
-												  evs_horizon_safe_position());
+		return evs_units_total(projection);
+	return evs_registry_count(&projection->filter, projection->start_after,
+							  evs_horizon_safe_position());
 }
 
 /* ---- in place ---- */

@@ -56,6 +56,13 @@ static EvsQuery delete_partitions = {
 	1, {TEXTOID}, SPI_OK_DELETE
 };
 
+/* In one statement: workers go on meanwhile. */
+static EvsQuery count_all = {
+	"select c.event_count + evsource._projection_lag(c.projection)"
+	" from evsource._checkpoints c where c.projection = $1",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
 PG_FUNCTION_INFO_V1(evsource_partition);
 
 bool
@@ -215,6 +222,14 @@ evs_units_furthest(const EvsProjection *projection)
 		furthest = Max(furthest, unit.checkpoint.position);
 	}
 	return furthest;
+}
+
+int64
+evs_units_total(const EvsProjection *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection->name)};
+
+	return DatumGetInt64(evs_query_value_latest(&count_all, values, NULL, Int64GetDatum(0)));
 }
 
 void

@@ -47,6 +47,9 @@ extern int64 evs_unit_whole_position(const EvsUnit *unit);
 /* How far the furthest partition of it is: nothing after that has been applied. */
 extern int64 evs_units_furthest(const EvsProjection *projection);
 
+/* How many events it has applied and is yet to apply, wherever its partitions are. */
+extern int64 evs_units_total(const EvsProjection *projection);
+
 /* Make the partitions' rows, all where the projection is; and remove them. */
 extern void evs_units_create(const EvsProjection *projection);
 extern void evs_units_delete(const char *projection);

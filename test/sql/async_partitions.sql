@@ -173,6 +173,25 @@ select evsource.alter_projection('slow', partitions => 1);
 select event_count from evsource.projection_status where projection = 'slow';
 select evsource.drop_projection('slow');
 
+-- A rebuild knows how many events there are to apply, also where partitions are apart.
+create table apart (position bigint primary key);
+create function refuse(e evsource.event) returns void language plpgsql as $$
+begin
+    if (e).stream = 'split-3' then raise exception 'no'; end if;
+    insert into apart values ((e).position);
+end$$;
+select count(evsource.append('split-' || i % 8, 'Paid')) from generate_series(1, 40) i;
+select evsource.create_projection('apart', 'refuse', mode => 'async', categories => '{split}', tables => '{apart}', partitions => 4);
+set evsource.async_attempts = 1;
+select evsource.run_projection('apart') > 0 as some;
+select state, lag > 0 as apart, lag + event_count as all from evsource.projection_status where projection = 'apart';
+\set VERBOSITY terse
+call evsource.rebuild_projection('apart', online => false);
+\set VERBOSITY default
+select events_total from evsource.progress where projection = 'apart';
+reset evsource.async_attempts;
+select evsource.drop_projection('apart');
+
 -- A snapshot that is older than what workers have committed does not show where partitions are.
 select evsource.create_projection('seen', 'evsource._noop', mode => 'async', categories => '{seen}');
 begin isolation level repeatable read;

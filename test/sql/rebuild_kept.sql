@@ -222,7 +222,7 @@ select state, stale, event_count from evsource.projection_status;
 
 -- What was requested waits for the daemon, or for whoever comes first.
 select evsource.request_rebuild('sums', keep_old => true);
-select projection, state, online, events_done from evsource.progress;
+select projection, state, online, events_done, events_total, percent from evsource.progress;
 call evsource.rebuild_projection('sums');
 select count(*) from evsource.progress;
 select evsource.request_rebuild('sums');
