@@ -28,6 +28,7 @@
 
 #include "apply.h"
 #include "async.h"
+#include "attempt.h"
 #include "barrier.h"
 #include "horizon.h"
 #include "own_transaction.h"
@@ -471,7 +472,7 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 	{
 		MemoryContextSwitchTo(caller);
 		EmitErrorReport();
-		FlushErrorState();
+		evs_attempt_flush();
 		AbortCurrentTransaction();
 		goes_on = true;
 	}
@@ -513,7 +514,7 @@ run(Step *step)
 			step->may_guard = false;
 		if (!step->may_guard)
 			EmitErrorReport();
-		FlushErrorState();
+		evs_attempt_flush();
 		AbortCurrentTransaction();
 	}
 	PG_END_TRY();

@@ -14,6 +14,19 @@
 
 #include "attempt.h"
 
+/*
+ * PostgreSQL looks at all that other processes ask for at once, and forgets that there is
+ * something to look at before it does.  An error of a lock timeout or a cancelled wait
+ * passes over the rest, such as a barrier that DROP DATABASE waits for: in a loop of timeouts
+ * it would do so every time.
+ */
+void
+evs_attempt_flush(void)
+{
+	FlushErrorState();
+	InterruptPending = true;
+}
+
 ErrorData *
 evs_attempt(void (*work) (void *), void *arg)
 {
@@ -33,7 +46,7 @@ evs_attempt(void (*work) (void *), void *arg)
 	{
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		FlushErrorState();
+		evs_attempt_flush();
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();

@@ -25,6 +25,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "attempt.h"
 #include "catalog.h"
 #include "daemon.h"
 #include "horizon.h"
@@ -386,7 +387,7 @@ tell_listeners(TimestampTz now)
 		/* others may have filled the queue just now */
 		MemoryContextSwitchTo(context);
 		EmitErrorReport();
-		FlushErrorState();
+		evs_attempt_flush();
 		AbortCurrentTransaction();
 		notify_at = TimestampTzPlusMilliseconds(now, NOTIFY_DELAY);
 	}

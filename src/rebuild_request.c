@@ -411,7 +411,7 @@ fail(const char *name, MemoryContext context)
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
 	EmitErrorReport();
-	FlushErrorState();
+	evs_attempt_flush();
 	passing = is_passing(error->sqlerrcode);
 	AbortCurrentTransaction();
 

@@ -19,6 +19,7 @@
  * that are not about the snapshot (cancellation, shutdown, lack of resources,
  * deadlock, serialization) pass through.
  */
+#include "attempt.h"
 #include "snapshots.h"
 
 #include "access/xact.h"
@@ -247,7 +248,7 @@ bring_up(EvsProjection *projection, EvsSnapshot *row, char **message)
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
-		FlushErrorState();
+		evs_attempt_flush();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(caller);
 		CurrentResourceOwner = owner;

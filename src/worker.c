@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "async.h"
+#include "attempt.h"
 #include "catalog.h"
 #include "crash_mark.h"
 #include "daemon.h"
@@ -377,7 +378,7 @@ note_counts(void)
 		/* the next time will do */
 		MemoryContextSwitchTo(step_context);
 		EmitErrorReport();
-		FlushErrorState();
+		evs_attempt_flush();
 		AbortCurrentTransaction();
 	}
 	PG_END_TRY();
