@@ -20,7 +20,7 @@
  * and ALTER EXTENSION ... UPDATE it asks the daemon to leave, for a handler may take
  * its time with locks on what is dropped or altered.  A drop then waits for
  * those who work on projections in sessions of their own.
- * And it refuses to rename the schema.
+ * And it refuses to rename the schema, and to make a table unlogged.
  *
  * The same hook sees each parent that a table gets, by INHERITS, INHERIT or as a
  * partition.  A table of evsource gets none and becomes none: what is done to the parent
@@ -253,6 +253,31 @@ refuse_to_rename(Node *statement)
 			 errhint("To use the name for something else, drop the extension first.")));
 }
 
+/* A crash would empty it. */
+static void
+refuse_to_unlog(Node *statement)
+{
+	const AlterTableStmt *alter = (AlterTableStmt *) statement;
+	ListCell   *cell;
+
+	if (!IsA(statement, AlterTableStmt))
+		return;
+	foreach(cell, alter->cmds)
+	{
+		Oid			relid;
+
+		if (lfirst_node(AlterTableCmd, cell)->subtype != AT_SetUnLogged)
+			continue;
+		relid = RangeVarGetRelid(alter->relation, NoLock, true);
+		if (is_ours(relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("table evsource.%s cannot be unlogged", get_rel_name(relid)),
+					 errdetail("A crash of the server would empty it."),
+					 errhint("Where the last commits may be lost in a crash, set synchronous_commit to off.")));
+	}
+}
+
 static bool
 owns_extension(void)
 {
@@ -413,6 +438,7 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 
 	statement = evs_guard_event(fcinfo, "the event trigger evsource_guard_log")->parsetree;
 	refuse_to_rename(statement);
+	refuse_to_unlog(statement);
 	drop_rebuilds(statement);
 	drops = drops_extension(statement);
 	if ((drops || updates_extension(statement)) && owns_extension())

@@ -128,6 +128,12 @@ insert into evsource.events (stream, type) values ('a-2', 'T');
 select * from per_stream order by 1;
 select * from evsource.check_log();
 
+-- Nor are they left to what a crash leaves of unlogged tables.
+alter table evsource.events set unlogged;
+alter table if exists evsource.snapshots alter column state set storage external, set unlogged;
+create table mine ();
+alter table mine set unlogged;
+
 drop owned by evsource_inheritance_user;
 drop role evsource_inheritance_user;
 \c :home
