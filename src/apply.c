@@ -366,9 +366,10 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 	/* a batch of their own: so they are not blamed for how an event of the log ends */
 	if (unit->has_released)
 	{
-		advance(apply, evs_dead_letters_apply_released(apply->projection, unit),
+		advance(apply,
+				evs_dead_letters_apply_released(apply->projection, unit, &work.limit,
+												apply->raise, &unit->has_released),
 				unit->checkpoint.position);
-		unit->has_released = false;
 		return EVS_APPLY_MORE;
 	}
 
@@ -448,9 +449,8 @@ evs_apply_crashed(EvsApply *apply, int64 upto, int attempts)
 	/* they are applied before any event of the log is */
 	if (apply->unit.has_released)
 	{
-		error->message = pstrdup("the process died while events that waited behind a truncated one were applied");
+		error->message = pstrdup("the process died while this event was applied");
 		evs_dead_letters_blame_released(&apply->unit, attempts, error);
-		apply->unit.has_released = false;
 		CommandCounterIncrement();
 		return EVS_APPLY_MORE;
 	}

@@ -5,6 +5,7 @@
 #define EVS_DEAD_LETTERS_H
 
 #include "evsource.h"
+#include "dispatch.h"
 #include "projection.h"
 #include "unit.h"
 
@@ -58,10 +59,15 @@ extern int64 evs_dead_letters_first_version(const char *projection, text *stream
  */
 extern bool evs_dead_letters_released(const EvsUnit *unit);
 
-/* Apply them, and what waits behind them alone.  Returns how many were applied (retry.c). */
-extern int64 evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit);
+/*
+ * Apply them, and what waits behind them alone, up to the limit if it has a time; *more: not
+ * all of them.  raise: let an error out that a new process may not meet.  Returns how many
+ * were applied (retry.c).
+ */
+extern int64 evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit,
+											 const EvsScanLimit *limit, bool raise, bool *more);
 
-/* They are to blame, after so many attempts: leave them to people (retry.c). */
+/* The first one is to blame, after so many attempts: leave it to people (retry.c). */
 extern void evs_dead_letters_blame_released(const EvsUnit *unit, int attempts,
 											const ErrorData *error);
 

@@ -8,7 +8,10 @@
  * name: no later event of these keys is looked at meanwhile.
  *
  * And, for whoever applies a unit, those that have waited behind an event that was
- * truncated: the same, but an event that has failed before is not tried again.
+ * truncated: the same, but an event that has failed before is not tried again, and
+ * where a batch is bounded in time, so is this.  Of those that are left the first
+ * that waits for nothing has a mark then: it is where the next batch begins, and to
+ * blame when that does not come to an end.
  */
 #include "evsource.h"
 
@@ -40,6 +43,9 @@
 /* So many at a time. */
 #define PORTION		1000
 
+/* So many between two looks at the time. */
+#define FEW			32
+
 PG_FUNCTION_INFO_V1(evsource_retry_dead_letters);
 
 static EvsQuery read_letters = {
@@ -68,11 +74,18 @@ static EvsQuery note_attempt = {
 	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
 };
 
+static EvsQuery release_rest = {
+	"update evsource.dead_letters set retry = true"
+	" where projection = $1 and position = $2 and not retry",
+	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
+};
+
 static EvsQuery blame_released = {
 	"update evsource.dead_letters"
 	" set attempts = $4, retry = false, failed_at = clock_timestamp(),"
 	" sqlstate = $5, message = $6, detail = $7, hint = $8, context = $9"
-	" where projection = $1 and retry and ($2 = 1 or evsource._partition(stream, $2) = $3)",
+	" where projection = $1 and position = (select min(l.position) from evsource.dead_letters l"
+	"  where l.projection = $1 and l.retry and ($2 = 1 or evsource._partition(l.stream, $2) = $3))",
 	9, {TEXTOID, INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID},
 	SPI_OK_UPDATE
 };
@@ -105,6 +118,10 @@ typedef struct Retry
 	bool		untried_only;	/* not those that have failed themselves */
 	EvsKeySet  *waiting;		/* keys with an event that has failed again */
 	int64		applied;
+	EvsScanLimit limit;			/* no time: none at all */
+	int64		tries;			/* so many have been applied, or have failed */
+	bool		raise;			/* an error that a new process may not meet */
+	bool		more;			/* some are left for another batch */
 } Retry;
 
 /* The event at a position. */
@@ -298,7 +315,8 @@ apply_letters(Retry *retry, Letter *letters, int count)
 		remove_applied(retry, events, count, work.applied);
 		return count;
 	}
-	if (evs_failure_is_transient(error->sqlerrcode))
+	if (evs_failure_is_transient(error->sqlerrcode) ||
+		(retry->raise && evs_failure_may_be_stale(error->sqlerrcode)))
 		ReThrowError(error);
 	if (count == 1)
 	{
@@ -312,7 +330,37 @@ apply_letters(Retry *retry, Letter *letters, int count)
 	return done + apply_letters(retry, letters + done, count - done);
 }
 
+/* Not before something is done: else no batch would get past those that wait. */
+static bool
+is_over(const Retry *retry)
+{
+	return retry->limit.until != 0 && retry->tries > 0 &&
+		(retry->tries >= retry->limit.max_events ||
+		 GetCurrentTimestamp() >= retry->limit.until);
+}
+
+static int
+next_few(const Retry *retry, int ready)
+{
+	if (retry->limit.until == 0)
+		return ready;
+	return (int) Min(Min(ready, FEW), Max(retry->limit.max_events - retry->tries, 1));
+}
+
+/* The first that is ready is released, so that the next batch goes on with it. */
 static void
+leave_rest(Retry *retry, const Letter *first)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(retry->name), Int64GetDatum(first->event.position)
+	};
+
+	(void) evs_query_run(&release_rest, values, NULL);
+	retry->more = true;
+}
+
+/* False: the batch is over, and there are more. */
+static bool
 apply_portion(Retry *retry, Letter *letters, int count)
 {
 	while (count > 0)
@@ -330,11 +378,18 @@ apply_portion(Retry *retry, Letter *letters, int count)
 				letters[ready++] = letters[i];
 		}
 		if (ready == 0)
-			return;
-		done = apply_letters(retry, letters, ready);
+			return true;
+		if (is_over(retry))
+		{
+			leave_rest(retry, &letters[0]);
+			return false;
+		}
+		done = apply_letters(retry, letters, next_few(retry, ready));
+		retry->tries += done;
 		letters += done;
 		count = ready - done;
 	}
+	return true;
 }
 
 static int64
@@ -369,24 +424,26 @@ retry_all(Retry *retry)
 
 			remove_positions(retry->name, &position, 1);
 		}
-		apply_portion(retry, letters, count);
+		found = apply_portion(retry, letters, count) && last > before;
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(context);
-		found = last > before;
 	} while (found);
 	MemoryContextDelete(context);
 }
 
 int64
-evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit)
+evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit,
+								const EvsScanLimit *limit, bool raise, bool *more)
 {
 	Retry		retry = {
 		.projection = projection, .name = unit->projection,
 		.partition = unit->partition, .partitions = unit->partitions,
-		.untried_only = true, .waiting = evs_key_set_create()
+		.untried_only = true, .waiting = evs_key_set_create(),
+		.limit = *limit, .raise = raise
 	};
 
 	retry_all(&retry);
+	*more = retry.more;
 	return retry.applied;
 }
 

@@ -16,18 +16,23 @@ let_daemon_work();
 my $node = start_node('truncated', q{
 shared_preload_libraries = 'evsource'
 evsource.async_attempts = 1
+evsource.async_batch_events = 2
 });
 my ($sql, $soon) = asking($node);
 
 # A handler that fails at some types of events and dies of others.
 $sql->(q{
 create extension evsource;
-create table done (at bigint generated always as identity, stream text, type text);
+create table done (at bigint generated always as identity, stream text, type text, looked_up text, batch bigint default txid_current());
+create table looked_up (x int);
+insert into looked_up values (1);
 create function take(e evsource.event) returns void language plpgsql as $$
+declare r record;
 begin
     if e.type like 'Bad%' then raise exception 'cannot take %', e.type; end if;
     if e.type = 'Deadly' then perform pg_terminate_backend(pg_backend_pid()), pg_sleep(60); end if;
-    insert into public.done (stream, type) values (e.stream, e.type);
+    select * into r from public.looked_up;
+    insert into public.done (stream, type, looked_up) values (e.stream, e.type, r.x);
 end $$;
 select evsource.create_projection('narrow', 'take', mode => 'async', on_error => 'dead_letter', categories => '{a}', tables => '{done}', partitions => 2);
 });
@@ -54,14 +59,20 @@ is($sql->(q{select string_agg(type, ' ' order by at) from done where stream = 'a
 is($sql->(q{select event_count from evsource.projection_status}), $sql->('select count(*) from done'), 'and counted');
 
 # Here it dies.
-$append->('a-4', qw(Bad1 Deadly Third));
+my ($deadly, $beside, $later) = split "\n", $sql->(q{select 'a-' || n from generate_series(10, 99) n where evsource._partition('a-' || n, 2) = 1 limit 3});
+$append->($deadly, qw(Bad1 Deadly Third));
+$append->($beside, qw(Bad1 Second Third));
 $wait->();
-$sql->(q{select evsource.truncate_stream('a-4', 2, force => true)});
-$append->('a-3', 'Third');
+$sql->(qq{
+begin;
+select evsource.truncate_stream('$deadly', 2, force => true), evsource.truncate_stream('$beside', 2, force => true);
+select evsource.append('$later', 'First');
+commit;
+});
 $soon->(q{select count(*) = 1 from evsource.dead_letters where type = 'Deadly' and attempts > 0 and sqlstate = '57P02'}, 'an event that ends the worker is left aside');
 $wait->();
-is($sql->(q{select type, attempts > 0, retry from evsource.dead_letters where stream = 'a-4' order by position}), "Deadly|t|f\nThird|f|f", 'with what waits behind it');
-is($sql->(q{select string_agg(type, ' ' order by at) from done where stream = 'a-3'}), 'First Second Third', 'and no other event is blamed');
+is($sql->(qq{select type, attempts > 0, retry from evsource.dead_letters where stream = '$deadly' order by position}), "Deadly|t|f\nThird|f|f", 'with what waits behind it');
+is($sql->(qq{select string_agg(type, ' ' order by at) from done where stream in ('$beside', '$later')}), 'Second Third First', 'and no other event is blamed');
 is($sql->('select count(*) from evsource.crash_marks where events > 0'), 0, 'nothing is left of it');
 
 # What the log's next event ends is not theirs ...
@@ -93,6 +104,26 @@ $sql->(q{alter system reset evsource.daemon});
 $node->restart;
 $soon->(q{select count(*) = 0 from evsource.dead_letters where stream = 'a-6' and attempts = 0}, 'a new worker begins with what was released');
 is($sql->(q{select type from done where stream = 'a-6'}), 'Second', 'and tries it before it blames it');
+
+# It is applied in batches, as the log is.
+$append->('a-7', qw(Bad1 Second Third Fourth Fifth Sixth));
+$wait->();
+$sql->(q{select evsource.truncate_stream('a-7', 2, force => true)});
+$soon->(q{select count(*) = 5 from done where stream = 'a-7'}, 'all of many events is applied');
+is($sql->(q{select string_agg(type, ' ' order by at), count(distinct batch) >= 3 from done where stream = 'a-7'}), 'Second Third Fourth Fifth Sixth|t', 'in more than one transaction');
+
+# A worker that remembers how a table was lets a new one try.
+$append->('a-8', qw(Bad1 Second));
+$append->('a-3', 'Third');
+$wait->();
+$sql->(q{
+begin;
+alter table looked_up alter x type text;
+select evsource.truncate_stream('a-8', 2, force => true);
+commit;
+});
+$soon->(q{select count(*) = 0 from evsource.dead_letters where stream = 'a-8' and attempts = 0}, 'what waited is tried where a table has changed');
+is($sql->(q{select type from done where stream = 'a-8'}), 'Second', 'by a process that knows the table');
 
 $node->stop;
 done_testing();
