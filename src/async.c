@@ -379,8 +379,7 @@ apply_next(Step *step)
 		return EVS_ASYNC_MORE;
 	}
 
-	if (pacing->batch <= 0)
-		pacing->batch = FIRST_BATCH;
+	pacing->batch = Min(pacing->batch > 0 ? pacing->batch : FIRST_BATCH, evs_apply_limit(projection));
 	if (evs_caution_blames(&pacing->caution))
 		result = evs_apply_crashed(&apply, safe, pacing->caution.crashes);
 	else

@@ -59,8 +59,9 @@
 /* The events of the first batch: nobody knows how long each will take. */
 #define FIRST_BATCH		1000
 
-/* So many times as many the next one may have. */
+/* So many times as many the next one may have, and once one was too long. */
 #define FASTEST_GROWTH	16
+#define CAREFUL_GROWTH	4
 
 bool
 evs_procedure_is_atomic(FunctionCallInfo fcinfo)
@@ -324,30 +325,54 @@ evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
 }
 
 /*
+ * What a statement takes, however few events it gets: for a trigger of statements, for a
+ * join that reads a large table.  Two batches tell, if one was much longer.
+ */
+static double
+price_of_statement(EvsProcedure *procedure, double events, double elapsed)
+{
+	double		before = procedure->last_events;
+
+	if (before > 0 && (events > before * 1.5 || before > events * 1.5))
+	{
+		double		each = (elapsed - procedure->last_elapsed) / (events - before);
+
+		procedure->price = Max(elapsed - Max(each, 0) * events, 0);
+	}
+	procedure->last_events = events;
+	procedure->last_elapsed = elapsed;
+
+	/* some of it is the events' */
+	return Min(procedure->price, elapsed * 0.95);
+}
+
+/*
  * A statement or a fold writes less the more events it gets: soon as many as there is time
- * for.  Where twice the events take far more than twice the time, no longer than once.
+ * for beside the price of a statement.  It may be that twice the events take far more than
+ * twice the time, so where one was too long it goes on with care.
  */
 void
 evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began)
 {
-	const int64 time = EVS_PROCEDURE_TIME * INT64CONST(1000);
-	int64		elapsed = Max(GetCurrentTimestamp() - began, 1);
-	int64		in_time = applied * time / elapsed;
+	double		elapsed = Max(GetCurrentTimestamp() - began, 1) / 1000.0;
+	double		events = applied > 0 ? applied : procedure->batch;
+	double		batch = procedure->batch;
+	double		took;
+	double		fit;
 
 	if (procedure->caution.careful > 0)
 		return;
-	if (elapsed * 2 < time)
+	took = elapsed - price_of_statement(procedure, events, elapsed);
+	fit = events * EVS_PROCEDURE_TIME / took;
+	if (took > EVS_PROCEDURE_TIME)
 	{
-		int64		most = procedure->batch * (procedure->was_slow ? 2 : FASTEST_GROWTH);
-
-		procedure->batch = Min(Max(procedure->batch, Min(in_time, most)), PG_INT32_MAX);
-	}
-	else if (elapsed > time)
-	{
-		procedure->batch = Max(applied > 0 ? Min(procedure->batch, in_time) :
-							   procedure->batch * time / elapsed, 1);
+		/* the first time by half, which tells what the price is */
+		batch = procedure->was_slow ? Min(batch, fit) : Min(batch / 2, fit);
 		procedure->was_slow = true;
 	}
+	else
+		batch = Max(batch, Min(fit, batch * (procedure->was_slow ? CAREFUL_GROWTH : FASTEST_GROWTH)));
+	procedure->batch = (int64) Min(Max(batch, 1), PG_INT32_MAX);
 }
 
 int64

@@ -39,6 +39,16 @@ select * from pg_temp.small('batched');
 call evsource.rebuild_projection('batched', online => true);
 select * from pg_temp.small('batched');
 
+-- Where a statement takes its time whatever it gets, few events do not help: it gets more.
+create function by_batch_slowly(e evsource.event[]) returns void language plpgsql as $$
+begin
+    perform pg_sleep(1.05);
+    insert into batched select (x).position from unnest(e) x;
+end $$;
+select evsource.alter_projection('batched', handler => 'by_batch_slowly(evsource.event[])');
+call evsource.rebuild_projection('batched', online => false);
+select count(distinct xmin::text) <= 5 as are_few, count(*) from batched;
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_bounded;
