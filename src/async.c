@@ -172,26 +172,27 @@ back_off(EvsAsyncPacing *pacing, int *times, int longest)
 }
 
 /*
- * How many events the next transaction may take: twice as many while there are
- * more and it is quick, fewer when it took too long.
+ * How many events the next transaction may take: twice as many while there are more and it
+ * is quick, half as many or fewer when it took too long.
  */
 static void
 pace(EvsAsyncPacing *pacing, EvsApplied result, TimestampTz began)
 {
-	double		elapsed = (GetCurrentTimestamp() - began) / 1000.0;
+	double		took = evs_price_without(&pacing->price, pacing->applied,
+										 (GetCurrentTimestamp() - began) / 1000.0);
 	double		wanted = evs_async_batch_time;
 
-	if (elapsed > wanted)
-		pacing->batch = Max(1, (int) (pacing->batch * wanted / elapsed));
+	if (took > wanted)
+		pacing->batch = Max(1, (int) (pacing->batch * Min(wanted / took, 0.5)));
 	else if (pacing->steady > 0)
 		pacing->steady--;
-	else if (result == EVS_APPLY_MORE && elapsed * 2 < wanted)
+	else if (result == EVS_APPLY_MORE && took * 2 < wanted)
 		pacing->batch = (int) Min((int64) pacing->batch * 2, evs_async_batch_events);
 	else if (result == EVS_APPLY_END && pacing->batch > FIRST_BATCH)
 		pacing->batch = Max(FIRST_BATCH, pacing->batch / 2);
 }
 
-/* Others ended it: with fewer events it holds fewer locks, and meets fewer of theirs. */
+/* Others ended it: with fewer events it holds and meets fewer locks. */
 static void
 shorten(EvsAsyncPacing *pacing)
 {
@@ -460,7 +461,6 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 	if (pacing->batch > 0 && evs_failure_is_transient(error->sqlerrcode))
 		shorten(pacing);
 	forget_projection(name);
-
 	PG_TRY();
 	{
 		evs_own_transaction_begin();

@@ -29,6 +29,7 @@
 
 #include "crash_mark.h"
 #include "nodes/pg_list.h"
+#include "price.h"
 
 typedef enum EvsAsyncOutcome
 {
@@ -45,6 +46,7 @@ typedef struct EvsAsyncPacing
 {
 	int			batch;			/* events that the next transaction may take */
 	int			steady;			/* so many more must end well before it grows again */
+	EvsPrice	price;			/* of a statement */
 	int			troubles;		/* transactions in a row that failed for no
 								 * fault of the handler's */
 	int			busy;			/* times in a row that another session had it */

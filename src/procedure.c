@@ -325,28 +325,6 @@ evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
 }
 
 /*
- * What a statement takes, however few events it gets: for a trigger of statements, for a
- * join that reads a large table.  Two batches tell, if one was much longer.
- */
-static double
-price_of_statement(EvsProcedure *procedure, double events, double elapsed)
-{
-	double		before = procedure->last_events;
-
-	if (before > 0 && (events > before * 1.5 || before > events * 1.5))
-	{
-		double		each = (elapsed - procedure->last_elapsed) / (events - before);
-
-		procedure->price = Max(elapsed - Max(each, 0) * events, 0);
-	}
-	procedure->last_events = events;
-	procedure->last_elapsed = elapsed;
-
-	/* some of it is the events' */
-	return Min(procedure->price, elapsed * 0.95);
-}
-
-/*
  * A statement or a fold writes less the more events it gets: soon as many as there is time
  * for beside the price of a statement.  It may be that twice the events take far more than
  * twice the time, so where one was too long it goes on with care.
@@ -362,7 +340,7 @@ evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began)
 
 	if (procedure->caution.careful > 0)
 		return;
-	took = elapsed - price_of_statement(procedure, events, elapsed);
+	took = evs_price_without(&procedure->price, events, elapsed);
 	fit = events * EVS_PROCEDURE_TIME / took;
 	if (took > EVS_PROCEDURE_TIME)
 	{

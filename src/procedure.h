@@ -6,6 +6,7 @@
 
 #include "evsource.h"
 #include "crash_mark.h"
+#include "price.h"
 #include "projection.h"
 #include "registry.h"
 
@@ -36,9 +37,7 @@ typedef struct EvsProcedure
 	int			pause;			/* ms to sleep when EVS_WAIT was said */
 	int64		batch;			/* events for the next transaction; 0: not known yet */
 	bool		was_slow;		/* one has taken too long: it grows slowly since */
-	double		last_events;	/* of the last one, and what it took (ms) */
-	double		last_elapsed;
-	double		price;			/* what a statement takes without its events (ms) */
+	EvsPrice	price;			/* of a statement */
 	bool		restored;		/* rebuild: snapshots have been looked at */
 	bool		from_snapshots; /* and there are some that can be used */
 	int64		restored_upto;	/* a fold's states have what there is up to here */

@@ -126,5 +126,18 @@ $wait->('slow');
 is($sql->(q{select max(n) <= 10, sum(n) from (select count(*) as n from slow group by transaction) b}),
 	't|60', 'none takes more than is applied in that time');
 
+
+# A statement that takes longer than that, whatever it gets, is not given ever fewer.
+$sql->(q{
+create table reported (position bigint);
+create function report() returns trigger language plpgsql as $$ begin perform pg_sleep(0.6); return null; end $$;
+create trigger report after insert on reported execute function report();
+select evsource.create_projection('reported', mode => 'async', categories => '{report}', tables => '{reported}',
+	query => 'insert into reported select position from new_events');
+select evsource.append_batch('report-1', array_fill('Happened'::text, '{1200}'), array_fill('{}'::jsonb, '{1200}'));
+});
+$wait->('reported');
+is($sql->('select count(distinct xmin::text) <= 8, count(*) from reported'), 't|1200', 'a statement with a price of its own gets more events, not fewer');
+
 $node->stop;
 done_testing();
