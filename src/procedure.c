@@ -338,7 +338,8 @@ evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began)
 	double		took;
 	double		fit;
 
-	if (procedure->caution.careful > 0)
+	/* that nothing could be applied yet tells nothing about the next one */
+	if (procedure->caution.careful > 0 || (applied == 0 && elapsed <= EVS_PROCEDURE_TIME))
 		return;
 	took = evs_price_without(&procedure->price, events, elapsed);
 	fit = events * EVS_PROCEDURE_TIME / took;

@@ -49,6 +49,24 @@ select evsource.alter_projection('batched', handler => 'by_batch_slowly(evsource
 call evsource.rebuild_projection('batched', online => false);
 select count(distinct xmin::text) <= 5 as are_few, count(*) from batched;
 
+-- To wait for the next attempt at an event that fails is not to be quick.
+create table parked (position bigint);
+create function apply_slowly(e evsource.event) returns bigint language plpgsql as $$
+begin
+    if e.type = 'Bad' then raise exception 'bad'; end if;
+    perform pg_sleep(0.0005);
+    return e.position;
+end $$;
+select version from evsource.append('bad-1', 'Bad');
+select count(*) from generate_series(1, 40) i, lateral evsource.append_batch('b-' || i,
+    array_fill('T'::text, array[100]), array_fill('{}'::jsonb, array[100]));
+set evsource.async_retry_delay = 0;
+set evsource.async_attempts = 3;
+select evsource.create_projection('parked', mode => 'async', tables => '{parked}', categories => '{bad,b}', on_error => 'dead_letter',
+    query => 'insert into parked select public.apply_slowly(n) from new_events n');
+call evsource.rebuild_projection('parked', online => false);
+select max(n) <= 2000 as are_bounded, sum(n) from (select count(*) as n from parked group by xmin::text) t;
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_bounded;

@@ -21,25 +21,24 @@ select evsource.create_projection('counts', mode => 'async', query => 'insert in
 }) foreach values %nodes;
 $nodes{''}->safe_psql('postgres', 'select evsource.start_daemon()');
 
+my $mode = sub { return $_[0] ? 'preloaded' : 'not preloaded' };
+
 # Six times: then the pause is 16 seconds.
 my $coordinators = q{from pg_stat_activity where backend_type = 'evsource coordinator'};
 foreach my $death (1 .. 6)
 {
-	foreach my $node (values %nodes)
+	foreach my $preload ('evsource', '')
 	{
-		$node->poll_query_until('postgres', "select count(*) = 1 $coordinators") or die 'no coordinator has come';
-		$node->safe_psql('postgres', "select pg_terminate_backend(pid, 60000) $coordinators");
+		my ($sql) = asking($nodes{$preload});
+
+		$nodes{$preload}->poll_query_until('postgres', "select count(*) = 1 $coordinators") or die 'no coordinator has come';
+		$sql->("select pg_terminate_backend(pid, 60000) $coordinators");
+		next if $death < 6;
+		is($sql->("select count(*) $coordinators"), 0, $mode->($preload) . ': none is there');
+		is($sql->('select evsource.start_daemon()'), 't', $mode->($preload) . ': started by hand it comes at once');
 	}
 }
 
-my $mode = sub { return $_[0] ? 'preloaded' : 'not preloaded' };
-foreach my $preload ('evsource', '')
-{
-	my ($sql) = asking($nodes{$preload});
-
-	is($sql->("select count(*) $coordinators"), 0, $mode->($preload) . ': none is there');
-	is($sql->('select evsource.start_daemon()'), 't', $mode->($preload) . ': started by hand it comes at once');
-}
 foreach my $preload ('evsource', '')
 {
 	my ($sql, $soon) = asking($nodes{$preload}, $mode->($preload));
