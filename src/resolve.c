@@ -518,6 +518,23 @@ evs_resolve_check_may_read(const EvsProjection *projection, Oid owner)
 				 errhint("Give the projection an owner with BYPASSRLS, or disable row security on evsource.events.")));
 }
 
+const char *
+evs_resolve_foreign_table(const EvsProjection *projection)
+{
+	Oid			owner = get_role_oid(projection->owner, false);
+	ListCell   *cell;
+
+	foreach(cell, projection->tables)
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell), NULL);
+		Oid			table = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
+
+		if (OidIsValid(table) && !object_ownercheck(RelationRelationId, table, owner))
+			return lfirst(cell);
+	}
+	return NULL;
+}
+
 void
 evs_resolve_check_owner(const EvsProjection *projection)
 {
@@ -529,23 +546,21 @@ evs_resolve_check_owner(const EvsProjection *projection)
 		projection->is_compatible,
 		projection->migrate_state,
 	};
-	ListCell   *cell;
+	const char *foreign;
 
 	for (int i = 0; i < lengthof(functions); i++)
 		if (functions[i] != NULL)
 			evs_resolve_check_function(functions[i], projection->owner, "a projection");
 
 	evs_resolve_check_tables(projection);
-	foreach(cell, projection->tables)
-	{
-		if (!object_ownercheck(RelationRelationId, find_table(lfirst(cell)), owner))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("must be owner of table %s", (char *) lfirst(cell)),
-					 errdetail("A projection's reset empties its tables as the projection's owner, role \"%s\".",
-							   projection->owner),
-					 errhint("Give the table to that role, or let the table's owner create the projection.")));
-	}
+	foreign = evs_resolve_foreign_table(projection);
+	if (foreign != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table %s", foreign),
+				 errdetail("A projection's reset empties its tables as the projection's owner, role \"%s\".",
+						   projection->owner),
+				 errhint("Give the table to that role, or let the table's owner create the projection.")));
 	evs_resolve_check_may_read(projection, owner);
 }
 

@@ -49,6 +49,12 @@ extern Oid	evs_resolve_signature(const char *signature);
 /* 42501 unless its owner, whose OID that is, may read each event, whatever the policies. */
 extern void evs_resolve_check_may_read(const EvsProjection *projection, Oid owner);
 
+/*
+ * A table of the projection that is not its owner's: it may have been given away.  NULL: none.
+ * Takes no lock.
+ */
+extern const char *evs_resolve_foreign_table(const EvsProjection *projection);
+
 /* 42501 unless its owner may read all events, and all that it names belongs to him. */
 extern void evs_resolve_check_owner(const EvsProjection *projection);
 

@@ -186,6 +186,9 @@ evs_shadow_obstacle(EvsProjection *projection)
 	reason = query_text(&find_obstacle, values);
 	if (reason != NULL)
 		return reason;
+	reason = evs_resolve_foreign_table(projection);
+	if (reason != NULL)
+		return psprintf("table %s does not belong to the projection's owner, role \"%s\"", reason, projection->owner);
 	reason = find_hidden_table(projection);
 	if (reason != NULL)
 		return psprintf("its search_path does not lead to table %s, so it must name the schema", reason);
@@ -200,9 +203,12 @@ get_statements(List *tables, const char *schema)
 	return evs_query_texts(&list_statements, values, NULL);
 }
 
-/* Who may use a table is not its shape. */
+/*
+ * Who may use a table is not its shape.  Whose it is, is: the other one's rows would be
+ * those of somebody else's table.
+ */
 static char *
-hash_statements(List *statements)
+hash_shape(List *tables, List *statements)
 {
 	uint64		hash = 0;
 	ListCell   *cell;
@@ -214,13 +220,19 @@ hash_statements(List *statements)
 		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) statement,
 												strlen(statement), hash));
 	}
+	foreach(cell, tables)
+	{
+		Oid			owner = evs_relation_owner(find_table(lfirst(cell)));
+
+		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) &owner, sizeof(Oid), hash));
+	}
 	return psprintf("%016llx", (unsigned long long) hash);
 }
 
 char *
 evs_shadow_shape(List *tables, const char *schema)
 {
-	return hash_statements(get_statements(tables, schema));
+	return hash_shape(tables, get_statements(tables, schema));
 }
 
 /* ---- making it ---- */
@@ -376,7 +388,7 @@ evs_shadow_create(EvsProjection *projection, char **shape)
 	foreach(cell, relations_in(namespace))
 		join_extension(RelationRelationId, lfirst_oid(cell));
 	CommandCounterIncrement();
-	*shape = hash_statements(statements);
+	*shape = hash_shape(projection->tables, statements);
 	return schema;
 }
 
