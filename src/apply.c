@@ -87,7 +87,7 @@ evs_apply_due(const EvsApply *apply)
 {
 	const EvsFailure *failure = &apply->unit.failure;
 
-	if (apply->raise || !failure->exists || failure->retry_at <= GetCurrentTimestamp())
+	if (apply->raise || !evs_failure_waits(failure, GetCurrentTimestamp()))
 		return 0;
 	return failure->retry_at;
 }

@@ -301,7 +301,7 @@ leave_mark(const char *name, int partition, EvsAsyncPacing *pacing)
 		return true;
 	evs_unit_read(projection, partition, &unit);
 	if (unit.checkpoint.position >= evs_horizon_safe_position() ||
-		(unit.failure.exists && unit.failure.retry_at > GetCurrentTimestamp()))
+		evs_failure_waits(&unit.failure, GetCurrentTimestamp()))
 		return true;
 
 	return evs_caution_begin(&pacing->caution, name, partition, unit.checkpoint.position,
@@ -364,7 +364,7 @@ apply_next(Step *step)
 	safe = evs_horizon_safe_position();
 	evs_apply_begin(&apply, projection, partition);
 	pacing->position = apply.unit.checkpoint.position;
-	if (failure->exists && failure->retry_at > began)
+	if (evs_failure_waits(failure, began))
 	{
 		pacing->retry_at = failure->retry_at;
 		return EVS_ASYNC_RETRY;

@@ -409,6 +409,15 @@ notify(long *timeout)
 	return false;
 }
 
+/* What was put off is due. */
+static void
+put_off_nothing(void)
+{
+	publish_at = notify_at = 0;
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+		workers[i].start_at = 0;
+}
+
 /* Asked when whatever changes from now on wakes us. */
 static bool
 nothing_to_do(void *argument)
@@ -453,6 +462,8 @@ evs_coordinator_main(Datum argument)
 
 		(void) evs_daemon_reload();
 		team->heartbeat = GetCurrentTimestamp();
+		if (evs_daemon_clock_went_back(team->heartbeat))
+			put_off_nothing();
 		look();
 		timeout = look_after_workers();
 		timeout = Min(timeout, time_to_stay());

@@ -122,6 +122,13 @@ evs_failure_retry_at(int attempts)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, MAX_RETRY_DELAY));
 }
 
+bool
+evs_failure_waits(const EvsFailure *failure, TimestampTz now)
+{
+	return failure->exists && failure->retry_at > now &&
+		failure->retry_at <= TimestampTzPlusMilliseconds(now, MAX_RETRY_DELAY);
+}
+
 static void
 set_text(EvsErrorText *text, int column, const char *value)
 {

@@ -29,6 +29,12 @@ extern bool evs_failure_may_be_stale(int sqlerrcode);
 /* When to try again after so many attempts. */
 extern TimestampTz evs_failure_retry_at(int attempts);
 
+/*
+ * Has it to wait for its next attempt?  Not for longer than any has to: then the clock was
+ * set back.
+ */
+extern bool evs_failure_waits(const EvsFailure *failure, TimestampTz now);
+
 /* An error as the columns of a table hold it. */
 typedef struct EvsErrorText
 {

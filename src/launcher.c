@@ -426,6 +426,16 @@ reload(void)
 		evs_shmem_request(EVS_ALL_DATABASES);
 }
 
+/* What was put off is due. */
+static void
+put_off_nothing(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, charges)
+		((Charge *) lfirst(cell))->start_at = 0;
+}
+
 void
 evs_launcher_main(Datum argument)
 {
@@ -453,6 +463,8 @@ evs_launcher_main(Datum argument)
 		MemoryContextSwitchTo(context);
 		reload();
 		take_requests();
+		if (evs_daemon_clock_went_back(GetCurrentTimestamp()))
+			put_off_nothing();
 		timeout = look_after_charges();
 		if (OidIsValid(only_database) && charges == NIL)
 			proc_exit(0);

@@ -418,9 +418,24 @@ rest_under_load(void)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz earliest = TimestampTzPlusMilliseconds(now, -ROUND_BURST * ROUND_INTERVAL);
 
-	next = TimestampTzPlusMilliseconds(Max(next, earliest), ROUND_INTERVAL);
+	/* the clock may have been set back */
+	next = TimestampTzPlusMilliseconds(Min(Max(next, earliest), now), ROUND_INTERVAL);
 	if (next > now)
 		rest(Max(TimestampDifferenceMilliseconds(now, next), 1));
+}
+
+/* What was put off is due. */
+static void
+put_off_nothing(void)
+{
+	for (int i = 0; i < jobs.count; i++)
+	{
+		EvsJob	   *job = &jobs.jobs[i];
+
+		job->write_at = Min(job->write_at, 1);
+		if (job->retry_at != DT_NOEND)
+			job->retry_at = 0;
+	}
 }
 
 /* Until we leave. */
@@ -433,6 +448,8 @@ work(void)
 		Round		round;
 
 		(void) evs_daemon_reload();
+		if (evs_daemon_clock_went_back(started))
+			put_off_nothing();
 		me->heartbeat = started;
 		if (me->dismissed || team->coordinator == 0 || !look())
 			proc_exit(0);
