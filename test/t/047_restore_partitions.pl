@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 use FindBin qw($RealBin);
-use lib "$RealBin/../stress";
+use lib $RealBin, "$RealBin/../stress";
 use Node;
 use PostgreSQL::Test::Utils;
 use Session;
