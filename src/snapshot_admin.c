@@ -305,8 +305,13 @@ restore_keys(EvsProjection *projection, bool with_parked)
 	return keys;
 }
 
-int64
-evs_snapshots_restore(EvsProjection *projection)
+/*
+ * Compute all states from snapshots and the events after them, and replace the
+ * snapshots that cannot be used; returns the number of states.  A stream's state
+ * ends before what is parked.
+ */
+static int64
+restore_up_to_parked(EvsProjection *projection)
 {
 	return restore_keys(projection, false);
 }
@@ -356,10 +361,10 @@ evsource_restore_projection(PG_FUNCTION_ARGS)
 	/* as it is once nobody else works on it */
 	evs_registry_lock(name);
 	projection = evs_state_projection(name, EVS_STATE_MANAGE);
-	keys = evs_snapshots_restore(projection);
+	keys = restore_up_to_parked(projection);
 	if (projection->mode != EVS_MODE_INLINE && projection->state == EVS_PROJECTION_ACTIVE &&
 		evs_run(projection) > 0)
-		keys = evs_snapshots_restore(projection);
+		keys = restore_up_to_parked(projection);
 	PG_RETURN_INT64(keys);
 }
 

@@ -146,13 +146,6 @@ extern void evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsStat
 extern int64 evs_snapshot_finish(EvsSnapshotWriter *writer);
 
 /*
- * Compute all states from snapshots and the events after them, and replace the
- * snapshots that cannot be used; returns the number of states.  A stream's state
- * ends before what is parked.
- */
-extern int64 evs_snapshots_restore(EvsProjection *projection);
-
-/*
  * The same with what is parked.  NULL, or the error that an event met: then nothing
  * has been replaced.
  */
