@@ -42,6 +42,11 @@ create view evsource.daemon_status as
 comment on view evsource.daemon_status is
 'Processes of the daemon for this database: what each does, and when it last reported.';
 
+create function evsource._check_adopt() returns void
+    language c volatile parallel unsafe
+    as 'MODULE_PATHNAME', 'evsource_check_adopt';
+comment on function evsource._check_adopt() is 'Internal: refuses evsource.adopt() in a handler.';
+
 -- In a copy of a database the row says where the original is, in a restored one nothing.
 -- Nor does any come any more for events that were restored or imported.
 create function evsource.adopt() returns boolean
@@ -50,6 +55,7 @@ create function evsource.adopt() returns boolean
 declare
     changed boolean;
 begin
+    perform evsource._check_adopt();
     update evsource.store s
         set system_identifier = c.system_identifier, database = d.oid
         from pg_control_system() c, pg_database d

@@ -14,11 +14,13 @@
 
 #include "async.h"
 #include "daemon.h"
+#include "dispatch.h"
 #include "listen.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(evsource_start_daemon);
 PG_FUNCTION_INFO_V1(evsource_stop_daemon);
+PG_FUNCTION_INFO_V1(evsource_check_adopt);
 PG_FUNCTION_INFO_V1(evsource_daemon_workers);
 PG_FUNCTION_INFO_V1(evsource_projection_workers);
 
@@ -91,7 +93,7 @@ refuse_for_room(bool comes_later)
  * Starts the daemon for this database; false when it runs already.  Not undone by
  * a rollback.
  *
- * Errors: 55000 on a standby, where evsource.daemon is off, where connections are not
+ * Errors: 55000 in a handler, on a standby, where evsource.daemon is off, where connections are not
  * allowed, in a copy that the daemon has nothing to do in before evsource.adopt(), or
  * when nobody has come; 53400 when that was because max_worker_processes leaves no room.
  */
@@ -101,6 +103,9 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 	bool		is_there = false;
 	bool		no_room = false;
 
+	evs_dispatch_refuse("start evsource's daemon",
+						"No rollback undoes that, and each attempt, replay and trial would do it again.",
+						"Start it in a session of its own.");
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -161,12 +166,17 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
  *
  * Stops the daemon for this database and waits until it has gone; false when it
  * does not run.  What it is doing is rolled back.  Not undone by a rollback.
+ *
+ * Errors: 55000 in a handler.
  */
 Datum
 evsource_stop_daemon(PG_FUNCTION_ARGS)
 {
 	bool		stopped = false;
 
+	evs_dispatch_refuse("stop evsource's daemon",
+						"It may run in a process of the daemon, and would wait for itself.",
+						"Stop it in a session of its own.");
 	for (;;)
 	{
 		dsm_segment *segment;
@@ -185,6 +195,16 @@ evsource_stop_daemon(PG_FUNCTION_ARGS)
 		stopped = true;
 		pause_between_looks();
 	}
+}
+
+/* evsource._check_adopt() returns void: may adopt() be called here?  Errors: 55000 in a handler. */
+Datum
+evsource_check_adopt(PG_FUNCTION_ARGS)
+{
+	evs_dispatch_refuse("adopt a copy",
+						"It would adopt every database in which its event is applied.",
+						"Adopt the copy in a session of its own.");
+	PG_RETURN_VOID();
 }
 
 /*

@@ -315,6 +315,17 @@ evs_dispatch_is_running(void)
 	return dispatch.running;
 }
 
+void
+evs_dispatch_refuse(const char *action, const char *detail, const char *hint)
+{
+	if (dispatch.running)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a handler cannot %s", action),
+				 errdetail("%s", detail),
+				 errhint("%s", hint)));
+}
+
 bool
 evs_dispatch_is_replaying(void)
 {

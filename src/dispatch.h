@@ -70,11 +70,15 @@ extern void evs_dispatch_check(EvsProjection *projection);
  */
 extern bool evs_dispatch_is_running(void);
 
+/* Raise 55000 if one is: "a handler cannot" do this. */
+extern void evs_dispatch_refuse(const char *action, const char *detail, const char *hint);
+
 /*
  * From here to the abort of the subtransaction (it is going to be rolled back)
  * no projection hears of what is appended.
  */
 extern void evs_dispatch_mute(void);
+
 /* Does it get events that are history (see EvsProjection's replaying)? */
 extern bool evs_dispatch_is_replaying(void);
 

@@ -200,12 +200,9 @@ evsource_wait_for(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("evsource.wait_for()");
 	evs_require_read_committed("wait for a projection");
-	if (evs_dispatch_is_running())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a handler cannot wait for a projection"),
-				 errdetail("It would wait for its own transaction, or for a worker that may wait for it."),
-				 errhint("Wait in the session that needs both.")));
+	evs_dispatch_refuse("wait for a projection",
+						"It would wait for its own transaction, or for a worker that may wait for it.",
+						"Wait in the session that needs both.");
 	wait.upto = position_to_reach(fcinfo);
 	wait.context = AllocSetContextCreate(CurrentMemoryContext, "evsource wait",
 										 ALLOCSET_SMALL_SIZES);
