@@ -79,7 +79,7 @@ with t as (
     union all
     select 10, format('column %s of table %s, which was dropped, was of a rare type', a.attnum, name)
         from t join pg_attribute a on a.attrelid = t.oid
-        where a.attisdropped and a.attnum > 0 and evsource._shadow_filler(a.attlen, a.attalign, a.attbyval) is null
+        where a.attisdropped and a.attnum > 0 and evsource._shadow_filler(a.attlen, a.attalign) is null
     union all
     select 12, 'the tables belong to different roles' from t having count(distinct relowner) > 1
     union all
@@ -89,16 +89,18 @@ select reason from reasons order by priority, reason limit 1
 $$;
 comment on function evsource._shadow_obstacle(regclass[]) is 'Internal: why these tables cannot be rebuilt online, or null.';
 
--- A dropped column still takes its place in the rows.
-create function evsource._shadow_filler(length smallint, alignment "char", by_value boolean) returns text
+-- A dropped column still takes its place in the rows. How long that is, and where it
+-- begins, its length and alignment say. Whether it was passed by value only who reads it
+-- would ask, and pg_upgrade does not keep it.
+create function evsource._shadow_filler(length smallint, alignment "char") returns text
     language sql stable set search_path = pg_catalog, pg_temp
     as $$
 select t.typname::text from pg_type t
 where t.typnamespace = 'pg_catalog'::regnamespace and t.typtype = 'b' and t.typcategory not in ('A', 'Z')
-    and t.typlen = length and t.typalign = alignment and t.typbyval = by_value
+    and t.typlen = length and t.typalign = alignment
 order by t.oid limit 1
 $$;
-comment on function evsource._shadow_filler(smallint, "char", boolean) is 'Internal: a type of this size.';
+comment on function evsource._shadow_filler(smallint, "char") is 'Internal: a type of this size.';
 
 -- The statements that make tables of the same shape in another schema. Not what
 -- only others look at: grants and comments stay with the old table, which stays.
@@ -142,7 +144,7 @@ begin
         return next format('create %stable %s (%s) using heap%s%s', case when passing then 'unlogged ' else '' end, target,
             (select string_agg(case
                 when a.attisdropped then
-                    format('%I pg_catalog.%I', 'evsource dropped ' || a.attnum, evsource._shadow_filler(a.attlen, a.attalign, a.attbyval))
+                    format('%I pg_catalog.%I', 'evsource dropped ' || a.attnum, evsource._shadow_filler(a.attlen, a.attalign))
                 else format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))
                     || case when a.attcollation <> y.typcollation then
                         (select format(' collate %I.%I', cn.nspname, l.collname) from pg_collation l

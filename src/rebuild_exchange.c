@@ -243,7 +243,10 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 		evs_rebuild_forget(rebuild->name);
 }
 
-/* Nobody changes the tables any more: is it still possible? */
+/*
+ * Nobody changes the tables any more: is it still possible?  Only of tables that can have a
+ * shadow a shape can be told.
+ */
 static void
 check_again(const EvsRebuild *rebuild, EvsProjection *projection)
 {
@@ -307,10 +310,11 @@ take_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 
 	if (!has_taken_tables(&last))
 		return EVS_WAIT;
-	if (!evs_shadow_exists(rebuild->tables, rebuild->shadow) ||
-		strcmp(evs_shadow_shape(rebuild->tables, rebuild->shadow), rebuild->shape) != 0)
+	if (!evs_shadow_exists(rebuild->tables, rebuild->shadow))
 		return evs_online_start_over(procedure, rebuild);
 	check_again(rebuild, projection);
+	if (strcmp(evs_shadow_shape(rebuild->tables, rebuild->shadow), rebuild->shape) != 0)
+		return evs_online_start_over(procedure, rebuild);
 
 	keep = keeps_old(rebuild);
 	if (keep)

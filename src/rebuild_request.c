@@ -215,6 +215,34 @@ evsource_accept_rebuild(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Can the tables still be exchanged for those that are kept?  They need not be those that the
+ * projection has by now.  Only of tables that can have a shadow a shape can be told.
+ */
+static void
+check_way_back(const EvsRebuild *rebuild, const EvsProjection *projection)
+{
+	EvsProjection exchanged = *projection;
+	bool		exists = evs_shadow_exists(rebuild->tables, rebuild->shadow);
+	const char *obstacle;
+
+	exchanged.tables = rebuild->tables;
+	obstacle = exists ? evs_shadow_obstacle(&exchanged) : NULL;
+	if (obstacle != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild->name),
+				 errdetail("Now it is not possible: %s.", obstacle),
+				 errhint("Remove what is in the way, or drop the old version with evsource.accept_rebuild().")));
+	if (!exists ||
+		strcmp(evs_shadow_shape(rebuild->tables, rebuild->shadow), rebuild->shape) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild->name),
+				 errdetail("Its tables have been changed since."),
+				 errhint("Drop it with evsource.accept_rebuild().")));
+}
+
+/*
  * evsource.revert_rebuild(projection) returns void
  *
  * Exchanges the read model for the version that is kept.  An inline projection
@@ -238,7 +266,6 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	int			count;
 	char	   *parts = evs_rebuild_parts(rebuild.name, &count);
 	int64		furthest;
-	const char *reason;
 
 	evs_require_read_committed("revert a rebuild");
 	if (parts != NULL && count != projection->partitions)
@@ -264,20 +291,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	evs_checkpoint_read(rebuild.name, &rebuild.checkpoint);
 	furthest = evs_units_furthest(projection);
 
-	if (!evs_shadow_exists(rebuild.tables, rebuild.shadow) ||
-		strcmp(evs_shadow_shape(rebuild.tables, rebuild.shadow), rebuild.shape) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild.name),
-				 errdetail("Its tables have been changed since."),
-				 errhint("Drop it with evsource.accept_rebuild().")));
-	reason = evs_shadow_obstacle(projection);
-	if (reason != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot go back to the old version of projection \"%s\"", rebuild.name),
-				 errdetail("Now it is not possible: %s.", reason),
-				 errhint("Remove what is in the way, or drop the old version with evsource.accept_rebuild().")));
+	check_way_back(&rebuild, projection);
 	evs_shadow_swap(rebuild.tables, rebuild.shadow);
 	(void) evs_snapshots_clear(rebuild.name, false);
 	evs_failures_clear(rebuild.name);

@@ -57,6 +57,10 @@ refuse(Relation left, const char *what)
 
 /* ---- is what is in one at home in the other? ---- */
 
+/*
+ * Of a column that was dropped nobody reads the values that old rows have: only what place
+ * they take matters.  After pg_upgrade attbyval says nothing about it.
+ */
 static void
 check_columns(Relation left, Relation right)
 {
@@ -71,10 +75,11 @@ check_columns(Relation left, Relation right)
 		Form_pg_attribute b = TupleDescAttr(right_desc, i);
 
 		if (a->attisdropped != b->attisdropped || a->attlen != b->attlen ||
-			a->attalign != b->attalign || a->attbyval != b->attbyval)
+			a->attalign != b->attalign)
 			refuse(left, "columns");
 		if (!a->attisdropped &&
-			(a->atttypid != b->atttypid || a->atttypmod != b->atttypmod ||
+			(a->attbyval != b->attbyval ||
+			 a->atttypid != b->atttypid || a->atttypmod != b->atttypmod ||
 			 a->attcollation != b->attcollation || a->attgenerated != b->attgenerated ||
 			 a->attnotnull != b->attnotnull ||
 			 (left->rd_index == NULL &&

@@ -36,6 +36,43 @@ set role captor;
 select evsource.capture_table('captured');
 });
 
+# Read models that have lost columns of which old rows have values: what pg_upgrade keeps
+# of such a column is its place in these.  The old version of the first one is kept, the
+# second one's rebuild stops at an event.
+$old->safe_psql('postgres', q{
+create table obstacles (position bigint);
+create table applied (projection text, position bigint);
+create function passes(model text, at bigint) returns boolean language plpgsql as $$
+begin
+    if exists (select from public.obstacles o where o.position = at) then
+        raise exception 'no way past position %', at;
+    end if;
+    insert into public.applied values (model, at);
+    return true;
+end $$;
+do $$
+declare
+    name text;
+begin
+    foreach name in array '{kept,building,plain}'::text[] loop
+        execute format('create table %I (gone_1 int default 1, stream text primary key, gone_2 text default %L, n bigint, gone_3 bigint default 3)', name, repeat('x', 10));
+        perform evsource.create_projection(name, tables => array[name], query => format(
+            'insert into %1$I as t (stream, n) select stream, count(*) from new_events where public.passes(%1$L, position) group by 1
+             on conflict (stream) do update set n = t.n + excluded.n', name));
+        execute format('alter table %I drop gone_1, drop gone_2, drop gone_3', name);
+    end loop;
+end $$;
+update kept set n = 0;
+call evsource.rebuild_projection('kept', online => true, keep_old => true);
+select evsource.append('item-' || n % 7, 'Placed') from generate_series(101, 600) n;
+truncate applied;
+insert into obstacles values (550);
+});
+my $rebuild = q{call evsource.rebuild_projection('building', online => true)};
+my ($status, $out, $error) = $old->psql('postgres', $rebuild);
+like($error, qr/no way past position 550/, 'a rebuild stops on its way');
+$old->safe_psql('postgres', 'truncate obstacles');
+
 my $expected = holds($old, 'postgres', 'orders');
 $old->stop;
 
@@ -57,10 +94,25 @@ same_ok(holds($new, 'postgres', 'orders'), $expected, 'everything is there');
 is($new->safe_psql('postgres', q{select version from evsource.append('order-1', 'Placed')}), 16, 'appends go on');
 is($new->safe_psql('postgres', q{select n, evsource.state('totals', 'order-1') from orders where stream = 'order-1'}),
 	'16|{"n": 16}', 'and are dispatched');
-is($new->safe_psql('postgres', 'set role app_reader; select count(*) from evsource.read_all()'), 101, 'readers read');
+is($new->safe_psql('postgres', 'set role app_reader; select count(*) from evsource.read_all()'), 601, 'readers read');
 is($new->safe_psql('postgres', q{insert into captured values (1); select captured_by, (select count(*) from evsource.events where stream = 'captured-1') from evsource.captured_tables}),
 	'captor|1', 'tables are captured');
-my ($status, $out, $error) = $new->psql('postgres', 'drop extension evsource cascade');
+
+my $sum = q{select sum(n) from %s where stream <> 'captured-1'};
+$new->safe_psql('postgres', $rebuild);
+is($new->safe_psql('postgres', sprintf $sum, 'building'), 601, 'a rebuild that was under way is completed');
+is($new->safe_psql('postgres', q{select count(*) - count(distinct position) from applied where projection = 'building' and position <= 600}), 0,
+	'and goes on where it stopped');
+$new->safe_psql('postgres', q{call evsource.rebuild_projection('plain', online => true)});
+is($new->safe_psql('postgres', sprintf $sum, 'plain'), 601, 'another one begins');
+$new->safe_psql('postgres', q{select evsource.revert_rebuild('kept')});
+is($new->safe_psql('postgres', sprintf $sum, 'kept'), 501, 'an old version that was kept comes back');
+$new->safe_psql('postgres', q{select evsource.revert_rebuild('kept')});
+is($new->safe_psql('postgres', sprintf $sum, 'kept'), 601, 'and the new one');
+is($new->safe_psql('postgres', q{select count(*) from unnest('{kept,building,plain}'::text[]) p, evsource.verify_projection(p)}), 0,
+	'they hold what they should');
+
+($status, $out, $error) = $new->psql('postgres', 'drop extension evsource cascade');
 like($error, qr/its log holds events/, 'the guard stands');
 $new->stop;
 
