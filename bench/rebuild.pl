@@ -4,7 +4,7 @@ use strict;
 use warnings;
 use Time::HiRes qw(sleep time);
 
-my $events = 200_000;
+my $events = 500_000;
 my $query = "insert into balances as b
 	select stream, sum((data->>'amount')::numeric), count(*) from new_events group by stream
 	on conflict (account) do update set balance = b.balance + excluded.balance, events = b.events + excluded.events";
