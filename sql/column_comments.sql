@@ -31,7 +31,7 @@ comment on column evsource.progress.time_left is 'At that rate; null while it wa
 comment on column evsource.progress.position is 'The log has been applied up to here.';
 comment on column evsource.progress.started_at is 'When it began.';
 comment on column evsource.progress.updated_at is 'When it last committed.';
-comment on column evsource.progress.last_error is 'Why it stopped: message of the error.';
+comment on column evsource.progress.last_error is 'Why it stopped, or in another state than failed: what its last attempt failed at, which is made again. The message.';
 comment on column evsource.progress.pid is 'Session or worker at work; null when nobody is.';
 comment on column evsource.progress.waits_for is 'Sessions whose locks it waits for.';
 comment on column evsource.progress.last_error_position is 'Position of the event that it stopped at; null when no single event is at fault.';

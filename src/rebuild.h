@@ -34,8 +34,9 @@ extern List *evs_rebuilds_requested(void);
  * whose turn it is), call again after so many ms.  EVS_DONE: complete, cancelled or failed; nothing to do for this name.
  *
  * An error of the handler's is logged and kept in evsource.rebuilds, and ends
- * the request; one that is nobody's fault, or a cancel, is EVS_WAIT.  Only what ends
- * the process gets out, and an error that could not be kept.
+ * the request; one that is nobody's fault, or a cancel, is kept there and is EVS_WAIT, for
+ * longer each time in a row.  Only what ends the process gets out, and an error that could
+ * not be kept.
  */
 extern EvsOutcome evs_rebuild_step(const char *name, int *wait);
 

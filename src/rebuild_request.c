@@ -45,6 +45,9 @@ PG_FUNCTION_INFO_V1(evsource_replaying);
 /* ms until a rebuild that has to wait is tried again */
 #define REBUILD_DELAY	1000
 
+/* twice as long after each error in a row that was nobody's fault, and at most */
+#define MAX_DELAY		60000
+
 /* ---- requests ---- */
 
 void
@@ -413,16 +416,18 @@ remove_mark(EvsProcedure *procedure, EvsOutcome outcome)
 
 /*
  * A handler that failed does so until somebody mends it.  A cancel is of this attempt: the
- * next one is a moment later, and cancel_rebuild() ends them all.
+ * next one is a moment later, and cancel_rebuild() ends them all.  But who looks why it does
+ * not come to an end is to see what it meets each time.
  */
 static EvsOutcome
-fail(const char *name, MemoryContext context)
+fail(EvsProcedure *procedure)
 {
+	const char *name = procedure->name;
 	ErrorData  *error;
 	int64		position = evs_handler_blamed;
 	bool		passing;
 
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(procedure->context);
 	error = CopyErrorData();
 	EmitErrorReport();
 	evs_attempt_flush();
@@ -431,7 +436,14 @@ fail(const char *name, MemoryContext context)
 
 	evs_own_transaction_begin();
 	if (passing)
+	{
+		procedure->troubles++;
+		procedure->is_clear = false;
 		evs_caution_withdraw(name, EVS_CRASH_REBUILD);
+		/* who has it may sit on the row */
+		if (evs_rebuild_try_lock(name))
+			evs_rebuild_note_trouble(name, position, error);
+	}
 	else
 	{
 		evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
@@ -439,6 +451,18 @@ fail(const char *name, MemoryContext context)
 	}
 	evs_own_transaction_commit();
 	return passing ? EVS_WAIT : EVS_DONE;
+}
+
+/* The step was no error: then what is on record is over, whoever has met it. */
+static void
+settle(EvsProcedure *procedure, EvsOutcome outcome)
+{
+	if (outcome == EVS_WAIT)
+		return;
+	procedure->troubles = 0;
+	if (!procedure->is_clear)
+		evs_rebuild_clear_trouble(procedure->name);
+	procedure->is_clear = true;
 }
 
 /* A transaction that may call a handler. */
@@ -462,6 +486,7 @@ advance(EvsProcedure *procedure)
 	MemoryContextSwitchTo(procedure->context);
 	outcome = evs_rebuild_advance(procedure);
 	remove_mark(procedure, outcome);
+	settle(procedure, outcome);
 	evs_own_transaction_commit();
 	return outcome;
 }
@@ -508,7 +533,7 @@ step(EvsProcedure *procedure)
 	PG_CATCH();
 	{
 		evs_hold_drop();
-		outcome = fail(procedure->name, procedure->context);
+		outcome = fail(procedure);
 	}
 	PG_END_TRY();
 	return outcome;
@@ -519,10 +544,12 @@ evs_rebuild_step(const char *name, int *wait)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	EvsProcedure *procedure = get_procedure(name);
+	int			troubles = procedure->troubles;
 	EvsOutcome	outcome = step(procedure);
 	int			rest = evs_caution_rest();
 
-	*wait = REBUILD_DELAY;
+	*wait = procedure->troubles > troubles ?
+		Min(REBUILD_DELAY << Min(troubles, 10), MAX_DELAY) : REBUILD_DELAY;
 	if (rest > 0 && outcome == EVS_MORE)
 	{
 		outcome = EVS_WAIT;

@@ -138,6 +138,20 @@ static EvsQuery fail_rebuild = {
 	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
 };
 
+static EvsQuery note_trouble = {
+	"update evsource.rebuilds set"
+	"  last_error_position = nullif($2, 0), sqlstate = $3, last_error = $4, detail = $5, hint = $6, context = $7"
+	" where projection = $1",
+	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
+};
+
+static EvsQuery clear_trouble = {
+	"update evsource.rebuilds set last_error = null, last_error_position = null,"
+	"  sqlstate = null, detail = null, hint = null, context = null"
+	" where projection = $1 and state in ('requested', 'building') and last_error is not null",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
 static EvsQuery select_owned = {
 	"select r.projection from evsource.rebuilds r join pg_catalog.pg_namespace n on n.nspname = r.shadow"
 	" where exists (select from pg_catalog.pg_class c where c.relnamespace = n.oid and c.relowner = any ($1))"
@@ -461,8 +475,8 @@ evs_rebuild_restore_parts(const char *name, const char *parts)
 	(void) evs_query_run(&restore_parts, values, NULL);
 }
 
-void
-evs_rebuild_fail(const char *name, int64 position, const ErrorData *error)
+static void
+record_error(EvsQuery *query, const char *name, int64 position, const ErrorData *error)
 {
 	EvsErrorText text;
 	Datum		values[7] = {CStringGetTextDatum(name), Int64GetDatum(position)};
@@ -471,7 +485,25 @@ evs_rebuild_fail(const char *name, int64 position, const ErrorData *error)
 	evs_error_text(error, &text);
 	memcpy(&values[2], text.values, sizeof(text.values));
 	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
-	(void) evs_query_run(&fail_rebuild, values, nulls);
+	(void) evs_query_run(query, values, nulls);
+}
+
+void
+evs_rebuild_fail(const char *name, int64 position, const ErrorData *error)
+{
+	record_error(&fail_rebuild, name, position, error);
+}
+
+void
+evs_rebuild_note_trouble(const char *name, int64 position, const ErrorData *error)
+{
+	record_error(&note_trouble, name, position, error);
+}
+
+void
+evs_rebuild_clear_trouble(const char *name)
+{
+	(void) evs_query_run_by_name(&clear_trouble, name);
 }
 
 /* Who reads its tables, or those that they refer to, queues behind us: not for long. */

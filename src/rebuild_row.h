@@ -97,6 +97,10 @@ extern void evs_rebuild_restore_parts(const char *name, const char *parts);
 /* The error that stopped it, and at which event; 0: at none. */
 extern void evs_rebuild_fail(const char *name, int64 position, const ErrorData *error);
 
+/* The same of an error that it goes on after; and it has got past that. */
+extern void evs_rebuild_note_trouble(const char *name, int64 position, const ErrorData *error);
+extern void evs_rebuild_clear_trouble(const char *name);
+
 /* What evs_rebuild_forget() locks against readers, too; NIL when it drops nothing. */
 extern List *evs_rebuild_dropped(const char *name);
 

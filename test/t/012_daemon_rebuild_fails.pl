@@ -10,6 +10,7 @@ use Test::More;
 use FindBin;
 use lib $FindBin::RealBin;
 use Node;
+use Time::HiRes qw(sleep);
 
 let_daemon_work();
 
@@ -130,6 +131,52 @@ is($sql->($state), 'active 0 4 order-1 2, order-1 3', 'and has set them aside ag
 $sql->(q{truncate wrong; select evsource.request_rebuild('fold', from_snapshot => true)});
 $soon->(q{select not exists (select from evsource.progress where projection = 'fold')}, 'and again when its handler is mended');
 is($sql->($state), 'active 0 6', 'then none is left');
+
+# What is nobody's fault (a cancel, say) does not end it. It is on record as well, as long as it
+# does not get past it, and it takes its time between two attempts.
+$sql->(q{
+create table canceled (position bigint primary key);
+create function handle_canceled(e evsource.event) returns void language plpgsql as $$
+begin
+	if exists (select from public.wrong) then
+		raise 'canceled' using errcode = 'query_canceled', hint = 'Again.';
+	end if;
+	if e.version = 1100 then
+		perform pg_advisory_xact_lock(1100);
+	end if;
+	insert into canceled values (e.position);
+end $$;
+select from evsource.append_batch('long-1', array_fill('Paid'::text, array[1200]), array_fill('{}'::jsonb, array[1200]));
+select evsource.create_projection('canceled', 'handle_canceled', categories => '{long}', tables => '{canceled}');
+insert into wrong values ('long-1', 1)});
+my $log = -s $node->logfile;
+foreach my $online ('true', 'false')
+{
+	my $what = $online eq 'true' ? 'online' : 'in place';
+	$sql->("insert into wrong values ('again', 1); select evsource.request_rebuild('canceled', online => $online)");
+	$soon->(q{select last_error is not null from evsource.progress where projection = 'canceled'}, "$what: a cancel is on record");
+	like($record->('canceled'), qr/^(requested|rebuilding); 1; 57014; canceled; Again\.; /, 'with all its parts, and it goes on');
+	if ($online eq 'true')
+	{
+		my @at;
+		for (my $i = 0; $i < 600 && @at < 3; $i++)
+		{
+			@at = slurp_file($node->logfile, $log) =~ /^\S+ (\d+:\d+:[\d.]+) .*ERROR:  canceled/mg;
+			sleep 0.1;
+		}
+		my ($first, $third) = map { my ($hour, $minute, $second) = split /:/; ($hour * 60 + $minute) * 60 + $second } @at[0, 2];
+		cmp_ok(($third - $first) % 86400, '>=', 2.9, 'each time it waits for longer');
+	}
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('begin; select pg_advisory_xact_lock(1100)');
+	$sql->(q{truncate wrong});
+	$soon->(q{select events_done > 0 and last_error is null and sqlstate is null and state = 'rebuilding' from evsource.progress where projection = 'canceled'},
+		'past it, nothing is on record');
+	$holder->query_safe('commit');
+	$holder->quit;
+	$soon->(q{select not exists (select from evsource.progress where projection = 'canceled')}, 'and it comes to its end');
+	is($sql->('select count(*) from canceled'), 1200, 'with all events');
+}
 $node->stop;
 
 done_testing();
