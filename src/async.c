@@ -20,8 +20,6 @@
 #include "evsource.h"
 
 #include "access/xact.h"
-#include "utils/hsearch.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -31,11 +29,11 @@
 #include "attempt.h"
 #include "barrier.h"
 #include "horizon.h"
+#include "known.h"
 #include "own_transaction.h"
 #include "registry.h"
 #include "replay.h"
 #include "settings.h"
-#include "state_cache.h"
 
 /* ms to wait at first when somebody else is at work, or when it was nobody's fault */
 #define BUSY_DELAY		50
@@ -59,81 +57,7 @@
 /* ms to wait for the barrier, and until the next attempt */
 #define BARRIER_TIMEOUT	1000
 
-/* ---- projections as this worker knows them ---- */
-
-/* Kept with what running it has found out (plans), until any projection changes. */
-typedef struct KnownProjection
-{
-	char		name[NAMEDATALEN];	/* the table's key */
-	uint64		generation;
-	EvsProjection *projection;	/* NULL: does not exist */
-	MemoryContext context;		/* holds it */
-	bool		used;			/* what its handler remembers may be of other times */
-} KnownProjection;
-
-static HTAB *known_projections = NULL;
-
-static KnownProjection *
-known_projection(const char *name)
-{
-	KnownProjection *known;
-	bool		found;
-
-	if (known_projections == NULL)
-	{
-		HASHCTL		control = {.keysize = NAMEDATALEN, .entrysize = sizeof(KnownProjection)};
-
-		known_projections = hash_create("evsource known projections", 16, &control,
-										HASH_ELEM | HASH_STRINGS);
-	}
-	known = hash_search(known_projections, name, HASH_ENTER, &found);
-	if (!found)
-	{
-		known->generation = 0;
-		known->projection = NULL;
-		known->context = NULL;
-		known->used = false;
-	}
-	return known;
-}
-
-/* The projection as it is now, or NULL. */
-static EvsProjection *
-get_projection(const char *name)
-{
-	KnownProjection *known = known_projection(name);
-	uint64		generation;
-	MemoryContext context;
-	MemoryContext caller;
-
-	AcceptInvalidationMessages();
-	generation = evs_state_cache_generation();
-	if (known->generation == generation)
-		return known->projection;
-	if (known->context != NULL)
-		MemoryContextDelete(known->context);
-	known->context = NULL;
-	known->projection = NULL;
-	known->generation = 0;
-
-	/* until it is complete an error takes it away with the transaction */
-	context = AllocSetContextCreate(CurrentMemoryContext, "evsource known projection",
-									ALLOCSET_SMALL_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	known->projection = evs_projection_load(name, true);
-	MemoryContextSwitchTo(caller);
-	MemoryContextSetParent(context, TopMemoryContext);
-	known->context = context;
-	known->generation = generation;
-	return known->projection;
-}
-
-/* Forget it, and what running it has found out. */
-static void
-forget_projection(const char *name)
-{
-	known_projection(name)->generation = 0;
-}
+/* ---- which units are ours ---- */
 
 /* An inline projection that appends do not reach yet: see activate.c. */
 static bool
@@ -252,7 +176,7 @@ finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
 		ereport(DEBUG1,
 				(errmsg_internal("projection \"%s\": its handler waited for a lock for %d ms, trying again",
 								 active.name, BARRIER_TIMEOUT)));
-		forget_projection(active.name);
+		evs_known_forget(active.name);
 		return retry_after(pacing, BARRIER_TIMEOUT);
 	}
 	pacing->started = false;
@@ -277,12 +201,12 @@ next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
 static EvsProjection *
 try_claim(const char *name, int partition)
 {
-	EvsProjection *projection = get_projection(name);
+	EvsProjection *projection = evs_known_get(name);
 
 	if (!is_ours(projection, partition) || !evs_unit_try_lock(projection, partition))
 		return NULL;
 	/* nobody changes it now */
-	projection = get_projection(name);
+	projection = evs_known_get(name);
 	return is_ours(projection, partition) ? projection : NULL;
 }
 
@@ -340,7 +264,7 @@ apply_next(Step *step)
 	const char *name = step->name;
 	int			partition = step->partition;
 	EvsAsyncPacing *pacing = step->pacing;
-	EvsProjection *projection = get_projection(name);
+	EvsProjection *projection = evs_known_get(name);
 	int			partitions;
 	EvsApply	apply;
 	EvsApplied	result;
@@ -355,7 +279,7 @@ apply_next(Step *step)
 	if (!evs_unit_try_lock(projection, partition))
 		return back_off(pacing, &pacing->busy, MAX_BUSY_DELAY);
 	pacing->busy = 0;
-	projection = get_projection(name);
+	projection = evs_known_get(name);
 	if (!is_ours(projection, partition))
 		return EVS_ASYNC_STOPPED;
 	if (projection->partitions != partitions)
@@ -387,7 +311,7 @@ apply_next(Step *step)
 	{
 		/* an event that has failed before is most likely to do so again, if we are new */
 		apply.raise = step->may_guard = !step->guarded &&
-			(known_projection(name)->used ||
+			(evs_known_used(name) ||
 			 !(failure->exists && failure->position > pacing->position));
 		step->ran = true;
 		result = evs_apply_batch(&apply, safe, next_batch(projection, pacing),
@@ -460,7 +384,7 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 	(void) back_off(pacing, &pacing->troubles, MAX_DELAY);
 	if (pacing->batch > 0 && evs_failure_is_transient(error->sqlerrcode))
 		shorten(pacing);
-	forget_projection(name);
+	evs_known_forget(name);
 	PG_TRY();
 	{
 		evs_own_transaction_begin();
@@ -547,7 +471,7 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 
 	pacing->applied = 0;
 	error = run(&step);
-	if (error != NULL && step.may_guard && known_projection(name)->used &&
+	if (error != NULL && step.may_guard && evs_known_used(name) &&
 		evs_failure_may_be_stale(error->sqlerrcode))
 	{
 		step.outcome = let_a_new_one_try(name, pacing, error);
@@ -555,7 +479,7 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 	}
 	else if (error != NULL && step.may_guard)
 	{
-		forget_projection(name);
+		evs_known_forget(name);
 		step.guarded = true;
 		error = run(&step);
 	}
@@ -563,7 +487,7 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 		step.outcome = deal_with_error(name, partition, pacing, error);
 	if (step.ran && (pacing->applied > 0 || step.outcome == EVS_ASYNC_RETRY ||
 					 step.outcome == EVS_ASYNC_STOPPED))
-		known_projection(name)->used = true;
+		evs_known_set_used(name);
 	rest = evs_caution_rest();
 	if (rest > 0 && step.outcome == EVS_ASYNC_MORE)
 		step.outcome = retry_after(pacing, rest);
