@@ -20,7 +20,7 @@
  * and ALTER EXTENSION ... UPDATE it asks the daemon to leave, for a handler may take
  * its time with locks on what is dropped or altered.  A drop then waits for
  * those who work on projections in sessions of their own.
- * And it refuses to rename the schema, and to make a table unlogged.
+ * And it refuses to rename the schema, to make a table unlogged, and to move one elsewhere.
  *
  * The same hook sees each parent that a table gets, by INHERITS, INHERIT or as a
  * partition.  A table of evsource gets none and becomes none: what is done to the parent
@@ -53,6 +53,7 @@
 #include "nodes/value.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -65,6 +66,7 @@
 #include "rebuild_row.h"
 #include "registry.h"
 #include "settings.h"
+#include "shadow.h"
 
 PG_FUNCTION_INFO_V1(evsource_guard_log);
 
@@ -278,6 +280,37 @@ refuse_to_unlog(Node *statement)
 	}
 }
 
+/*
+ * What belongs to the extension is found by its name.  The tables of a rebuild belong to it,
+ * too, whoever owns them: elsewhere nobody would drop them, nor could their owner.
+ */
+static void
+refuse_to_move(Node *statement)
+{
+	const AlterObjectSchemaStmt *move = (AlterObjectSchemaStmt *) statement;
+	Oid			relid;
+	char	   *schema;
+	char	   *name;
+
+	if (!IsA(statement, AlterObjectSchemaStmt) || move->relation == NULL || creating_extension)
+		return;
+	relid = RangeVarGetRelid(move->relation, NoLock, true);
+	if (!OidIsValid(relid) ||
+		getExtensionOfObject(RelationRelationId, relid) != get_extension_oid("evsource", false))
+		return;
+	schema = get_namespace_name(get_rel_namespace(relid));
+	name = quote_qualified_identifier(schema, get_rel_name(relid));
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("table %s cannot be moved to another schema", name),
+			 evs_shadow_is_name(schema) ?
+			 errdetail("A rebuild has built it or keeps it, and evsource drops it with its schema.") :
+			 errdetail("The functions of extension evsource find it by that name."),
+			 evs_shadow_is_name(schema) ?
+			 errhint("To keep its rows, copy them: CREATE TABLE ... AS TABLE %s.", name) :
+			 errhint("To read it by another name, create a view.")));
+}
+
 static bool
 owns_extension(void)
 {
@@ -439,6 +472,7 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 	statement = evs_guard_event(fcinfo, "the event trigger evsource_guard_log")->parsetree;
 	refuse_to_rename(statement);
 	refuse_to_unlog(statement);
+	refuse_to_move(statement);
 	drop_rebuilds(statement);
 	drops = drops_extension(statement);
 	if ((drops || updates_extension(statement)) && owns_extension())

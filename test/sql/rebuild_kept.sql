@@ -256,3 +256,24 @@ alter table kept_notes drop constraint kept_notes_stream_fkey;
 select evsource.revert_rebuild('kept_counts') is not null as reverted;
 select evsource.drop_projection('kept_counts');
 drop table kept_counts, kept_notes;
+
+-- What is built or kept stays where evsource finds it: elsewhere it would still be the
+-- extension's, and its owner could not drop it.
+create table kept_moves (stream text primary key);
+select evsource.create_projection('kept_moves', tables => '{kept_moves}', categories => '{wayback}',
+    query => 'insert into kept_moves select distinct stream from new_events');
+call evsource.rebuild_projection('kept_moves', online => true, keep_old => true);
+create schema kept_aside;
+alter table evsource_shadow_kept_moves.kept_moves set schema kept_aside;
+\echo :LAST_ERROR_SQLSTATE
+alter table if exists evsource_shadow_kept_moves.nothing set schema public;
+create table kept_copy as table evsource_shadow_kept_moves.kept_moves;
+alter table kept_copy set schema evsource_shadow_kept_moves;
+alter table evsource_shadow_kept_moves.kept_copy set schema public;
+select evsource.revert_rebuild('kept_moves') is not null as reverted;
+select evsource.accept_rebuild('kept_moves') is not null as accepted;
+alter table evsource.events set schema kept_aside;
+\echo :LAST_ERROR_SQLSTATE
+select evsource.drop_projection('kept_moves');
+drop table kept_moves, kept_copy;
+drop schema kept_aside;
