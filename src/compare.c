@@ -2,22 +2,29 @@
  * compare.c - in what two versions of a read model differ.
  *
  * Rows are compared as jsonb: every type has that form, also those that have no
- * equality.  The statements read with the active snapshot and change nothing.
+ * equality.  jsonb has no room for large values: a hash stands for these, and what is not
+ * compared is not looked at.  The statements read with the active snapshot and change nothing.
  */
 #include "evsource.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tupdesc.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "nodes/nodes.h"
 #include "optimizer/optimizer.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -29,10 +36,19 @@
 #include "query.h"
 #include "text_array.h"
 
+PG_FUNCTION_INFO_V1(evsource_compared);
+
+/*
+ * Longer values of a row (all together) are compared by their hashes.  As jsonb they may
+ * take eight times as much, and jsonb ends at 256 MB; nobody wants to read them, either.
+ */
+#define MAX_VALUES		(8 * 1024 * 1024)
+
 /* What the statement for a table is made of. */
 typedef struct TableShape
 {
 	List	   *left_out;		/* columns (char *) that are not compared */
+	char	   *compared;		/* a select list of the others, from table t */
 	List	   *key;			/* columns (char *) of the primary key, or NIL */
 	List	   *operators;		/* equality of each of them, as OPERATOR() takes it */
 } TableShape;
@@ -141,15 +157,85 @@ find_key(TableShape *shape, Relation relation)
 	index_close(index, NoLock);
 }
 
+/* Can the value be so long that a hash has to stand for it?  Those of a key are in an index. */
+static bool
+may_be_long(const TableShape *shape, Form_pg_attribute attribute)
+{
+	return attribute->attlen == -1 && !is_in(shape->key, NameStr(attribute->attname));
+}
+
+/* The statement calls a function of ours, as the owner of the projection. */
+static bool
+may_call_us(const char *owner)
+{
+	return object_aclcheck(NamespaceRelationId, get_namespace_oid("evsource", false),
+						   get_role_oid(owner, false), ACL_USAGE) == ACLCHECK_OK;
+}
+
 static void
-find_shape(TableShape *shape, Oid relid, ArrayType *ignored)
+find_compared(TableShape *shape, Relation relation, const char *owner)
+{
+	TupleDesc	desc = RelationGetDescr(relation);
+	bool		by_hash = may_call_us(owner);
+	StringInfoData list;
+	int			nlong = 0;
+
+	for (int i = 0; i < desc->natts; i++)
+		nlong += may_be_long(shape, TupleDescAttr(desc, i));
+
+	initStringInfo(&list);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		const char *name = quote_identifier(NameStr(attribute->attname));
+
+		if (attribute->attisdropped || is_in(shape->left_out, NameStr(attribute->attname)))
+			continue;
+		if (list.len > 0)
+			appendStringInfoString(&list, ", ");
+		if (by_hash && may_be_long(shape, attribute))
+			appendStringInfo(&list, "evsource._compared(t.%s, %d) as %s", name,
+							 MAX_VALUES / nlong, name);
+		else
+			appendStringInfo(&list, "t.%s", name);
+	}
+	shape->compared = list.data;
+}
+
+static void
+find_shape(TableShape *shape, Oid relid, const char *owner, ArrayType *ignored)
 {
 	Relation	relation = table_open(relid, AccessShareLock);
 
 	memset(shape, 0, sizeof(TableShape));
 	shape->left_out = columns_to_leave_out(relation, ignored);
 	find_key(shape, relation);
+	find_compared(shape, relation, owner);
 	table_close(relation, NoLock);
+}
+
+/*
+ * evsource._compared(value "any", longest integer) returns jsonb
+ *
+ * The value, or what stands for it when it is longer than so many bytes.
+ */
+Datum
+evsource_compared(PG_FUNCTION_ARGS)
+{
+	Size		length = toast_raw_datum_size(PG_GETARG_DATUM(0)) - VARHDRSZ;
+	struct varlena *value;
+	uint64		hash;
+
+	if (length <= (Size) PG_GETARG_INT32(1))
+		return to_jsonb(fcinfo);
+
+	value = PG_DETOAST_DATUM_PACKED(PG_GETARG_DATUM(0));
+	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) VARDATA_ANY(value),
+											VARSIZE_ANY_EXHDR(value), 0));
+	PG_FREE_IF_COPY(value, 0);
+	return DirectFunctionCall1(jsonb_in,
+							   CStringGetDatum(psprintf("\"%zu bytes, hash %016llx\"", length,
+														(unsigned long long) hash)));
 }
 
 /* ---- the statement ---- */
@@ -180,25 +266,26 @@ statement_by_key(const TableShape *shape, const char *one, const char *other)
 		appendStringInfo(&order, "%scoalesce(a.%s, b.%s)", comma, name, name);
 	}
 	appendStringInfo(&statement,
-					 ")::text, to_jsonb(a.*) - $1, to_jsonb(b.*) - $1, %s"
-					 " from %s a full join %s b on %s"
-					 " where to_jsonb(a.*) - $1 is distinct from to_jsonb(b.*) - $1"
-					 " order by %s limit $2",
-					 order.data, one, other, condition.data, order.data);
+					 ")::text, to_jsonb(a.*), to_jsonb(b.*), %s"
+					 " from (select %s from %s t) a full join (select %s from %s t) b on %s"
+					 " where to_jsonb(a.*) is distinct from to_jsonb(b.*)"
+					 " order by %s limit $1",
+					 order.data, shape->compared, one, shape->compared, other, condition.data,
+					 order.data);
 	return statement.data;
 }
 
 /* the same: rows that only one of them has */
 static char *
-statement_by_row(const char *one, const char *other)
+statement_by_row(const TableShape *shape, const char *one, const char *other)
 {
-	return psprintf("select null::text, a.r, null::jsonb from ("
-					"select to_jsonb(a.*) - $1 as r from %s a except all select to_jsonb(b.*) - $1 from %s b) a"
+	const char *rows = psprintf("select to_jsonb(r.*) as r from (select %s from", shape->compared);
+
+	return psprintf("select null::text, a.r, null::jsonb from (%s %s t) r except all %s %s t) r) a"
 					" union all "
-					"select null::text, null::jsonb, b.r from ("
-					"select to_jsonb(b.*) - $1 as r from %s b except all select to_jsonb(a.*) - $1 from %s a) b"
-					" order by 2, 3 limit $2",
-					one, other, other, one);
+					"select null::text, null::jsonb, b.r from (%s %s t) r except all %s %s t) r) b"
+					" order by 2, 3 limit $1",
+					rows, one, rows, other, rows, other, rows, one);
 }
 
 static Jsonb *
@@ -246,8 +333,8 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 				   const char *one, const char *other, ArrayType *ignored, int64 limit,
 				   EvsReportDifference report, void *argument)
 {
-	Oid			types[] = {TEXTARRAYOID, INT8OID};
-	Datum		values[2];
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(limit)};
 	TableShape	shape;
 	EvsIdentity identity;
 	uint64		count;
@@ -255,15 +342,12 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 
 	if (limit <= 0)
 		return 0;
-	find_shape(&shape, relid, ignored);
-	values[0] = evs_text_array_of_names(shape.left_out);
-	values[1] = Int64GetDatum(limit);
-
+	find_shape(&shape, relid, owner, ignored);
 	enter_as_owner(&identity, owner);
 	SPI_connect();
 	result = SPI_execute_with_args(shape.key != NIL ? statement_by_key(&shape, one, other) :
-								   statement_by_row(one, other),
-								   2, types, values, NULL, true, 0);
+								   statement_by_row(&shape, one, other),
+								   1, types, values, NULL, true, 0);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "comparing \"%s\": %s", name, SPI_result_code_string(result));
 	count = SPI_processed;
@@ -282,7 +366,7 @@ struct EvsRowFinder
 	SPIPlanPtr	plan;			/* NULL: not made yet */
 	int			nargs;
 	Oid		   *types;
-	Datum	   *values;			/* what is not compared, and the key */
+	Datum	   *values;			/* the key */
 	MemoryContextCallback callback; /* frees the plan */
 };
 
@@ -306,16 +390,15 @@ evs_row_finder(const char *owner, Oid relid, const char *table, ArrayType *ignor
 	ListCell   *op;
 	int			column = EVS_KEY_COLUMN;
 
-	find_shape(&shape, relid, ignored);
+	find_shape(&shape, relid, owner, ignored);
 	finder->owner = owner;
-	finder->types = palloc(sizeof(Oid) * (list_length(shape.key) + 1));
-	finder->values = palloc(sizeof(Datum) * (list_length(shape.key) + 1));
-	finder->types[0] = TEXTARRAYOID;
-	finder->values[0] = evs_text_array_of_names(shape.left_out);
-	finder->nargs = 1;
+	finder->types = palloc(sizeof(Oid) * list_length(shape.key));
+	finder->values = palloc(sizeof(Datum) * list_length(shape.key));
 
 	initStringInfo(&statement);
-	appendStringInfo(&statement, "select c.ctid, c.xmin, to_jsonb(c.*) - $1 from %s c", table);
+	appendStringInfo(&statement,
+					 "select t.ctid, t.xmin, (select to_jsonb(r.*) from (select %s) r) from %s t",
+					 shape.compared, table);
 	forboth(cell, shape.key, op, shape.operators)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(difference->key_desc, column - 1);
@@ -324,7 +407,7 @@ evs_row_finder(const char *owner, Oid relid, const char *table, ArrayType *ignor
 
 		finder->types[finder->nargs] = attribute->atttypid;
 		finder->values[finder->nargs++] = datumCopy(value, attribute->attbyval, attribute->attlen);
-		appendStringInfo(&statement, " %s c.%s %s $%d", finder->nargs == 2 ? "where" : "and",
+		appendStringInfo(&statement, " %s t.%s %s $%d", finder->nargs == 1 ? "where" : "and",
 						 quote_identifier(lfirst(cell)), (char *) lfirst(op), finder->nargs);
 	}
 	finder->statement = statement.data;
