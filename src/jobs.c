@@ -131,6 +131,7 @@ evs_jobs_read(EvsJobs *jobs)
 	}
 	foreach(cell, rebuilds)
 		(void) add(jobs, &before, EVS_JOB_REBUILD, lfirst(cell), 0);
+	evs_rebuild_keep(rebuilds);
 	if (before.context != NULL)
 		MemoryContextDelete(before.context);
 }

@@ -40,6 +40,9 @@ extern List *evs_rebuilds_requested(void);
  */
 extern EvsOutcome evs_rebuild_step(const char *name, int *wait);
 
+/* Of all others this process remembers nothing from here on: they were cancelled, say. */
+extern void evs_rebuild_keep(const List *names);
+
 /*
  * Rebuild a projection from its snapshots in the caller's transaction, as
  * rebuild_projection does inside a transaction block.  False: they could not be used,

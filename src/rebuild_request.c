@@ -365,6 +365,26 @@ forget_procedure(EvsProcedure *procedure)
 	MemoryContextDelete(MemoryContextGetParent(procedure->context));
 }
 
+void
+evs_rebuild_keep(const List *names)
+{
+	List	   *before = list_copy(procedures);
+	ListCell   *cell;
+
+	foreach(cell, before)
+	{
+		EvsProcedure *procedure = lfirst(cell);
+		bool		found = false;
+		ListCell   *name;
+
+		foreach(name, names)
+			found |= strcmp(lfirst(name), procedure->name) == 0;
+		if (!found)
+			forget_procedure(procedure);
+	}
+	list_free(before);
+}
+
 /* Where a rebuild is: what it applies next comes after that.  -1: nowhere yet. */
 static int64
 find_position(const EvsRebuild *rebuild)

@@ -18,7 +18,7 @@ my $node = start_node('async_names', q{
 shared_preload_libraries = 'evsource'
 evsource.max_workers = 1
 });
-my ($sql) = asking($node);
+my ($sql, $soon) = asking($node);
 
 $sql->(q{
 create extension evsource;
@@ -37,13 +37,27 @@ select evsource.wait_for('passes_$i', timeout => '1min');
 select evsource.drop_projection('passes_$i');
 });
 }
+
+# Rebuilds, too, that were cancelled before they were complete.
+$sql->(q{
+create table cancels (stream text);
+create function cancel_all(e evsource.event) returns void language plpgsql as
+	$$ begin raise 'canceled' using errcode = 'query_canceled'; end $$;
+});
+foreach my $i (1 .. 5)
+{
+	$sql->(qq{select evsource.create_projection('cancels_$i', 'cancel_all', tables => '{cancels}', categories => '{a}', mode => 'manual');
+select evsource.request_rebuild('cancels_$i')});
+	$soon->("select last_error is not null from evsource.progress where projection = 'cancels_$i'", 'a rebuild is tried again and again');
+	$sql->("select evsource.cancel_rebuild('cancels_$i'); select evsource.drop_projection('cancels_$i')");
+}
 $sql->(q{select from evsource.append('a-1', 'Happened'); select evsource.wait_for('stays', timeout => '1min')});
 is($sql->(q{select count(*) from rows}), 42, 'a worker has applied each of them');
 is($sql->(q{select pid from pg_stat_activity where backend_type = 'evsource worker'}), $worker, 'always the same');
 
 SKIP:
 {
-	skip 'nobody can look into another process', 1
+	skip 'nobody can look into another process', 2
 		if $sql->(q{select count(*) from pg_proc where proname = 'pg_log_backend_memory_contexts'}) == 0;
 	my $from = -s $node->logfile;
 	my $log = '';
@@ -54,7 +68,9 @@ SKIP:
 		$log = slurp_file($node->logfile, $from);
 	}
 	my $known = () = $log =~ /evsource known projection: /g;
+	my $rebuilds = () = $log =~ /evsource rebuild: /g;
 	cmp_ok($known, '<=', 2, 'and remembers few of them') or note($log);
+	cmp_ok($rebuilds, '<=', 1, 'and few of the rebuilds') or note($log);
 }
 
 $node->stop;
