@@ -47,13 +47,21 @@ typedef struct Waiting
 	int			capacity;
 } Waiting;
 
+/* The handler that runs.  It may try or verify a projection, whose handler runs within it. */
+typedef struct Running
+{
+	bool		replaying;		/* it gets history */
+	SubTransactionId subid;		/* in which it was called; 0: none runs */
+	struct Running *outer;		/* within which it runs, or NULL */
+} Running;
+
 /* The dispatch that is running; there is one at most. */
 static struct
 {
 	bool		running;
 	SubTransactionId subid;		/* in which it started */
 	MemoryContext context;		/* lives as long as it does */
-	bool		replaying;		/* the handler that runs gets history */
+	Running		handler;
 	int			depth;			/* of the batch in hand; 0: the client's */
 	Waiting		waiting;
 } dispatch;
@@ -78,6 +86,31 @@ start_dispatch(void)
 	dispatch.context = CurrentMemoryContext;
 }
 
+static void
+begin_handler(const EvsProjection *projection)
+{
+	Running		handler = {projection->replaying, GetCurrentSubTransactionId()};
+
+	if (dispatch.handler.subid != InvalidSubTransactionId)
+	{
+		handler.outer = MemoryContextAlloc(TopTransactionContext, sizeof(Running));
+		*handler.outer = dispatch.handler;
+	}
+	dispatch.handler = handler;
+}
+
+static void
+end_handler(void)
+{
+	Running    *outer = dispatch.handler.outer;
+
+	memset(&dispatch.handler, 0, sizeof(Running));
+	if (outer == NULL)
+		return;
+	dispatch.handler = *outer;
+	pfree(outer);
+}
+
 /*
  * Become the projection's owner, and see what is there now: the statement that
  * appends may have begun before the transaction whose work on the stream it
@@ -99,13 +132,13 @@ enter(const EvsProjection *projection, EvsIdentity *identity)
 	evs_identity_pin_settings();
 	evs_resolve_check_may_read(projection, owner);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	dispatch.replaying = projection->replaying;
+	begin_handler(projection);
 }
 
 static void
 leave(const EvsProjection *projection, EvsIdentity *identity)
 {
-	dispatch.replaying = false;
+	end_handler();
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	evs_identity_leave(identity);
@@ -329,7 +362,7 @@ evs_dispatch_refuse(const char *action, const char *detail, const char *hint)
 bool
 evs_dispatch_is_replaying(void)
 {
-	return dispatch.replaying;
+	return dispatch.handler.replaying;
 }
 
 void
@@ -504,8 +537,13 @@ subxact_callback(SubXactEvent event, SubTransactionId subid,
 {
 	Waiting    *waiting = &dispatch.waiting;
 
-	if (event == SUBXACT_EVENT_ABORT_SUB && muted_in == subid)
-		muted_in = InvalidSubTransactionId;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		if (muted_in == subid)
+			muted_in = InvalidSubTransactionId;
+		while (dispatch.handler.subid == subid)
+			end_handler();
+	}
 	if (!dispatch.running)
 		return;
 	if (event == SUBXACT_EVENT_ABORT_SUB)

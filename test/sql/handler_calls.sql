@@ -111,5 +111,25 @@ insert into calls (call) values
 select version from evsource.append('y-1', 'Happened');
 select c.call, a.sqlstate, a.message from calls c join answers a using (number) where a.sqlstate <> 'ok' order by number;
 select count(*) = (select count(*) from calls) as all_work from answers where sqlstate = 'ok';
+
+-- What a handler verifies or tries is history; what it gets itself is that no more, and no less, for it.
+create table asked (step text, replaying boolean);
+create function fails(e evsource.event) returns void language plpgsql as $$ begin raise 'failed'; end $$;
+create function asks(e evsource.event) returns void language plpgsql as $$
+begin
+    insert into asked values ('called', evsource.replaying());
+    perform evsource.verify_projection('other');
+    insert into asked values ('after a verification', evsource.replaying());
+    begin
+        perform evsource.try_projection('other', 'public.fails');
+    exception when raise_exception then
+        insert into asked values ('after an attempt that failed', evsource.replaying());
+    end;
+end $$;
+select evsource.create_projection('asks', 'asks', categories => '{z}', tables => '{asked}');
+select version from evsource.append('z-1', 'Happened');
+select * from asked;
+call evsource.rebuild_projection('asks', online => false);
+select * from asked;
 \c :home
 drop database evsource_handler_calls;
