@@ -68,7 +68,7 @@ create table evsource.dead_letters (
     failed_at  timestamptz,              -- the last attempt
     primary key (projection, position)
 );
-create index dead_letters_retry_idx on evsource.dead_letters (projection) where retry;
+create index dead_letters_retry_idx on evsource.dead_letters (projection, position) where retry;
 comment on table evsource.dead_letters is 'Events that an async projection could not apply, and later events of the same keys, which wait behind them. See retry_dead_letters.';
 comment on column evsource.dead_letters.keys is 'The keys of the event: later events with one of them are parked behind it.';
 comment on column evsource.dead_letters.attempts is 'How often it was tried; 0 for an event that waits behind another one.';

@@ -74,8 +74,9 @@ evs_apply_wait_behind(EvsApply *apply, EvsEvent *event)
 	if (!apply->unit.has_dead_letters || !has_place(projection, true))
 		return false;
 	(void) evs_keys_of(projection, event, 1, &keys, &error);
-	evs_dead_letters_find(apply->unit.projection, &keys, 1, parked);
-	if (!evs_key_set_has_any(parked, &keys))
+	evs_dead_letters_find(apply->unit.projection, &keys, 1, PG_INT64_MAX, evs_key_set_create(),
+						  parked);
+	if (!evs_key_set_has_before(parked, &keys, event->position))
 		return false;
 	evs_dead_letter_park(apply->unit.projection, event, &keys, 0, NULL);
 	return true;
@@ -99,17 +100,18 @@ evs_apply_sort_out(const EvsApply *apply, const EvsBatch *batch, EvsSorted *sort
 	sorted->looked_at = evs_keys_of(apply->projection, batch->events, batch->count, keys,
 									&sorted->error);
 	parked = evs_key_set_create();
-	evs_dead_letters_find(apply->unit.projection, keys, sorted->looked_at, parked);
+	evs_dead_letters_find(apply->unit.projection, keys, sorted->looked_at, PG_INT64_MAX,
+						  evs_key_set_create(), parked);
 
 	sorted->events = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
 	sorted->parked = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
 	sorted->parked_keys = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsKeys) * batch->count);
 	for (int i = 0; i < sorted->looked_at; i++)
 	{
-		if (evs_key_set_has_any(parked, &keys[i]))
+		if (evs_key_set_has_before(parked, &keys[i], batch->events[i].position))
 		{
 			/* its other keys have a letter now, too */
-			evs_key_set_add(parked, &keys[i]);
+			evs_key_set_add(parked, &keys[i], batch->events[i].position);
 			sorted->parked_keys[sorted->nparked] = keys[i];
 			sorted->parked[sorted->nparked++] = batch->events[i];
 		}

@@ -47,11 +47,12 @@ static EvsQuery park_keys = {
 	3, {TEXTOID, TEXTARRAYOID, INT8OID}, SPI_OK_INSERT
 };
 
+/* The first event of a key is one step in the index; a join would look at all of them. */
 static EvsQuery find_keys = {
-	"select k from unnest($2) k where exists ("
-	"  select from evsource.parked_keys p"
-	"  where p.projection = $1 and p.key = k collate \"C\")",
-	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_SELECT
+	"select k from unnest($2) k where"
+	" (select min(p.position) from evsource.parked_keys p"
+	"  where p.projection = $1 and p.key = k collate \"C\") < $3",
+	3, {TEXTOID, TEXTARRAYOID, INT8OID}, SPI_OK_SELECT
 };
 
 static EvsQuery count_letters = {
@@ -103,6 +104,7 @@ static EvsQuery rename_keys = {
 typedef struct ParkedKey
 {
 	text	   *key;			/* the table's key */
+	int64		position;		/* the lowest that it was added with */
 	uint32		hash;
 	char		status;
 } ParkedKey;
@@ -127,8 +129,9 @@ evs_key_set_create(void)
 	return parked_create(CurrentMemoryContext, 64, NULL);
 }
 
-static void
-add_key(EvsKeySet *set, text *key)
+/* False: it is there already. */
+static bool
+add_key(EvsKeySet *set, text *key, int64 position)
 {
 	bool		found;
 	ParkedKey  *entry = parked_insert(set, key, &found);
@@ -137,22 +140,27 @@ add_key(EvsKeySet *set, text *key)
 	{
 		entry->key = MemoryContextAlloc(set->ctx, VARSIZE_ANY(key));
 		memcpy(entry->key, key, VARSIZE_ANY(key));
+		entry->position = position;
 	}
+	entry->position = Min(entry->position, position);
+	return !found;
 }
 
 void
-evs_key_set_add(EvsKeySet *set, const EvsKeys *keys)
+evs_key_set_add(EvsKeySet *set, const EvsKeys *keys, int64 position)
 {
 	for (int i = 0; i < keys->count; i++)
-		add_key(set, keys->keys[i]);
+		(void) add_key(set, keys->keys[i], position);
 }
 
 bool
-evs_key_set_has_any(EvsKeySet *set, const EvsKeys *keys)
+evs_key_set_has_before(EvsKeySet *set, const EvsKeys *keys, int64 position)
 {
 	for (int i = 0; i < keys->count; i++)
 	{
-		if (parked_lookup(set, keys->keys[i]) != NULL)
+		ParkedKey  *entry = parked_lookup(set, keys->keys[i]);
+
+		if (entry != NULL && entry->position < position)
 			return true;
 	}
 	return false;
@@ -235,36 +243,43 @@ evs_keys_of(EvsProjection *projection, EvsEvent *events, int count, EvsKeys *key
 /* ---- the tables ---- */
 
 void
-evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count, EvsKeySet *set)
+evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count, int64 before,
+					  EvsKeySet *known, EvsKeySet *set)
 {
-	EvsKeySet  *asked = evs_key_set_create();
-	parked_iterator iterator;
-	ParkedKey  *entry;
 	text	  **texts;
 	int			ntexts = 0;
-	Datum		values[2];
+	Datum		values[3];
 	EvsQueryResult result;
 
-	/* each key once */
 	for (int i = 0; i < count; i++)
-		evs_key_set_add(asked, &keys[i]);
-	texts = palloc(sizeof(text *) * Max(asked->members, 1));
-	parked_start_iterate(asked, &iterator);
-	while ((entry = parked_iterate(asked, &iterator)) != NULL)
-		texts[ntexts++] = entry->key;
+		ntexts += keys[i].count;
+	texts = palloc(sizeof(text *) * Max(ntexts, 1));
+
+	/* each key once */
+	ntexts = 0;
+	for (int i = 0; i < count; i++)
+	{
+		for (int k = 0; k < keys[i].count; k++)
+		{
+			if (add_key(known, keys[i].keys[k], 0))
+				texts[ntexts++] = keys[i].keys[k];
+		}
+	}
+	if (ntexts == 0)
+		return;
 
 	values[0] = CStringGetTextDatum(projection);
 	values[1] = evs_text_array(texts, ntexts);
+	values[2] = Int64GetDatum(before);
 	evs_query_begin(&find_keys, values, NULL, InvalidSnapshot, &result);
 	for (uint64 row = 0; row < result.count; row++)
 	{
 		bool		is_null;
 		Datum		value = SPI_getbinval(result.rows[row], result.tupdesc, 1, &is_null);
 
-		add_key(set, DatumGetTextPP(value));
+		(void) add_key(set, DatumGetTextPP(value), 0);
 	}
 	evs_query_end(&result);
-	parked_destroy(asked);
 }
 
 void

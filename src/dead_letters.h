@@ -26,16 +26,22 @@ typedef struct EvsKeys
 extern int	evs_keys_of(EvsProjection *projection, EvsEvent *events, int count,
 						EvsKeys *keys, ErrorData **error);
 
-/* A set of keys, which it keeps copies of, in CurrentMemoryContext. */
+/*
+ * A set of keys, each with the lowest position that it was added with; it keeps copies, in
+ * CurrentMemoryContext.  Has it any of these, with a position before this one?
+ */
 typedef struct parked_hash EvsKeySet;
 
 extern EvsKeySet *evs_key_set_create(void);
-extern void evs_key_set_add(EvsKeySet *set, const EvsKeys *keys);
-extern bool evs_key_set_has_any(EvsKeySet *set, const EvsKeys *keys);
+extern void evs_key_set_add(EvsKeySet *set, const EvsKeys *keys, int64 position);
+extern bool evs_key_set_has_before(EvsKeySet *set, const EvsKeys *keys, int64 position);
 
-/* Add those of the keys of so many events behind which later events are parked. */
+/*
+ * Add, with position 0, those of the keys of so many events that have one parked before a
+ * position.  Not those that are known: all others are then.
+ */
 extern void evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count,
-								  EvsKeySet *set);
+								  int64 before, EvsKeySet *known, EvsKeySet *set);
 
 /*
  * Park an event: because of an error after so many attempts, or (0, NULL)

@@ -11,7 +11,8 @@
  * truncated: the same, but an event that has failed before is not tried again, and
  * where a batch is bounded in time, so is this.  Of those that are left the first
  * that waits for nothing has a mark then: it is where the next batch begins, and to
- * blame when that does not come to an end.
+ * blame when that does not come to an end.  What is before it waits, and is not looked
+ * at again: whether one waits for that its keys say.
  */
 #include "evsource.h"
 
@@ -20,24 +21,19 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #include "attempt.h"
 #include "barrier.h"
 #include "dead_letters.h"
 #include "dispatch.h"
-#include "event.h"
 #include "failure.h"
 #include "notify.h"
 #include "parameters.h"
 #include "query.h"
 #include "registry.h"
-#include "scan.h"
-#include "text_array.h"
-#include "types.h"
+#include "retry_read.h"
 #include "wakeup.h"
 
 /* So many at a time. */
@@ -47,24 +43,6 @@
 #define FEW			32
 
 PG_FUNCTION_INFO_V1(evsource_retry_dead_letters);
-
-static EvsQuery read_letters = {
-	"select position, keys, attempts from evsource.dead_letters"
-	" where projection = $1 and position > $2"
-	"  and ($4 = 1 or evsource._partition(stream, $4) = $5)"
-	" order by position limit $3",
-	5, {TEXTOID, INT8OID, INT4OID, INT4OID, INT4OID}, SPI_OK_SELECT
-};
-
-static EvsQuery remove_letters = {
-	"delete from evsource.dead_letters where projection = $1 and position = any ($2)",
-	2, {TEXTOID, INT8ARRAYOID}, SPI_OK_DELETE
-};
-
-static EvsQuery remove_keys = {
-	"delete from evsource.parked_keys where projection = $1 and position = any ($2)",
-	2, {TEXTOID, INT8ARRAYOID}, SPI_OK_DELETE
-};
 
 static EvsQuery note_attempt = {
 	"update evsource.dead_letters"
@@ -100,23 +78,14 @@ static EvsQuery add_to_count = {
 	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 };
 
-/* Dead letters, read again. */
-typedef struct Letter
-{
-	EvsEvent	event;
-	EvsKeys		keys;
-	bool		tried;			/* it has failed itself */
-	ErrorData  *error;			/* why the event cannot be read; then it is as stored */
-} Letter;
-
 typedef struct Retry
 {
 	EvsProjection *projection;
-	const char *name;			/* under which the letters are */
-	int			partition;		/* of so many; 0 of 1: all of them */
-	int			partitions;
-	bool		untried_only;	/* not those that have failed themselves */
-	EvsKeySet  *waiting;		/* keys with an event that has failed again */
+	const EvsUnit *unit;		/* under whose name the letters are, and which of them */
+	int64		from;			/* the position of the first */
+	bool		untried_only;	/* not those that have failed themselves, nor before the first */
+	EvsKeySet  *waiting;		/* keys with an event that has failed, or waits */
+	EvsKeySet  *known;			/* those of which it is known whether one is before the first */
 	int64		applied;
 	EvsScanLimit limit;			/* no time: none at all */
 	int64		tries;			/* so many have been applied, or have failed */
@@ -124,127 +93,18 @@ typedef struct Retry
 	bool		more;			/* some are left for another batch */
 } Retry;
 
-/* The event at a position. */
-typedef struct Search
-{
-	int64		position;
-	Snapshot	snapshot;
-	bool		as_stored;
-	EvsEvent   *event;
-	bool		exists;			/* it is not gone from the log */
-} Search;
-
+/* So many of these are applied, the others are not wanted any more. */
 static void
-search_event(void *arg)
+remove_dealt_with(Retry *retry, const EvsLetter *letters, int count, int64 applied)
 {
-	Search	   *search = arg;
-	EvsScan    *scan = evs_scan_log(search->position - 1, search->position, NULL,
-									search->snapshot);
-	EvsEvent	found;
-
-	if (search->as_stored)
-		evs_scan_as_stored(scan);
-	search->exists = evs_scan_next(scan, &found);
-	if (search->exists)
-		evs_event_copy(search->event, &found);
-	evs_scan_end(scan);
-}
-
-/* False when it is gone from the log. */
-static bool
-read_event(int64 position, Letter *letter, Snapshot snapshot)
-{
-	Search		search = {position, snapshot, false, &letter->event};
-
-	letter->error = NULL;
-	if (evs_types_any_now())
-		letter->error = evs_attempt(search_event, &search);
-	else
-		search_event(&search);
-	if (letter->error != NULL)
-	{
-		if (evs_failure_is_transient(letter->error->sqlerrcode))
-			ReThrowError(letter->error);
-		search.as_stored = true;
-		search_event(&search);
-	}
-	return search.exists;
-}
-
-/*
- * The next letters after a position.  What is gone from the log has nothing to
- * be applied: its position is among those to remove.
- */
-static Letter *
-read_portion(const Retry *retry, int64 after, int *count, int64 *last, List **gone)
-{
-	Datum		values[] = {
-		CStringGetTextDatum(retry->name), Int64GetDatum(after), Int32GetDatum(PORTION),
-		Int32GetDatum(retry->partitions), Int32GetDatum(retry->partition)
-	};
-	Letter	   *letters = palloc0(sizeof(Letter) * PORTION);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EvsQueryResult result;
-
-	*count = 0;
-	*gone = NIL;
-	evs_query_begin(&read_letters, values, NULL, InvalidSnapshot, &result);
-	for (uint64 row = 0; row < result.count; row++)
-	{
-		MemoryContext spi_context = MemoryContextSwitchTo(result.context);
-		Letter	   *letter = &letters[*count];
-		bool		is_null;
-
-		*last = evs_query_bigint(&result, row, 1);
-		if (read_event(*last, letter, snapshot))
-		{
-			evs_text_array_read(SPI_getbinval(result.rows[row], result.tupdesc, 2, &is_null),
-								&letter->keys.keys, &letter->keys.count);
-			letter->tried = evs_query_integer(&result, row, 3) > 0;
-			(*count)++;
-		}
-		else
-		{
-			int64	   *position = palloc(sizeof(int64));
-
-			*position = *last;
-			*gone = lappend(*gone, position);
-		}
-		MemoryContextSwitchTo(spi_context);
-	}
-	evs_query_end(&result);
-	UnregisterSnapshot(snapshot);
-	return letters;
-}
-
-static void
-remove_positions(const char *projection, Datum *positions, int count)
-{
-	Datum		values[2];
-
 	if (count == 0)
 		return;
-	values[0] = CStringGetTextDatum(projection);
-	values[1] = PointerGetDatum(construct_array(positions, count, INT8OID, sizeof(int64),
-												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	(void) evs_query_run(&remove_letters, values, NULL);
-	(void) evs_query_run(&remove_keys, values, NULL);
-}
-
-/* These have been dealt with: so many are applied, the others are not wanted any more. */
-static void
-remove_applied(Retry *retry, const EvsEvent *events, int count, int64 applied)
-{
-	Datum	   *positions = palloc(sizeof(Datum) * Max(count, 1));
-
-	for (int i = 0; i < count; i++)
-		positions[i] = Int64GetDatum(events[i].position);
-	remove_positions(retry->name, positions, count);
+	evs_letters_remove(retry->unit->projection, letters, count);
 	retry->applied += applied;
 }
 
 static void
-failed_again(Retry *retry, const Letter *letter, const ErrorData *error)
+failed_again(Retry *retry, const EvsLetter *letter, const ErrorData *error)
 {
 	EvsErrorText text;
 	Datum		values[7];
@@ -252,20 +112,20 @@ failed_again(Retry *retry, const Letter *letter, const ErrorData *error)
 
 	evs_error_text(error, &text);
 	memset(nulls, ' ', sizeof(nulls));
-	values[0] = CStringGetTextDatum(retry->name);
-	values[1] = Int64GetDatum(letter->event.position);
+	values[0] = CStringGetTextDatum(retry->unit->projection);
+	values[1] = Int64GetDatum(letter->position);
 	memcpy(&values[2], text.values, sizeof(text.values));
 	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
 	(void) evs_query_run(&note_attempt, values, nulls);
-	evs_key_set_add(retry->waiting, &letter->keys);
+	evs_key_set_add(retry->waiting, &letter->keys, letter->position);
 
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 retry->untried_only ?
 			 errmsg("projection \"%s\" failed at position %lld",
-					retry->projection->name, (long long) letter->event.position) :
+					retry->projection->name, (long long) letter->position) :
 			 errmsg("projection \"%s\" failed again at position %lld",
-					retry->projection->name, (long long) letter->event.position),
+					retry->projection->name, (long long) letter->position),
 			 errdetail("%s", error->message ? error->message : "")));
 }
 
@@ -284,13 +144,20 @@ apply_events(void *arg)
 	work->applied = evs_dispatch_batch(work->projection, &work->batch);
 }
 
+/* Of one that has been tried: nothing up to it keeps its keys waiting if it was applied. */
+static bool
+has_failed(const Retry *retry, const EvsLetter *letter)
+{
+	return evs_key_set_has_before(retry->waiting, &letter->keys, letter->position + 1);
+}
+
 /*
  * Apply letters, which do not share a key with one that has failed before them.
  * Returns how many were dealt with: up to and including the first that fails,
  * for those after it may be of its keys.
  */
 static int
-apply_letters(Retry *retry, Letter *letters, int count)
+apply_letters(Retry *retry, EvsLetter *letters, int count)
 {
 	EvsEvent   *events = palloc(sizeof(EvsEvent) * count);
 	Work		work = {retry->projection, {events, count}};
@@ -312,7 +179,7 @@ apply_letters(Retry *retry, Letter *letters, int count)
 	error = evs_attempt(apply_events, &work);
 	if (error == NULL)
 	{
-		remove_applied(retry, events, count, work.applied);
+		remove_dealt_with(retry, letters, count, work.applied);
 		return count;
 	}
 	if (evs_failure_is_transient(error->sqlerrcode) ||
@@ -325,7 +192,7 @@ apply_letters(Retry *retry, Letter *letters, int count)
 	}
 
 	done = apply_letters(retry, letters, count / 2);
-	if (done < count / 2 || evs_key_set_has_any(retry->waiting, &letters[done - 1].keys))
+	if (done < count / 2 || has_failed(retry, &letters[done - 1]))
 		return done;
 	return done + apply_letters(retry, letters + done, count - done);
 }
@@ -340,6 +207,14 @@ is_over(const Retry *retry)
 }
 
 static int
+next_portion(const Retry *retry)
+{
+	if (retry->limit.until == 0)
+		return PORTION;
+	return (int) Min(Max(retry->limit.max_events, FEW), PORTION);
+}
+
+static int
 next_few(const Retry *retry, int ready)
 {
 	if (retry->limit.until == 0)
@@ -349,47 +224,88 @@ next_few(const Retry *retry, int ready)
 
 /* The first that is ready is released, so that the next batch goes on with it. */
 static void
-leave_rest(Retry *retry, const Letter *first)
+leave_rest(Retry *retry, const EvsLetter *first)
 {
 	Datum		values[] = {
-		CStringGetTextDatum(retry->name), Int64GetDatum(first->event.position)
+		CStringGetTextDatum(retry->unit->projection), Int64GetDatum(first->position)
 	};
 
 	(void) evs_query_run(&release_rest, values, NULL);
 	retry->more = true;
 }
 
+/* Those that wait behind one that has failed, or that waits, do so on; returns how many do not. */
+static int
+sort_out(Retry *retry, EvsLetter *letters, int count)
+{
+	int			ready = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if ((retry->untried_only && letters[i].tried) ||
+			evs_key_set_has_before(retry->waiting, &letters[i].keys, letters[i].position))
+			evs_key_set_add(retry->waiting, &letters[i].keys, letters[i].position);
+		else
+			letters[ready++] = letters[i];
+	}
+	return ready;
+}
+
+/* Events that are gone from the log have nothing to be applied; returns how many are left. */
+static int
+drop_gone(Retry *retry, EvsLetter *letters, int count)
+{
+	EvsLetter  *gone = palloc(sizeof(EvsLetter) * count);
+	int			ngone = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (letters[i].gone)
+			gone[ngone++] = letters[i];
+		else
+			letters[i - ngone] = letters[i];
+	}
+	remove_dealt_with(retry, gone, ngone, 0);
+	return count - ngone;
+}
+
 /* False: the batch is over, and there are more. */
 static bool
-apply_portion(Retry *retry, Letter *letters, int count)
+apply_portion(Retry *retry, EvsLetter *letters, int count)
 {
-	while (count > 0)
+	while ((count = sort_out(retry, letters, count)) > 0)
 	{
-		int			ready = 0;
+		int			few = next_few(retry, count);
 		int			done;
 
-		/* those that wait behind one that has failed do so on */
-		for (int i = 0; i < count; i++)
-		{
-			if ((retry->untried_only && letters[i].tried) ||
-				evs_key_set_has_any(retry->waiting, &letters[i].keys))
-				evs_key_set_add(retry->waiting, &letters[i].keys);
-			else
-				letters[ready++] = letters[i];
-		}
-		if (ready == 0)
-			return true;
 		if (is_over(retry))
 		{
 			leave_rest(retry, &letters[0]);
 			return false;
 		}
-		done = apply_letters(retry, letters, next_few(retry, ready));
+		if (!evs_letters_read_events(letters, few))
+		{
+			count = drop_gone(retry, letters, count);
+			continue;
+		}
+		done = apply_letters(retry, letters, few);
 		retry->tries += done;
 		letters += done;
-		count = ready - done;
+		count -= done;
 	}
 	return true;
+}
+
+/* What is before the first keeps those of its keys waiting. */
+static void
+find_waiting(Retry *retry, const EvsLetter *letters, int count)
+{
+	EvsKeys    *keys = palloc(sizeof(EvsKeys) * count);
+
+	for (int i = 0; i < count; i++)
+		keys[i] = letters[i].keys;
+	evs_dead_letters_find(retry->unit->projection, keys, count, retry->from, retry->known,
+						  retry->waiting);
 }
 
 static int64
@@ -406,28 +322,27 @@ retry_all(Retry *retry)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource dead letters",
 												  ALLOCSET_DEFAULT_SIZES);
-	int64		last = 0;
-	bool		found;
-	int			count;
-	List	   *gone;
+	int64		next = retry->from;
+	bool		found = true;
 
-	do
+	while (found)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(context);
-		int64		before = last;
-		Letter	   *letters = read_portion(retry, last, &count, &last, &gone);
-		ListCell   *cell;
+		int			count;
+		int			portion = next_portion(retry);
+		EvsLetter  *letters = evs_letters_read(retry->unit, next, portion, &count);
 
-		foreach(cell, gone)
+		found = count == portion;
+		if (count > 0)
 		{
-			Datum		position = Int64GetDatum(*(int64 *) lfirst(cell));
-
-			remove_positions(retry->name, &position, 1);
+			next = letters[count - 1].position + 1;
+			if (retry->untried_only)
+				find_waiting(retry, letters, count);
+			found &= apply_portion(retry, letters, count);
 		}
-		found = apply_portion(retry, letters, count) && last > before;
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(context);
-	} while (found);
+	}
 	MemoryContextDelete(context);
 }
 
@@ -436,9 +351,8 @@ evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit,
 								const EvsScanLimit *limit, bool raise, bool *more)
 {
 	Retry		retry = {
-		.projection = projection, .name = unit->projection,
-		.partition = unit->partition, .partitions = unit->partitions,
-		.untried_only = true, .waiting = evs_key_set_create(),
+		.projection = projection, .unit = unit, .from = evs_letters_first_released(unit),
+		.untried_only = true, .waiting = evs_key_set_create(), .known = evs_key_set_create(),
 		.limit = *limit, .raise = raise
 	};
 
@@ -474,7 +388,8 @@ evs_dead_letters_blame_released(const EvsUnit *unit, int attempts, const ErrorDa
 Datum
 evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	Retry		retry = {.partitions = 1};
+	EvsUnit		whole = {.partitions = 1};
+	Retry		retry = {.unit = &whole};
 	TupleDesc	tupdesc;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
@@ -495,7 +410,7 @@ evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 				 errdetail("Its state is \"%s\".", evs_projection_state_name(retry.projection->state)),
 				 errhint("Wait until that is complete.")));
 
-	retry.name = retry.projection->name;
+	whole.projection = retry.projection->name;
 	retry.waiting = evs_key_set_create();
 	retry_all(&retry);
 

@@ -115,7 +115,7 @@ evs_dead_streams(const char *subscription)
 			streams->subscription = subscription;
 			streams->dead = evs_key_set_create();
 		}
-		evs_key_set_add(streams->dead, &keys);
+		evs_key_set_add(streams->dead, &keys, 0);
 	}
 	if (count > FEW_LETTERS)
 		streams->alive = evs_key_set_create();
@@ -144,12 +144,12 @@ evs_dead_streams_have(EvsDeadStreams *streams, text *stream)
 	EvsKeys		keys = {&stream, 1};
 	bool		found;
 
-	if (evs_key_set_has_any(streams->dead, &keys))
+	if (evs_key_set_has_before(streams->dead, &keys, PG_INT64_MAX))
 		return true;
-	if (streams->alive == NULL || evs_key_set_has_any(streams->alive, &keys))
+	if (streams->alive == NULL || evs_key_set_has_before(streams->alive, &keys, PG_INT64_MAX))
 		return false;
 	found = has_letters(streams->subscription, stream);
-	evs_key_set_add(found ? streams->dead : streams->alive, &keys);
+	evs_key_set_add(found ? streams->dead : streams->alive, &keys, 0);
 	return found;
 }
 

@@ -125,5 +125,53 @@ commit;
 $soon->(q{select count(*) = 0 from evsource.dead_letters where stream = 'a-8' and attempts = 0}, 'what waited is tried where a table has changed');
 is($sql->(q{select type from done where stream = 'a-8'}), 'Second', 'by a process that knows the table');
 
+# With keys of its own an event may wait behind others that were parked long before. Each
+# batch begins where the last one ended; what it knows of those before it, it knows by the keys.
+$sql->(q{
+select evsource.drop_projection('narrow');
+create table taken (at bigint generated always as identity, position bigint, batch bigint default txid_current());
+create function keys_of(e evsource.event) returns text[] language sql immutable as
+    $$ select array(select jsonb_array_elements_text(e.data)) $$;
+create function keyed(state jsonb, e evsource.event) returns jsonb language plpgsql as $$
+begin
+    if e.type like 'Bad%' then raise exception 'cannot take %', e.type; end if;
+    insert into public.taken (position) values (e.position);
+    return jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 1);
+end $$;
+select evsource.create_projection('narrow', 'keyed', key => 'keys_of', mode => 'async', on_error => 'dead_letter', categories => '{k}', start => 'now');
+select evsource.append('k-1', 'Bad1', '["a"]'), evsource.append('k-2', 'Bad2', '["b"]'), evsource.append('k-3', 'Bad3', '["e"]');
+select evsource.append(stream, 'Last', '["f"]') from unnest('{k-1,k-2}'::text[]) stream;
+select evsource.append('k-' || i, 'Good', case
+    when i = 70 then '["b", "a"]'            -- from here on they meet
+    when i % 3 = 0 then '["a"]' when i % 3 = 1 then '["b"]'
+    when i % 2 = 0 then '["b", "c"]' else '["c", "d"]' end::jsonb)
+from generate_series(12, 99) i;
+});
+$wait->();
+is($sql->('select count(*) from evsource.dead_letters'), 91, 'all is parked');
+$sql->('truncate taken');
+my (%waits, @now, @later);
+$waits{a} = 1;
+foreach (split "\n", $sql->(q{select position, array_to_string(keys, ' ') from evsource.dead_letters where stream not in ('k-1', 'k-2', 'k-3') order by position}))
+{
+	my ($position, $keys) = split /\|/;
+	my $waits = grep { $waits{$_} } split ' ', $keys;
+
+	push @{ $waits ? \@later : \@now }, $position;
+	@waits{ split ' ', $keys } = (1, 1) if $waits;
+}
+my $taken = q{select string_agg(position::text, ' ' order by at) from (select position, min(at) as at from taken group by 1) t};
+$sql->(q{select evsource.truncate_stream('k-2', 2, force => true)});
+$soon->('select not exists (select from evsource.dead_letters where retry)', 'what waited behind nothing else is applied');
+is($sql->($taken), join(' ', @now), 'all of it, in order');
+is($sql->(q{select string_agg(position::text, ' ' order by position) from evsource.dead_letters where stream not in ('k-1', 'k-3')}),
+	join(' ', @later), 'nothing of what waits behind another one');
+cmp_ok($sql->('select count(distinct batch) from taken'), '>=', @now / 2, 'in so many transactions');
+$sql->(q{truncate taken; select evsource.truncate_stream('k-1', 2, force => true)});
+$soon->(q{select count(*) = 1 from evsource.dead_letters}, 'when that one is gone, the rest');
+is($sql->($taken), join(' ', @later), 'in order');
+is($sql->('select count(*) from evsource.parked_keys'), 1, 'with their keys');
+is($sql->('select event_count from evsource.projection_status'), @now + @later + 2, 'each is counted once');
+
 $node->stop;
 done_testing();

@@ -1,0 +1,82 @@
+-- retry_order: of dead letters those are applied that wait for no other, whatever comes
+-- after them; and what a truncation has released.
+
+\set home :DBNAME
+set client_min_messages = warning;
+drop database if exists evsource_retry_order;
+create database evsource_retry_order;
+\c evsource_retry_order
+create extension evsource;
+set evsource.async_attempts = 1;
+set evsource.daemon = off;
+set client_min_messages = error;
+
+create table broken (stream text);
+create table done (n bigint generated always as identity, stream text);
+create function keys_of(e evsource.event) returns text[] language sql immutable as
+    $$ select array(select jsonb_array_elements_text(e.data)) $$;
+create function keyed(state jsonb, e evsource.event) returns jsonb language plpgsql as $$
+begin
+    if exists (select from public.broken b where b.stream = e.stream) then
+        raise exception 'cannot take %', e.stream;
+    end if;
+    insert into public.done (stream) values (e.stream);
+    return coalesce(state, '[]') || to_jsonb(e.stream);
+end $$;
+select evsource.create_projection('keyed', 'keyed', mode => 'async', key => 'keys_of', on_error => 'dead_letter', types => '{T}');
+insert into broken values ('s-1'), ('s-2'), ('s-3');
+select count(evsource.append('s-' || n, 'T', keys)) from unnest(array[
+    '["a"]', '["c"]', '["b"]', '["b"]', '["b", "a"]', '["b"]', '["d"]']::jsonb[]) with ordinality e (keys, n);
+select evsource.run_projection();
+select position, keys, attempts from evsource.dead_letters order by position;
+
+-- What has one key that is free is applied, also where a later event has it together with
+-- one that is not.
+delete from broken where stream = 's-3';
+select * from evsource.retry_dead_letters('keyed');
+select stream from done order by n;
+select position, keys, attempts from evsource.dead_letters order by position;
+delete from broken where stream = 's-1';
+select * from evsource.retry_dead_letters('keyed');
+select stream from done order by n;
+select position, keys, attempts from evsource.dead_letters order by position;
+delete from broken;
+select * from evsource.retry_dead_letters('keyed');
+select string_agg(stream, ' ' order by n) from done;
+select count(*) from evsource.parked_keys;
+select * from evsource.verify_projection('keyed');
+
+-- So it is with what waits no longer since what it waited for has been truncated; also
+-- after more than are read at a time of those that wait on.
+truncate done;
+select evsource.drop_projection('keyed');
+create function plain(e evsource.event) returns void language plpgsql as $$
+begin
+    if e.type = 'Bad' and exists (select from public.broken b where b.stream = e.stream) then
+        raise exception 'cannot take %', e.stream;
+    end if;
+    insert into public.done (stream) values (e.stream || ':' || e.version);
+end $$;
+select evsource.create_projection('plain', 'plain', mode => 'async', on_error => 'dead_letter', categories => '{w,x,y}');
+insert into broken values ('x'), ('y-1'), ('y-2');
+select count(evsource.append(stream, 'Bad')) from unnest('{x,y-1,y-2}'::text[]) stream;
+select version from evsource.append_batch('x', array_fill('Good'::text, '{2500}'), array_fill('{}'::jsonb, '{2500}'));
+select count(evsource.append('y-' || n % 2 + 1, 'Good')) from generate_series(1, 6) n;
+select version from evsource.append_batch('x', array_fill('Good'::text, '{2500}'), array_fill('{}'::jsonb, '{2500}'));
+select evsource.append('y-1', 'Good') is not null;
+select evsource.run_projection();
+select stream, attempts, count(*) from evsource.dead_letters group by 1, 2 order by 1, 2;
+select evsource.truncate_stream('y-1', 2, force => true);
+select evsource.run_projection();
+select stream from done order by n;
+select stream, attempts, count(*) from evsource.dead_letters group by 1, 2 order by 1, 2;
+truncate broken, done;
+select * from evsource.retry_dead_letters('plain');
+select count(*), count(distinct stream) from done;
+select bool_and(version = row) from (select split_part(stream, ':', 2)::int as version,
+    row_number() over (partition by split_part(stream, ':', 1) order by n) as row from done) d;
+select count(*) from evsource.parked_keys;
+
+\c :home
+set client_min_messages = warning;
+drop database evsource_retry_order;
