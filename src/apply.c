@@ -240,28 +240,28 @@ report(const EvsApply *apply, const EvsEvent *event, int attempt, const ErrorDat
 					(long long) event->position),
 			 errdetail("Attempt %d of %d: %s", attempt, Max(attempt, evs_async_attempts),
 					   error->message ? error->message : ""),
-			 hint ? errhint(hint, apply->projection->name) : 0));
+			 hint ? errhint("%s", hint) : 0));
 }
 
-/* Everything before the event is applied.  It is not. */
+/* Everything before the event is applied.  It is not.  unread: it is as stored. */
 static EvsApplied
-fail_at(EvsApply *apply, EvsEvent *event, bool unread, ErrorData *error)
+fail_at(EvsApply *apply, EvsEvent *event, bool unread, bool may_park, ErrorData *error)
 {
 	EvsProjection *projection = apply->projection;
 	EvsUnit    *unit = &apply->unit;
 	EvsFailure *failure = &unit->failure;
 	int			attempt = 1;
-	const char *stopped = "It is stopped. Put right what is wrong, then call evsource.resume_projection('%s').";
-	const char *hint = stopped;
+	const char *obstacle = NULL;
 
 	if (failure->exists && failure->position == event->position)
 		attempt += failure->attempts;
 
-	if (attempt >= evs_async_attempts && projection->dead_letter &&
-		evs_apply_park(apply, event, unread, attempt, &error, &hint))
+	if (attempt >= evs_async_attempts && projection->dead_letter && may_park &&
+		evs_apply_park(apply, event, unread, attempt, &error, &obstacle))
 	{
 		report(apply, event, attempt, error,
-			   "It is parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').");
+			   psprintf("It is parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').",
+						projection->name));
 		if (failure->exists)
 			evs_failure_clear(unit->projection, unit->partition);
 		failure->exists = false;
@@ -272,8 +272,8 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, ErrorData *error)
 	/* a rebuild begins with that event when it is called again */
 	if (apply->rebuilds && attempt >= evs_async_attempts)
 	{
-		if (hint != stopped)
-			error->hint = "It has as many dead letters as evsource.max_dead_letters allows.";
+		if (obstacle != NULL)
+			error->hint = psprintf("It %s.", obstacle);
 		evs_handler_blamed = event->position;
 		ReThrowError(error);
 	}
@@ -290,7 +290,9 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, ErrorData *error)
 		return EVS_APPLY_RETRY;
 	}
 	evs_failure_stop(unit->projection);
-	report(apply, event, attempt, error, hint);
+	report(apply, event, attempt, error,
+		   psprintf("It is stopped%s%s. Put right what is wrong, then call evsource.resume_projection('%s').",
+					obstacle ? ": it " : "", obstacle ? obstacle : "", projection->name));
 	return EVS_APPLY_FAILED;
 }
 
@@ -350,7 +352,7 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 		return EVS_APPLY_MORE;
 	}
 	if (failed != NULL)
-		return fail_at(apply, failed, unread, error);
+		return fail_at(apply, failed, unread, true, error);
 	return position < upto ? EVS_APPLY_MORE : EVS_APPLY_END;
 }
 
@@ -434,12 +436,15 @@ evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until
 }
 
 EvsApplied
-evs_apply_crashed(EvsApply *apply, int64 upto, int attempts)
+evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution)
 {
+	EvsProjection *projection = apply->projection;
+	int64		after = apply->unit.checkpoint.position;
 	EvsReading	reading;
 	EvsEvent   *event;
 	EvsFailure *failure = &apply->unit.failure;
 	ErrorData  *error = palloc0(sizeof(ErrorData));
+	int			blames = evs_caution_blames(caution);
 	EvsApplied	result;
 
 	error->elevel = ERROR;
@@ -450,12 +455,16 @@ evs_apply_crashed(EvsApply *apply, int64 upto, int attempts)
 	if (apply->unit.has_released)
 	{
 		error->message = pstrdup("the process died while this event was applied");
-		evs_dead_letters_blame_released(&apply->unit, attempts, error);
+		evs_dead_letters_blame_released(&apply->unit, caution->crashes, error);
 		CommandCounterIncrement();
 		return EVS_APPLY_MORE;
 	}
 
-	evs_apply_read(apply->projection, apply->unit.checkpoint.position, upto, 1, &reading);
+	/* if it dies of this, too, the upcaster or the function of keys is at fault */
+	if (blames == 1)
+		evs_apply_read(projection, after, upto, 1, &reading);
+	else
+		evs_apply_read_stored(projection, after, upto, &reading);
 	if (reading.batch->count == 0 && reading.unreadable == NULL)
 		return EVS_APPLY_END;
 	event = reading.unreadable ? reading.unreadable : reading.batch->events;
@@ -464,11 +473,11 @@ evs_apply_crashed(EvsApply *apply, int64 upto, int attempts)
 		psprintf("the process died while the event at position %lld was applied",
 				 (long long) event->position) :
 		pstrdup("the process died while this event was applied");
-	error->detail = psprintf("It did so %d times when this event was applied alone.", attempts);
+	error->detail = psprintf("It did so %d times when this event was applied alone.", caution->crashes);
 	failure->exists = true;
 	failure->position = event->position;
-	failure->attempts = Max(attempts, evs_async_attempts) - 1;
-	result = fail_at(apply, event, reading.unreadable != NULL, error);
+	failure->attempts = Max(caution->crashes, evs_async_attempts) - 1;
+	result = fail_at(apply, event, reading.unreadable != NULL, blames <= 2, error);
 	CommandCounterIncrement();
 	return result;
 }

@@ -14,6 +14,7 @@
 #define EVS_APPLY_H
 
 #include "evsource.h"
+#include "crash_mark.h"
 #include "projection.h"
 #include "unit.h"
 
@@ -63,9 +64,9 @@ extern EvsApplied evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events,
 								  TimestampTz until);
 
 /*
- * The next event has ended the server so often: park it, or stop the projection.
+ * The next event is to blame for having ended the server: park it, or stop the projection.
  */
-extern EvsApplied evs_apply_crashed(EvsApply *apply, int64 upto, int attempts);
+extern EvsApplied evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution);
 
 /*
  * Write down where the unit is now, and tell listeners.  Of a rebuild the caller

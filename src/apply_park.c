@@ -18,6 +18,9 @@
 #include "failure.h"
 #include "settings.h"
 
+/* Each has ended all sessions several times: it is not to go on for ever. */
+#define MOST_CRASHED	5
+
 /* Would any event meet this error? */
 static void
 check_projection(void *arg)
@@ -32,9 +35,21 @@ has_place(const EvsProjection *projection, bool unread)
 	return !unread || projection->key_kind != EVS_KEY_FUNCTION;
 }
 
+/* Has it so many that it is the handler's fault?  NULL: no. */
+static const char *
+find_obstacle(const char *projection, const ErrorData *error)
+{
+	if (evs_dead_letters_count(projection) >= evs_max_dead_letters)
+		return "has as many dead letters as evsource.max_dead_letters allows";
+	if (error->sqlerrcode == ERRCODE_CRASH_SHUTDOWN &&
+		evs_dead_letters_crashed(projection) >= MOST_CRASHED)
+		return psprintf("has %d dead letters at which the process died", MOST_CRASHED);
+	return NULL;
+}
+
 bool
 evs_apply_park(EvsApply *apply, EvsEvent *event, bool unread, int attempts, ErrorData **error,
-			   const char **hint)
+			   const char **obstacle)
 {
 	EvsProjection *projection = apply->projection;
 	EvsKeys		keys;
@@ -52,11 +67,9 @@ evs_apply_park(EvsApply *apply, EvsEvent *event, bool unread, int attempts, Erro
 		*error = reason;
 		return false;
 	}
-	if (evs_dead_letters_count(apply->unit.projection) >= evs_max_dead_letters)
-	{
-		*hint = "It is stopped: it has as many dead letters as evsource.max_dead_letters allows. Put right what is wrong, then call evsource.resume_projection('%s').";
+	*obstacle = find_obstacle(apply->unit.projection, *error);
+	if (*obstacle != NULL)
 		return false;
-	}
 
 	evs_dead_letter_park(apply->unit.projection, event, &keys, attempts, *error);
 	apply->unit.has_dead_letters = true;

@@ -12,10 +12,11 @@
 /*
  * Leave the event aside, after so many attempts; unread: it is as it is stored,
  * as its upcaster has failed.  Not if it is not to blame or its place is not
- * known: then *error says why.  Nor if there are too many: then *hint does.
+ * known: then *error says why.  Nor if there are too many: then *obstacle does, in
+ * the words that follow "It ".
  */
 extern bool evs_apply_park(EvsApply *apply, EvsEvent *event, bool unread, int attempts,
-						   ErrorData **error, const char **hint);
+						   ErrorData **error, const char **obstacle);
 
 /*
  * An event that cannot be read: park it if it has to wait behind dead letters

@@ -144,3 +144,17 @@ evs_apply_read(const EvsProjection *projection, int64 after, int64 upto, int64 m
 	reading->batch = read.batch;
 	reading->at_end = read.at_end && reading->error == NULL;
 }
+
+void
+evs_apply_read_stored(const EvsProjection *projection, int64 after, int64 upto,
+					  EvsReading *reading)
+{
+	Read		read = {projection, after, upto, .max_events = 1, .as_stored = true};
+
+	memset(reading, 0, sizeof(EvsReading));
+	read_events(&read);
+	reading->batch = read.batch;
+	reading->at_end = read.batch->count == 0;
+	if (read.batch->count > 0)
+		reading->unreadable = &read.batch->events[0];
+}

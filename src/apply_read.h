@@ -25,4 +25,8 @@ typedef struct EvsReading
 extern void evs_apply_read(const EvsProjection *projection, int64 after, int64 upto,
 						   int64 max_events, EvsReading *reading);
 
+/* The next one alone, as it is stored: no code of the user's is called for it. */
+extern void evs_apply_read_stored(const EvsProjection *projection, int64 after, int64 upto,
+								  EvsReading *reading);
+
 #endif							/* EVS_APPLY_READ_H */

@@ -305,8 +305,8 @@ apply_next(Step *step)
 	}
 
 	pacing->batch = Min(pacing->batch > 0 ? pacing->batch : FIRST_BATCH, evs_apply_limit(projection));
-	if (evs_caution_blames(&pacing->caution))
-		result = evs_apply_crashed(&apply, safe, pacing->caution.crashes);
+	if (evs_caution_blames(&pacing->caution) > 0)
+		result = evs_apply_crashed(&apply, safe, &pacing->caution);
 	else
 	{
 		/* an event that has failed before is most likely to do so again, if we are new */

@@ -285,10 +285,10 @@ evs_caution_batch(const EvsCaution *caution, int64 events)
 	return caution->careful > 0 ? Min(events, caution->batch) : events;
 }
 
-bool
+int
 evs_caution_blames(const EvsCaution *caution)
 {
-	return caution->crashes >= Max(evs_async_attempts, FEWEST_CRASHES);
+	return Max(caution->crashes - Max(evs_async_attempts, FEWEST_CRASHES) + 1, 0);
 }
 
 /* Not when somebody drops the table, or waits for us with locks that we would need. */

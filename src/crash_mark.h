@@ -52,8 +52,11 @@ extern int	evs_caution_rest(void);
 /* How many events to apply, where so many would do without a crash. */
 extern int64 evs_caution_batch(const EvsCaution *caution, int64 events);
 
-/* Has the next event crashed the server often enough to be blamed for it? */
-extern bool evs_caution_blames(const EvsCaution *caution);
+/*
+ * Has the next event crashed the server often enough to be blamed for it?  0: no; more than
+ * 1: it has done so again when it was to be left aside.
+ */
+extern int	evs_caution_blames(const EvsCaution *caution);
 
 /* Forget what is known of one, or of all that is a projection's. */
 extern void evs_crash_mark_clear(const char *projection, int partition);

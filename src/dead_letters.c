@@ -60,6 +60,12 @@ static EvsQuery count_letters = {
 	1, {TEXTOID}, SPI_OK_SELECT
 };
 
+static EvsQuery count_crashed = {
+	"select count(*) from evsource.dead_letters"
+	" where projection = $1 and attempts > 0 and sqlstate = '57P02'",
+	1, {TEXTOID}, SPI_OK_SELECT
+};
+
 static EvsQuery letters_exist = {
 	"select exists (select from evsource.dead_letters where projection = $1)",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -351,6 +357,15 @@ evs_dead_letters_count(const char *projection)
 	Datum		values[] = {CStringGetTextDatum(projection)};
 
 	return DatumGetInt64(evs_query_value(&count_letters, values, NULL, InvalidSnapshot,
+										 Int64GetDatum(0)));
+}
+
+int64
+evs_dead_letters_crashed(const char *projection)
+{
+	Datum		values[] = {CStringGetTextDatum(projection)};
+
+	return DatumGetInt64(evs_query_value(&count_crashed, values, NULL, InvalidSnapshot,
 										 Int64GetDatum(0)));
 }
 

@@ -80,6 +80,9 @@ extern void evs_dead_letters_blame_released(const EvsUnit *unit, int attempts,
 /* How many events have been parked because of an error. */
 extern int64 evs_dead_letters_count(const char *projection);
 
+/* And how many of them because the process died. */
+extern int64 evs_dead_letters_crashed(const char *projection);
+
 extern void evs_dead_letters_clear(const char *projection);
 
 /* Those of one name are another's from now on, who has none. */

@@ -361,7 +361,7 @@ evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const ch
 	EvsApply	apply;
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), EVS_PROCEDURE_TIME);
 	EvsScanLimit limit = {max_events, until};
-	bool		crashes = evs_caution_blames(&procedure->caution);
+	bool		crashes = evs_caution_blames(&procedure->caution) > 0;
 
 	*due = 0;
 	if (!projection->dead_letter && !crashes)
@@ -371,7 +371,7 @@ evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const ch
 	if (evs_apply_due(&apply) == 0)
 	{
 		if (crashes)
-			(void) evs_apply_crashed(&apply, upto, procedure->caution.crashes);
+			(void) evs_apply_crashed(&apply, upto, &procedure->caution);
 		else
 			(void) evs_apply_batch(&apply, upto, max_events, until);
 		evs_apply_end(&apply);

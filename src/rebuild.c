@@ -405,7 +405,7 @@ evs_rebuild_advance(EvsProcedure *procedure)
 	switch (rebuild.state)
 	{
 		case EVS_REBUILD_REQUESTED:
-			if (evs_caution_blames(&procedure->caution))
+			if (evs_caution_blames(&procedure->caution) > 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_CRASH_SHUTDOWN),
 						 errmsg("the process died when the rebuild began"),
