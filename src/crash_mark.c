@@ -14,7 +14,8 @@
  * for whichever worker goes on with it.
  *
  * Locks: the unit's or the rebuild's for the row.  The turn is a lock tag of our
- * own that the session holds over two transactions.  Nobody waits for it: who does
+ * own that the session holds over two transactions; one for all databases, as a
+ * crash ends what is under way in all of them.  Nobody waits for it: who does
  * not get it comes back soon, and who has had it for a while leaves a gap that is
  * long enough for that.
  */
@@ -172,7 +173,7 @@ take_turn(void)
 
 	if (has_turn)
 		return true;
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, EVS_LOCK_TURN);
+	SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, EVS_LOCK_TURN);
 	has_turn = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	wants_turn = !has_turn;
 	if (has_turn && turn_began == 0)
@@ -185,7 +186,7 @@ give_up_turn(void)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, EVS_LOCK_TURN);
+	SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, EVS_LOCK_TURN);
 	(void) LockRelease(&tag, ExclusiveLock, true);
 	has_turn = false;
 }

@@ -1,5 +1,5 @@
 # Handlers that kill their own process, so that the server crashes: several at once,
-# which crash it in turns. Each is found out.
+# which crash it in turns. Each is found out, and nobody who is only there.
 
 use strict;
 use warnings;
@@ -144,6 +144,28 @@ is($sql->('select count(*) from evsource.dead_letters'), 5, 'some are parked');
 is($sql->('select version, attempts, sqlstate from evsource.projection_failures join evsource.events using (position)'), '1|3|57P02', 'then it is stopped');
 $sql->(q{select evsource.drop_projection('one', force => true)});
 
+# A slow handler in another database is not blamed for it.
+$node->safe_psql('postgres', 'create database other');
+$node->safe_psql('other', q{
+create extension evsource;
+create function slow(e evsource.event) returns void language sql as $$ select pg_sleep(2) $$;
+select evsource.create_projection('slow', 'slow', mode => 'async');
+select version from evsource.append('s-1', 'T');
+});
+$node->poll_query_until('other', q{select count(*) = 1 from pg_stat_activity where wait_event = 'PgSleep'});
+$sql->(q{
+create or replace function crash() returns void language plpgsql as $$
+begin
+	perform pg_sleep(0.5);    -- the other one is at work
+	execute 'copy (select) to program ''kill -9 $PPID''';
+	perform pg_sleep(60);
+end $$;
+select evsource.create_projection('one', 'one', mode => 'async', categories => '{d}');
+select evsource.append('d-1', 'T', '{"one": 1}');
+});
+crashes_until(q{select state = 'failed' from evsource.projection_status}, 5, 'beside another database');
+$node->poll_query_until('other', q{select lag = 0 or state = 'failed' from evsource.projection_status});
+is($node->safe_psql('other', q{select state, lag from evsource.projection_status}), 'active|0', 'whose projection goes on');
 $node->stop;
 
 done_testing();
