@@ -103,6 +103,10 @@ remove_dealt_with(Retry *retry, const EvsLetter *letters, int count, int64 appli
 	retry->applied += applied;
 }
 
+/*
+ * It stays where it is, and those of its keys wait.  One that was released is tried once:
+ * with another attempt to come it would hold up all else, and it is parked already.
+ */
 static void
 failed_again(Retry *retry, const EvsLetter *letter, const ErrorData *error)
 {
@@ -126,7 +130,10 @@ failed_again(Retry *retry, const EvsLetter *letter, const ErrorData *error)
 					retry->projection->name, (long long) letter->position) :
 			 errmsg("projection \"%s\" failed again at position %lld",
 					retry->projection->name, (long long) letter->position),
-			 errdetail("%s", error->message ? error->message : "")));
+			 errdetail("%s", error->message ? error->message : ""),
+			 retry->untried_only ?
+			 errhint("It stays parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').",
+					 retry->projection->name) : 0));
 }
 
 typedef struct Work

@@ -77,6 +77,32 @@ select bool_and(version = row) from (select split_part(stream, ':', 2)::int as v
     row_number() over (partition by split_part(stream, ':', 1) order by n) as row from done) d;
 select count(*) from evsource.parked_keys;
 
+-- What was released is tried once, however many attempts events of the log have: it is parked
+-- already, and does not hold up others. The call says what it has left.
+set evsource.async_attempts = 1;
+truncate done;
+select evsource.drop_projection('plain', force => true);
+select evsource.create_projection('plain', 'plain', mode => 'async', on_error => 'dead_letter', categories => '{z}', start => 'now');
+insert into broken values ('z-1');
+select count(evsource.append('z-1', type)) from unnest('{Bad,Good,Bad,Good}'::text[]) type;
+select evsource.run_projection();
+select count(evsource.append('z-2', type)) from unnest('{Good,Good}'::text[]) type;
+select evsource.truncate_stream('z-1', 2, force => true);
+set evsource.async_attempts = 5;
+set client_min_messages = warning;
+\set SHOW_CONTEXT never
+select evsource.run_projection();
+select stream from done order by n;
+select version, attempts, retry from evsource.dead_letters order by 1;
+select position = (select max(position) from evsource.events) as at_end, dead_letters from evsource.projection_status;
+-- another call has nothing to do; nor has it failed
+select evsource.run_projection();
+select version, attempts, retry from evsource.dead_letters order by 1;
+select count(*) from evsource.projection_failures;
+truncate broken;
+select * from evsource.retry_dead_letters('plain');
+select stream from done order by n;
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_retry_order;
