@@ -4,7 +4,6 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -22,7 +21,7 @@ select evsource.append('a-1', 'One');
 });
 
 $primary->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
+my $standby = Cluster->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
 

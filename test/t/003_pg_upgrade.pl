@@ -5,7 +5,6 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -76,7 +75,7 @@ $old->safe_psql('postgres', 'truncate obstacles');
 my $expected = holds($old, 'postgres', 'orders');
 $old->stop;
 
-my $new = PostgreSQL::Test::Cluster->new('new');
+my $new = Cluster->new('new');
 $new->init;
 my $bindir = $new->config_data('--bindir');
 chdir $PostgreSQL::Test::Utils::tmp_check;

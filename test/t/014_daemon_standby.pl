@@ -3,7 +3,6 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -27,7 +26,7 @@ $primary->safe_psql('postgres', $make);
 ok($primary->poll_query_until('postgres', $is_applied), 'applied on the primary');
 $primary->backup('base');
 
-my $standby = PostgreSQL::Test::Cluster->new('standby');
+my $standby = Cluster->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
 $standby->start;
 $primary->safe_psql('postgres', q{select from evsource.append('a-2', 'Counted')});

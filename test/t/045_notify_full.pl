@@ -4,7 +4,6 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -14,7 +13,7 @@ use Node;
 
 let_daemon_work();
 
-my $node = PostgreSQL::Test::Cluster->new('notify_full');
+my $node = Cluster->new('notify_full');
 plan skip_all => 'before PostgreSQL 17 the queue is too large to be filled' if $node->pg_version < 17;
 $node->init;
 $node->append_conf('postgresql.conf', q{

@@ -6,8 +6,9 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use PostgreSQL::Test::Cluster;
 use Test::More;
+
+use Cluster;
 
 our @EXPORT = qw(start_node asking let_daemon_work count_events ends);
 
@@ -15,7 +16,7 @@ our @EXPORT = qw(start_node asking let_daemon_work count_events ends);
 sub start_node
 {
 	my ($name, $settings, @init) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = Cluster->new($name);
 
 	$node->init(@init);
 	$node->append_conf('postgresql.conf', $settings) if $settings;
