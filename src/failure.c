@@ -84,13 +84,15 @@ evs_failure_is_transient(int sqlerrcode)
 {
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
+		case ERRCODE_CONNECTION_EXCEPTION:	/* 08: a server that the handler talks to */
 		case ERRCODE_TRANSACTION_ROLLBACK:	/* 40: serialization, deadlock */
 		case ERRCODE_INSUFFICIENT_RESOURCES:	/* 53: disk, memory, connections */
 		case ERRCODE_OPERATOR_INTERVENTION: /* 57: cancel, shutdown */
 		case ERRCODE_SYSTEM_ERROR:	/* 58: I/O */
 			return true;
 		default:
-			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+				sqlerrcode == ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION;
 	}
 }
 

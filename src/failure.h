@@ -19,7 +19,7 @@ typedef struct EvsFailure
 /*
  * An error that is nobody's fault, and that another attempt may not meet:
  * serialization, deadlock, lock timeout, cancellation, shutdown, want of
- * memory, disk or connections.
+ * memory, disk or connections, another server that cannot be reached.
  */
 extern bool evs_failure_is_transient(int sqlerrcode);
 

@@ -139,7 +139,7 @@ do $$
 declare
     state text;
 begin
-    foreach state in array array['40001', '40P01', '55P03', '57014', '53100', '53200', '58030'] loop
+    foreach state in array array['08001', '08006', 'HV00N', '40001', '40P01', '55P03', '57014', '53100', '53200', '58030'] loop
         update public.obstacles set sqlstate = state;
         begin
             perform evsource.run_projection('event');
