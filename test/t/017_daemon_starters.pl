@@ -1,6 +1,6 @@
 # The daemon when several start it at the same time, when its launcher is killed,
 # with more partitions than workers, and when it is stopped while a handler is at
-# work.
+# work, also by a role that may not signal its processes.
 
 use strict;
 use warnings;
@@ -72,14 +72,26 @@ create function count_stream(e evsource.event) returns void language sql as
 	$node->wait_for_log(qr/(starting background worker process "evsource launcher.*){$launchers}/s, $log);
 	$one->('and stays one when the launcher comes back');
 
-	# Stopped, and dropped, while a handler is at work: nobody waits for the handler.
+	# Stopped, and dropped, while a handler is at work: nobody waits for the handler,
+	# and who wants to pause its projection has its turn before a new worker.
 	$sql->(q{
+create role keeper;
+grant create, usage on schema public to keeper;
+select evsource.grant_access('keeper', 'admin');
+set role keeper;
 create table slow (position bigint);
 create function sleepy(e evsource.event) returns void language plpgsql as $$ begin perform pg_sleep(60); insert into public.slow values (e.position); end $$;
 select evsource.create_projection('slow', 'public.sleepy', mode => 'async');
 });
 	$soon->(q{select count(*) = 1 from evsource.daemon_status where projection = 'slow'}, 'a handler is at work');
-	is($sql->('select evsource.stop_daemon()'), 't', "$mode: stopped");
+	my $keeper = $node->background_psql('postgres');
+	$keeper->query_safe('set role keeper');
+	$keeper->query_until(qr/asked/, "\\echo asked\nselect evsource.pause_projection('slow');\n\\echo paused\n");
+	$soon->(q{select count(*) = 1 from pg_stat_activity where query ~ '^select evsource.pause' and wait_event_type = 'Lock'}, 'who pauses it waits for the handler');
+	is($sql->('set role keeper', 'select evsource.stop_daemon()'), 't', "$mode: stopped");
+	$keeper->query_until(qr/paused/, '');
+	is($sql->(q{select state from evsource.projection_status where projection = 'slow'}), 'paused', "$mode: and it is paused");
+	$keeper->quit;
 	$sql->('set evsource.allow_drop = on; drop extension evsource cascade');
 	is($sql->('select count(*) from slow'), 0, "$mode: what it did is rolled back");
 	is($sql->(q{select count(*) from pg_stat_activity where backend_type in ('evsource worker', 'evsource coordinator')}), 0, "$mode: nobody is left");
