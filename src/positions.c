@@ -250,7 +250,8 @@ draw(int64 count, void (*announce) (int64 first))
 		log_row(&locked);
 	}
 	data->last_value = last;
-	data->log_cnt = ahead;
+	/* the transaction that makes the sequence may write no record: the next one has none to go by */
+	data->log_cnt = RelationNeedsWAL(locked.sequence) ? ahead : 0;
 	END_CRIT_SECTION();
 
 	unlock_row(&locked, NoLock);

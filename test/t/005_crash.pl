@@ -121,4 +121,25 @@ max_prepared_transactions = 10
 	$node->stop;
 }
 
+# With as little WAL as there may be, the transaction that makes the log writes no record of
+# the positions that it draws, and what is drawn next must not count on one.
+{
+	my $node = start_node('minimal', "wal_level = minimal\nmax_wal_senders = 0\n");
+	my ($sql) = asking($node);
+
+	$sql->('begin', 'create extension evsource', q{select evsource.append('made-1', 'One')}, 'commit');
+	$sql->(q{select evsource.append('kept-1', 'One')});
+	$sql->('begin', q{select evsource.append('undone-1', 'One')}, 'rollback');
+	$sql->(q{select evsource.append('kept-2', 'One')});
+	my $received = $sql->('select max(position) from evsource.read_all()');
+
+	$node->stop('immediate');
+	$node->start;
+	cmp_ok($sql->(q{select position from evsource.append('kept-3', 'One')}), '>', $received,
+		'minimal WAL: no position that was handed out is drawn again');
+	is($sql->("select string_agg(stream, ' ' order by position) from evsource.read_all()"), 'made-1 kept-1 kept-2 kept-3',
+		'minimal WAL: and no event is hidden');
+	$node->stop;
+}
+
 done_testing();
