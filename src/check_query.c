@@ -128,6 +128,8 @@ evs_check_query(const EvsProjection *projection)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
+	evs_identity_enter(&identity, projection->owner, projection->search_path);
+	evs_identity_pin_settings();
 	statements = pg_parse_query(projection->query);
 	if (list_length(statements) != 1)
 		ereport(ERROR,
@@ -137,7 +139,6 @@ evs_check_query(const EvsProjection *projection)
 								  list_length(statements), list_length(statements)),
 				 errhint("Put several into one with WITH, or write a batch handler.")));
 
-	evs_identity_enter(&identity, projection->owner, projection->search_path);
 	new_events = make_new_events();
 	register_ENR(environment, new_events);
 

@@ -49,6 +49,11 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* standard_conforming_strings can no longer be off: 19. */
+#if PG_VERSION_NUM >= 190000
+#define standard_conforming_strings true
+#endif
+
 /* CUSTOMPATH_SUPPORT_PROJECTION: 15.  Before, every custom path had to. */
 #if PG_VERSION_NUM < 150000
 #define CUSTOMPATH_SUPPORT_PROJECTION 0

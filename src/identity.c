@@ -9,6 +9,8 @@
 
 #include "catalog/namespace.h"
 #include "miscadmin.h"
+#include "parser/parse_expr.h"
+#include "parser/parser.h"
 #include "pgtime.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -87,6 +89,11 @@ evs_identity_pin_settings(void)
 	pin(xmloption == XMLOPTION_CONTENT, "xmloption", "content");
 	pin(row_security, "row_security", "on");
 	pin(!quote_all_identifiers, "quote_all_identifiers", "off");
+
+	/* by these the text of a query means something else */
+	pin(standard_conforming_strings, "standard_conforming_strings", "on");
+	pin(backslash_quote == BACKSLASH_QUOTE_SAFE_ENCODING, "backslash_quote", "safe_encoding");
+	pin(!Transform_null_equals, "transform_null_equals", "off");
 }
 
 /* Become again who we were, with all settings as they were. */

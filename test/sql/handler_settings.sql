@@ -3,7 +3,7 @@
 create table made (kind text, position bigint, what text, primary key (kind, position));
 create function describe(e evsource.event) returns text language sql as $$
 select concat_ws(' | ', (e.data ->> 'at')::timestamptz, (e.data ->> 'day')::date, (e.data ->> 'took')::interval,
-                 0.1::float8 + 0.2::float8, '\x00ff'::bytea, current_setting('row_security'),
+                 0.1::float8 + 0.2::float8, '\x00ff'::bytea, '42' ~ '^\d+$', (null = null) is null, current_setting('row_security'),
                  format('%I', lower(e.type)), 'pg_class'::regclass)
 $$;
 create function make(e evsource.event) returns void language plpgsql as $$ begin
@@ -13,9 +13,9 @@ create function fold(state jsonb, e evsource.event) returns jsonb language sql a
 select state || jsonb_build_object('n' || e.version, describe(e)) $$;
 select evsource.create_projection('inline', 'make', categories => '{settings}', tables => '{made}');
 select evsource.create_projection('kept', 'fold', categories => '{settings}', snapshot_every => 2);
-create table later (position bigint, what text);
+create table later (position bigint, what text, digits boolean, unknown boolean);
 select evsource.create_projection('later', mode => 'async', categories => '{settings}', tables => '{later}',
-    query => 'insert into later select position, describe(row(n.*)::evsource.event) from new_events n');
+    query => $$insert into later select position, describe(row(n.*)::evsource.event), '42' ~ '^\d+$', (null = null) is null from new_events n$$);
 
 -- Of one event each way: as this session is set, and quite otherwise.
 set test.kind = 'as it is';
@@ -28,16 +28,19 @@ set extra_float_digits = 0;
 set bytea_output = 'escape';
 set row_security = off;
 set quote_all_identifiers = on;
+set escape_string_warning = off;
+do $$ begin set standard_conforming_strings = off; exception when feature_not_supported then null; end $$; -- not from 19 on
+set transform_null_equals = on;
 select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
 select kind, what from made order by position;
 select evsource.run_projection('later');
-select what from later order by position;
+select what, digits, unknown from later order by position;
 select key, value from jsonb_each_text(evsource.state('kept', 'settings-1')) order by key;
 
 -- They are the session's own again.
 select current_setting('timezone'), current_setting('datestyle'), current_setting('intervalstyle'),
     current_setting('extra_float_digits'), current_setting('bytea_output'), current_setting('row_security'),
-    current_setting('quote_all_identifiers');
+    current_setting('quote_all_identifiers'), current_setting('transform_null_equals');
 
 -- A replay comes to the same.
 create table before as select position, what from made union all select position, what from later;
