@@ -8,7 +8,8 @@ comment on function evsource._guard_log() is 'Internal: loads the library, which
 create event trigger evsource_guard_log on ddl_command_start
     when tag in ('ALTER EXTENSION', 'ALTER SCHEMA', 'DROP EXTENSION', 'DROP OWNED', 'DROP SCHEMA',
         -- these may give a table a parent
-        'ALTER FOREIGN TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'CREATE SCHEMA', 'CREATE TABLE')
+        'ALTER FOREIGN TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'CREATE SCHEMA', 'CREATE TABLE',
+        'ALTER SEQUENCE', 'ALTER VIEW')
     execute function evsource._guard_log();
 -- Also where session_replication_role is replica.
 alter event trigger evsource_guard_log enable always;

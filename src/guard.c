@@ -75,20 +75,24 @@ PG_FUNCTION_INFO_V1(evsource_guard_log);
 
 static object_access_hook_type previous_hook = NULL;
 
-/* Is this a table in schema evsource, and a member of our extension? */
+/* Is this one in schema evsource, and a member of our extension? */
 static bool
-is_ours(Oid relid)
+is_our_relation(Oid relid)
 {
 	char	   *schema = get_namespace_name(get_rel_namespace(relid));
 	Oid			extension;
 
 	if (schema == NULL || strcmp(schema, "evsource") != 0)
 		return false;
-	if (get_rel_relkind(relid) != RELKIND_RELATION)
-		return false;
 	extension = get_extension_oid("evsource", true);
 	return OidIsValid(extension) &&
 		getExtensionOfObject(RelationRelationId, relid) == extension;
+}
+
+static bool
+is_ours(Oid relid)
+{
+	return get_rel_relkind(relid) == RELKIND_RELATION && is_our_relation(relid);
 }
 
 static bool
@@ -255,7 +259,21 @@ refuse_to_rename(Node *statement)
 			 errhint("To use the name for something else, drop the extension first.")));
 }
 
-/* A crash would empty it. */
+static const char *
+kind_of(Oid relid)
+{
+	switch (get_rel_relkind(relid))
+	{
+		case RELKIND_SEQUENCE:
+			return "sequence";
+		case RELKIND_VIEW:
+			return "view";
+		default:
+			return "table";
+	}
+}
+
+/* A crash would empty it, or begin it anew. */
 static void
 refuse_to_unlog(Node *statement)
 {
@@ -271,10 +289,10 @@ refuse_to_unlog(Node *statement)
 		if (lfirst_node(AlterTableCmd, cell)->subtype != AT_SetUnLogged)
 			continue;
 		relid = RangeVarGetRelid(alter->relation, NoLock, true);
-		if (is_ours(relid))
+		if (is_our_relation(relid))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("table evsource.%s cannot be unlogged", get_rel_name(relid)),
+					 errmsg("%s evsource.%s cannot be unlogged", kind_of(relid), get_rel_name(relid)),
 					 errdetail("A crash of the server would empty it."),
 					 errhint("Where the last commits may be lost in a crash, set synchronous_commit to off.")));
 	}
@@ -302,7 +320,7 @@ refuse_to_move(Node *statement)
 	name = quote_qualified_identifier(schema, get_rel_name(relid));
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("table %s cannot be moved to another schema", name),
+			 errmsg("%s %s cannot be moved to another schema", kind_of(relid), name),
 			 evs_shadow_is_name(schema) ?
 			 errdetail("A rebuild has built it or keeps it, and evsource drops it with its schema.") :
 			 errdetail("The functions of extension evsource find it by that name."),

@@ -131,8 +131,17 @@ select * from evsource.check_log();
 -- Nor are they left to what a crash leaves of unlogged tables.
 alter table evsource.events set unlogged;
 alter table if exists evsource.snapshots alter column state set storage external, set unlogged;
+alter table evsource.position_seq set unlogged;
 create table mine ();
 alter table mine set unlogged;
+
+-- Everything is found by its name.
+alter sequence evsource.position_seq set schema public;
+alter view evsource.streams set schema public;
+create view seen as table mine;
+create schema elsewhere;
+alter view seen set schema elsewhere;
+drop schema elsewhere cascade;
 
 drop owned by evsource_inheritance_user;
 drop role evsource_inheritance_user;
