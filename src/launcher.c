@@ -15,6 +15,10 @@
  * database, is started again after a while; that becomes longer for one that
  * dies soon, until evsource.start_daemon() is called.  The launcher itself is started again by the postmaster.
  *
+ * There may be many more databases than processes: a server that starts looks at each.
+ * Those that find no room wait in line; as soon as a coordinator has gone the first of
+ * them get its place.
+ *
  * A database that allows no connections (ALTER DATABASE ... ALLOW_CONNECTIONS false,
  * mostly for a while) is not tried.  Whoever opens it again asks us to look at it
  * (utility.c), but for an UPDATE of pg_database: so we look by ourselves, less and
@@ -47,6 +51,12 @@
 #define FIRST_DELAY			500
 #define LAST_DELAY			60000
 
+/* at most, where it found no room: others than ours say nothing when they leave some (ms) */
+#define ROOM_DELAY			10000
+
+/* ms until the log says again that there is no room */
+#define TELL_ROOM			60000
+
 /* one that lived so long (ms) did not die of what it found at its start */
 #define LONG_LIFE			10000
 
@@ -67,6 +77,8 @@ static dsm_handle crew_handle;
 static Oid	only_database;
 static List *charges = NIL;
 static List *told_copies = NIL; /* databases: that they wait is in the log */
+static bool full;				/* somebody has found no room in this round */
+static bool room;				/* somebody has left some */
 
 static Charge *
 find_charge(Oid database)
@@ -83,6 +95,14 @@ find_charge(Oid database)
 	return NULL;
 }
 
+/* Has it no coordinator because the server has no room for one? */
+static bool
+waits_for_room(const Charge *charge)
+{
+	return charge->handle == NULL && !charge->closed &&
+		(charge->post.team < 0 || crew->teams[charge->post.team].no_room);
+}
+
 /* Have a look at a database. */
 static void
 take_charge(Oid database)
@@ -93,7 +113,7 @@ take_charge(Oid database)
 	if (charge != NULL)
 	{
 		charge->again = true;
-		if (charge->closed)
+		if (charge->closed || waits_for_room(charge))
 			charge->start_at = 0;
 		return;
 	}
@@ -198,6 +218,7 @@ take_team(Charge *charge)
 	}
 	team->database = InvalidOid;
 	charge->post.team = -1;
+	room = true;
 }
 
 /* Not at once, and less and less often. */
@@ -205,6 +226,15 @@ static void
 try_later(Charge *charge, TimestampTz now)
 {
 	charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), LAST_DELAY);
+	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
+}
+
+/* There is no room for it, nor for those after it in the line. */
+static void
+wait_for_room(Charge *charge, TimestampTz now)
+{
+	full = true;
+	charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), ROOM_DELAY);
 	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
 }
 
@@ -219,7 +249,7 @@ start(Charge *charge)
 	charge->started_at = GetCurrentTimestamp();
 	if (charge->post.team < 0 && !give_team(charge))
 	{
-		try_later(charge, charge->started_at);
+		wait_for_room(charge, charge->started_at);
 		return;
 	}
 
@@ -237,13 +267,8 @@ start(Charge *charge)
 	if (started)
 		return;
 
-	/* often there is room soon: when a server starts, many look what there is to do */
 	charge->handle = NULL;
-	try_later(charge, charge->started_at);
-	ereport(LOG,
-			(errmsg("evsource could not start a coordinator for database %u",
-					charge->post.database),
-			 errhint("Raise max_worker_processes.")));
+	wait_for_room(charge, charge->started_at);
 }
 
 /* Its coordinator has gone: is that all?  If not, say when to try again. */
@@ -255,6 +280,7 @@ bury(Charge *charge)
 
 	pfree(charge->handle);
 	charge->handle = NULL;
+	room = true;
 	if (verdict == EVS_VERDICT_STOPPED ||
 		(verdict == EVS_VERDICT_NOT_NEEDED && !charge->again))
 		return true;
@@ -331,6 +357,12 @@ look_after(Charge *charge)
 	}
 	if (charge->start_at > now)
 		return false;
+	/* not for each of many a look for nothing */
+	if (full && waits_for_room(charge))
+	{
+		wait_for_room(charge, now);
+		return false;
+	}
 	if (find_databases(OPEN, charge->post.database) == NIL)
 		return !wait_until_open(charge, now);
 	if (charge->closed)
@@ -347,6 +379,53 @@ look_after(Charge *charge)
 	return false;
 }
 
+/* How many wait for room?  Say so in the log, now and then. */
+static void
+tell_who_waits(void)
+{
+	static TimestampTz told_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	Oid			first = InvalidOid;
+	int			count = 0;
+	ListCell   *cell;
+
+	if (told_at != 0 && now >= told_at && !TimestampDifferenceExceeds(told_at, now, TELL_ROOM))
+		return;
+	foreach(cell, charges)
+	{
+		Charge	   *charge = lfirst(cell);
+
+		if (!waits_for_room(charge))
+			continue;
+		if (count++ == 0)
+			first = charge->post.database;
+	}
+	told_at = now;
+
+	/* often there is room soon: when a server starts, many look what there is to do */
+	ereport(LOG,
+			(errmsg("evsource could not start a coordinator for database %u", first),
+			 errdetail_plural("No background worker process of the server is free; %d database waits for one.",
+							  "No background worker process of the server is free; %d databases wait for one.",
+							  count, count),
+			 errhint("Raise max_worker_processes if this does not pass.")));
+}
+
+/* Somebody has left: who waits for that need not wait for his time. */
+static void
+use_room(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, charges)
+	{
+		Charge	   *charge = lfirst(cell);
+
+		if (waits_for_room(charge))
+			charge->start_at = charge->delay = 0;
+	}
+}
+
 /* Look after all of them; returns how many ms to sleep, -1 for ever. */
 static long
 look_after_charges(void)
@@ -357,6 +436,7 @@ look_after_charges(void)
 	MemoryContext old;
 
 	charges = NIL;
+	full = room = false;
 	foreach(cell, all)
 	{
 		Charge	   *charge = lfirst(cell);
@@ -379,7 +459,11 @@ look_after_charges(void)
 		MemoryContextSwitchTo(old);
 	}
 	list_free(all);
-	return timeout;
+	if (full)
+		tell_who_waits();
+	if (room)
+		use_room();
+	return room ? 0 : timeout;
 }
 
 static void
