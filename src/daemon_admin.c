@@ -13,6 +13,7 @@
 #include "utils/timestamp.h"
 
 #include "async.h"
+#include "barrier.h"
 #include "daemon.h"
 #include "dispatch.h"
 #include "listen.h"
@@ -197,13 +198,18 @@ evsource_stop_daemon(PG_FUNCTION_ARGS)
 	}
 }
 
-/* evsource._check_adopt() returns void: may adopt() be called here?  Errors: 55000 in a handler. */
+/*
+ * evsource._check_adopt() returns void: may adopt() be called here?
+ *
+ * Errors: 55000 in a handler, 25006 on a standby or in a read-only transaction.
+ */
 Datum
 evsource_check_adopt(PG_FUNCTION_ARGS)
 {
 	evs_dispatch_refuse("adopt a copy",
 						"It would adopt every database in which its event is applied.",
 						"Adopt the copy in a session of its own.");
+	evs_require_writable("evsource.adopt()");
 	PG_RETURN_VOID();
 }
 

@@ -35,6 +35,8 @@ $primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 is($standby->safe_psql('postgres', q{select count(*) from pg_stat_activity where backend_type ~ '^evsource'}), 0, 'nothing runs on the standby');
 my ($status, $out, $error) = $standby->psql('postgres', "\\set VERBOSITY verbose\nselect evsource.start_daemon()");
 like($error, qr/55000: cannot start evsource's daemon on a standby/, 'nor can it be started');
+($status, $out, $error) = $standby->psql('postgres', "\\set VERBOSITY verbose\nselect evsource.adopt()");
+like($error, qr/25006: cannot execute evsource.adopt\(\) during recovery/, 'it is not adopted there');
 ok($standby->poll_query_until('postgres', $is_applied), 'the read model has come');
 $primary->stop;
 $standby->promote;
