@@ -22,6 +22,9 @@ evsource.async_attempts = 3
 });
 my ($sql, $soon) = asking($node);
 
+# What makes the server crash, which it may do before it has answered; all or nothing.
+my $deadly = sub { return $node->psql('postgres', "begin; $_[0]; commit;") };
+
 # The query says true after no more than so many crashes of the server.
 sub crashes_until
 {
@@ -65,6 +68,8 @@ $sql->(q{
 select evsource.create_projection('one', 'one', mode => 'async', on_error => 'dead_letter');
 select evsource.create_projection('two', 'two', mode => 'async');
 select evsource.create_projection('bystander', 'bystander', mode => 'async');
+});
+$deadly->(q{
 select count(evsource.append('account-' || i % 3, 'Paid',
 	case i when 17 then '{"one": 1}' when 23 then '{"two": 1}' else '{}' end::jsonb)) from generate_series(1, 40) i;
 });
@@ -82,6 +87,8 @@ $sql->(q{
 select evsource.drop_projection(p) from unnest('{one,two,bystander}'::text[]) p;
 truncate applied;
 select evsource.create_projection('one', 'one', mode => 'async', on_error => 'dead_letter', partitions => 2, start => 'now');
+});
+$deadly->(q{
 select count(evsource.append(stream, 'Paid', case i when 7 then '{"one": 1}' else '{}' end::jsonb)) from generate_series(1, 20) i,
 	(select distinct on (evsource._partition('p-' || n, 2)) 'p-' || n as stream from generate_series(1, 20) n) s;
 });
@@ -103,8 +110,10 @@ begin
 end $$;
 select evsource.append('u-' || i % 2, 'Old', case i when 3 then '{"up": 1}' else '{}' end::jsonb) from generate_series(1, 10) i;
 select evsource.define_event_type('Old', 1), evsource.define_event_type('Old', 2, upcaster => 'upcast');
-select evsource.create_projection('one', 'one', mode => 'async', on_error => 'dead_letter', categories => '{u}');
 create table stored (position bigint primary key);
+});
+$deadly->(q{
+select evsource.create_projection('one', 'one', mode => 'async', on_error => 'dead_letter', categories => '{u}');
 select evsource.create_projection('two', query => 'insert into stored select position from new_events', mode => 'async', categories => '{u}', tables => '{stored}');
 });
 crashes_until(q{select count(*) filter (where projection = 'one' and lag = 0) = 1
@@ -113,7 +122,7 @@ is($sql->(q{select version, attempts > 0, sqlstate from evsource.dead_letters or
 is($sql->('select (select count(*) from applied), (select count(*) from stored)'), '6|2', 'what is before it is applied');
 
 # ... in a rebuild, too, ...
-$sql->(q{select evsource.request_rebuild('two', online => false)});
+$deadly->(q{select evsource.request_rebuild('two', online => false)});
 crashes_until(q{select count(*) = 1 from evsource.progress where projection = 'two' and state = 'failed'}, 7, 'an upcaster in a rebuild');
 is($sql->(q{select last_error_position = e.position from evsource.rebuilds, evsource.events e where e.data ? 'up'}), 't', 'it says where');
 
@@ -127,6 +136,8 @@ begin
 end $$;
 create function fold(state jsonb, e evsource.event) returns jsonb language sql as $$ select jsonb_build_object('upto', e.version) $$;
 select evsource.create_projection('fold', 'fold', mode => 'async', on_error => 'dead_letter', key => 'keys_of', categories => '{k}');
+});
+$deadly->(q{
 select evsource.append('k-1', 'T', case i when 3 then '{"key": 1}' else '{}' end::jsonb) from generate_series(1, 5) i;
 });
 crashes_until(q{select state = 'failed' from evsource.projection_status}, 7, 'a function of keys');
@@ -137,6 +148,8 @@ is($sql->(q{select state from evsource.states where projection = 'fold'}), '{"up
 $sql->(q{
 select evsource.drop_projection('fold', force => true);
 select evsource.create_projection('one', 'one', mode => 'async', on_error => 'dead_letter', categories => '{m}');
+});
+$deadly->(q{
 select evsource.append('m-' || i, 'T', '{"one": 1}') from generate_series(1, 20) i;
 });
 crashes_until(q{select state = 'failed' from evsource.projection_status}, 20, 'many events');
@@ -161,6 +174,8 @@ begin
 	perform pg_sleep(60);
 end $$;
 select evsource.create_projection('one', 'one', mode => 'async', categories => '{d}');
+});
+$deadly->(q{
 select evsource.append('d-1', 'T', '{"one": 1}');
 });
 crashes_until(q{select state = 'failed' from evsource.projection_status}, 5, 'beside another database');
