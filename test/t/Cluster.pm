@@ -47,7 +47,10 @@ sub init
 		return $run->($program, @arguments) if $program ne 'initdb';
 		return $run->('cp', '-a', template($self->pg_version, $directory, @arguments), $directory);
 	};
-	return $self->SUPER::init(@options);
+	$self->SUPER::init(@options);
+	# to compile queries takes longer than these tests' queries do; make check has it on elsewhere
+	$self->append_conf('postgresql.conf', 'jit = off');
+	return;
 }
 
 # PostgreSQL's own looks ten times a second: most of what tests wait for comes sooner.
