@@ -182,7 +182,7 @@ look(void)
 	EvsVerdict	verdict = EVS_VERDICT_NONE;
 	bool		exists;
 
-	StartTransactionCommand();
+	evs_daemon_start_transaction();
 	closed = evs_daemon_is_shut_out();
 	exists = evs_catalog_exists();
 	if (evs_crew_in_the_way())
@@ -329,7 +329,7 @@ publish(long *timeout)
 		return false;
 	}
 
-	StartTransactionCommand();
+	evs_daemon_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (evs_horizon_safe_position() > published)
 	{
@@ -365,7 +365,7 @@ tell_listeners(TimestampTz now)
 	{
 		int64		safe;
 
-		StartTransactionCommand();
+		evs_daemon_start_transaction();
 		safe = evs_horizon_safe_position();
 		if (safe > notified && !notify_without_flush(safe))
 		{
@@ -442,13 +442,13 @@ evs_coordinator_main(Datum argument)
 		proc_exit(0);
 	team = &crew->teams[post.team];
 	before_shmem_exit(coordinator_exits, (Datum) 0);
-	StartTransactionCommand();
+	evs_daemon_start_transaction();
 	database_name = MemoryContextStrdup(TopMemoryContext, get_database_name(MyDatabaseId));
 	CommitTransactionCommand();
 	if (!evs_crew_claim_database())
 	{
 		/* one whose launcher has gone sees that when it is woken, and makes room */
-		StartTransactionCommand();
+		evs_daemon_start_transaction();
 		evs_wakeup_daemon();
 		CommitTransactionCommand();
 		leave(EVS_VERDICT_AWAY);

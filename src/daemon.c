@@ -267,6 +267,13 @@ evs_daemon_reload(void)
 }
 
 void
+evs_daemon_start_transaction(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+}
+
+void
 evs_daemon_sleep(bool events, bool (*nothing_to_do) (void *argument), void *argument,
 				 long timeout)
 {
@@ -280,7 +287,7 @@ evs_daemon_sleep(bool events, bool (*nothing_to_do) (void *argument), void *argu
 	if (!evs_shmem_is_preloaded())
 		timeout = Min(timeout, UNKNOWN_TIMEOUT);
 
-	StartTransactionCommand();
+	evs_daemon_start_transaction();
 	if (events)
 		evs_wakeup_register_events();
 	else

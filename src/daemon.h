@@ -74,6 +74,9 @@ extern bool evs_daemon_clock_went_back(TimestampTz now);
 /* Reload the configuration if that was asked for; returns whether it was. */
 extern bool evs_daemon_reload(void);
 
+/* Start a transaction as of now, so that it does not seem to be as old as the process. */
+extern void evs_daemon_start_transaction(void);
+
 /*
  * Sleep until something happens, with nothing held.  "Nothing to do" is asked in
  * a transaction, when whatever happens afterwards wakes us: see wakeup.h.  With

@@ -153,7 +153,7 @@ find_databases(Kind kind, Oid only)
 	TableScanDesc scan;
 	HeapTuple	tuple;
 
-	StartTransactionCommand();
+	evs_daemon_start_transaction();
 	(void) GetTransactionSnapshot();
 	relation = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(relation, 0, NULL);
@@ -313,7 +313,7 @@ is_locked(Oid database)
 {
 	bool		locked;
 
-	StartTransactionCommand();
+	evs_daemon_start_transaction();
 	locked = evs_crew_database_is_locked(database);
 	CommitTransactionCommand();
 	return locked;

@@ -334,7 +334,7 @@ look(void)
 {
 	bool		stay;
 
-	StartTransactionCommand();
+	evs_daemon_start_transaction();
 	stay = evs_catalog_exists() && !is_outdated() && !evs_crew_in_the_way() &&
 		(!evs_jobs_have_changed() || look_again());
 	if (stay)

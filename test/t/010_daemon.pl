@@ -86,6 +86,7 @@ select ($model <> $log)::int;
 	# Who may be needed by a session that does not know of it looks once a second; twice what that makes is little still.
 	cmp_ok($switches->() - $slept, '<=', 12, "$mode: and does not poll");
 	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ '^evsource' and (backend_xmin is not null or backend_xid is not null)}), 0, "$mode: it holds no snapshot");
+	$soon->(q{select bool_and(xact_start is null or xact_start > backend_start + interval '1 s') from pg_stat_activity where backend_type in ('evsource coordinator', 'evsource worker')}, 'nor does it seem to be in a transaction since it began');
 	is($sql->(q{select count(*) from pg_locks l join pg_stat_activity a using (pid) where backend_type ~ '^evsource' and locktype not in ('advisory', 'virtualxid')}), 0, "$mode: and no lock but its own");
 
 	# A rebuild that was requested is done by a worker.
