@@ -22,7 +22,7 @@ TYPES = pure_call validate types type_run types_survey types_define
 
 # append
 APPEND = metadata append append_json append_many duplicate store inserter store_insert \
-	stored_row intake immutable restore in_use missed
+	stored_row intake intake_runs immutable restore in_use missed
 
 # read
 READ = read read_secured publish blockers wait waited

@@ -5,9 +5,11 @@
  * keeps: stream lock, version, bound, position.  A column default would draw the
  * position before the lock and could turn a stream's order around.
  *
- * A statement trigger dispatches what the statement stored.  It remembers the
- * positions that were drawn and reads the rows back: cheaper than a transition
- * table, and rows that ON CONFLICT or another trigger left out are not there.
+ * A statement trigger dispatches what the statement stored (intake_runs.c).
+ *
+ * A query that SPI runs with a limit of rows stops when it has returned so many:
+ * no AFTER trigger of the statement is queued.  Such a statement ends where the
+ * executor finishes its query.  A statement whose end nobody sees may not commit.
  *
  * Statements nest when a trigger or a function that a statement calls appends.
  * What is stored meanwhile is dispatched at the end of the outermost one, so
@@ -24,28 +26,27 @@
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
-#include "dispatch.h"
 #include "event.h"
 #include "guard.h"
 #include "horizon.h"
 #include "intake.h"
+#include "intake_runs.h"
 #include "metadata.h"
 #include "positions.h"
 #include "pure_call.h"
 #include "relations.h"
 #include "replication.h"
 #include "restore.h"
-#include "scan.h"
 #include "store.h"
 #include "streams.h"
 #include "types.h"
@@ -56,22 +57,11 @@ PG_FUNCTION_INFO_V1(evsource_intake_begin);
 PG_FUNCTION_INFO_V1(evsource_intake_row);
 PG_FUNCTION_INFO_V1(evsource_intake_end);
 
-/* events read back and dispatched at a time */
-#define DISPATCH_BATCH 10000
-
-/* Positions drawn without anybody else's between them. */
-typedef struct Run
-{
-	int64		first;
-	int64		last;
-} Run;
-
 /* An INSERT or COPY under way. */
 typedef struct Statement
 {
-	Run		   *runs;
-	int			nruns;
-	int			maxruns;
+	EvsRuns		runs;			/* positions that were drawn */
+	CommandId	command;		/* no lower than that of the query it belongs to */
 	int64		restored;		/* highest position that came with a row */
 	EvsIntake  *intake;			/* whose INSERT this is, if it is append's own */
 	MemoryContext context;		/* holds what follows; NULL: nothing yet */
@@ -82,6 +72,8 @@ typedef struct Statement
 } Statement;
 
 static Statement *current = NULL;
+
+static ExecutorFinish_hook_type previous_finish = NULL;
 
 /*
  * Set just before append's own INSERT, taken by its begin trigger.  Triggers of
@@ -157,14 +149,14 @@ take_expected_intake(void)
  * was validated and numbered, or leave out an event that is counted already.
  */
 static void
-check_none_behind(Relation events)
+check_none_behind(const TriggerDesc *triggers)
 {
 	Oid			intake_row = evs_catalog()->intake_row;
 	const Trigger *ours = NULL;
 
-	for (int i = 0; i < events->trigdesc->numtriggers; i++)
+	for (int i = 0; i < triggers->numtriggers; i++)
 	{
-		const Trigger *trigger = &events->trigdesc->triggers[i];
+		const Trigger *trigger = &triggers->triggers[i];
 
 		if (!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_BEFORE(trigger->tgtype) ||
 			!TRIGGER_FOR_INSERT(trigger->tgtype) || !evs_relation_trigger_fires(trigger))
@@ -181,44 +173,45 @@ check_none_behind(Relation events)
 	}
 }
 
+/* Nobody would dispatch what is stored by a statement without an end. */
+static void
+check_will_end(const TriggerDesc *triggers)
+{
+	Oid			intake_end = evs_catalog()->intake_end;
+
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (trigger->tgfoid == intake_end && evs_relation_trigger_fires(trigger))
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot store events without the triggers of evsource.events"),
+			 errdetail("The one that runs after an INSERT or COPY, \"00_intake_end\", is disabled."),
+			 errhint("Enable all triggers of the table.")));
+}
+
 /* Before the statement: nothing drawn, nothing restored. */
 Datum
 evsource_intake_begin(PG_FUNCTION_ARGS)
 {
+	const TriggerDesc *triggers;
 	Statement  *statement;
 
 	evs_intake_check_trigger(fcinfo);
-	check_none_behind(((TriggerData *) fcinfo->context)->tg_relation);
+	triggers = ((TriggerData *) fcinfo->context)->tg_relation->trigdesc;
+	check_none_behind(triggers);
+	check_will_end(triggers);
 	statement = MemoryContextAllocZero(TopTransactionContext, sizeof(Statement));
 	statement->nest_level = GetCurrentTransactionNestLevel();
+	/* used: what it runs has a higher one */
+	statement->command = GetCurrentCommandId(true);
 	statement->intake = take_expected_intake();
 	statement->outer = current;
 	current = statement;
 	PG_RETURN_POINTER(NULL);
-}
-
-static void
-remember_run(Statement *statement, int64 first, int64 last)
-{
-	Run		   *newest = statement->nruns > 0 ? &statement->runs[statement->nruns - 1] : NULL;
-
-	if (newest != NULL && newest->last + 1 == first)
-	{
-		newest->last = last;
-		return;
-	}
-	if (statement->nruns == statement->maxruns)
-	{
-		statement->maxruns = Max(16, statement->maxruns * 2);
-		if (statement->runs == NULL)
-			statement->runs = MemoryContextAlloc(TopTransactionContext,
-												 statement->maxruns * sizeof(Run));
-		else
-			statement->runs = repalloc_huge(statement->runs, statement->maxruns * sizeof(Run));
-	}
-	statement->runs[statement->nruns].first = first;
-	statement->runs[statement->nruns].last = last;
-	statement->nruns++;
 }
 
 bool
@@ -227,7 +220,7 @@ evs_intake_defer(const EvsBatch *batch)
 	if (current == NULL)
 		return false;
 	for (int i = 0; i < batch->count; i++)
-		remember_run(current, batch->events[i].position, batch->events[i].position);
+		evs_runs_add(&current->runs, batch->events[i].position, batch->events[i].position);
 	return true;
 }
 
@@ -251,8 +244,7 @@ forget_statement(void)
 	current = statement->outer;
 	if (statement->context != NULL)
 		MemoryContextDelete(statement->context);
-	if (statement->runs != NULL)
-		pfree(statement->runs);
+	evs_runs_free(&statement->runs);
 	pfree(statement);
 }
 
@@ -464,7 +456,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	evs_wakeup_event(row.stream, row.type);
 	row.recorded_at = GetCurrentTimestamp();
 
-	remember_run(current, row.position, row.position);
+	evs_runs_add(&current->runs, row.position, row.position);
 	if (current->intake != NULL)
 		tell_intake(current->intake, &row);
 
@@ -479,104 +471,107 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 													 filled, fill, fill_nulls));
 }
 
-/* Read back what the statement stored, and dispatch it in batches. */
+/* After the statement: see that its versions are right, and dispatch what it stored. */
 static void
-dispatch_runs(const Statement *statement)
+end_statement(Relation events)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "evsource intake dispatch",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	int64		after = 0;
-	int			i = 0;
-
-	while (i < statement->nruns)
-	{
-		Snapshot	snapshot;
-		EvsScan    *scan;
-		EvsBatch   *batch;
-
-		after = Max(after, statement->runs[i].first - 1);
-		CHECK_FOR_INTERRUPTS();
-		snapshot = RegisterSnapshot(GetLatestSnapshot());
-		scan = evs_scan_log(after, statement->runs[i].last, NULL, snapshot);
-		batch = evs_scan_batch(scan, DISPATCH_BATCH, work_mem);
-		evs_scan_end(scan);
-		UnregisterSnapshot(snapshot);
-
-		if (batch->count > 0)
-		{
-			after = batch->events[batch->count - 1].position;
-			evs_dispatch_inline(batch);
-		}
-		if (batch->count == 0 || after >= statement->runs[i].last)
-			i++;
-		MemoryContextReset(context);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-}
-
-/* After the statement. */
-Datum
-evsource_intake_end(PG_FUNCTION_ARGS)
-{
-	Statement  *statement;
-
-	evs_intake_check_trigger(fcinfo);
-	statement = current;
-	if (statement == NULL)
-		PG_RETURN_POINTER(NULL);
+	Statement  *statement = current;
+	Statement  *outer = statement->outer;
+	EvsRuns		stored;
 
 	if (statement->intake != NULL && statement->intake->count > 0)
-		evs_stream_check_version(((TriggerData *) fcinfo->context)->tg_relation,
-								 statement->intake->stream, statement->intake->expected_version,
+		evs_stream_check_version(events, statement->intake->stream,
+								 statement->intake->expected_version,
 								 statement->intake->batch->events[0].version - 1);
 	evs_intake_pass_restored();
 	if (statement->streams != NULL)
-		evs_restore_end(statement->streams, ((TriggerData *) fcinfo->context)->tg_relation);
-	if (statement->outer != NULL)
-	{
-		for (int i = 0; i < statement->nruns; i++)
-			remember_run(statement->outer, statement->runs[i].first, statement->runs[i].last);
-		forget_statement();
-	}
-	else
-	{
-		Statement	done = *statement;
+		evs_restore_end(statement->streams, events);
 
-		/* from here on the statement is over: handlers may begin others */
-		statement->runs = NULL;
-		forget_statement();
-		if (done.nruns > 0)
-		{
-			/* the scan below must see the rows of this very command */
-			CommandCounterIncrement();
-			if (evs_dispatch_wanted())
-				dispatch_runs(&done);
-			pfree(done.runs);
-		}
-	}
+	/* from here on the statement is over: handlers may begin others */
+	stored = statement->runs;
+	memset(&statement->runs, 0, sizeof(EvsRuns));
+	forget_statement();
+	if (outer != NULL)
+		evs_runs_move(&outer->runs, &stored);
+	else
+		evs_runs_dispatch(&stored);
+	evs_runs_free(&stored);
+}
+
+Datum
+evsource_intake_end(PG_FUNCTION_ARGS)
+{
+	evs_intake_check_trigger(fcinfo);
+	if (current != NULL)
+		end_statement(((TriggerData *) fcinfo->context)->tg_relation);
 	PG_RETURN_POINTER(NULL);
 }
 
-/* A statement that failed inside a savepoint has no end trigger. */
+/*
+ * Here the executor fires the triggers AFTER.  What the query, or a query within it,
+ * has begun and not ended was stopped early: it has no such trigger.
+ */
+static void
+finish_query(QueryDesc *query)
+{
+	if (previous_finish)
+		previous_finish(query);
+	else
+		standard_ExecutorFinish(query);
+
+	/* of a query that changes nothing this is no command; if triggers wait, so does the end */
+	if ((query->operation == CMD_SELECT && !query->plannedstmt->hasModifyingCTE) ||
+		(query->estate->es_top_eflags & EXEC_FLAG_SKIP_TRIGGERS) != 0)
+		return;
+	while (current != NULL && current->command >= query->estate->es_output_cid)
+	{
+		Relation	events = table_open(evs_catalog()->events, RowExclusiveLock);
+
+		end_statement(events);
+		table_close(events, NoLock);
+	}
+}
+
+/* A statement that is left when its (sub)transaction commits has not been ended. */
+static void
+check_none_left(int nest_level)
+{
+	for (Statement *statement = current; statement != NULL; statement = statement->outer)
+	{
+		if (statement->nest_level < nest_level ||
+			(statement->runs.count == 0 && statement->streams == NULL))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("an INSERT or COPY into evsource.events has not come to its end"),
+				 errdetail("Its last trigger, \"00_intake_end\", has not fired: no inline projection would get what it stored."),
+				 errhint("Run the transaction again; change neither session_replication_role nor the triggers of the table while such a statement runs.")));
+	}
+}
+
 static void
 subtransaction_ends(SubXactEvent event, SubTransactionId mine,
 					SubTransactionId parent, void *arg)
 {
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_PRE_COMMIT_SUB)
+		check_none_left(level);
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
-	while (current != NULL && current->nest_level >= GetCurrentTransactionNestLevel())
+
+	/* a statement that failed has no end trigger */
+	while (current != NULL && current->nest_level >= level)
 		forget_statement();
-	while (expected_intake != NULL &&
-		   expected_intake->nest_level >= GetCurrentTransactionNestLevel())
+	while (expected_intake != NULL && expected_intake->nest_level >= level)
 		expected_intake = expected_intake->outer;
 }
 
 static void
 transaction_ends(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+		check_none_left(0);
 	current = NULL;
 	expected_intake = NULL;
 }
@@ -584,6 +579,8 @@ transaction_ends(XactEvent event, void *arg)
 void
 evs_intake_init(void)
 {
+	previous_finish = ExecutorFinish_hook;
+	ExecutorFinish_hook = finish_query;
 	RegisterXactCallback(transaction_ends, NULL);
 	RegisterSubXactCallback(subtransaction_ends, NULL);
 }

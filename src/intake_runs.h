@@ -1,0 +1,38 @@
+/*
+ * intake_runs.h - the positions that an INSERT or COPY drew, and the dispatch of what
+ * it stored there.
+ */
+#ifndef EVS_INTAKE_RUNS_H
+#define EVS_INTAKE_RUNS_H
+
+#include "evsource.h"
+
+/* Positions drawn without anybody else's between them. */
+typedef struct EvsRun
+{
+	int64		first;
+	int64		last;
+} EvsRun;
+
+/* In the order of positions; zeros: none.  The memory is the transaction's. */
+typedef struct EvsRuns
+{
+	EvsRun	   *runs;
+	int			count;
+	int			capacity;
+} EvsRuns;
+
+/* Add positions first to last, which are above those that are there. */
+extern void evs_runs_add(EvsRuns *runs, int64 first, int64 last);
+
+/* Add others behind, or, where they are none yet, just take them; none are left there. */
+extern void evs_runs_move(EvsRuns *runs, EvsRuns *others);
+extern void evs_runs_free(EvsRuns *runs);
+
+/*
+ * Read back what this transaction has stored there, and dispatch it to the inline
+ * projections.
+ */
+extern void evs_runs_dispatch(const EvsRuns *runs);
+
+#endif							/* EVS_INTAKE_RUNS_H */
