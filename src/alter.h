@@ -31,4 +31,7 @@ extern List *evs_reset_relations(const EvsProjection *projection);
 /* Only empty it: snapshots stay. */
 extern void evs_reset_tables(EvsProjection *projection);
 
+/* Is an on_reset function running? */
+extern bool evs_reset_is_calling(void);
+
 #endif							/* EVS_ALTER_H */

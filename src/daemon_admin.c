@@ -94,7 +94,7 @@ refuse_for_room(bool comes_later)
  * Starts the daemon for this database; false when it runs already.  Not undone by
  * a rollback.
  *
- * Errors: 55000 in a handler, on a standby, where evsource.daemon is off, where connections are not
+ * Errors: 55000 in a handler or on_reset function, on a standby, where evsource.daemon is off, where connections are not
  * allowed, in a copy that the daemon has nothing to do in before evsource.adopt(), or
  * when nobody has come; 53400 when that was because max_worker_processes leaves no room.
  */
@@ -168,7 +168,7 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
  * Stops the daemon for this database and waits until it has gone; false when it
  * does not run.  What it is doing is rolled back.  Not undone by a rollback.
  *
- * Errors: 55000 in a handler.
+ * Errors: 55000 in a handler or on_reset function, and in whatever the daemon calls.
  */
 Datum
 evsource_stop_daemon(PG_FUNCTION_ARGS)
@@ -201,7 +201,7 @@ evsource_stop_daemon(PG_FUNCTION_ARGS)
 /*
  * evsource._check_adopt() returns void: may adopt() be called here?
  *
- * Errors: 55000 in a handler, 25006 on a standby or in a read-only transaction.
+ * Errors: 55000 in a handler or on_reset function, 25006 on a standby or in a read-only transaction.
  */
 Datum
 evsource_check_adopt(PG_FUNCTION_ARGS)

@@ -20,10 +20,12 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "alter.h"
 #include "catalog.h"
 #include "event.h"
 #include "fold_key.h"
@@ -348,13 +350,31 @@ evs_dispatch_is_running(void)
 	return dispatch.running;
 }
 
+/*
+ * What of the user's is running that cannot wait for the daemon; NULL: nothing.  All that a
+ * process of the daemon runs is: upcasters, key functions, triggers and policies, say.
+ */
+static const char *
+guest(void)
+{
+	if (dispatch.running)
+		return "a handler";
+	if (evs_reset_is_calling())
+		return "an on_reset function";
+	if (MyBgworkerEntry != NULL && strcmp(MyBgworkerEntry->bgw_library_name, "evsource") == 0)
+		return "a function that evsource's daemon calls";
+	return NULL;
+}
+
 void
 evs_dispatch_refuse(const char *action, const char *detail, const char *hint)
 {
-	if (dispatch.running)
+	const char *who = guest();
+
+	if (who != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a handler cannot %s", action),
+				 errmsg("%s cannot %s", who, action),
 				 errdetail("%s", detail),
 				 errhint("%s", hint)));
 }

@@ -70,7 +70,10 @@ extern void evs_dispatch_check(EvsProjection *projection);
  */
 extern bool evs_dispatch_is_running(void);
 
-/* Raise 55000 if one is: "a handler cannot" do this. */
+/*
+ * Raise 55000 if one is, or an on_reset function, or whatever the daemon's processes call:
+ * "a handler cannot" do this.
+ */
 extern void evs_dispatch_refuse(const char *action, const char *detail, const char *hint);
 
 /*

@@ -76,13 +76,21 @@ truncate_tables(const EvsProjection *projection)
 	evs_query_command(statement.data);
 }
 
+/* on_reset functions that are running: one may reset another projection */
+static int	calling = 0;
+
+bool
+evs_reset_is_calling(void)
+{
+	return calling > 0;
+}
+
 /* Functions that return void may well return NULL. */
 static void
 call_on_reset(const EvsProjection *projection)
 {
 	LOCAL_FCINFO(fcinfo, 0);
 	FmgrInfo	function;
-
 	Oid			on_reset = evs_resolve_signature(projection->on_reset);
 
 	evs_resolve_check_trust(on_reset);
@@ -90,7 +98,16 @@ call_on_reset(const EvsProjection *projection)
 	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL, NULL);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	(void) FunctionCallInvoke(fcinfo);
+	calling++;
+	PG_TRY();
+	{
+		(void) FunctionCallInvoke(fcinfo);
+	}
+	PG_FINALLY();
+	{
+		calling--;
+	}
+	PG_END_TRY();
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 }

@@ -188,9 +188,9 @@ timeout_argument(FunctionCallInfo fcinfo)
  * that was appended by now; returns the position that it has reached.
  *
  * Errors: 42704 when there is no such projection, 55000 when it is paused or has
- * failed, 55000 for events of the own transaction and in a handler, 22023 for a position that has
- * not been drawn, 25000 under REPEATABLE READ, VE009 when the time is over, 55P03 while
- * the extension is updated or dropped.
+ * failed, 55000 for events of the own transaction and in a handler or on_reset function,
+ * 22023 for a position that has not been drawn, 25000 under REPEATABLE READ, VE009 when the
+ * time is over, 55P03 while the extension is updated or dropped.
  */
 Datum
 evsource_wait_for(PG_FUNCTION_ARGS)

@@ -48,6 +48,26 @@ insert into calls (call) values
 select version from evsource.append('y-1', 'Happened');
 select c.call, a.sqlstate, a.message, a.detail, a.hint from calls c join answers a using (number) order by number \gx
 
+-- So it is in an on_reset function, which the daemon runs as well; after an error there, no longer.
+create table emptied (stream text);
+create function on_reset() returns void language plpgsql as $$
+begin
+    perform public.tries(null);
+    if exists (select from public.calls where call = 'raise') then raise 'not emptied'; end if;
+end $$;
+select evsource.create_projection('emptied', query => 'insert into emptied select stream from new_events', categories => '{e}',
+    on_reset => 'on_reset', mode => 'async');
+truncate answers;
+select evsource.reset_projection('emptied');
+select a.sqlstate, a.message from answers a order by number;
+insert into calls (call) values ('raise');
+select evsource.reset_projection('emptied');
+truncate calls, answers;
+insert into calls (call) values ('select evsource.start_daemon()');
+select tries(null);
+select message from answers;
+select evsource.drop_projection('emptied');
+
 -- Projections are not changed, run or emptied, nor their events removed or read otherwise.
 truncate calls, answers;
 insert into calls (call) values

@@ -132,6 +132,29 @@ $sql->(q{truncate wrong; select evsource.request_rebuild('fold', from_snapshot =
 $soon->(q{select not exists (select from evsource.progress where projection = 'fold')}, 'and again when its handler is mended');
 is($sql->($state), 'active 0 6', 'then none is left');
 
+# An on_reset function that would stop the process that runs it is refused that, as handlers are;
+# and so is whatever else the daemon calls.
+$sql->(q{
+create table emptied (stream text);
+create function stops() returns void language plpgsql as $$ begin perform evsource.stop_daemon(); end $$;
+select evsource.create_projection('emptied', categories => '{reset}', mode => 'manual', on_reset => 'stops',
+	query => 'insert into emptied select stream from new_events')});
+my $worker = q{select pid from pg_stat_activity where backend_type = 'evsource worker'};
+my $before = $sql->($worker);
+$fails->('emptied', 'online => false', 'an on_reset function stops the daemon');
+like($record->('emptied'), qr/^failed; -; 55000; an on_reset function cannot stop evsource's daemon; /, 'it is refused that');
+$sql->(q{
+create function keys(e evsource.event) returns text language plpgsql immutable as $$
+begin
+	perform evsource.stop_daemon();
+	return e.stream;
+end $$;
+select evsource.create_projection('keyed', handler => 'count_up', key => 'keys', categories => '{keyed}', mode => 'async');
+select from evsource.append('keyed-1', 'Paid')});
+$soon->(q{select message ~ 'cannot stop evsource''s daemon$' from evsource.projection_failures where projection = 'keyed'}, 'nor can a key function');
+is($sql->($worker), $before, 'the same worker goes on');
+$sql->(q{select evsource.drop_projection('keyed'); select evsource.drop_projection('emptied')});
+
 # What is nobody's fault (a cancel, say) does not end it. It is on record as well, as long as it
 # does not get past it, and it takes its time between two attempts.
 $sql->(q{
