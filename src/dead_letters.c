@@ -214,6 +214,17 @@ find_keys_of(void *arg)
 	evs_identity_leave(&identity);
 }
 
+/* NULL, or the error, if one that does not pass. */
+static ErrorData *
+attempt_keys_of(KeyWork *work)
+{
+	ErrorData  *error = evs_attempt(find_keys_of, work);
+
+	if (error != NULL && evs_failure_is_transient(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
 int
 evs_keys_of(EvsProjection *projection, EvsEvent *events, int count, EvsKeys *keys,
 			ErrorData **error)
@@ -227,7 +238,7 @@ evs_keys_of(EvsProjection *projection, EvsEvent *events, int count, EvsKeys *key
 		return count;
 	}
 
-	*error = evs_attempt(find_keys_of, &work);
+	*error = attempt_keys_of(&work);
 	if (*error == NULL)
 		return count;
 
@@ -235,11 +246,9 @@ evs_keys_of(EvsProjection *projection, EvsEvent *events, int count, EvsKeys *key
 	work.count = 1;
 	for (int i = 0; i < count; i++)
 	{
-		if (evs_failure_is_transient((*error)->sqlerrcode))
-			ReThrowError(*error);
 		work.events = &events[i];
 		work.keys = &keys[i];
-		*error = evs_attempt(find_keys_of, &work);
+		*error = attempt_keys_of(&work);
 		if (*error != NULL)
 			return i;
 	}
