@@ -1,29 +1,20 @@
 /*
- * rebuild_request.c - ask for a rebuild, cancel it, go back to what it replaced;
- * and what a worker does about it.
+ * rebuild_request.c - ask for a rebuild, cancel it, go back to what it replaced.
+ * What a worker does about it: rebuild_worker.c.
  *
  * Locks: the rebuild's before the projection's name; see evs_rebuild_lock().
  */
 #include "evsource.h"
 
-#include "access/xact.h"
 #include "fmgr.h"
-#include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #include "alter.h"
-#include "attempt.h"
 #include "barrier.h"
-#include "crash_mark.h"
 #include "definition.h"
 #include "dispatch.h"
 #include "failure.h"
-#include "handlers.h"
-#include "hold.h"
 #include "horizon.h"
-#include "own_transaction.h"
 #include "procedure.h"
-#include "rebuild.h"
 #include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
@@ -38,15 +29,6 @@ PG_FUNCTION_INFO_V1(evsource_cancel_rebuild);
 PG_FUNCTION_INFO_V1(evsource_revert_rebuild);
 PG_FUNCTION_INFO_V1(evsource_accept_rebuild);
 PG_FUNCTION_INFO_V1(evsource_replaying);
-
-/* ms that a worker waits for a lock before it lets others go first */
-#define WORKER_TIMEOUT	1000
-
-/* ms until a rebuild that has to wait is tried again */
-#define REBUILD_DELAY	1000
-
-/* twice as long after each error in a row that was nobody's fault, and at most */
-#define MAX_DELAY		60000
 
 /* ---- requests ---- */
 
@@ -319,268 +301,6 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	if (projection->state == EVS_PROJECTION_CATCHING_UP)
 		evs_replay_activate(projection);
 	PG_RETURN_VOID();
-}
-
-/* ---- a worker ---- */
-
-/* Nobody's fault: the next attempt may succeed; unless it has crashed too often. */
-static bool
-is_passing(int sqlerrcode)
-{
-	return evs_failure_is_transient(sqlerrcode) && sqlerrcode != ERRCODE_CRASH_SHUTDOWN;
-}
-
-/* What the worker remembers of the rebuilds that it works on, in turns. */
-static List *procedures = NIL;
-
-static EvsProcedure *
-get_procedure(const char *name)
-{
-	ListCell   *cell;
-	MemoryContext context;
-	MemoryContext caller;
-	EvsProcedure *procedure;
-
-	foreach(cell, procedures)
-		if (strcmp(((EvsProcedure *) lfirst(cell))->name, name) == 0)
-			return lfirst(cell);
-
-	context = AllocSetContextCreate(TopMemoryContext, "evsource rebuild",
-									ALLOCSET_SMALL_SIZES);
-	caller = MemoryContextSwitchTo(context);
-	procedure = palloc(sizeof(EvsProcedure));
-	evs_procedure_init(procedure, pstrdup(name), EVS_PROJECTION_REBUILDING, WORKER_TIMEOUT);
-	procedure->background = true;
-	MemoryContextSwitchTo(TopMemoryContext);
-	procedures = lappend(procedures, procedure);
-	MemoryContextSwitchTo(caller);
-	return procedure;
-}
-
-/* Its context has the one of a step as its child. */
-static void
-forget_procedure(EvsProcedure *procedure)
-{
-	procedures = list_delete_ptr(procedures, procedure);
-	MemoryContextDelete(MemoryContextGetParent(procedure->context));
-}
-
-void
-evs_rebuild_keep(const List *names)
-{
-	List	   *before = list_copy(procedures);
-	ListCell   *cell;
-
-	foreach(cell, before)
-	{
-		EvsProcedure *procedure = lfirst(cell);
-		bool		found = false;
-		ListCell   *name;
-
-		foreach(name, names)
-			found |= strcmp(lfirst(name), procedure->name) == 0;
-		if (!found)
-			forget_procedure(procedure);
-	}
-	list_free(before);
-}
-
-/* Where a rebuild is: what it applies next comes after that.  -1: nowhere yet. */
-static int64
-find_position(const EvsRebuild *rebuild)
-{
-	EvsCheckpoint checkpoint;
-
-	if (rebuild->state == EVS_REBUILD_REQUESTED)
-		return -1;
-	if (rebuild->online)
-		return rebuild->checkpoint.position;
-	evs_checkpoint_read(rebuild->name, &checkpoint);
-	return checkpoint.position;
-}
-
-/* See crash_mark.h.  False: it is somebody else's turn. */
-static bool
-leave_mark(EvsProcedure *procedure)
-{
-	EvsRebuild	rebuild;
-	EvsProjection *projection;
-	int64		events = 1;
-
-	procedure->caution.careful = procedure->caution.crashes = 0;
-	if (!evs_rebuild_try_lock(procedure->name) || !evs_rebuild_read(procedure->name, &rebuild))
-		return true;
-	if (rebuild.state == EVS_REBUILD_BUILDING)
-	{
-		projection = evs_projection_load(procedure->name, false);
-		events = evs_procedure_batch(procedure, projection);
-	}
-	else if (rebuild.state != EVS_REBUILD_REQUESTED)
-		return true;
-	return evs_caution_begin(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
-							 find_position(&rebuild), events);
-}
-
-/* The step has come to an end, of whatever kind. */
-static void
-remove_mark(EvsProcedure *procedure, EvsOutcome outcome)
-{
-	EvsRebuild	rebuild;
-
-	if (outcome == EVS_WAIT || !evs_rebuild_read(procedure->name, &rebuild))
-		evs_caution_withdraw(procedure->name, EVS_CRASH_REBUILD);
-	else
-		evs_caution_end(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
-						find_position(&rebuild), outcome == EVS_DONE);
-}
-
-/*
- * A handler that failed does so until somebody mends it.  A cancel is of this attempt: the
- * next one is a moment later, and cancel_rebuild() ends them all.  But who looks why it does
- * not come to an end is to see what it meets each time.
- */
-static EvsOutcome
-fail(EvsProcedure *procedure)
-{
-	const char *name = procedure->name;
-	ErrorData  *error;
-	int64		position = evs_handler_blamed;
-	bool		passing;
-
-	MemoryContextSwitchTo(procedure->context);
-	error = CopyErrorData();
-	EmitErrorReport();
-	evs_attempt_flush();
-	passing = is_passing(error->sqlerrcode);
-	AbortCurrentTransaction();
-
-	evs_own_transaction_begin();
-	if (passing)
-	{
-		procedure->troubles++;
-		procedure->is_clear = false;
-		evs_caution_withdraw(name, EVS_CRASH_REBUILD);
-		/* who has it may sit on the row */
-		if (evs_rebuild_try_lock(name))
-			evs_rebuild_note_trouble(name, position, error);
-	}
-	else
-	{
-		evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
-		evs_rebuild_fail(name, position, error);
-	}
-	evs_own_transaction_commit();
-	return passing ? EVS_WAIT : EVS_DONE;
-}
-
-/* The step was no error: then what is on record is over, whoever has met it. */
-static void
-settle(EvsProcedure *procedure, EvsOutcome outcome)
-{
-	if (outcome == EVS_WAIT)
-		return;
-	procedure->troubles = 0;
-	if (!procedure->is_clear)
-		evs_rebuild_clear_trouble(procedure->name);
-	procedure->is_clear = true;
-}
-
-/* A transaction that may call a handler. */
-static EvsOutcome
-advance(EvsProcedure *procedure)
-{
-	bool		my_turn;
-	EvsOutcome	outcome;
-
-	evs_own_transaction_begin();
-	MemoryContextSwitchTo(procedure->context);
-	my_turn = leave_mark(procedure);
-	evs_own_transaction_commit();
-	if (!my_turn)
-	{
-		evs_hold_drop();
-		return EVS_MORE;
-	}
-
-	evs_own_transaction_begin();
-	MemoryContextSwitchTo(procedure->context);
-	outcome = evs_rebuild_advance(procedure);
-	remove_mark(procedure, outcome);
-	settle(procedure, outcome);
-	evs_own_transaction_commit();
-	return outcome;
-}
-
-/* One that waits for old snapshots, and exchanges the tables: it needs no mark. */
-static EvsOutcome
-advance_held(EvsProcedure *procedure)
-{
-	EvsOutcome	outcome;
-
-	evs_own_transaction_begin();
-	MemoryContextSwitchTo(procedure->context);
-	outcome = evs_rebuild_advance(procedure);
-	evs_own_transaction_commit();
-	return outcome;
-}
-
-/*
- * While the projection is held still nothing else is to be done.  If that is because
- * its partitions were gathered, the last events are still to be applied.
- */
-static EvsOutcome
-go_on(EvsProcedure *procedure, EvsOutcome outcome)
-{
-	while (evs_hold_is_held())
-	{
-		if (outcome == EVS_WAIT)
-			evs_attempt_pause(procedure->pause);
-		outcome = procedure->still_until == 0 ? advance(procedure) : advance_held(procedure);
-	}
-	return outcome;
-}
-
-static EvsOutcome
-step(EvsProcedure *procedure)
-{
-	volatile EvsOutcome outcome = EVS_DONE;
-
-	evs_handler_blamed = 0;
-	PG_TRY();
-	{
-		outcome = go_on(procedure, advance(procedure));
-	}
-	PG_CATCH();
-	{
-		evs_hold_drop();
-		outcome = fail(procedure);
-	}
-	PG_END_TRY();
-	return outcome;
-}
-
-EvsOutcome
-evs_rebuild_step(const char *name, int *wait)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	EvsProcedure *procedure = get_procedure(name);
-	int			troubles = procedure->troubles;
-	EvsOutcome	outcome = step(procedure);
-	int			rest = evs_caution_rest();
-
-	*wait = procedure->troubles > troubles ?
-		Min(REBUILD_DELAY << Min(troubles, 10), MAX_DELAY) : REBUILD_DELAY;
-	if (rest > 0 && outcome == EVS_MORE)
-	{
-		outcome = EVS_WAIT;
-		*wait = rest;
-	}
-	MemoryContextSwitchTo(caller);
-	if (outcome == EVS_DONE)
-		forget_procedure(procedure);
-	else
-		MemoryContextReset(procedure->context);
-	return outcome;
 }
 
 /*
