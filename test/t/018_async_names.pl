@@ -57,7 +57,7 @@ is($sql->(q{select pid from pg_stat_activity where backend_type = 'evsource work
 
 SKIP:
 {
-	skip 'nobody can look into another process', 2
+	skip 'nobody can look into another process', 3
 		if $sql->(q{select count(*) from pg_proc where proname = 'pg_log_backend_memory_contexts'}) == 0;
 	my $from = -s $node->logfile;
 	my $log = '';
@@ -67,6 +67,7 @@ SKIP:
 		sleep 0.1;
 		$log = slurp_file($node->logfile, $from);
 	}
+	like($log, qr/Grand total/, 'it tells of its memory');
 	my $known = () = $log =~ /evsource known projection: /g;
 	my $rebuilds = () = $log =~ /evsource rebuild: /g;
 	cmp_ok($known, '<=', 2, 'and remembers few of them') or note($log);
