@@ -42,7 +42,6 @@ typedef struct EvsProcedure
 	bool		from_snapshots; /* and there are some that can be used */
 	int64		restored_upto;	/* a fold's states have what there is up to here */
 	int			troubles;		/* rebuild: errors in a row after which it goes on */
-	bool		is_clear;		/* rebuild: none is on record */
 	bool		complete;		/* rebuild: this is who completed it */
 	bool		in_place_said;	/* rebuild: that it is, and why */
 	TransactionId built;		/* rebuild: whoever sees this one sees a whole

@@ -42,7 +42,7 @@ static EvsQuery select_rebuild = {
 	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION("p.lapses") ", false), r.kept_stale,"
 	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused,"
 	" coalesce(r.pid, 0),"
-	" case when not r.truncated_both then r.truncated end, r.request"
+	" case when not r.truncated_both then r.truncated end, r.request, r.last_error is not null"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -138,17 +138,20 @@ static EvsQuery fail_rebuild = {
 	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
 };
 
+/* It has not ended: with an error, or with an old version that is to be kept. */
+#define UNDER_WAY "(state in ('requested', 'building') or state = 'kept' and not keep_old)"
+
 static EvsQuery note_trouble = {
 	"update evsource.rebuilds set"
 	"  last_error_position = nullif($2, 0), sqlstate = $3, last_error = $4, detail = $5, hint = $6, context = $7"
-	" where projection = $1",
-	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
+	" where projection = $1 and request = $8 and " UNDER_WAY,
+	8, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, XID8OID}, SPI_OK_UPDATE
 };
 
 static EvsQuery clear_trouble = {
 	"update evsource.rebuilds set last_error = null, last_error_position = null,"
 	"  sqlstate = null, detail = null, hint = null, context = null"
-	" where projection = $1 and state in ('requested', 'building') and last_error is not null",
+	" where projection = $1 and last_error is not null and " UNDER_WAY,
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
@@ -269,6 +272,7 @@ read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
 	rebuild->pid = DatumGetInt32(get_value(result, 16, &is_null));
 	rebuild->truncated = get_text(result, 17);
 	rebuild->request = U64FromFullTransactionId(DatumGetFullTransactionId(get_value(result, 18, &is_null)));
+	rebuild->has_error = DatumGetBool(get_value(result, 19, &is_null));
 }
 
 bool
@@ -476,28 +480,32 @@ evs_rebuild_restore_parts(const char *name, const char *parts)
 }
 
 static void
-record_error(EvsQuery *query, const char *name, int64 position, const ErrorData *error)
+record_error(EvsQuery *query, const char *name, uint64 request, int64 position,
+			 const ErrorData *error)
 {
 	EvsErrorText text;
-	Datum		values[7] = {CStringGetTextDatum(name), Int64GetDatum(position)};
-	char		nulls[7] = {' ', ' '};
+	Datum		values[8] = {CStringGetTextDatum(name), Int64GetDatum(position)};
+	char		nulls[8] = {' ', ' '};
 
 	evs_error_text(error, &text);
 	memcpy(&values[2], text.values, sizeof(text.values));
 	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
+	values[7] = FullTransactionIdGetDatum(FullTransactionIdFromU64(request));
+	nulls[7] = ' ';
 	(void) evs_query_run(query, values, nulls);
 }
 
 void
 evs_rebuild_fail(const char *name, int64 position, const ErrorData *error)
 {
-	record_error(&fail_rebuild, name, position, error);
+	record_error(&fail_rebuild, name, 0, position, error);
 }
 
 void
-evs_rebuild_note_trouble(const char *name, int64 position, const ErrorData *error)
+evs_rebuild_note_trouble(const char *name, uint64 request, int64 position,
+						 const ErrorData *error)
 {
-	record_error(&note_trouble, name, position, error);
+	record_error(&note_trouble, name, request, position, error);
 }
 
 void

@@ -38,6 +38,7 @@ typedef struct EvsRebuild
 	char	   *truncated;		/* not written with the row: the version that is kept stands
 								 * for truncated events that are not in the other one */
 	EvsCheckpoint checkpoint;	/* of what is in the shadow */
+	bool		has_error;		/* not written with the row: one is on record */
 	int64		total;			/* events there were to apply */
 	int			rounds;			/* that came to the end and found more */
 	TimestampTz due;			/* not in the row: wait until then, 0: do not */
@@ -97,8 +98,12 @@ extern void evs_rebuild_restore_parts(const char *name, const char *parts);
 /* The error that stopped it, and at which event; 0: at none. */
 extern void evs_rebuild_fail(const char *name, int64 position, const ErrorData *error);
 
-/* The same of an error that it goes on after; and it has got past that. */
-extern void evs_rebuild_note_trouble(const char *name, int64 position, const ErrorData *error);
+/*
+ * The same of an error that it goes on after, if it still is the request that has met it; and
+ * it has got past that.
+ */
+extern void evs_rebuild_note_trouble(const char *name, uint64 request, int64 position,
+									 const ErrorData *error);
 extern void evs_rebuild_clear_trouble(const char *name);
 
 /* What evs_rebuild_forget() locks against readers, too; NIL when it drops nothing. */

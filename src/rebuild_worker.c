@@ -27,6 +27,9 @@
 /* twice as long after each error in a row that was nobody's fault, and at most */
 #define MAX_DELAY		60000
 
+/* ms that a worker waits for a lock to put on record what it has met */
+#define NOTE_TIMEOUT	200
+
 /* Nobody's fault: the next attempt may succeed; unless it has crashed too often. */
 static bool
 is_passing(int sqlerrcode)
@@ -125,17 +128,83 @@ leave_mark(EvsProcedure *procedure)
 							 find_position(&rebuild), events);
 }
 
-/* The step has come to an end, of whatever kind. */
+/*
+ * The step has come to an end, of whatever kind.  It was no error: then what is on record is
+ * over, whoever has met it.
+ */
 static void
-remove_mark(EvsProcedure *procedure, EvsOutcome outcome)
+settle(EvsProcedure *procedure, EvsOutcome outcome)
 {
 	EvsRebuild	rebuild;
 
+	if (outcome != EVS_WAIT)
+		procedure->troubles = 0;
 	if (outcome == EVS_WAIT || !evs_rebuild_read(procedure->name, &rebuild))
+	{
 		evs_caution_withdraw(procedure->name, EVS_CRASH_REBUILD);
-	else
-		evs_caution_end(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
-						find_position(&rebuild), outcome == EVS_DONE);
+		return;
+	}
+	evs_caution_end(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
+					find_position(&rebuild), outcome == EVS_DONE);
+	if (rebuild.has_error)
+		evs_rebuild_clear_trouble(procedure->name);
+}
+
+/* ---- errors ---- */
+
+/* What a step has met. */
+typedef struct Note
+{
+	EvsProcedure *procedure;
+	ErrorData  *error;
+	int64		position;		/* of the event that is to blame, 0: none */
+	bool		passing;
+} Note;
+
+static void
+write_note(void *arg)
+{
+	Note	   *note = arg;
+	const char *name = note->procedure->name;
+
+	if (!note->passing)
+	{
+		evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
+		evs_rebuild_fail(name, note->position, note->error);
+		return;
+	}
+	evs_caution_withdraw(name, EVS_CRASH_REBUILD);
+	/* who has it may sit on the row */
+	if (evs_rebuild_try_lock(name))
+		evs_rebuild_note_trouble(name, note->procedure->request, note->position, note->error);
+}
+
+/*
+ * False: it is not on record, because of a lock of somebody else's, a cancel or a full disk,
+ * say.  The process goes on: the next attempt will meet the same, or nothing at all.
+ */
+static bool
+put_on_record(Note *note)
+{
+	volatile bool written = false;
+
+	PG_TRY();
+	{
+		evs_own_transaction_begin();
+		MemoryContextSwitchTo(note->procedure->context);
+		written = evs_within(NOTE_TIMEOUT, write_note, note);
+		evs_own_transaction_commit();
+	}
+	PG_CATCH();
+	{
+		written = false;
+		MemoryContextSwitchTo(note->procedure->context);
+		EmitErrorReport();
+		evs_attempt_flush();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	return written;
 }
 
 /*
@@ -146,47 +215,19 @@ remove_mark(EvsProcedure *procedure, EvsOutcome outcome)
 static EvsOutcome
 fail(EvsProcedure *procedure)
 {
-	const char *name = procedure->name;
-	ErrorData  *error;
-	int64		position = evs_handler_blamed;
-	bool		passing;
+	Note		note = {procedure, .position = evs_handler_blamed};
 
 	MemoryContextSwitchTo(procedure->context);
-	error = CopyErrorData();
+	note.error = CopyErrorData();
 	EmitErrorReport();
 	evs_attempt_flush();
-	passing = is_passing(error->sqlerrcode);
+	note.passing = is_passing(note.error->sqlerrcode);
 	AbortCurrentTransaction();
 
-	evs_own_transaction_begin();
-	if (passing)
-	{
-		procedure->troubles++;
-		procedure->is_clear = false;
-		evs_caution_withdraw(name, EVS_CRASH_REBUILD);
-		/* who has it may sit on the row */
-		if (evs_rebuild_try_lock(name))
-			evs_rebuild_note_trouble(name, position, error);
-	}
-	else
-	{
-		evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
-		evs_rebuild_fail(name, position, error);
-	}
-	evs_own_transaction_commit();
-	return passing ? EVS_WAIT : EVS_DONE;
-}
-
-/* The step was no error: then what is on record is over, whoever has met it. */
-static void
-settle(EvsProcedure *procedure, EvsOutcome outcome)
-{
-	if (outcome == EVS_WAIT)
-		return;
-	procedure->troubles = 0;
-	if (!procedure->is_clear)
-		evs_rebuild_clear_trouble(procedure->name);
-	procedure->is_clear = true;
+	if (put_on_record(&note) && !note.passing)
+		return EVS_DONE;
+	procedure->troubles++;
+	return EVS_WAIT;
 }
 
 /* A transaction that may call a handler. */
@@ -209,7 +250,6 @@ advance(EvsProcedure *procedure)
 	evs_own_transaction_begin();
 	MemoryContextSwitchTo(procedure->context);
 	outcome = evs_rebuild_advance(procedure);
-	remove_mark(procedure, outcome);
 	settle(procedure, outcome);
 	evs_own_transaction_commit();
 	return outcome;
