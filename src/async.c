@@ -197,9 +197,8 @@ next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
 	return (int) evs_caution_batch(&pacing->caution, batch);
 }
 
-/* The projection, with the lock of its part; NULL: it is somebody else's, or gone. */
-static EvsProjection *
-try_claim(const char *name, int partition)
+EvsProjection *
+evs_async_try_claim(const char *name, int partition)
 {
 	EvsProjection *projection = evs_known_get(name);
 
@@ -218,7 +217,7 @@ try_claim(const char *name, int partition)
 static bool
 leave_mark(const char *name, int partition, EvsAsyncPacing *pacing)
 {
-	EvsProjection *projection = try_claim(name, partition);
+	EvsProjection *projection = evs_async_try_claim(name, partition);
 	EvsUnit		unit;
 
 	if (projection == NULL)
@@ -347,7 +346,7 @@ apply_next(Step *step)
 static bool
 put_on_record(const char *name, int partition, const ErrorData *error, TimestampTz *retry_at)
 {
-	EvsProjection *projection = try_claim(name, partition);
+	EvsProjection *projection = evs_async_try_claim(name, partition);
 	EvsUnit		unit;
 
 	if (projection == NULL)

@@ -30,6 +30,7 @@
 #include "crash_mark.h"
 #include "nodes/pg_list.h"
 #include "price.h"
+#include "projection.h"
 
 typedef enum EvsAsyncOutcome
 {
@@ -84,5 +85,35 @@ extern List *evs_async_units(void);
  */
 extern EvsAsyncOutcome evs_async_step(const char *projection, int partition,
 									  EvsAsyncPacing *pacing);
+
+/*
+ * The projection, with the lock of its part until the end of the transaction.
+ * NULL: it is somebody else's, or there is nothing to apply to it any more.
+ */
+extern EvsProjection *evs_async_try_claim(const char *name, int partition);
+
+typedef enum EvsAsyncPassed
+{
+	EVS_ASYNC_PASSED,			/* it is at the end of the log */
+	EVS_ASYNC_NOT_PASSED,		/* there is something to do for it: see evs_async_step() */
+	EVS_ASYNC_HELD				/* another session has it */
+} EvsAsyncPassed;
+
+/* A unit that has nothing to apply, as far as we know. */
+typedef struct EvsAsyncPass
+{
+	const char *projection;
+	int			partition;
+	EvsAsyncPassed outcome;
+	int64		position;		/* of EVS_ASYNC_PASSED: where it is now */
+} EvsAsyncPass;
+
+/*
+ * Write down, in one transaction for all of these units, that the log up to its
+ * end has nothing for them.  Call outside a transaction: begins and commits its
+ * own.  No handler is called, and no other session waited for.  An error is
+ * logged, and none of them has passed then.
+ */
+extern void evs_async_pass(EvsAsyncPass *passes, int count);
 
 #endif							/* EVS_ASYNC_H */

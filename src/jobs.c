@@ -28,6 +28,9 @@
 /* more events than so many (positions) are looked at by each job itself */
 #define MANY_EVENTS		1000
 
+/* so many jobs are written down in one transaction, which has a lock or two for each */
+#define MANY_JOBS		100
+
 static bool have_changed = true;
 
 /* the tables that the list depends on, as they were when it was read */
@@ -77,29 +80,6 @@ add(EvsJobs *jobs, const EvsJobs *before, EvsJobKind kind, const char *projectio
 	return job;
 }
 
-static text **
-copy_texts(MemoryContext context, text *const *values, int count)
-{
-	text	  **copies = MemoryContextAlloc(context, sizeof(text *) * Max(count, 1));
-
-	for (int i = 0; i < count; i++)
-	{
-		copies[i] = MemoryContextAlloc(context, VARSIZE_ANY(values[i]));
-		memcpy(copies[i], values[i], VARSIZE_ANY(values[i]));
-	}
-	return copies;
-}
-
-static EvsFilter
-copy_filter(MemoryContext context, const EvsFilter *filter)
-{
-	EvsFilter	copy = *filter;
-
-	copy.categories = copy_texts(context, filter->categories, filter->ncategories);
-	copy.types = copy_texts(context, filter->types, filter->ntypes);
-	return copy;
-}
-
 void
 evs_jobs_read(EvsJobs *jobs)
 {
@@ -127,7 +107,7 @@ evs_jobs_read(EvsJobs *jobs)
 		EvsAsyncUnit *unit = lfirst(cell);
 
 		add(jobs, &before, EVS_JOB_APPLY, unit->projection, unit->partition)->filter =
-			copy_filter(jobs->context, &unit->filter);
+			evs_filter_copy(jobs->context, &unit->filter);
 	}
 	foreach(cell, rebuilds)
 		(void) add(jobs, &before, EVS_JOB_REBUILD, lfirst(cell), 0);
@@ -212,8 +192,63 @@ evs_jobs_wake(EvsJobs *jobs, int64 safe)
 			job->write_at = 0;
 		else if (job->write_at == 0)
 			job->write_at = TimestampTzPlusMilliseconds(now, WRITE_INTERVAL);
-		if (is_to_be_written(job, now))
+		job->nothing = is_to_be_written(job, now);
+		if (job->nothing)
 			job->idle = false;
+	}
+}
+
+/* What came of it. */
+static void
+take_note(EvsJob *job, const EvsAsyncPass *pass, TimestampTz now)
+{
+	switch (pass->outcome)
+	{
+		case EVS_ASYNC_PASSED:
+			job->pacing.position = pass->position;
+			job->write_at = 0;
+			job->idle = true;
+			break;
+		case EVS_ASYNC_HELD:
+			/* who has it will move it on; who waits for it is not put off */
+			job->idle = !evs_wakeup_is_awaited(job->projection);
+			job->write_at = TimestampTzPlusMilliseconds(now, WRITE_INTERVAL);
+			break;
+		case EVS_ASYNC_NOT_PASSED:
+			break;
+	}
+}
+
+void
+evs_jobs_write(EvsJobs *jobs, bool (*may_take) (int number))
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			next = 0;
+
+	while (next < jobs->count)
+	{
+		EvsAsyncPass passes[MANY_JOBS];
+		int			numbers[MANY_JOBS];
+		int			count = 0;
+
+		for (; next < jobs->count && count < MANY_JOBS; next++)
+		{
+			EvsJob	   *job = &jobs->jobs[next];
+
+			if (job->idle)
+				job->nothing = false;
+			if (!job->nothing || !may_take(next))
+				continue;
+			job->nothing = false;
+			passes[count].projection = job->projection;
+			passes[count].partition = job->partition;
+			numbers[count++] = next;
+		}
+		if (count == 0)
+			break;
+		evs_async_pass(passes, count);
+		for (int i = 0; i < count; i++)
+			take_note(&jobs->jobs[numbers[i]], &passes[i], now);
 	}
 }
 

@@ -21,6 +21,7 @@ typedef struct EvsJob
 	bool		idle;			/* nothing to do before the log is beyond pacing.position */
 	int64		seen;			/* idle: up to here it has nothing for the job */
 	TimestampTz write_at;		/* and that is written down then; 0: it has been */
+	bool		nothing;		/* not idle, only because it is time for that */
 	TimestampTz retry_at;		/* not before that, 0: at any time */
 } EvsJob;
 
@@ -53,7 +54,14 @@ extern void evs_jobs_read(EvsJobs *jobs);
  */
 extern void evs_jobs_wake(EvsJobs *jobs, int64 safe);
 
-/* Would that find nothing new?  Takes no lock. */
+/*
+ * Write down how far the log has nothing for jobs, where it is time to, many in one
+ * transaction; of those that we may take.  Call outside a transaction.  Those that are not idle
+ * then are taken up one by one.
+ */
+extern void evs_jobs_write(EvsJobs *jobs, bool (*may_take) (int number));
+
+/* Would evs_jobs_wake() find nothing new?  Takes no lock. */
 extern bool evs_jobs_are_up_to(const EvsJobs *jobs, int64 safe);
 
 #endif							/* EVS_JOBS_H */

@@ -543,3 +543,26 @@ evs_filter_from_arrays(EvsFilter *filter, ArrayType *categories, ArrayType *type
 	if (types != NULL)
 		filter->types = filter_elements(types, "types", &filter->ntypes);
 }
+
+static text **
+copy_texts(MemoryContext context, text *const *values, int count)
+{
+	text	  **copies = MemoryContextAlloc(context, sizeof(text *) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+	{
+		copies[i] = MemoryContextAlloc(context, VARSIZE_ANY(values[i]));
+		memcpy(copies[i], values[i], VARSIZE_ANY(values[i]));
+	}
+	return copies;
+}
+
+EvsFilter
+evs_filter_copy(MemoryContext context, const EvsFilter *filter)
+{
+	EvsFilter	copy = *filter;
+
+	copy.categories = copy_texts(context, filter->categories, filter->ncategories);
+	copy.types = copy_texts(context, filter->types, filter->ntypes);
+	return copy;
+}

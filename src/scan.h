@@ -89,4 +89,7 @@ extern bool evs_filter_accepts(const EvsFilter *filter, const EvsEvent *event);
 extern void evs_filter_from_arrays(EvsFilter *filter, ArrayType *categories,
 								   ArrayType *types);
 
+/* All of it in another context. */
+extern EvsFilter evs_filter_copy(MemoryContext context, const EvsFilter *filter);
+
 #endif							/* EVS_SCAN_H */

@@ -99,6 +99,13 @@ is_claimed_by(const EvsMember *member, const EvsJob *job)
 		strcmp(member->projection, job->projection) == 0;
 }
 
+/* Is a job's home at another one, and for so long that we may take the job over? */
+static bool
+is_held_up(const EvsMember *home, TimestampTz now)
+{
+	return home->job != EVS_JOB_NONE && TimestampDifferenceExceeds(home->since, now, BUSY);
+}
+
 /*
  * Claim a job unless somebody else has it.  Not one that is at home with
  * another worker, unless that one is busy; then say that it may be so later.
@@ -120,9 +127,7 @@ claim(int number, TimestampTz now, bool *later)
 	}
 	if (free && home != me && home->pid != 0)
 	{
-		/* is it at another job, and since when? */
-		free = home->job != EVS_JOB_NONE &&
-			TimestampDifferenceExceeds(home->since, now, BUSY);
+		free = is_held_up(home, now);
 		if (!free && home->job != EVS_JOB_NONE)
 			*later = true;
 	}
@@ -135,6 +140,20 @@ claim(int number, TimestampTz now, bool *later)
 		strlcpy(me->projection, job->projection, sizeof(me->projection));
 		me->since = now;
 	}
+	SpinLockRelease(&team->mutex);
+	return free;
+}
+
+/* For a moment: nobody has to know. */
+static bool
+may_take(int number)
+{
+	EvsMember  *home = &team->members[number % Max(team->size, 1)];
+	TimestampTz now = GetCurrentTimestamp();
+	bool		free;
+
+	SpinLockAcquire(&team->mutex);
+	free = home == me || home->pid == 0 || is_held_up(home, now);
 	SpinLockRelease(&team->mutex);
 	return free;
 }
@@ -453,6 +472,8 @@ work(void)
 		me->heartbeat = started;
 		if (me->dismissed || team->coordinator == 0 || !look())
 			proc_exit(0);
+		evs_jobs_write(&jobs, may_take);
+		MemoryContextSwitchTo(step_context);
 		round = go_round();
 		if (round.was_due)
 		{
