@@ -20,7 +20,8 @@
  * and ALTER EXTENSION ... UPDATE it asks the daemon to leave, for a handler may take
  * its time with locks on what is dropped or altered.  A drop then waits for
  * those who work on projections in sessions of their own.
- * And it refuses to rename the schema, to make a table unlogged, and to move one elsewhere.
+ * And it refuses to rename the schema and what is in it, to make a table unlogged, and to move
+ * one elsewhere.
  *
  * The same hook sees each parent that a table gets, by INHERITS, INHERIT or as a
  * partition.  A table of evsource gets none and becomes none: what is done to the parent
@@ -45,6 +46,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "commands/user.h"
 #include "fmgr.h"
@@ -241,24 +243,6 @@ updates_extension(Node *statement)
 		strcmp(((AlterExtensionStmt *) statement)->extname, "evsource") == 0;
 }
 
-/*
- * Everything in it names it: functions, and what the guard itself looks for.
- */
-static void
-refuse_to_rename(Node *statement)
-{
-	RenameStmt *rename = (RenameStmt *) statement;
-
-	if (!IsA(statement, RenameStmt) || rename->renameType != OBJECT_SCHEMA ||
-		strcmp(rename->subname, "evsource") != 0)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("cannot rename schema evsource"),
-			 errdetail("The functions of extension evsource find its tables by that name."),
-			 errhint("To use the name for something else, drop the extension first.")));
-}
-
 static const char *
 kind_of(Oid relid)
 {
@@ -271,6 +255,53 @@ kind_of(Oid relid)
 		default:
 			return "table";
 	}
+}
+
+/* Everything in it names it: functions, and what the guard itself looks for. */
+static void
+refuse_to_rename_schema(const char *name)
+{
+	bool		is_shadow = evs_shadow_is_name(name) &&
+		getExtensionOfObject(NamespaceRelationId, get_namespace_oid(name, true)) ==
+		get_extension_oid("evsource", false);
+
+	if (!is_shadow && strcmp(name, "evsource") != 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot rename schema %s", quote_identifier(name)),
+			 is_shadow ?
+			 errdetail("A rebuild has built what is in it or keeps it, and evsource drops it by that name.") :
+			 errdetail("The functions of extension evsource find its tables by that name."),
+			 is_shadow ?
+			 errhint("To keep the rows of its tables, copy them: CREATE TABLE ... AS TABLE ...") :
+			 errhint("To use the name for something else, drop the extension first.")));
+}
+
+static void
+refuse_to_rename_relation(Oid relid)
+{
+	if (!is_our_relation(relid))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("%s evsource.%s cannot be renamed", kind_of(relid), get_rel_name(relid)),
+			 errdetail("The functions of extension evsource find it by that name."),
+			 errhint("To read it by another name, create a view.")));
+}
+
+static void
+refuse_to_rename(Node *statement)
+{
+	const RenameStmt *rename = (RenameStmt *) statement;
+
+	if (!IsA(statement, RenameStmt))
+		return;
+	if (rename->renameType == OBJECT_SCHEMA)
+		refuse_to_rename_schema(rename->subname);
+	else if ((rename->renameType == OBJECT_TABLE || rename->renameType == OBJECT_SEQUENCE ||
+			  rename->renameType == OBJECT_VIEW) && !creating_extension)
+		refuse_to_rename_relation(RangeVarGetRelid(rename->relation, NoLock, true));
 }
 
 /* A crash would empty it, or begin it anew. */
@@ -317,6 +348,9 @@ refuse_to_move(Node *statement)
 		getExtensionOfObject(RelationRelationId, relid) != get_extension_oid("evsource", false))
 		return;
 	schema = get_namespace_name(get_rel_namespace(relid));
+	/* not a table of somebody's that he has added to the extension */
+	if (strcmp(schema, "evsource") != 0 && !evs_shadow_is_name(schema))
+		return;
 	name = quote_qualified_identifier(schema, get_rel_name(relid));
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

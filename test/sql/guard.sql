@@ -59,6 +59,7 @@ drop table evsource.events cascade;
 
 -- What was renamed is named back, says the error; to drop the extension would drop the log.
 begin;
+alter event trigger evsource_guard_log disable;
 alter table evsource.events rename to gone;
 select evsource.append('a-1', 'C');
 rollback;
@@ -67,6 +68,19 @@ rollback;
 \c
 alter schema evsource rename to guard_renamed;
 \echo :LAST_ERROR_SQLSTATE
+alter table evsource.events rename to gone;
+\echo :LAST_ERROR_SQLSTATE
+alter sequence evsource.position_seq rename to gone;
+alter view evsource.projection_status rename to gone;
+alter table evsource.projection_status rename to gone;
+alter table if exists evsource.nothing rename to gone;
+-- What somebody has added to the extension is his.
+create table guard_added (n int);
+alter extension evsource add table guard_added;
+alter table guard_added rename to guard_moved;
+alter table guard_moved set schema guard_other;
+alter extension evsource drop table guard_other.guard_moved;
+drop table guard_other.guard_moved;
 alter schema guard_other rename to guard_another;
 alter schema guard_another rename to guard_other;
 

@@ -266,6 +266,11 @@ call evsource.rebuild_projection('kept_moves', online => true, keep_old => true)
 create schema kept_aside;
 alter table evsource_shadow_kept_moves.kept_moves set schema kept_aside;
 \echo :LAST_ERROR_SQLSTATE
+alter schema evsource_shadow_kept_moves rename to kept_elsewhere;
+\echo :LAST_ERROR_SQLSTATE
+create schema evsource_shadow_of_mine;
+alter schema evsource_shadow_of_mine rename to kept_mine;
+drop schema kept_mine;
 alter table if exists evsource_shadow_kept_moves.nothing set schema public;
 create table kept_copy as table evsource_shadow_kept_moves.kept_moves;
 alter table kept_copy set schema evsource_shadow_kept_moves;
