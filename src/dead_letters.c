@@ -52,7 +52,7 @@ static EvsQuery find_keys = {
 	"select k from unnest($2) k where"
 	" (select min(p.position) from evsource.parked_keys p"
 	"  where p.projection = $1 and p.key = k collate \"C\") < $3",
-	3, {TEXTOID, TEXTARRAYOID, INT8OID}, SPI_OK_SELECT
+	3, {TEXTOID, TEXTARRAYOID, INT8OID}, SPI_OK_SELECT, .by_index = true
 };
 
 static EvsQuery count_letters = {

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/guc.h"
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
@@ -56,6 +57,10 @@ execute(EvsQuery *query, Datum *values, const char *nulls, Snapshot snapshot, bo
 	evs_identity_enter(&result->identity,
 					   GetUserNameFromId(evs_query_owner(), false),
 					   "pg_catalog, pg_temp");
+	/* each time, for it may be planned again each time */
+	if (query->by_index)
+		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	prepare(query);

@@ -31,6 +31,8 @@ typedef struct EvsQuery
 	int			nargs;
 	Oid			argtypes[EVS_QUERY_MAX_ARGUMENTS];
 	int			expected;		/* the SPI_OK_... that it must give */
+	bool		by_index;		/* it takes rows one by one, and keeps a plan that does, for
+								 * the table may become much longer than it was */
 	SPIPlanPtr	plan;			/* kept; NULL until it first runs */
 } EvsQuery;
 

@@ -49,7 +49,8 @@ static EvsQuery note_attempt = {
 	" set attempts = attempts + 1, retry = false, failed_at = clock_timestamp(),"
 	" sqlstate = $3, message = $4, detail = $5, hint = $6, context = $7"
 	" where projection = $1 and position = $2",
-	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
+	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE,
+	.by_index = true
 };
 
 static EvsQuery release_rest = {

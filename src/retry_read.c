@@ -42,21 +42,24 @@ static EvsQuery first_released = {
 	" where projection = $1 and retry"
 	"  and ($2 = 1 or evsource._partition(stream, $2) = $3)"
 	" order by position limit 1",
-	3, {TEXTOID, INT4OID, INT4OID}, SPI_OK_SELECT
-};
-
-static EvsQuery remove_letters = {
-	"delete from evsource.dead_letters where projection = $1 and position = any ($2)",
-	2, {TEXTOID, INT8ARRAYOID}, SPI_OK_DELETE
+	3, {TEXTOID, INT4OID, INT4OID}, SPI_OK_SELECT, .by_index = true
 };
 
 /* Each is one step in the index; by their positions alone, or joined, all would be looked at. */
+static EvsQuery remove_letters = {
+	"delete from evsource.dead_letters where ctid = any (array("
+	"  select (select d.ctid from evsource.dead_letters d"
+	"    where d.projection = $1 and d.position = n.position)"
+	"  from unnest($2) n (position)))",
+	2, {TEXTOID, INT8ARRAYOID}, SPI_OK_DELETE, .by_index = true
+};
+
 static EvsQuery remove_keys = {
 	"delete from evsource.parked_keys where ctid = any (array("
 	"  select (select k.ctid from evsource.parked_keys k"
 	"    where k.projection = $1 and k.key = n.key collate \"C\" and k.position = n.position)"
 	"  from unnest($2, $3) n (key, position)))",
-	3, {TEXTOID, TEXTARRAYOID, INT8ARRAYOID}, SPI_OK_DELETE
+	3, {TEXTOID, TEXTARRAYOID, INT8ARRAYOID}, SPI_OK_DELETE, .by_index = true
 };
 
 int64
