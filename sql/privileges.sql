@@ -227,7 +227,3 @@ revoke all on schema evsource from public;
 -- USAGE on the schema nobody can name it.
 
 grant execute on function evsource.category(text) to public;
-
--- ... and how values are compared, which the owners of read models call as themselves.
-
-grant execute on function evsource._compared("any", integer) to public;

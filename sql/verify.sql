@@ -1,12 +1,6 @@
 -- verify.sql: is a read model what the log makes of it, and what would another
 -- handler make of it? See src/verify.c, src/try.c.
 
-create function evsource._compared("any", longest integer) returns jsonb
-    language c stable strict parallel safe
-    as 'MODULE_PATHNAME', 'evsource_compared';
-comment on function evsource._compared("any", integer) is
-'Internal: a value as verify_projection and try_projection compare it: as JSON, or its length and a hash when it is longer.';
-
 create function evsource.verify_projection(
     projection text,
     sample double precision default null,

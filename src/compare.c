@@ -7,24 +7,18 @@
  */
 #include "evsource.h"
 
-#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tupdesc.h"
-#include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "nodes/nodes.h"
 #include "optimizer/optimizer.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -36,13 +30,38 @@
 #include "query.h"
 #include "text_array.h"
 
-PG_FUNCTION_INFO_V1(evsource_compared);
-
 /*
  * Longer values of a row (all together) are compared by their hashes.  As jsonb they may
  * take eight times as much, and jsonb ends at 256 MB; nobody wants to read them, either.
  */
 #define MAX_VALUES		(8 * 1024 * 1024)
+
+/*
+ * A value (%1$s), or what stands for it if it is longer than %2$d bytes.  The length and the
+ * hash are those of its text: equal values may be stored in many ways, but are written in one.
+ */
+#define DIGEST(length, hash)	"format('%%s bytes, hash %%s', " length ", " hash ")"
+#define HASH_OF_TEXT(value) \
+	"lpad(to_hex(hashtextextended(" value " collate \"C\", 0)), 16, '0')"
+
+/* Its length can be read without the value. */
+static const char text_or_digest[] =
+"case when octet_length(%1$s::text) > %2$d"
+" then " DIGEST("octet_length(%1$s::text)", HASH_OF_TEXT("%1$s::text"))
+" else %1$s::text end";
+
+/* So can this one, and the text would be twice as long. */
+static const char bytea_or_digest[] =
+"case when octet_length(%1$s::bytea) > %2$d"
+" then " DIGEST("octet_length(%1$s::bytea)", "left(encode(sha256(%1$s::bytea), 'hex'), 16)")
+" when %1$s is not null then concat(%1$s) end";
+
+/* The text is made once, and by no cast: there may be one that leaves something out. */
+static const char any_or_digest[] =
+"(select case when octet_length(v) > %2$d"
+" then to_jsonb(" DIGEST("octet_length(v)", HASH_OF_TEXT("v")) ")"
+" else to_jsonb(%1$s) end"
+" from (select concat(%1$s) as v offset 0) x)";
 
 /* What the statement for a table is made of. */
 typedef struct TableShape
@@ -157,26 +176,37 @@ find_key(TableShape *shape, Relation relation)
 	index_close(index, NoLock);
 }
 
-/* Can the value be so long that a hash has to stand for it?  Those of a key are in an index. */
+/* Is the value looked at, and can it be so long that a hash has to stand for it? */
 static bool
 may_be_long(const TableShape *shape, Form_pg_attribute attribute)
 {
-	return attribute->attlen == -1 && !is_in(shape->key, NameStr(attribute->attname));
+	const char *name = NameStr(attribute->attname);
+
+	/* What is in an index is short enough, and a number has at most 150,000 digits. */
+	return !attribute->attisdropped && attribute->attlen == -1 &&
+		!is_in(shape->left_out, name) && !is_in(shape->key, name) &&
+		getBaseType(attribute->atttypid) != NUMERICOID;
 }
 
-/* The statement calls a function of ours, as the owner of the projection. */
-static bool
-may_call_us(const char *owner)
+static char *
+value_or_digest(Form_pg_attribute attribute, const char *value, int longest)
 {
-	return object_aclcheck(NamespaceRelationId, get_namespace_oid("evsource", false),
-						   get_role_oid(owner, false), ACL_USAGE) == ACLCHECK_OK;
+	switch (getBaseType(attribute->atttypid))
+	{
+		case TEXTOID:
+		case VARCHAROID:
+			return psprintf(text_or_digest, value, longest);
+		case BYTEAOID:
+			return psprintf(bytea_or_digest, value, longest);
+		default:
+			return psprintf(any_or_digest, value, longest);
+	}
 }
 
 static void
-find_compared(TableShape *shape, Relation relation, const char *owner)
+find_compared(TableShape *shape, Relation relation)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
-	bool		by_hash = may_call_us(owner);
 	StringInfoData list;
 	int			nlong = 0;
 
@@ -188,54 +218,27 @@ find_compared(TableShape *shape, Relation relation, const char *owner)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
 		const char *name = quote_identifier(NameStr(attribute->attname));
+		char	   *value = psprintf("t.%s", name);
 
 		if (attribute->attisdropped || is_in(shape->left_out, NameStr(attribute->attname)))
 			continue;
-		if (list.len > 0)
-			appendStringInfoString(&list, ", ");
-		if (by_hash && may_be_long(shape, attribute))
-			appendStringInfo(&list, "evsource._compared(t.%s, %d) as %s", name,
-							 MAX_VALUES / nlong, name);
-		else
-			appendStringInfo(&list, "t.%s", name);
+		if (may_be_long(shape, attribute))
+			value = value_or_digest(attribute, value, MAX_VALUES / nlong);
+		appendStringInfo(&list, "%s%s as %s", list.len > 0 ? ", " : "", value, name);
 	}
 	shape->compared = list.data;
 }
 
 static void
-find_shape(TableShape *shape, Oid relid, const char *owner, ArrayType *ignored)
+find_shape(TableShape *shape, Oid relid, ArrayType *ignored)
 {
 	Relation	relation = table_open(relid, AccessShareLock);
 
 	memset(shape, 0, sizeof(TableShape));
 	shape->left_out = columns_to_leave_out(relation, ignored);
 	find_key(shape, relation);
-	find_compared(shape, relation, owner);
+	find_compared(shape, relation);
 	table_close(relation, NoLock);
-}
-
-/*
- * evsource._compared(value "any", longest integer) returns jsonb
- *
- * The value, or what stands for it when it is longer than so many bytes.
- */
-Datum
-evsource_compared(PG_FUNCTION_ARGS)
-{
-	Size		length = toast_raw_datum_size(PG_GETARG_DATUM(0)) - VARHDRSZ;
-	struct varlena *value;
-	uint64		hash;
-
-	if (length <= (Size) PG_GETARG_INT32(1))
-		return to_jsonb(fcinfo);
-
-	value = PG_DETOAST_DATUM_PACKED(PG_GETARG_DATUM(0));
-	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) VARDATA_ANY(value),
-											VARSIZE_ANY_EXHDR(value), 0));
-	PG_FREE_IF_COPY(value, 0);
-	return DirectFunctionCall1(jsonb_in,
-							   CStringGetDatum(psprintf("\"%zu bytes, hash %016llx\"", length,
-														(unsigned long long) hash)));
 }
 
 /* ---- the statement ---- */
@@ -342,7 +345,7 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 
 	if (limit <= 0)
 		return 0;
-	find_shape(&shape, relid, owner, ignored);
+	find_shape(&shape, relid, ignored);
 	enter_as_owner(&identity, owner);
 	SPI_connect();
 	result = SPI_execute_with_args(shape.key != NIL ? statement_by_key(&shape, one, other) :
@@ -390,7 +393,7 @@ evs_row_finder(const char *owner, Oid relid, const char *table, ArrayType *ignor
 	ListCell   *op;
 	int			column = EVS_KEY_COLUMN;
 
-	find_shape(&shape, relid, owner, ignored);
+	find_shape(&shape, relid, ignored);
 	finder->owner = owner;
 	finder->types = palloc(sizeof(Oid) * list_length(shape.key));
 	finder->values = palloc(sizeof(Datum) * list_length(shape.key));

@@ -37,7 +37,6 @@ create function fill_large(e evsource.event) returns void language sql as $$
 $$;
 select evsource.create_projection('large', 'fill_large', tables => '{large}', categories => '{large}');
 select version from evsource.append('large-1', 'Happened', '{"n": 0}');
-select * from evsource.verify_projection('large');
 update large set content[9] = 7;
 select relation, key, stream, version, is_missing, stored - 'content' as stored, computed - 'content' as computed,
     regexp_replace(stored ->> 'content', ' [0-9a-f]{16}$', ' ...') as content, stored ->> 'content' <> computed ->> 'content' as differ
@@ -58,6 +57,43 @@ grant usage, create on schema public to evsource_verify_owner;
 select * from evsource.verify_projection('owned');
 update rows set n = 5;
 select stored, computed from evsource.verify_projection('owned');
+
+-- The columns of a row share the limit: with 800 of them, 10 kB are long. What is equal has one hash
+-- however it is stored, and the owner may still do nothing in evsource's schema.
+\set ECHO none
+select format('create table wide (stream text primary key, a int[], j jsonb, b bytea, t varchar, n numeric, no_b bytea, %s)',
+    string_agg(format('c%s text', c), ', ')) from generate_series(1, 800) c \gexec
+\set ECHO all
+alter table wide owner to evsource_verify_owner;
+select evsource.create_projection('wide', query => $$insert into wide
+    select stream, array_fill(0, array[6000]), jsonb_build_object('a', repeat('a', 11000)), convert_to(repeat('b', 11000), 'UTF8'),
+        repeat('t', 11000), 1.0 from new_events$$, tables => '{wide}', categories => '{wide}');
+select version from evsource.append('wide-1', 'Happened');
+select evsource.alter_projection('wide', owner => 'evsource_verify_owner');
+update wide set a[5] = null;
+update wide set a[5] = 0;
+update wide set n = 1.00;
+select pg_column_size(a || '{}') > 24024 as has_bitmap from wide;
+select * from evsource.verify_projection('wide');
+update wide set c1 = '', no_b = '', a[5] = 1, j = jsonb_set(j, '{a}', '1'), b = set_byte(b, 5, 1), t = overlay(t placing 'u' from 5);
+create temp table found as
+    select f.side, c.key, c.value
+    from evsource.verify_projection('wide') v
+    cross join lateral (values ('stored', v.stored), ('computed', v.computed)) f (side, content)
+    cross join lateral jsonb_each_text(f.content) c
+    where c.key in ('a', 'j', 'b', 't', 'no_b', 'c1');
+select key, side, regexp_replace(value, ' [0-9a-f]{16}$', ' ...') as value, value is null as is_null from found order by 1, 2 desc;
+select key, count(distinct value) from found group by 1 order by 1;
+-- Columns that are ignored, or are not there any more, take no part of the limit.
+\set ECHO none
+select format('alter table wide %s', string_agg(format('drop c%s', c), ', ')) from generate_series(1, 400) c \gexec
+\set ECHO all
+select c.column_name, f.side, length(c.value)
+from evsource.verify_projection('wide', ignore => (select array_agg('c' || n) from generate_series(401, 800) n)) v
+    cross join lateral (values ('stored', v.stored), ('computed', v.computed)) f (side, content)
+    cross join lateral jsonb_each_text(f.content) c (column_name, value)
+where c.column_name in ('a', 'j', 'b', 't')
+order by 1, 2 desc;
 \c :home
 drop database evsource_verify_large;
 drop role evsource_verify_owner;
