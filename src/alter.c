@@ -130,6 +130,7 @@ divide_anew(EvsProjection *old, const EvsProjection *new)
 	evs_apply_gather(old);
 	evs_units_delete(old->name);
 	evs_units_create(new);
+	evs_dead_letters_divided(new);
 }
 
 /*

@@ -32,6 +32,7 @@
 #include "dispatch.h"
 #include "handlers.h"
 #include "notify.h"
+#include "retry_read.h"
 #include "scan.h"
 #include "settings.h"
 #include "types.h"
@@ -455,7 +456,8 @@ evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution)
 	if (apply->unit.has_released)
 	{
 		error->message = pstrdup("the process died while this event was applied");
-		evs_dead_letters_blame_released(&apply->unit, caution->crashes, error);
+		evs_dead_letters_blame_released(&apply->unit, evs_letters_first_released(&apply->unit),
+										caution->crashes, error);
 		CommandCounterIncrement();
 		return EVS_APPLY_MORE;
 	}

@@ -73,9 +73,18 @@ extern bool evs_dead_letters_released(const EvsUnit *unit);
 extern int64 evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit,
 											 const EvsScanLimit *limit, bool raise, bool *more);
 
-/* The first one is to blame, after so many attempts: leave it to people (retry.c). */
-extern void evs_dead_letters_blame_released(const EvsUnit *unit, int attempts,
+/*
+ * The first one, at that position, is to blame, after so many attempts: leave it to people,
+ * and let the next batch begin with the next one (retry.c).
+ */
+extern void evs_dead_letters_blame_released(const EvsUnit *unit, int64 position, int attempts,
 											const ErrorData *error);
+
+/*
+ * The projection has been divided into other partitions, or its letters are those of a
+ * version that was not divided: each partition is to find what is released of its own (retry.c).
+ */
+extern void evs_dead_letters_divided(const EvsProjection *projection);
 
 /* How many events have been parked because of an error. */
 extern int64 evs_dead_letters_count(const char *projection);

@@ -29,6 +29,7 @@
 #include "attempt.h"
 #include "barrier.h"
 #include "catalog.h"
+#include "dead_letters.h"
 #include "horizon.h"
 #include "parameters.h"
 #include "procedure.h"
@@ -304,6 +305,7 @@ evs_procedure_finish_async(EvsProjection *projection)
 	projection->state = EVS_PROJECTION_ACTIVE;
 	evs_registry_update(projection);
 	evs_checkpoint_finish(projection->name);
+	evs_dead_letters_divided(projection);
 }
 
 EvsOutcome

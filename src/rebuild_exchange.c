@@ -36,6 +36,7 @@
 #include "attempt.h"
 #include "barrier.h"
 #include "catalog.h"
+#include "dead_letters.h"
 #include "failure.h"
 #include "hold.h"
 #include "horizon.h"
@@ -219,6 +220,7 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 	evs_failures_clear(projection->name);
 	evs_failures_clear(rebuild->shadow);
 	evs_troubles_exchange(projection->name, rebuild->shadow);
+	evs_dead_letters_divided(projection);
 	if (!evs_online_will_live(projection))
 		projection->replay_until = Max(projection->replay_until, evs_units_furthest(projection));
 	else

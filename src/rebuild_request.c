@@ -10,6 +10,7 @@
 
 #include "alter.h"
 #include "barrier.h"
+#include "dead_letters.h"
 #include "definition.h"
 #include "dispatch.h"
 #include "failure.h"
@@ -281,6 +282,7 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 	(void) evs_snapshots_clear(rebuild.name, false);
 	evs_failures_clear(rebuild.name);
 	evs_troubles_exchange(rebuild.name, rebuild.shadow);
+	evs_dead_letters_divided(projection);
 	evs_truncated_exchange(rebuild.name);
 	evs_truncated_warn_missed(rebuild.name);
 

@@ -13,6 +13,10 @@
  * that waits for nothing has a mark then: it is where the next batch begins, and to
  * blame when that does not come to an end.  What is before it waits, and is not looked
  * at again: whether one waits for that its keys say.
+ *
+ * That mark is all that tells of the others which are ready: without it nobody looks for
+ * them, and they are parked for ever.  So whoever takes it away marks the next one in the
+ * same transaction, and whoever divides a projection anew marks the first of each part.
  */
 #include "evsource.h"
 
@@ -59,14 +63,13 @@ static EvsQuery release_rest = {
 	2, {TEXTOID, INT8OID}, SPI_OK_UPDATE
 };
 
-static EvsQuery blame_released = {
+static EvsQuery blame = {
 	"update evsource.dead_letters"
-	" set attempts = $4, retry = false, failed_at = clock_timestamp(),"
-	" sqlstate = $5, message = $6, detail = $7, hint = $8, context = $9"
-	" where projection = $1 and position = (select min(l.position) from evsource.dead_letters l"
-	"  where l.projection = $1 and l.retry and ($2 = 1 or evsource._partition(l.stream, $2) = $3))",
-	9, {TEXTOID, INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID},
-	SPI_OK_UPDATE
+	" set attempts = $3, retry = false, failed_at = clock_timestamp(),"
+	" sqlstate = $4, message = $5, detail = $6, hint = $7, context = $8"
+	" where projection = $1 and position = $2",
+	8, {TEXTOID, INT8OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE,
+	.by_index = true
 };
 
 static EvsQuery count_remaining = {
@@ -91,6 +94,7 @@ typedef struct Retry
 	EvsScanLimit limit;			/* no time: none at all */
 	int64		tries;			/* so many have been applied, or have failed */
 	bool		raise;			/* an error that a new process may not meet */
+	bool		look_only;		/* nothing is applied */
 	bool		more;			/* some are left for another batch */
 } Retry;
 
@@ -209,6 +213,8 @@ apply_letters(Retry *retry, EvsLetter *letters, int count)
 static bool
 is_over(const Retry *retry)
 {
+	if (retry->look_only)
+		return true;
 	return retry->limit.until != 0 && retry->tries > 0 &&
 		(retry->tries >= retry->limit.max_events ||
 		 GetCurrentTimestamp() >= retry->limit.until);
@@ -369,22 +375,49 @@ evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit,
 	return retry.applied;
 }
 
+/* Of the unit's letters from a position on, before which none is ready, mark the first that is. */
+static void
+mark_first(const EvsUnit *unit, int64 from)
+{
+	Retry		retry = {
+		.unit = unit, .from = from, .untried_only = true, .look_only = true,
+		.waiting = evs_key_set_create(), .known = evs_key_set_create()
+	};
+
+	retry_all(&retry);
+}
+
 void
-evs_dead_letters_blame_released(const EvsUnit *unit, int attempts, const ErrorData *error)
+evs_dead_letters_blame_released(const EvsUnit *unit, int64 position, int attempts,
+								const ErrorData *error)
 {
 	EvsErrorText text;
-	Datum		values[9];
-	char		nulls[9];
+	Datum		values[8];
+	char		nulls[8];
 
 	evs_error_text(error, &text);
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(unit->projection);
-	values[1] = Int32GetDatum(unit->partitions);
-	values[2] = Int32GetDatum(unit->partition);
-	values[3] = Int32GetDatum(attempts);
-	memcpy(&values[4], text.values, sizeof(text.values));
-	memcpy(&nulls[4], text.nulls, sizeof(text.nulls));
-	(void) evs_query_run(&blame_released, values, nulls);
+	values[1] = Int64GetDatum(position);
+	values[2] = Int32GetDatum(attempts);
+	memcpy(&values[3], text.values, sizeof(text.values));
+	memcpy(&nulls[3], text.nulls, sizeof(text.nulls));
+	(void) evs_query_run(&blame, values, nulls);
+	mark_first(unit, position);
+}
+
+void
+evs_dead_letters_divided(const EvsProjection *projection)
+{
+	EvsUnit		unit = {.projection = projection->name, .partitions = 1};
+	int64		first;
+
+	if (projection->partitions == 1 ||
+		(first = evs_letters_first_released(&unit)) == PG_INT64_MAX)
+		return;
+	unit.partitions = projection->partitions;
+	for (unit.partition = 0; unit.partition < unit.partitions; unit.partition++)
+		mark_first(&unit, first);
 }
 
 /*
