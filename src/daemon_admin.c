@@ -17,6 +17,7 @@
 #include "daemon.h"
 #include "dispatch.h"
 #include "listen.h"
+#include "rebuild.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(evsource_start_daemon);
@@ -88,11 +89,19 @@ refuse_for_room(bool comes_later)
 			 errhint("Raise max_worker_processes, or call again when there is room.")));
 }
 
+/* Preloaded, it comes as soon as there is something, and would leave before that. */
+static bool
+would_leave(void)
+{
+	return evs_shmem_is_preloaded() && !evs_listen_anybody() && evs_async_units() == NIL &&
+		evs_rebuilds_requested() == NIL;
+}
+
 /*
  * evsource.start_daemon() returns boolean
  *
- * Starts the daemon for this database; false when it runs already.  Not undone by
- * a rollback.
+ * Starts the daemon for this database; false when it runs already, or preloaded has
+ * nothing to do yet.  Not undone by a rollback.
  *
  * Errors: 55000 in a handler or on_reset function, on a standby, where evsource.daemon is off, where connections are not
  * allowed, in a copy that the daemon has nothing to do in before evsource.adopt(), or
@@ -143,6 +152,13 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 	else if (!evs_launcher_start(MyDatabaseId))
 		refuse_for_room(false);
 	end_pause();
+	if (would_leave())
+	{
+		ereport(NOTICE,
+				(errmsg("evsource's daemon has nothing to do in this database yet"),
+				 errdetail("It comes by itself with the first async projection, rebuild request or LISTEN.")));
+		PG_RETURN_BOOL(false);
+	}
 
 	/* who has called this may rely on it */
 	for (int waited = 0; waited < TIME_TO_START && !is_there; waited += LOOK_EVERY)

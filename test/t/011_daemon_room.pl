@@ -38,7 +38,7 @@ is($node->safe_psql('other', $worker), 'f', 'for another one there is no room');
 
 # Who asks for it is told so.
 $node->safe_psql('postgres', 'create database third');
-$node->safe_psql('third', q{set evsource.daemon = off; create extension evsource});
+$node->safe_psql('third', q{set evsource.daemon = off; create extension evsource; select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async')});
 my (undef, undef, $error) = $node->psql('third', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
 like($error, qr/ERROR:  53400/, 'start_daemon does not say that it is there');
 $node->safe_psql('third', 'select evsource.stop_daemon()');
@@ -58,7 +58,7 @@ max_logical_replication_workers = 0
 });
 $full->wait_for_log(qr/could not start a coordinator/);
 $full->safe_psql('postgres', 'create database other');
-$full->safe_psql('other', q{set evsource.daemon = off; create extension evsource});
+$full->safe_psql('other', q{set evsource.daemon = off; create extension evsource; select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async')});
 (undef, undef, $error) = $full->psql('other', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
 like($error, qr/ERROR:  53400/, 'a full list is want of room, too');
 $full->stop;

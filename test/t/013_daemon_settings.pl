@@ -86,9 +86,22 @@ $node->safe_psql('postgres', 'alter database without set evsource.daemon = off')
 my (undef, undef, $error) = $node->psql('without', q{
 create extension evsource;
 set evsource.daemon = on;
+select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async');
 \set VERBOSITY verbose
 select evsource.start_daemon()});
 like($error, qr/55000: could not start evsource's daemon\nDETAIL:  No process of it has come/, 'start_daemon() does not speak of room');
 like($error, qr/HINT:.* evsource\.daemon is off for the database/, 'and says what it may be');
+
+# Where there is nothing to do yet, who calls it does not wait for what would leave; it comes later.
+$node->safe_psql('postgres', 'create database idle');
+$node->safe_psql('idle', 'create extension evsource');
+my ($status, $started, $notice) = $node->psql('idle', q{set statement_timeout = '5s'; select evsource.start_daemon()});
+is("$status $started", '0 f', 'with nothing to do it is not started');
+like($notice, qr/NOTICE:  evsource's daemon has nothing to do in this database yet\n/, 'and says so');
+$node->safe_psql('idle', q{
+select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async');
+select from evsource.append('a-1', 'Happened');
+select evsource.wait_for('fold', timeout => '1min')});
+is($node->safe_psql('idle', 'select evsource.start_daemon()'), 'f', 'it has come for the first projection');
 
 done_testing();
