@@ -17,7 +17,9 @@
  * own that the session holds over two transactions; one for all databases, as a
  * crash ends what is under way in all of them.  Nobody waits for it: who does
  * not get it comes back soon, and who has had it for a while leaves a gap that is
- * long enough for that.
+ * long enough for that.  Who has not got it for long, as a handler that never returns has
+ * it, goes on without, and is not blamed for a crash meanwhile.  (The other one is: after a
+ * few more the turn is free.)
  */
 #include "evsource.h"
 
@@ -51,6 +53,9 @@
 #define TURN_TIME		1000
 #define TURN_RETRY		50
 #define TURN_GAP		(2 * TURN_RETRY)
+
+/* ms after which one goes on without it */
+#define TURN_PATIENCE	5000
 
 static EvsQuery read_mark = {
 	"select position, events, attempts, careful, batch from evsource.crash_marks"
@@ -106,6 +111,7 @@ static int	marked_partition;
 static bool has_turn = false;
 static bool wants_turn = false; /* somebody else has it */
 static TimestampTz turn_began = 0;	/* 0: with the next time that we get it */
+static TimestampTz waits_since = 0; /* 0: we have had it when we last wanted it */
 
 static bool
 read_left(const char *projection, int partition, Mark *mark)
@@ -178,7 +184,21 @@ take_turn(void)
 	wants_turn = !has_turn;
 	if (has_turn && turn_began == 0)
 		turn_began = GetCurrentTimestamp();
+	if (has_turn)
+		waits_since = 0;
+	else if (waits_since == 0)
+		waits_since = GetCurrentTimestamp();
 	return has_turn;
+}
+
+/* It did not get the turn, and does not wait any more. */
+static bool
+goes_without_turn(void)
+{
+	if (!TimestampDifferenceExceeds(waits_since, GetCurrentTimestamp(), TURN_PATIENCE))
+		return false;
+	wants_turn = false;
+	return true;
 }
 
 static void
@@ -257,7 +277,7 @@ evs_caution_begin(EvsCaution *caution, const char *projection, int partition, in
 		/* it is not to be learned again with every try */
 		if (news)
 			write_down(caution, projection, partition, position, 0);
-		return false;
+		return goes_without_turn();
 	}
 
 	write_down(caution, projection, partition, position, evs_caution_batch(caution, events));

@@ -28,7 +28,8 @@ typedef struct EvsCaution
  * reach the disk.  Whoever calls this holds the unit, or the rebuild.
  *
  * False: nothing is done, for another worker applies events one by one.  Two that
- * do so at the same time would both be blamed for what one of them does.
+ * do so at the same time would both be blamed for what one of them does.  After some
+ * seconds it is true without a mark.
  */
 extern bool evs_caution_begin(EvsCaution *caution, const char *projection, int partition,
 							  int64 position, int64 events);

@@ -181,6 +181,23 @@ select evsource.append('d-1', 'T', '{"one": 1}');
 crashes_until(q{select state = 'failed' from evsource.projection_status}, 5, 'beside another database');
 $node->poll_query_until('other', q{select lag = 0 or state = 'failed' from evsource.projection_status});
 is($node->safe_psql('other', q{select state, lag from evsource.projection_status}), 'active|0', 'whose projection goes on');
+
+# Nor does one that never returns keep others from what they do one by one after a crash.
+$node->safe_psql('other', q{
+create or replace function slow(e evsource.event) returns void language sql as $$ select pg_sleep(100000) $$;
+select version from evsource.append('s-1', 'T');
+});
+$sql->(q{
+select evsource.drop_projection('one', force => true);
+create function dozes(e evsource.event) returns void language sql as $$ select pg_sleep(1.2) $$;
+select evsource.create_projection('dozes', 'dozes', mode => 'async', categories => '{z}', start => 'now');
+select evsource.append('z-1', 'T') from generate_series(1, 3);
+});
+$soon->(q{select count(*) = 2 from pg_stat_activity where backend_type = 'evsource worker' and wait_event = 'PgSleep'}, 'one does not return, one takes its time');
+$deadly->('select crash()');
+$node->poll_query_until('postgres', 'select true');
+$soon->(q{select lag = 0 and state = 'active' from evsource.projection_status}, 'who takes its time comes to its end');
+is($node->safe_psql('other', q{select state, lag from evsource.projection_status}), 'active|1', 'who does not return has not been blamed');
 $node->stop;
 
 done_testing();
