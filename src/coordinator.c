@@ -40,6 +40,15 @@
 #define FIRST_DELAY			100
 #define LAST_DELAY			60000
 
+/* at most, where it found no room: others than ours say nothing when they leave some (ms) */
+#define ROOM_DELAY			10000
+
+/* ms until the log says again that there is no room */
+#define TELL_ROOM			60000
+
+/* how long we try to start a first worker (ms) before we leave our place to another database */
+#define TIME_TO_STARVE		1000
+
 /* one that lived so long (ms) did not die of what it found at its start */
 #define LONG_LIFE			10000
 
@@ -65,6 +74,7 @@ typedef struct Worker
 	TimestampTz started_at;
 	TimestampTz start_at;		/* the next one: not before that */
 	long		delay;			/* ms, of the last restart */
+	bool		no_room;		/* the last one found none */
 } Worker;
 
 static EvsPost post;
@@ -78,6 +88,7 @@ static TimestampTz publish_at = 0;
 static int64 notified = 0;
 static TimestampTz notify_at = 0;
 static TimestampTz listened_at = 0;	/* when somebody listened last */
+static TimestampTz starves_since = 0;
 static bool waits_for_adoption = false;
 static bool closed = false;		/* the database allows no connections any more */
 
@@ -85,6 +96,7 @@ static void
 coordinator_exits(int code, Datum arg)
 {
 	team->coordinator = 0;
+	team->wants_room = team->starves = false;
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 		evs_crew_wake(team->members[i].pid);
 }
@@ -223,6 +235,22 @@ try_later(Worker *worker, TimestampTz now)
 	worker->start_at = TimestampTzPlusMilliseconds(now, worker->delay);
 }
 
+/* Say so in the log, now and then. */
+static void
+tell_no_room(int number)
+{
+	static TimestampTz told_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (told_at != 0 && now >= told_at && !TimestampDifferenceExceeds(told_at, now, TELL_ROOM))
+		return;
+	told_at = now;
+	ereport(LOG,
+			(errmsg("evsource could not start worker %d of %d for database \"%s\"",
+					number + 1, team->size, database_name),
+			 errhint("Raise max_worker_processes, or lower evsource.max_workers.")));
+}
+
 static void
 start_worker(int number)
 {
@@ -235,16 +263,79 @@ start_worker(int number)
 	description.bgw_notify_pid = MyProcPid;
 	worker->started_at = GetCurrentTimestamp();
 	team->members[number].dismissed = false;
-	if (RegisterDynamicBackgroundWorker(&description, &worker->handle))
+	worker->no_room = !RegisterDynamicBackgroundWorker(&description, &worker->handle);
+	if (!worker->no_room)
 		return;
 
 	/* often there is room soon: when a server starts, many look what there is to do */
 	worker->handle = NULL;
-	try_later(worker, worker->started_at);
-	ereport(LOG,
-			(errmsg("evsource could not start worker %d of %d for database \"%s\"",
-					number + 1, team->size, database_name),
-			 errhint("Raise max_worker_processes, or lower evsource.max_workers.")));
+	worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), ROOM_DELAY);
+	worker->start_at = TimestampTzPlusMilliseconds(worker->started_at, worker->delay);
+	tell_no_room(number);
+}
+
+static void
+tell_launcher_of_room(void)
+{
+	crew->room = true;
+	pg_memory_barrier();
+	evs_crew_wake(crew->launcher);
+}
+
+/* Somebody has left some: who found none tries again. */
+static void
+use_room(void)
+{
+	if (!team->room)
+		return;
+	team->room = false;
+	pg_memory_barrier();
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (workers[i].no_room)
+			workers[i].start_at = workers[i].delay = 0;
+	}
+}
+
+/* Let the launcher know whether there is room for our workers. */
+static void
+note_room(int size)
+{
+	bool		wants_room = false;
+	bool		starves = true;
+
+	for (int i = 0; i < size && !closed; i++)
+	{
+		wants_room |= workers[i].no_room;
+		starves &= workers[i].no_room;
+	}
+	starves &= wants_room;
+	team->wants_room = wants_room;
+	if (starves == team->starves)
+		return;
+	team->starves = starves;
+	starves_since = GetCurrentTimestamp();
+	/* others have waited for us */
+	if (!starves)
+		tell_launcher_of_room();
+}
+
+/*
+ * When many databases get a coordinator at once there may be no room left for workers.
+ * One after the other makes room then, so that some of them are served.
+ */
+static bool
+is_better_left(void)
+{
+	if (!team->starves || team->stay || somebody_listens() ||
+		!TimestampDifferenceExceeds(starves_since, GetCurrentTimestamp(), TIME_TO_STARVE))
+		return false;
+	for (int i = 0; i < post.team; i++)
+	{
+		if (crew->teams[i].starves)
+			return true;
+	}
+	return false;
 }
 
 /* It has gone: by itself, or because it died. */
@@ -256,6 +347,7 @@ bury_worker(int number)
 
 	pfree(worker->handle);
 	worker->handle = NULL;
+	tell_launcher_of_room();
 	if (TimestampDifferenceExceeds(worker->started_at, now, LONG_LIFE))
 		worker->delay = 0;
 	if (!team->members[number].dismissed)
@@ -276,6 +368,7 @@ look_after_workers(void)
 		team->size = size;
 		evs_crew_wake_team(team);
 	}
+	use_room();
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 	{
 		Worker	   *worker = &workers[i];
@@ -299,6 +392,9 @@ look_after_workers(void)
 				timeout = Min(timeout, Max(TimestampDifferenceMilliseconds(now, worker->start_at), 10));
 		}
 	}
+	note_room(size);
+	if (is_better_left())
+		leave(EVS_VERDICT_NO_ROOM);
 	return timeout;
 }
 
@@ -424,7 +520,7 @@ nothing_to_do(void *argument)
 {
 	const Watch *watch = argument;
 
-	if (evs_jobs_have_changed() || team->stop || !evs_catalog_exists())
+	if (evs_jobs_have_changed() || team->stop || team->room || !evs_catalog_exists())
 		return false;
 	if (watch->publish && evs_horizon_safe_position() > published)
 		return false;

@@ -30,6 +30,7 @@ typedef enum EvsVerdict
 	EVS_VERDICT_NONE,			/* it has not, or it died */
 	EVS_VERDICT_AWAY,			/* somebody needs the database without us: try later */
 	EVS_VERDICT_ANEW,			/* the extension is not what it was: start at once */
+	EVS_VERDICT_NO_ROOM,		/* no room for a worker: others may use its own place */
 	EVS_VERDICT_NOT_NEEDED,		/* nothing to do here until something changes */
 	EVS_VERDICT_STOPPED			/* asked to, by stop_daemon */
 } EvsVerdict;
@@ -55,6 +56,9 @@ typedef struct EvsTeam
 	bool		stop;			/* stop_daemon was called */
 	bool		hurry;			/* start_daemon was called: no pause any more */
 	bool		no_room;		/* the last coordinator found no free process of the server */
+	bool		wants_room;		/* it is there, and found none for one of its workers */
+	bool		starves;		/* nor for any other */
+	bool		room;			/* the launcher says that there is some: try */
 	bool		stay;			/* started by hand: stay when there is nothing to do */
 	bool		told_copy;		/* the log says that it waits for evsource.adopt() */
 	EvsVerdict	verdict;
@@ -68,6 +72,7 @@ typedef struct EvsCrew
 {
 	uint32		layout;
 	pid_t		launcher;
+	bool		room;			/* some worker has left its place */
 	int			nteams;
 	EvsTeam		teams[FLEXIBLE_ARRAY_MEMBER];
 } EvsCrew;

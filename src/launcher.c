@@ -16,8 +16,8 @@
  * dies soon, until evsource.start_daemon() is called.  The launcher itself is started again by the postmaster.
  *
  * There may be many more databases than processes: a server that starts looks at each.
- * Those that find no room wait in line; as soon as a coordinator has gone the first of
- * them get its place.
+ * Those that find no room wait in line; as soon as one of our processes has gone the first
+ * of them get its place, but coordinators without any worker come before them.
  *
  * A database that allows no connections (ALTER DATABASE ... ALLOW_CONNECTIONS false,
  * mostly for a while) is not tried.  Whoever opens it again asks us to look at it
@@ -26,21 +26,16 @@
  */
 #include "evsource.h"
 
-#include "access/genam.h"
-#include "access/heapam.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "daemon.h"
+#include "databases.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -77,7 +72,8 @@ static dsm_handle crew_handle;
 static Oid	only_database;
 static List *charges = NIL;
 static List *told_copies = NIL; /* databases: that they wait is in the log */
-static bool full;				/* somebody has found no room in this round */
+static bool full;				/* there is no room for who waits in line */
+static bool short_of_room;		/* somebody waits on */
 static bool room;				/* somebody has left some */
 
 static Charge *
@@ -103,6 +99,29 @@ waits_for_room(const Charge *charge)
 		(charge->post.team < 0 || crew->teams[charge->post.team].no_room);
 }
 
+/* Has some coordinator no worker at all for want of room? */
+static bool
+somebody_starves(void)
+{
+	for (int i = 0; i < crew->nteams; i++)
+	{
+		if (crew->teams[i].starves)
+			return true;
+	}
+	return false;
+}
+
+static bool
+has_free_team(void)
+{
+	for (int i = 0; i < crew->nteams; i++)
+	{
+		if (!OidIsValid(crew->teams[i].database))
+			return true;
+	}
+	return false;
+}
+
 /* Have a look at a database. */
 static void
 take_charge(Oid database)
@@ -126,56 +145,6 @@ take_charge(Oid database)
 	MemoryContextSwitchTo(old);
 }
 
-/* Which databases are looked for. */
-typedef enum Kind
-{
-	OPEN,						/* sessions can connect to it */
-	CLOSED						/* they may again */
-} Kind;
-
-static bool
-is_of_kind(Form_pg_database database, Kind kind)
-{
-	/* DROP DATABASE was interrupted: there is nothing else to do with it */
-	if (database->datconnlimit == DATCONNLIMIT_INVALID_DB)
-		return false;
-	return kind == OPEN ? database->datallowconn :
-		!database->datallowconn && !database->datistemplate;
-}
-
-/* All databases of a kind, or just this one if it is there and of that kind. */
-static List *
-find_databases(Kind kind, Oid only)
-{
-	List	   *databases = NIL;
-	MemoryContext context = CurrentMemoryContext;
-	Relation	relation;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-
-	evs_daemon_start_transaction();
-	(void) GetTransactionSnapshot();
-	relation = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(relation, 0, NULL);
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-
-		if (is_of_kind(database, kind) && (!OidIsValid(only) || database->oid == only))
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			databases = lappend_oid(databases, database->oid);
-			MemoryContextSwitchTo(old);
-		}
-	}
-	table_endscan(scan);
-	table_close(relation, AccessShareLock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return databases;
-}
-
 /* Give it a team, which others can find from now on; false if all are taken. */
 static bool
 give_team(Charge *charge)
@@ -190,7 +159,7 @@ give_team(Charge *charge)
 		team->launcher = MyProcPid;
 		team->stop = false;
 		team->hurry = false;
-		team->no_room = false;
+		team->no_room = team->wants_room = team->starves = team->room = false;
 		team->stay = OidIsValid(only_database);
 		team->told_copy = list_member_oid(told_copies, team->database);
 		charge->post.team = number;
@@ -229,11 +198,16 @@ try_later(Charge *charge, TimestampTz now)
 	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
 }
 
-/* There is no room for it, nor for those after it in the line. */
 static void
 wait_for_room(Charge *charge, TimestampTz now)
 {
-	full = true;
+	/* start_daemon() wants to know; it does not help to hurry */
+	if (charge->post.team >= 0 || give_team(charge))
+	{
+		crew->teams[charge->post.team].no_room = true;
+		crew->teams[charge->post.team].hurry = false;
+	}
+	short_of_room = true;
 	charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), ROOM_DELAY);
 	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
 }
@@ -263,11 +237,12 @@ start(Charge *charge)
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &charge->handle);
 	MemoryContextSwitchTo(old);
-	team->no_room = !started;
+	team->no_room = false;
 	if (started)
 		return;
 
 	charge->handle = NULL;
+	full = true;
 	wait_for_room(charge, charge->started_at);
 }
 
@@ -294,6 +269,14 @@ bury(Charge *charge)
 	if (verdict == EVS_VERDICT_AWAY && OidIsValid(only_database) &&
 		evs_crew_is_elsewhere(&charge->post))
 		return true;
+
+	/* the place is for a worker of another database; then it is this one's turn again */
+	if (verdict == EVS_VERDICT_NO_ROOM)
+	{
+		charge->delay = 0;
+		wait_for_room(charge, now);
+		return false;
+	}
 
 	if (verdict != EVS_VERDICT_NONE ||
 		TimestampDifferenceExceeds(charge->started_at, now, LONG_LIFE))
@@ -323,7 +306,7 @@ is_locked(Oid database)
 static bool
 wait_until_open(Charge *charge, TimestampTz now)
 {
-	if (find_databases(CLOSED, charge->post.database) == NIL)
+	if (evs_databases_find(EVS_DATABASES_CLOSED, charge->post.database) == NIL)
 		return false;
 
 	/* others may need the place; stop_daemon() finds who was started by hand by his */
@@ -358,12 +341,13 @@ look_after(Charge *charge)
 	if (charge->start_at > now)
 		return false;
 	/* not for each of many a look for nothing */
-	if (full && waits_for_room(charge))
+	if (waits_for_room(charge) &&
+		(full || (charge->post.team < 0 && !has_free_team())))
 	{
 		wait_for_room(charge, now);
 		return false;
 	}
-	if (find_databases(OPEN, charge->post.database) == NIL)
+	if (evs_databases_find(EVS_DATABASES_OPEN, charge->post.database) == NIL)
 		return !wait_until_open(charge, now);
 	if (charge->closed)
 	{
@@ -417,6 +401,16 @@ use_room(void)
 {
 	ListCell   *cell;
 
+	for (int i = 0; i < crew->nteams; i++)
+	{
+		EvsTeam    *team = &crew->teams[i];
+
+		if (!team->wants_room)
+			continue;
+		team->room = true;
+		pg_memory_barrier();
+		evs_crew_wake(team->coordinator);
+	}
 	foreach(cell, charges)
 	{
 		Charge	   *charge = lfirst(cell);
@@ -436,7 +430,14 @@ look_after_charges(void)
 	MemoryContext old;
 
 	charges = NIL;
-	full = room = false;
+	room = short_of_room = false;
+	if (crew->room)
+	{
+		crew->room = false;
+		pg_memory_barrier();
+		room = true;
+	}
+	full = somebody_starves();
 	foreach(cell, all)
 	{
 		Charge	   *charge = lfirst(cell);
@@ -459,7 +460,7 @@ look_after_charges(void)
 		MemoryContextSwitchTo(old);
 	}
 	list_free(all);
-	if (full)
+	if (short_of_room)
 		tell_who_waits();
 	if (room)
 		use_room();
@@ -485,8 +486,8 @@ take_requests(void)
 			take_charge(database);
 			continue;
 		}
-		databases = list_concat(find_databases(OPEN, InvalidOid),
-								find_databases(CLOSED, InvalidOid));
+		databases = list_concat(evs_databases_find(EVS_DATABASES_OPEN, InvalidOid),
+								evs_databases_find(EVS_DATABASES_CLOSED, InvalidOid));
 		foreach(cell, databases)
 			take_charge(lfirst_oid(cell));
 	}

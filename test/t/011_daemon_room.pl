@@ -46,7 +46,7 @@ $node->safe_psql('third', 'select evsource.stop_daemon()');
 $node->safe_psql('postgres', 'select evsource.stop_daemon()');
 my $start = time;
 ok($node->poll_query_until('other', $worker), 'when the first one leaves the other gets its own');
-cmp_ok(time - $start, '<', 20, 'soon');
+cmp_ok(time - $start, '<', 8, 'soon');
 
 $node->stop;
 
