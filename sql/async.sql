@@ -108,8 +108,9 @@ select pg_catalog.pg_extension_config_dump('evsource.parked_keys',
 
 create function evsource.retry_dead_letters(
     projection text,
+    crashed boolean default false,
     out applied bigint, out remaining bigint)
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_retry_dead_letters';
-comment on function evsource.retry_dead_letters(text) is
-'Applies the dead letters of a projection again, in order. Returns how many were applied, and how many remain. Errors: 42704 unknown projection, 42501, 55000 while it is rebuilt.';
+comment on function evsource.retry_dead_letters(text, boolean) is
+'Applies the dead letters of a projection again, in order; those at which the process died only if crashed. Returns how many were applied, and how many remain. Errors: 42704 unknown projection, 42501, 55000 while it is rebuilt.';

@@ -88,6 +88,8 @@ typedef struct Retry
 	const EvsUnit *unit;		/* under whose name the letters are, and which of them */
 	int64		from;			/* the position of the first */
 	bool		untried_only;	/* not those that have failed themselves, nor before the first */
+	bool		not_crashed;	/* nor those at which the process died */
+	int64		crashed;		/* so many of these there were */
 	EvsKeySet  *waiting;		/* keys with an event that has failed, or waits */
 	EvsKeySet  *known;			/* those of which it is known whether one is before the first */
 	int64		applied;
@@ -256,7 +258,10 @@ sort_out(Retry *retry, EvsLetter *letters, int count)
 
 	for (int i = 0; i < count; i++)
 	{
-		if ((retry->untried_only && letters[i].tried) ||
+		bool		is_left = retry->not_crashed && letters[i].crashed;
+
+		retry->crashed += is_left;
+		if (is_left || (retry->untried_only && letters[i].tried) ||
 			evs_key_set_has_before(retry->waiting, &letters[i].keys, letters[i].position))
 			evs_key_set_add(retry->waiting, &letters[i].keys, letters[i].position);
 		else
@@ -421,7 +426,10 @@ evs_dead_letters_divided(const EvsProjection *projection)
 }
 
 /*
- * evsource.retry_dead_letters(projection) returns (applied, remaining)
+ * evsource.retry_dead_letters(projection, crashed) returns (applied, remaining)
+ *
+ * One at which the process died would end it again, and with that the whole server, and
+ * take back what the others have come to: such ones are tried only when asked for.
  *
  * Errors: 42704 when unknown, 42501, 55000 while it is rebuilt or catches up,
  * 25000 under REPEATABLE READ.
@@ -430,7 +438,7 @@ Datum
 evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 {
 	EvsUnit		whole = {.partitions = 1};
-	Retry		retry = {.unit = &whole};
+	Retry		retry = {.unit = &whole, .not_crashed = !evs_argument_bool(fcinfo, 1, false)};
 	TupleDesc	tupdesc;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
@@ -454,6 +462,13 @@ evsource_retry_dead_letters(PG_FUNCTION_ARGS)
 	whole.projection = retry.projection->name;
 	retry.waiting = evs_key_set_create();
 	retry_all(&retry);
+	if (retry.crashed > 0)
+		ereport(NOTICE,
+				(errmsg_plural("%lld dead letter of projection \"%s\" at which the process died is left as it is",
+							   "%lld dead letters of projection \"%s\" at which the process died are left as they are",
+							   retry.crashed, (long long) retry.crashed, retry.projection->name),
+				 errhint("When the handler is mended: evsource.retry_dead_letters('%s', crashed => true).",
+						 retry.projection->name)));
 
 	if (retry.applied > 0)
 	{

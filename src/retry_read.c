@@ -36,6 +36,7 @@
 #define STREAM		3
 #define KEYS		6
 #define ATTEMPTS	7
+#define SQLSTATE	9
 
 static EvsQuery first_released = {
 	"select position from evsource.dead_letters"
@@ -89,11 +90,15 @@ static void
 take_letter(EvsLetter *letter, HeapTuple row, TupleDesc desc)
 {
 	bool		is_null;
+	Datum		sqlstate;
 
 	letter->position = DatumGetInt64(heap_getattr(row, POSITION, desc, &is_null));
 	evs_text_array_read(heap_getattr(row, KEYS, desc, &is_null),
 						&letter->keys.keys, &letter->keys.count);
 	letter->tried = DatumGetInt32(heap_getattr(row, ATTEMPTS, desc, &is_null)) > 0;
+	sqlstate = heap_getattr(row, SQLSTATE, desc, &is_null);
+	letter->crashed = letter->tried && !is_null &&
+		strcmp(TextDatumGetCString(sqlstate), unpack_sql_state(ERRCODE_CRASH_SHUTDOWN)) == 0;
 }
 
 /*

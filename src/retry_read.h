@@ -14,6 +14,7 @@ typedef struct EvsLetter
 	int64		position;
 	EvsKeys		keys;
 	bool		tried;			/* it has failed itself */
+	bool		crashed;		/* so that the process died */
 	bool		read;			/* the event has been looked for in the log, and ... */
 	bool		gone;			/* it is not there any more */
 	EvsEvent	event;

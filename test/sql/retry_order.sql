@@ -103,6 +103,21 @@ truncate broken;
 select * from evsource.retry_dead_letters('plain');
 select stream from done order by n;
 
+-- What the process died at would end it again, here too: that is tried when it is asked for.
+insert into broken values ('z-1'), ('z-2');
+select count(evsource.append('z-' || n, type)) from generate_series(1, 2) n, unnest('{Bad,Good}'::text[]) type;
+set evsource.async_attempts = 1;
+set client_min_messages = error;
+select evsource.run_projection();
+update evsource.dead_letters set sqlstate = '57P02' where stream = 'z-1' and attempts > 0;
+truncate broken, done;
+set client_min_messages = notice;
+select * from evsource.retry_dead_letters('plain');
+select stream from done order by n;
+select * from evsource.retry_dead_letters('plain', crashed => true);
+select stream from done order by n;
+set client_min_messages = warning;
+
 -- However few there were when this session removed some before: of many, too, each is found and
 -- removed one by one.
 create procedure park(n int) language plpgsql as $$ begin

@@ -80,6 +80,7 @@ is($sql->(q{select data, attempts, sqlstate from evsource.dead_letters l join ev
 	'{"one": 1}|3|57P02', 'the event of one is parked');
 is($sql->(q{select data, attempts, sqlstate from evsource.projection_failures l join evsource.events e using (position)}),
 	'{"two": 1}|3|57P02', 'the other is stopped at its own');
+is($sql->(q{select applied from evsource.retry_dead_letters('one')}), 0, 'to retry the others crashes nothing');
 is($sql->(q{select projection, count(*) from applied group by 1 order by 1}), "bystander|40\none|32\ntwo|22", 'what is before them is applied');
 
 # Two partitions of one.
