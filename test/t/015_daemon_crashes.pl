@@ -158,6 +158,28 @@ is($sql->('select count(*) from evsource.dead_letters'), 5, 'some are parked');
 is($sql->('select version, attempts, sqlstate from evsource.projection_failures join evsource.events using (position)'), '1|3|57P02', 'then it is stopped');
 $sql->(q{select evsource.drop_projection('one', force => true)});
 
+# What a truncation has released is not forgotten when the first event of it crashes the server.
+$sql->(q{
+create function keys(e evsource.event) returns text[] language sql immutable as $$ select array(select jsonb_array_elements_text(e.data -> 'keys')) $$;
+create function count_up(state jsonb, e evsource.event) returns jsonb language plpgsql as $$
+begin
+	if e.type = 'Bad' then raise exception 'bad'; end if;
+	perform public.take('one', e);
+	return jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 1);
+end $$;
+truncate applied;
+select evsource.create_projection('one', 'count_up', mode => 'async', on_error => 'dead_letter', key => 'keys', categories => '{r}');
+select evsource.append('r-bad', 'Bad', '{"keys": ["a", "b", "c"]}'), evsource.append('r-bad', 'Good', '{"keys": []}');
+select evsource.append('r-1', 'Good', data) from unnest(array['{"keys": ["a"], "one": 1}', '{"keys": ["b"]}',
+	'{"keys": ["a"]}', '{"keys": ["c"]}', '{"keys": ["b"]}']::jsonb[]) data;
+});
+$soon->(q{select count(*) = 6 from evsource.dead_letters}, 'one is bad, and the others wait');
+$deadly->(q{select evsource.truncate_stream('r-bad', 2, force => true)});
+crashes_until(q{select count(*) = 2 and bool_or(attempts > 0) from evsource.dead_letters}, 5, 'an event that is released');
+is($sql->(q{select version, attempts, sqlstate from evsource.dead_letters order by position}), "1|3|57P02\n3|0|", 'it is parked, and what waits for it');
+is($sql->(q{select state from evsource.states where projection = 'one' order by key}), qq({"n": 2}\n{"n": 1}), 'all else is applied');
+$sql->(q{select evsource.drop_projection('one', force => true)});
+
 # A slow handler in another database is not blamed for it.
 $node->safe_psql('postgres', 'create database other');
 $node->safe_psql('other', q{
