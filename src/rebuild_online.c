@@ -22,13 +22,16 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "utils/regproc.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "apply.h"
+#include "attempt.h"
 #include "barrier.h"
 #include "failure.h"
 #include "horizon.h"
@@ -215,7 +218,80 @@ find_obstacle(const EvsRebuild *rebuild, EvsProjection *projection)
 	return evs_shadow_obstacle(projection);
 }
 
-/* Once, however often it is tried. */
+/*
+ * The tables that somebody changes, if the obstacle may be gone when he is through: an
+ * index is not valid while it is made or rebuilt CONCURRENTLY, which holds this lock.
+ */
+static List *
+find_changed(const EvsProjection *projection, const char *obstacle)
+{
+	List	   *changed = NIL;
+	ListCell   *cell;
+
+	if (strncmp(obstacle, "index ", strlen("index ")) != 0)
+		return NIL;
+	foreach(cell, projection->tables)
+	{
+		List	   *names = stringToQualifiedNameList(lfirst(cell), NULL);
+		Oid			table = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
+
+		if (ConditionalLockRelationOid(table, ShareUpdateExclusiveLock))
+			UnlockRelationOid(table, ShareUpdateExclusiveLock);
+		else
+			changed = lappend_oid(changed, table);
+	}
+	return changed;
+}
+
+/* Does it pass?  Then whoever it is is waited for. */
+static bool
+gave_way(EvsProcedure *procedure, const EvsProjection *projection, const char *obstacle)
+{
+	List	   *changed = find_changed(projection, obstacle);
+
+	if (changed == NIL)
+		return false;
+	if (evs_procedure_may_try(procedure))
+		evs_procedure_gave_way_to_changes(procedure, changed, ShareUpdateExclusiveLock);
+	return true;
+}
+
+typedef struct Foresight
+{
+	const EvsRebuild *rebuild;
+	const char *obstacle;
+} Foresight;
+
+static void
+foresee(void *arg)
+{
+	Foresight  *foresight = arg;
+	EvsProjection *projection = evs_projection_load(foresight->rebuild->name, false);
+	const char *obstacle = find_obstacle(foresight->rebuild, projection);
+
+	if (obstacle != NULL && obstacle[0] != '\0' && find_changed(projection, obstacle) == NIL)
+		foresight->obstacle = obstacle;
+}
+
+/* What goes wrong here is said when it begins. */
+void
+evs_online_foresee(const EvsRebuild *rebuild)
+{
+	Foresight	foresight = {rebuild, NULL};
+	EvsRebuild	current;
+
+	/* one that has begun goes on */
+	if (!evs_rebuild_read(rebuild->name, &current) || current.state != EVS_REBUILD_REQUESTED)
+		return;
+	if (evs_attempt(foresee, &foresight) == NULL && foresight.obstacle != NULL)
+		ereport(NOTICE,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" will be rebuilt in place: readers see it grow", rebuild->name),
+				 errdetail("Online it is not possible now: %s.", foresight.obstacle),
+				 errhint("Request it with online => true if it must not be in place.")));
+}
+
+/* Once, however often it is tried.  The daemon's reader is the server's log. */
 static void
 report_obstacle(EvsProcedure *procedure, const EvsRebuild *rebuild, const char *detail, const char *hint)
 {
@@ -224,7 +300,7 @@ report_obstacle(EvsProcedure *procedure, const EvsRebuild *rebuild, const char *
 	if (procedure->in_place_said)
 		return;
 	procedure->in_place_said = !demanded;
-	ereport(demanded ? ERROR : NOTICE,
+	ereport(demanded ? ERROR : procedure->background ? LOG : NOTICE,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 demanded ? errmsg("cannot rebuild projection \"%s\" online", rebuild->name) :
 			 errmsg("rebuilding projection \"%s\" in place: readers see it grow", rebuild->name),
@@ -390,6 +466,14 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 	Making		making = {procedure, rebuild, projection};
 	const char *obstacle = find_obstacle(rebuild, projection);
 
+	*outcome = EVS_WAIT;
+	if (obstacle != NULL)
+	{
+		if (gave_way(procedure, projection, obstacle))
+			return true;
+		/* it may have passed in between */
+		obstacle = find_obstacle(rebuild, projection);
+	}
 	if (obstacle != NULL)
 	{
 		if (obstacle[0] != '\0')
@@ -397,7 +481,6 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 		return false;
 	}
 
-	*outcome = EVS_WAIT;
 	if (!make_in_time(&making))
 		return true;
 	if (!making.made)

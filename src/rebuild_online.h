@@ -17,6 +17,9 @@ extern bool evs_online_is_live(const EvsProjection *projection);
  */
 extern bool evs_online_will_live(const EvsProjection *projection);
 
+/* Tell whoever asks the daemon for a rebuild if it will be in place, as far as can be seen now. */
+extern void evs_online_foresee(const EvsRebuild *rebuild);
+
 /* The projection as the new version sees it. */
 extern EvsProjection *evs_online_redirect(const EvsRebuild *rebuild,
 										  const EvsProjection *projection,

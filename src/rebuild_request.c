@@ -16,6 +16,7 @@
 #include "failure.h"
 #include "horizon.h"
 #include "procedure.h"
+#include "rebuild_online.h"
 #include "rebuild_row.h"
 #include "registry.h"
 #include "replay.h"
@@ -119,6 +120,8 @@ evsource_request_rebuild(PG_FUNCTION_ARGS)
 	wanted.keep_old = evs_argument_bool(fcinfo, 3, false);
 	evs_rebuild_check(&wanted);
 	evs_rebuild_register(&wanted);
+	if (!wanted.is_chosen && !wanted.from_snapshot)
+		evs_online_foresee(&wanted);
 	evs_wakeup_changed();
 
 	PG_RETURN_VOID();
