@@ -187,7 +187,6 @@ apply(EvsProjection *projection, EvsEvent *const *events, int count)
 	evs_handler_context_push(&errors, projection, events, count);
 	enter(projection, &identity);
 	evs_handler_context_pop(&errors);
-
 	evs_handler_run(projection, events, count);
 	leave(projection, &identity);
 }
@@ -391,13 +390,13 @@ evs_dispatch_inline(const EvsBatch *batch)
 	if (batch->count == 0 || !evs_dispatch_wanted())
 		return;
 	if (dispatch.running)
-	{
 		wait_for_turn(batch);
-		return;
+	else
+	{
+		start_dispatch();
+		run_inline(batch);
+		finish_dispatch();
 	}
-	start_dispatch();
-	run_inline(batch);
-	finish_dispatch();
 }
 
 int64
@@ -502,31 +501,62 @@ scan_batch(EvsProjection *projection, EvsScan *scan, int64 max_events, EvsScanne
 	}
 }
 
+/* The next events of a scan, to one projection. */
+static void
+run_scan(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, EvsScanned *result)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource dispatch",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+
+	memset(result, 0, sizeof(EvsScanned));
+	if (projection->kind == EVS_KIND_EVENT || projection->kind == EVS_KIND_QUERY)
+		scan_stream(projection, scan, limit, result);
+	else
+		scan_batch(projection, scan, limit->max_events, result);
+	result->at_end = evs_scan_is_done(scan);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+}
+
 void
 evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 				  EvsScanned *result)
 {
 	bool		outermost = !dispatch.running;
-	MemoryContext context;
-	MemoryContext caller;
-
-	memset(result, 0, sizeof(EvsScanned));
-	context = AllocSetContextCreate(CurrentMemoryContext, "evsource dispatch",
-									ALLOCSET_DEFAULT_SIZES);
-	caller = MemoryContextSwitchTo(context);
 
 	if (outermost)
 		start_dispatch();
-	if (projection->kind == EVS_KIND_EVENT || projection->kind == EVS_KIND_QUERY)
-		scan_stream(projection, scan, limit, result);
-	else
-		scan_batch(projection, scan, limit->max_events, result);
+	run_scan(projection, scan, limit, result);
 	if (outermost)
 		finish_dispatch();
-	result->at_end = evs_scan_is_done(scan);
+}
 
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(context);
+void
+evs_dispatch_inline_scans(EvsBeginScan begin, const void *arg, int64 last)
+{
+	static const EvsScanLimit no_limit = {PG_INT64_MAX, 0};
+	List	   *projections = evs_projections_inline();
+	ListCell   *cell;
+
+	start_dispatch();
+	foreach(cell, projections)
+	{
+		EvsProjection *projection = lfirst(cell);
+		EvsScan    *scan;
+		EvsScanned	some = {0};
+		bool		applied = false;
+
+		check_serializable(projection);
+		for (scan = begin(&projection->filter, arg); !some.at_end; applied |= some.applied > 0)
+			run_scan(projection, scan, &no_limit, &some);
+		evs_scan_end(scan);
+		if (applied)
+			evs_notify(projection, last);
+	}
+	evs_projections_release(projections);
+	finish_dispatch();
 }
 
 void

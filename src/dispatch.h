@@ -27,6 +27,15 @@ extern bool evs_dispatch_wanted(void);
 extern void evs_dispatch_inline(const EvsBatch *batch);
 
 /*
+ * The same for so many events that each projection gets them from a scan of its own,
+ * which it has begun with the projection's filter.  last is the position of the last
+ * one.  Not to be called from inside a handler.
+ */
+typedef EvsScan *(*EvsBeginScan) (const EvsFilter *filter, const void *arg);
+
+extern void evs_dispatch_inline_scans(EvsBeginScan begin, const void *arg, int64 last);
+
+/*
  * Run one batch through one projection, as its owner: filter, then handler.
  * The batch is in the order of application.  Returns how many events the
  * projection applied.  An error of the handler passes through.  What the

@@ -4,6 +4,10 @@
  *
  * To remember positions and read the rows back is cheaper than a transition table,
  * and rows that ON CONFLICT or another trigger left out are not there.
+ *
+ * What a statement stored is one batch, whoever draws positions between its own.  A
+ * small one is read once for all projections; of a big one each reads for itself, so
+ * that it need not fit into memory.
  */
 #include "intake_runs.h"
 
@@ -16,8 +20,8 @@
 #include "event.h"
 #include "scan.h"
 
-/* events read back and dispatched at a time */
-#define DISPATCH_BATCH 10000
+/* no more are copied to be handed to all projections */
+#define MOST_COPIED 10000
 
 void
 evs_runs_add(EvsRuns *runs, int64 first, int64 last)
@@ -59,42 +63,58 @@ evs_runs_free(EvsRuns *runs)
 	memset(runs, 0, sizeof(EvsRuns));
 }
 
-/* Read back what the statement stored, and dispatch it in batches. */
-static void
-dispatch(const EvsRuns *runs)
+/* Begin to read what is stored there. */
+static EvsScan *
+begin_scan(const EvsFilter *filter, const void *arg)
+{
+	const EvsRuns *runs = arg;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EvsScan    *scan = evs_scan_log(runs->runs[0].first - 1, runs->runs[runs->count - 1].last,
+									filter, snapshot);
+
+	evs_scan_only(scan, runs->runs, runs->count);
+	UnregisterSnapshot(snapshot);
+	return scan;
+}
+
+/* Dispatch copies of what is stored there, all at once or, if told to, part by part. */
+static bool
+dispatch_copies(const EvsRuns *runs, bool in_parts)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "evsource intake dispatch",
 												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	int64		after = 0;
-	int			i = 0;
+	MemoryContext caller = CurrentMemoryContext;
+	EvsScan    *scan = begin_scan(NULL, runs);
+	bool		done;
 
-	while (i < runs->count)
+	do
 	{
-		Snapshot	snapshot;
-		EvsScan    *scan;
 		EvsBatch   *batch;
 
-		after = Max(after, runs->runs[i].first - 1);
 		CHECK_FOR_INTERRUPTS();
-		snapshot = RegisterSnapshot(GetLatestSnapshot());
-		scan = evs_scan_log(after, runs->runs[i].last, NULL, snapshot);
-		batch = evs_scan_batch(scan, DISPATCH_BATCH, work_mem);
-		evs_scan_end(scan);
-		UnregisterSnapshot(snapshot);
-
-		if (batch->count > 0)
-		{
-			after = batch->events[batch->count - 1].position;
+		MemoryContextSwitchTo(context);
+		batch = evs_scan_batch(scan, MOST_COPIED + 1, work_mem);
+		done = evs_scan_is_done(scan);
+		if (done || in_parts)
 			evs_dispatch_inline(batch);
-		}
-		if (batch->count == 0 || after >= runs->runs[i].last)
-			i++;
+		MemoryContextSwitchTo(caller);
 		MemoryContextReset(context);
-	}
-	MemoryContextSwitchTo(old);
+	} while (!done && in_parts);
+	evs_scan_end(scan);
 	MemoryContextDelete(context);
+	return done || in_parts;
+}
+
+/* Are there no more positions than can be copied? */
+static bool
+are_few(const EvsRuns *runs)
+{
+	int64		positions = 0;
+
+	for (int i = 0; i < runs->count && positions <= MOST_COPIED; i++)
+		positions += runs->runs[i].last - runs->runs[i].first + 1;
+	return positions <= MOST_COPIED;
 }
 
 void
@@ -105,6 +125,12 @@ evs_runs_dispatch(const EvsRuns *runs)
 
 	/* the scan must see the rows of this very command */
 	CommandCounterIncrement();
-	if (evs_dispatch_wanted())
-		dispatch(runs);
+	if (!evs_dispatch_wanted())
+		return;
+
+	/* what a handler stores waits, and becomes one batch there */
+	if (evs_dispatch_is_running())
+		dispatch_copies(runs, true);
+	else if (!are_few(runs) || !dispatch_copies(runs, false))
+		evs_dispatch_inline_scans(begin_scan, runs, runs->runs[runs->count - 1].last);
 }

@@ -6,15 +6,12 @@
 #define EVS_INTAKE_RUNS_H
 
 #include "evsource.h"
+#include "scan.h"
 
-/* Positions drawn without anybody else's between them. */
-typedef struct EvsRun
-{
-	int64		first;
-	int64		last;
-} EvsRun;
-
-/* In the order of positions; zeros: none.  The memory is the transaction's. */
+/*
+ * Runs of positions without anybody else's between them, in their order; zeros: none.
+ * The memory is the transaction's.
+ */
 typedef struct EvsRuns
 {
 	EvsRun	   *runs;

@@ -46,6 +46,9 @@
 /* of so many categories the first event is looked up: that takes as long as to look at some dozens */
 #define MOST_LOOKED_UP	8
 
+/* over so many positions a scan goes to the next run, rather than look at what is between */
+#define FAR_AWAY	64
+
 struct EvsScan
 {
 	/* Where */
@@ -64,6 +67,13 @@ struct EvsScan
 	const EvsFilter *filter;	/* NULL: all */
 	bool		any_category;	/* the index has decided the category */
 	EvsTypeRun *types;			/* brings old data up; NULL: no type is defined */
+
+	/* Which positions, where it is given them */
+	const EvsRun *runs;			/* the one that it is in or before; NULL: any */
+	int			nruns;			/* that one and those behind */
+	ScanKeyData keys[3];		/* those of a scan of the log */
+	int			nkeys;
+	int			after;			/* the one for positions above */
 
 	/* Memory */
 	MemoryContext context;		/* lives as long as the scan */
@@ -196,7 +206,7 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 		filter->ncategories <= MOST_LOOKED_UP;
 	bool		empty = few && !skip_others(&after, upto, filter, scan->snapshot);
 	Oid			index;
-	ScanKeyData keys[3];
+	ScanKey		keys = scan->keys;
 	AttrNumber	column = 1;
 	int			nkeys = 0;
 
@@ -209,6 +219,7 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 	else
 		index = evs_catalog()->events_pkey;
 
+	scan->after = nkeys;
 	ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber, F_INT8GT,
 				Int64GetDatum(after));
 	if (upto < PG_INT64_MAX)
@@ -221,6 +232,7 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 		 (filter->ncategories > 0 && !by_category)))
 		scan->filter = filter;
 
+	scan->nkeys = nkeys;
 	scan_begin(scan, index, keys, nkeys);
 	scan->in_order = TTS_IS_BUFFERTUPLE(scan->slot);
 	scan->done = empty;
@@ -326,6 +338,39 @@ evs_scan_passed(EvsScan *scan)
 	return DatumGetInt64(scan->slot->tts_values[EVS_EVENTS_POSITION - 1]);
 }
 
+void
+evs_scan_only(EvsScan *scan, const EvsRun *runs, int count)
+{
+	scan->runs = runs;
+	scan->nruns = count;
+}
+
+/* Is the row that the scan is on in one of the runs?  Where it is far before the next, go there. */
+static bool
+is_in_runs(EvsScan *scan)
+{
+	int64		position;
+
+	if (scan->runs == NULL)
+		return true;
+	position = evs_scan_passed(scan);
+	while (scan->nruns > 0 && scan->runs->last < position)
+	{
+		scan->runs++;
+		scan->nruns--;
+	}
+	if (scan->nruns == 0)
+		scan->done = true;
+	else if (position >= scan->runs->first)
+		return true;
+	else if (scan->runs->first - position > FAR_AWAY)
+	{
+		scan->keys[scan->after].sk_argument = Int64GetDatum(scan->runs->first - 1);
+		index_rescan(scan->index_scan, scan->keys, scan->nkeys, NULL, 0);
+	}
+	return false;
+}
+
 /* Asked before each row: the clock is looked at now and then. */
 static bool
 is_late(EvsScan *scan)
@@ -382,7 +427,7 @@ evs_scan_next_slot(EvsScan *scan)
 		{
 			if (scan->in_order)
 				fetch_ahead(scan);
-			found = scan_accepts(scan);
+			found = is_in_runs(scan) && scan_accepts(scan);
 		}
 		else
 			scan->done = true;

@@ -34,6 +34,19 @@ extern EvsScan *evs_scan_stream(text *stream, int64 from_version,
 extern EvsScan *evs_scan_log(int64 after, int64 upto,
 							 const EvsFilter *filter, Snapshot snapshot);
 
+/* Positions first to last. */
+typedef struct EvsRun
+{
+	int64		first;
+	int64		last;
+} EvsRun;
+
+/*
+ * From here on a scan of the log has only what is in these runs, which are in the order
+ * of positions and live as long as the scan.
+ */
+extern void evs_scan_only(EvsScan *scan, const EvsRun *runs, int count);
+
 /* The event to which a client gave this id (not: one that the server made). */
 extern EvsScan *evs_scan_id(const pg_uuid_t *id, Snapshot snapshot);
 
