@@ -232,16 +232,41 @@ apply_what_works(EvsApply *apply, EvsEvent *events, int count, ErrorData *known,
 }
 
 static void
-report(const EvsApply *apply, const EvsEvent *event, int attempt, const ErrorData *error,
+report(const EvsApply *apply, int64 position, int attempt, const ErrorData *error,
 	   const char *hint)
 {
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("projection \"%s\" failed at position %lld", apply->projection->name,
-					(long long) event->position),
+					(long long) position),
 			 errdetail("Attempt %d of %d: %s", attempt, Max(attempt, evs_async_attempts),
 					   error->message ? error->message : ""),
 			 hint ? errhint("%s", hint) : 0));
+}
+
+/* So often, at this position: nothing more is applied.  obstacle: why it is not parked, if known. */
+static EvsApplied
+stop_at(EvsApply *apply, int64 position, int attempt, ErrorData *error, const char *obstacle)
+{
+	EvsUnit    *unit = &apply->unit;
+	EvsFailure	failure = {.exists = true, .position = position, .attempts = attempt};
+
+	/* a rebuild begins with that event when it is called again */
+	if (apply->rebuilds)
+	{
+		if (obstacle != NULL)
+			error->hint = psprintf("It %s.", obstacle);
+		evs_handler_blamed = position;
+		ReThrowError(error);
+	}
+
+	unit->failure = failure;
+	evs_failure_write(unit->projection, unit->partition, &failure, error);
+	evs_failure_stop(unit->projection);
+	report(apply, position, attempt, error,
+		   psprintf("It is stopped%s%s. Put right what is wrong, then call evsource.resume_projection('%s').",
+					obstacle ? ": it " : "", obstacle ? obstacle : "", apply->projection->name));
+	return EVS_APPLY_FAILED;
 }
 
 /* Everything before the event is applied.  It is not.  unread: it is as stored. */
@@ -260,7 +285,7 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, bool may_park, ErrorData 
 	if (attempt >= evs_async_attempts && projection->dead_letter && may_park &&
 		evs_apply_park(apply, event, unread, attempt, &error, &obstacle))
 	{
-		report(apply, event, attempt, error,
+		report(apply, event->position, attempt, error,
 			   psprintf("It is parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').",
 						projection->name));
 		if (failure->exists)
@@ -269,32 +294,16 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, bool may_park, ErrorData 
 		advance(apply, 0, event->position);
 		return EVS_APPLY_MORE;
 	}
-
-	/* a rebuild begins with that event when it is called again */
-	if (apply->rebuilds && attempt >= evs_async_attempts)
-	{
-		if (obstacle != NULL)
-			error->hint = psprintf("It %s.", obstacle);
-		evs_handler_blamed = event->position;
-		ReThrowError(error);
-	}
+	if (attempt >= evs_async_attempts)
+		return stop_at(apply, event->position, attempt, error, obstacle);
 
 	failure->exists = true;
 	failure->position = event->position;
 	failure->attempts = attempt;
-	failure->retry_at = attempt < evs_async_attempts ? evs_failure_retry_at(attempt) : 0;
+	failure->retry_at = evs_failure_retry_at(attempt);
 	evs_failure_write(unit->projection, unit->partition, failure, error);
-
-	if (failure->retry_at != 0)
-	{
-		report(apply, event, attempt, error, NULL);
-		return EVS_APPLY_RETRY;
-	}
-	evs_failure_stop(unit->projection);
-	report(apply, event, attempt, error,
-		   psprintf("It is stopped%s%s. Put right what is wrong, then call evsource.resume_projection('%s').",
-					obstacle ? ": it " : "", obstacle ? obstacle : "", projection->name));
-	return EVS_APPLY_FAILED;
+	report(apply, event->position, attempt, error, NULL);
+	return EVS_APPLY_RETRY;
 }
 
 /* known: what the next so many events, together, failed with. */
@@ -436,6 +445,20 @@ evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until
 	return result;
 }
 
+/* Nor do those that are parked already, and tried again, end the server one after the other. */
+static EvsApplied
+blame_released(EvsApply *apply, int crashes, ErrorData *error)
+{
+	int64		position = evs_letters_first_released(&apply->unit);
+	const char *obstacle = evs_apply_obstacle(apply->unit.projection, error);
+
+	error->message = pstrdup("the process died while this event was applied");
+	if (obstacle != NULL)
+		return stop_at(apply, position, crashes, error, obstacle);
+	evs_dead_letters_blame_released(&apply->unit, position, crashes, error);
+	return EVS_APPLY_MORE;
+}
+
 EvsApplied
 evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution)
 {
@@ -455,11 +478,9 @@ evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution)
 	/* they are applied before any event of the log is */
 	if (apply->unit.has_released)
 	{
-		error->message = pstrdup("the process died while this event was applied");
-		evs_dead_letters_blame_released(&apply->unit, evs_letters_first_released(&apply->unit),
-										caution->crashes, error);
+		result = blame_released(apply, caution->crashes, error);
 		CommandCounterIncrement();
-		return EVS_APPLY_MORE;
+		return result;
 	}
 
 	/* if it dies of this, too, the upcaster or the function of keys is at fault */
@@ -497,98 +518,4 @@ evs_apply_end(EvsApply *apply)
 		evs_unit_write(unit);
 	if (apply->applied > 0)
 		evs_notify(apply->projection, evs_unit_whole_position(unit));
-}
-
-/* ---- partitions that are apart ---- */
-
-/*
- * So many events are few enough for a transaction that is somebody else's, and so
- * many times what one of a worker's should take is short enough.
- */
-#define MOST_GATHERED	10000
-#define MOST_BATCHES	10
-
-static void
-refuse_to_gather(const EvsApply *apply, const char *why, const char *context)
-{
-	const char *name = apply->projection->name;
-
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot bring the partitions of projection \"%s\" to one position", name),
-			 errdetail("Partition %d is at position %lld: %s", apply->unit.partition,
-					   (long long) apply->began_at, why),
-			 errhint("Call evsource.resume_projection('%s') if the projection is stopped, and let evsource.run_projection('%s') or the daemon apply the rest; or rebuild it.",
-					 name, name),
-			 context ? errcontext("%s", context) : 0));
-}
-
-typedef struct GatherWork
-{
-	EvsApply   *apply;
-	int64		upto;
-	int64		most;			/* events */
-	TimestampTz until;
-} GatherWork;
-
-static void
-apply_up_to(void *arg)
-{
-	GatherWork *work = arg;
-	EvsApply   *apply = work->apply;
-
-	while (apply->applied <= work->most && GetCurrentTimestamp() < work->until &&
-		   evs_apply_batch(apply, work->upto, Min(evs_apply_limit(apply->projection), work->most + 1),
-						   work->until) == EVS_APPLY_MORE)
-		;
-}
-
-/* Returns how many events that took. */
-static int64
-bring_to(EvsApply *apply, int64 upto, int64 most, TimestampTz until)
-{
-	GatherWork	work = {apply, upto, most, until};
-	ErrorData  *error;
-
-	apply->projection->filter.partition = apply->unit.partition;
-	error = evs_attempt(apply_up_to, &work);
-	if (error != NULL && evs_failure_is_transient(error->sqlerrcode))
-		ReThrowError(error);
-	if (error != NULL)
-		refuse_to_gather(apply, psprintf("%s.", error->message), error->context);
-	if (apply->applied > most)
-		refuse_to_gather(apply, psprintf("more than %d events are missing.", MOST_GATHERED), NULL);
-	if (apply->unit.checkpoint.position < upto)
-		refuse_to_gather(apply, psprintf("to apply what is missing takes longer than %d ms.",
-										 MOST_BATCHES * evs_async_batch_time), NULL);
-	return apply->applied;
-}
-
-void
-evs_apply_gather(EvsProjection *projection)
-{
-	EvsApply   *applies = palloc(sizeof(EvsApply) * projection->partitions);
-	EvsCheckpoint checkpoint;
-	int64		left = MOST_GATHERED;
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													MOST_BATCHES * evs_async_batch_time);
-
-	if (projection->partitions == 1)
-		return;
-
-	evs_checkpoint_read(projection->name, &checkpoint);
-	for (int i = 0; i < projection->partitions; i++)
-	{
-		evs_apply_begin(&applies[i], projection, i);
-		applies[i].raise = true;
-		checkpoint.position = Max(checkpoint.position, applies[i].unit.checkpoint.position);
-	}
-	for (int i = 0; i < projection->partitions; i++)
-	{
-		left -= bring_to(&applies[i], checkpoint.position, left, until);
-		checkpoint.event_count += applies[i].applied;
-	}
-	projection->filter.partitions = 1;
-	evs_checkpoint_write(projection->name, &checkpoint);
-	evs_failures_clear(projection->name);
 }

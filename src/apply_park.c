@@ -35,9 +35,8 @@ has_place(const EvsProjection *projection, bool unread)
 	return !unread || projection->key_kind != EVS_KEY_FUNCTION;
 }
 
-/* Has it so many that it is the handler's fault?  NULL: no. */
-static const char *
-find_obstacle(const char *projection, const ErrorData *error)
+const char *
+evs_apply_obstacle(const char *projection, const ErrorData *error)
 {
 	if (evs_dead_letters_count(projection) >= evs_max_dead_letters)
 		return "has as many dead letters as evsource.max_dead_letters allows";
@@ -67,7 +66,7 @@ evs_apply_park(EvsApply *apply, EvsEvent *event, bool unread, int attempts, Erro
 		*error = reason;
 		return false;
 	}
-	*obstacle = find_obstacle(apply->unit.projection, *error);
+	*obstacle = evs_apply_obstacle(apply->unit.projection, *error);
 	if (*obstacle != NULL)
 		return false;
 

@@ -19,6 +19,12 @@ extern bool evs_apply_park(EvsApply *apply, EvsEvent *event, bool unread, int at
 						   ErrorData **error, const char **obstacle);
 
 /*
+ * Has the projection (its name, or that of a version of it) so many that an event which fails
+ * with this error is not at fault?  Why, in the words that follow "It "; NULL: no.
+ */
+extern const char *evs_apply_obstacle(const char *projection, const ErrorData *error);
+
+/*
  * An event that cannot be read: park it if it has to wait behind dead letters
  * anyway.
  */

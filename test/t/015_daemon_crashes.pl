@@ -179,6 +179,26 @@ $deadly->(q{select evsource.truncate_stream('r-bad', 2, force => true)});
 crashes_until(q{select count(*) = 2 and bool_or(attempts > 0) from evsource.dead_letters}, 6, 'an event that is released');
 is($sql->(q{select version, attempts, sqlstate from evsource.dead_letters order by position}), "3|3|57P02\n5|0|", 'it is parked, and what waits for it');
 is($sql->(q{select state from evsource.states where projection = 'one' order by key}), qq({"n": 1}\n{"n": 3}), 'all else is applied');
+
+# Nor do those that are released crash it one after the other: this would be the sixth.
+$sql->(q{
+select evsource.append('r-worse', 'Bad', '{"keys": ["c"]}'), evsource.append('r-worse', 'Good', '{"keys": []}');
+select evsource.append('r-2', 'Good', data) from unnest(array['{"keys": ["c"], "one": 1}', '{"keys": ["c"]}']::jsonb[]) data;
+select evsource.append('r-3', 'Bad', jsonb_build_object('keys', array['d' || i])) from generate_series(1, 4) i;
+});
+$soon->(q{select count(*) = 4 from evsource.dead_letters where stream = 'r-3'}, 'more are bad');
+$deadly->(q{
+update evsource.dead_letters set sqlstate = '57P02' where stream = 'r-3';
+select evsource.truncate_stream('r-worse', 2, force => true)});
+crashes_until(q{select state = 'failed' from evsource.projection_status}, 6, 'one more event that is released');
+is($sql->(q{select stream, attempts, sqlstate from evsource.projection_failures join evsource.events using (position)}), 'r-2|3|57P02', 'it is stopped there');
+is($sql->(q{select version, attempts, retry from evsource.dead_letters where stream = 'r-2' order by position}), "1|0|t\n2|0|f", 'and to be tried again');
+$sql->(q{
+create or replace function count_up(state jsonb, e evsource.event) returns jsonb language sql as $$ select jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 1) $$;
+select evsource.resume_projection('one');
+});
+$soon->(q{select count(*) = 0 from evsource.dead_letters where stream = 'r-2'}, 'mended and resumed, it goes on');
+is($sql->(q{select state, event_count, (select count(*) from evsource.projection_failures) from evsource.projection_status}), 'active|8|0', 'and all that waits for nothing is applied');
 $sql->(q{select evsource.drop_projection('one', force => true)});
 
 # A slow handler in another database is not blamed for it.
