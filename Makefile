@@ -10,7 +10,7 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION)
 # tells the way of an event, file by file.
 
 # what all rooms stand on: settings, catalog, shared memory, our own SQL
-GROUND = evsource settings relations catalog shmem query text_array rights utility \
+GROUND = evsource clock settings relations catalog shmem query text_array rights utility \
 	role_guard parameters
 
 # the log: positions, order, rows, streams, who waits for it

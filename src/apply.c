@@ -22,7 +22,6 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "apply_park.h"
@@ -83,14 +82,14 @@ evs_apply_begin_rebuild(EvsApply *apply, EvsProjection *projection, const char *
 	apply->began_at = checkpoint->position;
 }
 
-TimestampTz
+EvsTime
 evs_apply_due(const EvsApply *apply)
 {
 	const EvsFailure *failure = &apply->unit.failure;
 
-	if (apply->raise || !evs_failure_waits(failure, GetCurrentTimestamp()))
-		return 0;
-	return failure->retry_at;
+	if (apply->raise || !evs_failure_waits(failure))
+		return EVS_NO_TIME;
+	return evs_clock_at(failure->retry_at);
 }
 
 /* So many events are applied, and all is done up to the position. */
@@ -369,7 +368,7 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 /* ---- both ---- */
 
 static EvsApplied
-apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
+apply_batch(EvsApply *apply, int64 upto, int64 max_events, EvsTime until)
 {
 	EvsUnit    *unit = &apply->unit;
 	ScanWork	work = {apply, upto, {max_events, until}};
@@ -415,7 +414,7 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
 }
 
 EvsApplied
-evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events, TimestampTz until)
+evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events, EvsTime until)
 {
 	MemoryContext context;
 	MemoryContext caller;

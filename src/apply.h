@@ -3,7 +3,7 @@
  * its handler cannot take.
  *
  *	evs_apply_begin(&apply, projection, partition);
- *	while (evs_apply_batch(&apply, safe, max_events, 0) == EVS_APPLY_MORE)
+ *	while (evs_apply_batch(&apply, safe, max_events, EVS_NO_TIME) == EVS_APPLY_MORE)
  *		;
  *	evs_apply_end(&apply);
  *
@@ -14,6 +14,7 @@
 #define EVS_APPLY_H
 
 #include "evsource.h"
+#include "clock.h"
 #include "crash_mark.h"
 #include "projection.h"
 #include "unit.h"
@@ -49,7 +50,7 @@ extern void evs_apply_begin_rebuild(EvsApply *apply, EvsProjection *projection,
 									const char *name, const EvsCheckpoint *checkpoint);
 
 /* When its next attempt at an event is due; 0 when there is nothing to wait for. */
-extern TimestampTz evs_apply_due(const EvsApply *apply);
+extern EvsTime evs_apply_due(const EvsApply *apply);
 
 /*
  * Apply the next events after the checkpoint, up to a position below which no
@@ -61,7 +62,7 @@ extern TimestampTz evs_apply_due(const EvsApply *apply);
  * (evs_failure_is_transient) get out.
  */
 extern EvsApplied evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events,
-								  TimestampTz until);
+								  EvsTime until);
 
 /*
  * The next event is to blame for having ended the server: park it, or stop the projection.

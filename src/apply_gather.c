@@ -7,7 +7,6 @@
  */
 #include "evsource.h"
 
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "attempt.h"
@@ -42,7 +41,7 @@ typedef struct GatherWork
 	EvsApply   *apply;
 	int64		upto;
 	int64		most;			/* events */
-	TimestampTz until;
+	EvsTime		until;
 } GatherWork;
 
 static void
@@ -51,7 +50,7 @@ apply_up_to(void *arg)
 	GatherWork *work = arg;
 	EvsApply   *apply = work->apply;
 
-	while (apply->applied <= work->most && GetCurrentTimestamp() < work->until &&
+	while (apply->applied <= work->most && !evs_clock_is_over(work->until) &&
 		   evs_apply_batch(apply, work->upto, Min(evs_apply_limit(apply->projection), work->most + 1),
 						   work->until) == EVS_APPLY_MORE)
 		;
@@ -59,7 +58,7 @@ apply_up_to(void *arg)
 
 /* Returns how many events that took. */
 static int64
-bring_to(EvsApply *apply, int64 upto, int64 most, TimestampTz until)
+bring_to(EvsApply *apply, int64 upto, int64 most, EvsTime until)
 {
 	GatherWork	work = {apply, upto, most, until};
 	ErrorData  *error;
@@ -84,8 +83,7 @@ evs_apply_gather(EvsProjection *projection)
 	EvsApply   *applies = palloc(sizeof(EvsApply) * projection->partitions);
 	EvsCheckpoint checkpoint;
 	int64		left = MOST_GATHERED;
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													MOST_BATCHES * evs_async_batch_time);
+	EvsTime		until = evs_clock_in(MOST_BATCHES * evs_async_batch_time);
 
 	if (projection->partitions == 1)
 		return;

@@ -22,12 +22,12 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "async.h"
 #include "attempt.h"
 #include "barrier.h"
+#include "clock.h"
 #include "horizon.h"
 #include "known.h"
 #include "own_transaction.h"
@@ -81,7 +81,7 @@ is_ours(const EvsProjection *projection, int partition)
 static EvsAsyncOutcome
 retry_after(EvsAsyncPacing *pacing, int milliseconds)
 {
-	pacing->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
+	pacing->retry_at = evs_clock_in(milliseconds);
 	return EVS_ASYNC_RETRY;
 }
 
@@ -100,10 +100,10 @@ back_off(EvsAsyncPacing *pacing, int *times, int longest)
  * is quick, half as many or fewer when it took too long.
  */
 static void
-pace(EvsAsyncPacing *pacing, EvsApplied result, TimestampTz began)
+pace(EvsAsyncPacing *pacing, EvsApplied result, EvsTime began)
 {
 	double		took = evs_price_without(&pacing->price, pacing->applied,
-										 (GetCurrentTimestamp() - began) / 1000.0);
+										 evs_clock_since(began));
 	double		wanted = evs_async_batch_time;
 
 	if (took > wanted)
@@ -224,7 +224,7 @@ leave_mark(const char *name, int partition, EvsAsyncPacing *pacing)
 		return true;
 	evs_unit_read(projection, partition, &unit);
 	if (unit.checkpoint.position >= evs_horizon_safe_position() ||
-		evs_failure_waits(&unit.failure, GetCurrentTimestamp()))
+		evs_failure_waits(&unit.failure))
 		return true;
 
 	return evs_caution_begin(&pacing->caution, name, partition, unit.checkpoint.position,
@@ -268,7 +268,7 @@ apply_next(Step *step)
 	EvsApply	apply;
 	EvsApplied	result;
 	EvsFailure *failure = &apply.unit.failure;
-	TimestampTz began = GetCurrentTimestamp();
+	EvsTime		began = evs_clock_now();
 	int64		safe;
 
 	/* look again with the lock held */
@@ -287,9 +287,9 @@ apply_next(Step *step)
 	safe = evs_horizon_safe_position();
 	evs_apply_begin(&apply, projection, partition);
 	pacing->position = apply.unit.checkpoint.position;
-	if (evs_failure_waits(failure, began))
+	if (evs_failure_waits(failure))
 	{
-		pacing->retry_at = failure->retry_at;
+		pacing->retry_at = evs_clock_at(failure->retry_at);
 		return EVS_ASYNC_RETRY;
 	}
 
@@ -314,7 +314,7 @@ apply_next(Step *step)
 			 !(failure->exists && failure->position > pacing->position));
 		step->ran = true;
 		result = evs_apply_batch(&apply, safe, next_batch(projection, pacing),
-								 TimestampTzPlusMilliseconds(began, evs_async_batch_time));
+								 evs_clock_after(began, evs_async_batch_time));
 		step->may_guard = false;
 	}
 	evs_apply_end(&apply);
@@ -331,7 +331,7 @@ apply_next(Step *step)
 		case EVS_APPLY_END:
 			return is_catching_up(projection) ? finish_catching_up(&apply, pacing) : EVS_ASYNC_IDLE;
 		case EVS_APPLY_RETRY:
-			pacing->retry_at = failure->retry_at;
+			pacing->retry_at = evs_clock_at(failure->retry_at);
 			return EVS_ASYNC_RETRY;
 		case EVS_APPLY_FAILED:
 			break;
@@ -344,7 +344,7 @@ apply_next(Step *step)
  * was nobody's fault; false when that was the last attempt.
  */
 static bool
-put_on_record(const char *name, int partition, const ErrorData *error, TimestampTz *retry_at)
+put_on_record(const char *name, int partition, const ErrorData *error, EvsTime *retry_at)
 {
 	EvsProjection *projection = evs_async_try_claim(name, partition);
 	EvsUnit		unit;
@@ -363,7 +363,10 @@ put_on_record(const char *name, int partition, const ErrorData *error, Timestamp
 	evs_unit_read(projection, partition, &unit);
 	unit.failure.attempts = unit.failure.exists ? unit.failure.attempts + 1 : 1;
 	if (unit.failure.attempts < evs_async_attempts)
-		unit.failure.retry_at = *retry_at = evs_failure_retry_at(unit.failure.attempts);
+	{
+		unit.failure.retry_at = evs_failure_retry_at(unit.failure.attempts);
+		*retry_at = evs_clock_at(unit.failure.retry_at);
+	}
 	else
 	{
 		unit.failure.retry_at = 0;
@@ -454,7 +457,7 @@ let_a_new_one_try(const char *name, EvsAsyncPacing *pacing, const ErrorData *err
 	ereport(LOG,
 			(errmsg("projection \"%s\" failed, and is applied again by a new process", name),
 			 errdetail("What its handler remembers may be out of date: %s", error->message)));
-	pacing->retry_at = GetCurrentTimestamp();
+	pacing->retry_at = evs_clock_now();
 	return EVS_ASYNC_WORN;
 }
 

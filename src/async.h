@@ -27,6 +27,7 @@
 
 #include "evsource.h"
 
+#include "clock.h"
 #include "crash_mark.h"
 #include "nodes/pg_list.h"
 #include "price.h"
@@ -51,7 +52,7 @@ typedef struct EvsAsyncPacing
 	int			troubles;		/* transactions in a row that failed for no
 								 * fault of the handler's */
 	int			busy;			/* times in a row that another session had it */
-	TimestampTz retry_at;		/* of EVS_ASYNC_RETRY */
+	EvsTime		retry_at;		/* of EVS_ASYNC_RETRY */
 	int64		position;		/* the log is applied up to here */
 	int64		applied;		/* events, by the last call */
 	bool		started;		/* catching up: how much there is to do is noted */

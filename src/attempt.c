@@ -10,9 +10,9 @@
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 
 #include "attempt.h"
+#include "clock.h"
 
 /*
  * PostgreSQL looks at all that other processes ask for at once, and forgets that there is
@@ -59,14 +59,14 @@ evs_attempt(void (*work) (void *), void *arg)
 void
 evs_attempt_pause(int milliseconds)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
+	EvsTime		until = evs_clock_in(milliseconds);
 
 	for (;;)
 	{
 		long		left;
 
 		CHECK_FOR_INTERRUPTS();
-		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		left = evs_clock_left(until);
 		if (left <= 0)
 			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

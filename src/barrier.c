@@ -27,6 +27,7 @@
 #include "attempt.h"
 #include "barrier.h"
 #include "catalog.h"
+#include "clock.h"
 
 /* How long is waited for others where lock_timeout does not say it (ms). */
 #define PATIENCE		10000
@@ -135,14 +136,14 @@ evs_barrier_begin(EvsBarrier *barrier, const char *what, const char *name,
 	barrier->name = name;
 	barrier->others = others;
 	barrier->patience = evs_patience();
-	barrier->until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), barrier->patience);
+	barrier->until = evs_clock_in(barrier->patience);
 	barrier->attempt = EVS_FIRST_ATTEMPT;
 }
 
 static int
 time_left(const EvsBarrier *barrier)
 {
-	return (int) TimestampDifferenceMilliseconds(GetCurrentTimestamp(), barrier->until);
+	return (int) evs_clock_left(barrier->until);
 }
 
 /* What is done behind the barrier, at once. */

@@ -7,7 +7,8 @@
 
 #include "evsource.h"
 
-#include "datatype/timestamp.h"
+#include "clock.h"
+
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 
@@ -30,7 +31,7 @@ typedef struct EvsBarrier
 	bool		appends_go_on;	/* there is only the rest, no need of the barrier */
 	List	   *tables;			/* to be locked behind it, against readers, too */
 	int			patience;		/* ms in all */
-	TimestampTz until;			/* then it is over */
+	EvsTime		until;			/* then it is over */
 	int			attempt;		/* ms for the next one */
 } EvsBarrier;
 

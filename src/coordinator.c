@@ -27,6 +27,7 @@
 
 #include "attempt.h"
 #include "catalog.h"
+#include "clock.h"
 #include "daemon.h"
 #include "horizon.h"
 #include "jobs.h"
@@ -71,8 +72,8 @@
 typedef struct Worker
 {
 	BackgroundWorkerHandle *handle; /* NULL: there is none */
-	TimestampTz started_at;
-	TimestampTz start_at;		/* the next one: not before that */
+	EvsTime		started_at;
+	EvsTime		start_at;		/* the next one: not before that */
 	long		delay;			/* ms, of the last restart */
 	bool		no_room;		/* the last one found none */
 } Worker;
@@ -84,11 +85,11 @@ static EvsJobs jobs;
 static char *database_name;
 static Worker workers[EVS_MAX_WORKERS];
 static int64 published = 0;
-static TimestampTz publish_at = 0;
+static EvsTime publish_at;
 static int64 notified = 0;
-static TimestampTz notify_at = 0;
-static TimestampTz listened_at = 0;	/* when somebody listened last */
-static TimestampTz starves_since = 0;
+static EvsTime notify_at;
+static EvsTime listened_at;		/* when somebody listened last */
+static EvsTime starves_since;
 static bool waits_for_adoption = false;
 static bool closed = false;		/* the database allows no connections any more */
 
@@ -172,7 +173,7 @@ somebody_listens(void)
 {
 	if (evs_notify_interval == 0 || !evs_listen_anybody())
 		return false;
-	listened_at = GetCurrentTimestamp();
+	listened_at = evs_clock_now();
 	return true;
 }
 
@@ -182,9 +183,8 @@ time_to_stay(void)
 {
 	if ((jobs.count > 0 && !waits_for_adoption) || team->stay || somebody_listens())
 		return HEARTBEAT;
-	return listened_at == 0 ? 0 :
-		TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-										TimestampTzPlusMilliseconds(listened_at, LISTENERS_AWAY));
+	return !evs_clock_is_set(listened_at) ? 0 :
+		evs_clock_left(evs_clock_after(listened_at, LISTENERS_AWAY));
 }
 
 /* Read the list of jobs if it is not what it was; leave if we are not needed. */
@@ -229,22 +229,21 @@ look(void)
 
 /* Not at once, and less and less often. */
 static void
-try_later(Worker *worker, TimestampTz now)
+try_later(Worker *worker)
 {
 	worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), LAST_DELAY);
-	worker->start_at = TimestampTzPlusMilliseconds(now, worker->delay);
+	worker->start_at = evs_clock_in(worker->delay);
 }
 
 /* Say so in the log, now and then. */
 static void
 tell_no_room(int number)
 {
-	static TimestampTz told_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static EvsTime tell_at;
 
-	if (told_at != 0 && now >= told_at && !TimestampDifferenceExceeds(told_at, now, TELL_ROOM))
+	if (!evs_clock_is_over(tell_at))
 		return;
-	told_at = now;
+	tell_at = evs_clock_in(TELL_ROOM);
 	ereport(LOG,
 			(errmsg("evsource could not start worker %d of %d for database \"%s\"",
 					number + 1, team->size, database_name),
@@ -261,7 +260,7 @@ start_worker(int number)
 	its_post.member = number;
 	evs_daemon_describe(&description, "evsource worker", "evs_worker_main", &its_post);
 	description.bgw_notify_pid = MyProcPid;
-	worker->started_at = GetCurrentTimestamp();
+	worker->started_at = evs_clock_now();
 	team->members[number].dismissed = false;
 	worker->no_room = !RegisterDynamicBackgroundWorker(&description, &worker->handle);
 	if (!worker->no_room)
@@ -270,7 +269,7 @@ start_worker(int number)
 	/* often there is room soon: when a server starts, many look what there is to do */
 	worker->handle = NULL;
 	worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), ROOM_DELAY);
-	worker->start_at = TimestampTzPlusMilliseconds(worker->started_at, worker->delay);
+	worker->start_at = evs_clock_in(worker->delay);
 	tell_no_room(number);
 }
 
@@ -293,7 +292,10 @@ use_room(void)
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 	{
 		if (workers[i].no_room)
-			workers[i].start_at = workers[i].delay = 0;
+		{
+			workers[i].start_at = EVS_NO_TIME;
+			workers[i].delay = 0;
+		}
 	}
 }
 
@@ -314,7 +316,7 @@ note_room(int size)
 	if (starves == team->starves)
 		return;
 	team->starves = starves;
-	starves_since = GetCurrentTimestamp();
+	starves_since = evs_clock_now();
 	/* others have waited for us */
 	if (!starves)
 		tell_launcher_of_room();
@@ -328,7 +330,7 @@ static bool
 is_better_left(void)
 {
 	if (!team->starves || team->stay || somebody_listens() ||
-		!TimestampDifferenceExceeds(starves_since, GetCurrentTimestamp(), TIME_TO_STARVE))
+		evs_clock_since(starves_since) < TIME_TO_STARVE)
 		return false;
 	for (int i = 0; i < post.team; i++)
 	{
@@ -343,22 +345,20 @@ static void
 bury_worker(int number)
 {
 	Worker	   *worker = &workers[number];
-	TimestampTz now = GetCurrentTimestamp();
 
 	pfree(worker->handle);
 	worker->handle = NULL;
 	tell_launcher_of_room();
-	if (TimestampDifferenceExceeds(worker->started_at, now, LONG_LIFE))
+	if (evs_clock_since(worker->started_at) >= LONG_LIFE)
 		worker->delay = 0;
 	if (!team->members[number].dismissed)
-		try_later(worker, now);
+		try_later(worker);
 }
 
 /* Start those that are missing, end those that are too many; ms to sleep. */
 static long
 look_after_workers(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	int			size = waits_for_adoption ? 0 : Min(jobs.count, evs_max_workers);
 	long		timeout = HEARTBEAT;
 
@@ -384,12 +384,14 @@ look_after_workers(void)
 		}
 		if (i < size && worker->handle == NULL)
 		{
-			if (worker->start_at <= now && closed)
-				try_later(worker, now);
-			else if (worker->start_at <= now)
+			bool		due = evs_clock_is_over(worker->start_at);
+
+			if (due && closed)
+				try_later(worker);
+			else if (due)
 				start_worker(i);
 			if (worker->handle == NULL)
-				timeout = Min(timeout, Max(TimestampDifferenceMilliseconds(now, worker->start_at), 10));
+				timeout = Min(timeout, Max(evs_clock_left(worker->start_at), 10));
 		}
 	}
 	note_room(size);
@@ -414,14 +416,13 @@ typedef struct Watch
 static bool
 publish(long *timeout)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool		waits = false;
 
 	if (evs_publish_interval == 0 || max_wal_senders == 0)
 		return false;
-	if (now < publish_at)
+	if (!evs_clock_is_over(publish_at))
 	{
-		*timeout = Min(*timeout, Max(TimestampDifferenceMilliseconds(now, publish_at), 10));
+		*timeout = Min(*timeout, Max(evs_clock_left(publish_at), 10));
 		return false;
 	}
 
@@ -433,7 +434,7 @@ publish(long *timeout)
 		waits = !evs_positions_log_is_open();
 		if (!waits)
 			published = evs_publish_safe_position();
-		publish_at = TimestampTzPlusMilliseconds(now, evs_publish_interval);
+		publish_at = evs_clock_in(evs_publish_interval);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -453,7 +454,7 @@ notify_without_flush(int64 safe)
 
 /* Tell them, if there is something new. */
 static void
-tell_listeners(TimestampTz now)
+tell_listeners(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 
@@ -466,14 +467,14 @@ tell_listeners(TimestampTz now)
 		if (safe > notified && !notify_without_flush(safe))
 		{
 			/* somebody listens and does not take what he is sent */
-			notify_at = TimestampTzPlusMilliseconds(now, NOTIFY_DELAY);
+			notify_at = evs_clock_in(NOTIFY_DELAY);
 			safe = notified;
 		}
 		else if (safe > notified)
 		{
-			TimestampTz earliest = TimestampTzPlusMilliseconds(now, -NOTIFY_BURST * evs_notify_interval);
+			EvsTime		earliest = evs_clock_in((int64) -NOTIFY_BURST * evs_notify_interval);
 
-			notify_at = TimestampTzPlusMilliseconds(Max(notify_at, earliest), evs_notify_interval);
+			notify_at = evs_clock_after(evs_clock_later(notify_at, earliest), evs_notify_interval);
 		}
 		CommitTransactionCommand();
 		notified = safe;
@@ -485,7 +486,7 @@ tell_listeners(TimestampTz now)
 		EmitErrorReport();
 		evs_attempt_flush();
 		AbortCurrentTransaction();
-		notify_at = TimestampTzPlusMilliseconds(now, NOTIFY_DELAY);
+		notify_at = evs_clock_in(NOTIFY_DELAY);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -495,23 +496,12 @@ tell_listeners(TimestampTz now)
 static bool
 notify(long *timeout)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (now >= notify_at)
-		tell_listeners(now);
-	if (now >= notify_at)
+	if (evs_clock_is_over(notify_at))
+		tell_listeners();
+	if (evs_clock_is_over(notify_at))
 		return true;
-	*timeout = Min(*timeout, Max(TimestampDifferenceMilliseconds(now, notify_at), 1));
+	*timeout = Min(*timeout, Max(evs_clock_left(notify_at), 1));
 	return false;
-}
-
-/* What was put off is due. */
-static void
-put_off_nothing(void)
-{
-	publish_at = notify_at = 0;
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-		workers[i].start_at = 0;
 }
 
 /* Asked when whatever changes from now on wakes us. */
@@ -558,8 +548,6 @@ evs_coordinator_main(Datum argument)
 
 		(void) evs_daemon_reload();
 		team->heartbeat = GetCurrentTimestamp();
-		if (evs_daemon_clock_went_back(team->heartbeat))
-			put_off_nothing();
 		look();
 		timeout = look_after_workers();
 		timeout = Min(timeout, time_to_stay());

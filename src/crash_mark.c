@@ -32,8 +32,8 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 
+#include "clock.h"
 #include "crash_mark.h"
 #include "lock_classes.h"
 #include "own_transaction.h"
@@ -110,8 +110,8 @@ static int	marked_partition;
 
 static bool has_turn = false;
 static bool wants_turn = false; /* somebody else has it */
-static TimestampTz turn_began = 0;	/* 0: with the next time that we get it */
-static TimestampTz waits_since = 0; /* 0: we have had it when we last wanted it */
+static EvsTime turn_began;		/* none: with the next time that we get it */
+static EvsTime waits_since;		/* none: we have had it when we last wanted it */
 
 static bool
 read_left(const char *projection, int partition, Mark *mark)
@@ -182,12 +182,12 @@ take_turn(void)
 	SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, EVS_LOCK_TURN);
 	has_turn = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	wants_turn = !has_turn;
-	if (has_turn && turn_began == 0)
-		turn_began = GetCurrentTimestamp();
+	if (has_turn && !evs_clock_is_set(turn_began))
+		turn_began = evs_clock_now();
 	if (has_turn)
-		waits_since = 0;
-	else if (waits_since == 0)
-		waits_since = GetCurrentTimestamp();
+		waits_since = EVS_NO_TIME;
+	else if (!evs_clock_is_set(waits_since))
+		waits_since = evs_clock_now();
 	return has_turn;
 }
 
@@ -195,7 +195,7 @@ take_turn(void)
 static bool
 goes_without_turn(void)
 {
-	if (!TimestampDifferenceExceeds(waits_since, GetCurrentTimestamp(), TURN_PATIENCE))
+	if (evs_clock_since(waits_since) < TURN_PATIENCE)
 		return false;
 	wants_turn = false;
 	return true;
@@ -217,15 +217,15 @@ evs_caution_rest(void)
 	if (has_turn)
 	{
 		give_up_turn();
-		if (!TimestampDifferenceExceeds(turn_began, GetCurrentTimestamp(), TURN_TIME))
+		if (evs_clock_since(turn_began) < TURN_TIME)
 			return 0;
-		turn_began = 0;
+		turn_began = EVS_NO_TIME;
 		return TURN_GAP;
 	}
 	if (!wants_turn)
 		return 0;
 	wants_turn = false;
-	turn_began = 0;
+	turn_began = EVS_NO_TIME;
 	return TURN_RETRY;
 }
 

@@ -246,16 +246,6 @@ evs_daemon_is_in_copy(void)
 }
 
 bool
-evs_daemon_clock_went_back(TimestampTz now)
-{
-	static TimestampTz last = 0;
-	bool		back = now < last;
-
-	last = now;
-	return back;
-}
-
-bool
 evs_daemon_reload(void)
 {
 	CHECK_FOR_INTERRUPTS();

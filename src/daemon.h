@@ -65,12 +65,6 @@ extern bool evs_daemon_is_in_copy(void);
 /* Has somebody told this process to end? */
 extern bool evs_daemon_was_told_to_leave(void);
 
-/*
- * Was the clock set back since this process looked last?  Then what it has put off is
- * further away than it was meant to be.
- */
-extern bool evs_daemon_clock_went_back(TimestampTz now);
-
 /* Reload the configuration if that was asked for; returns whether it was. */
 extern bool evs_daemon_reload(void);
 

@@ -431,11 +431,11 @@ time_is_up(const ScanSource *source)
 	const EvsProjection *projection = source->projection;
 	int64		applied = source->result->applied;
 
-	if (source->limit->until == 0 || applied == 0)
+	if (!evs_clock_is_set(source->limit->until) || applied == 0)
 		return false;
 	if (projection->kind == EVS_KIND_QUERY && (!projection->streaming || applied % 128 != 0))
 		return false;
-	return GetCurrentTimestamp() >= source->limit->until;
+	return evs_clock_is_over(source->limit->until);
 }
 
 static const EvsEvent *
@@ -536,7 +536,7 @@ evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *
 void
 evs_dispatch_inline_scans(EvsBeginScan begin, const void *arg, int64 last)
 {
-	static const EvsScanLimit no_limit = {PG_INT64_MAX, 0};
+	static const EvsScanLimit no_limit = {PG_INT64_MAX};
 	List	   *projections = evs_projections_inline();
 	ListCell   *cell;
 

@@ -6,6 +6,7 @@
 #define EVS_DISPATCH_H
 
 #include "evsource.h"
+#include "clock.h"
 #include "projection.h"
 #include "scan.h"
 
@@ -52,8 +53,8 @@ extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch
 typedef struct EvsScanLimit
 {
 	int64		max_events;		/* at most so many */
-	TimestampTz until;			/* who gets them one by one, or as a stream, gets no
-								 * more after that time; 0: never */
+	EvsTime		until;			/* who gets them one by one, or as a stream, gets no
+								 * more after that time, if it is set */
 } EvsScanLimit;
 
 typedef struct EvsScanned

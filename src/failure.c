@@ -125,10 +125,10 @@ evs_failure_retry_at(int attempts)
 }
 
 bool
-evs_failure_waits(const EvsFailure *failure, TimestampTz now)
+evs_failure_waits(const EvsFailure *failure)
 {
-	return failure->exists && failure->retry_at > now &&
-		failure->retry_at <= TimestampTzPlusMilliseconds(now, MAX_RETRY_DELAY);
+	return failure->exists && failure->retry_at > GetCurrentTimestamp() &&
+		failure->retry_at <= evs_failure_retry_at(failure->attempts);
 }
 
 static void

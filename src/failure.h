@@ -30,10 +30,10 @@ extern bool evs_failure_may_be_stale(int sqlerrcode);
 extern TimestampTz evs_failure_retry_at(int attempts);
 
 /*
- * Has it to wait for its next attempt?  Not for longer than any has to: then the clock was
+ * Has it to wait for its next attempt?  Not for longer than after so many: then the clock was
  * set back.
  */
-extern bool evs_failure_waits(const EvsFailure *failure, TimestampTz now);
+extern bool evs_failure_waits(const EvsFailure *failure);
 
 /* An error as the columns of a table hold it. */
 typedef struct EvsErrorText

@@ -51,6 +51,7 @@
 #include "utils/timestamp.h"
 
 #include "barrier.h"
+#include "clock.h"
 #include "event.h"
 #include "give_way.h"
 #include "hand_out.h"
@@ -324,16 +325,18 @@ is_blocked(const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 static void
 note_nothing(EvsFetch *fetch, const EvsSubscription *subscription, int64 safe, Snapshot snapshot)
 {
-	fetch->due = fetch->locked == NULL ? 0 :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_TIMEOUT);
+	fetch->due = fetch->locked == NULL ? EVS_NO_TIME : evs_clock_in(LOCKED_TIMEOUT);
 	for (int i = 0; i < subscription->ncursors; i++)
 	{
 		const EvsCursor *cursor = &subscription->cursors[i];
 
 		if (!cursor->is_free && cursor->free_at != 0 &&
-			!bms_is_member(cursor->partition, fetch->locked) &&
-			(fetch->due == 0 || cursor->free_at < fetch->due))
-			fetch->due = cursor->free_at;
+			!bms_is_member(cursor->partition, fetch->locked))
+		{
+			EvsTime		due = evs_clock_at(cursor->free_at);
+
+			fetch->due = evs_clock_is_set(fetch->due) ? evs_clock_earlier(fetch->due, due) : due;
+		}
 	}
 	fetch->held_at = is_blocked(subscription, safe, snapshot) ? safe + 1 : 0;
 	evs_wakeup_wanted(&subscription->filter, &fetch->wanted);
@@ -415,19 +418,12 @@ look(EvsFetch *fetch)
 
 /* ---- waiting ---- */
 
-/* Milliseconds from now until then, at least 0. */
-static long
-milliseconds_until(TimestampTz then)
-{
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), then);
-}
-
 static void
-sleep_until(const EvsFetch *fetch, TimestampTz until)
+sleep_until(const EvsFetch *fetch, EvsTime until)
 {
 	static uint32 wait_event = 0;
-	long		timeout = milliseconds_until(fetch->due != 0 && fetch->due < until ?
-											 fetch->due : until);
+	long		timeout = evs_clock_left(evs_clock_is_set(fetch->due) ?
+										 evs_clock_earlier(fetch->due, until) : until);
 
 	if (wait_event == 0)
 		wait_event = evs_wakeup_wait_event("EvsourceFetch");
@@ -453,7 +449,7 @@ static bool
 will_be_woken(const EvsFetch *fetch)
 {
 	/* what is held back or leased, others leave to us to watch */
-	bool		woken = !evs_wakeup_found_nothing(fetch->held_at != 0 || fetch->due != 0);
+	bool		woken = !evs_wakeup_found_nothing(fetch->held_at != 0 || evs_clock_is_set(fetch->due));
 
 	/* from a change on other things wake us than before, so look again after it */
 	if (evs_wakeup_want(&fetch->wanted, fetch->held_at) || woken)
@@ -463,7 +459,7 @@ will_be_woken(const EvsFetch *fetch)
 }
 
 static void
-wait_for_events(EvsFetch *fetch, TimestampTz until)
+wait_for_events(EvsFetch *fetch, EvsTime until)
 {
 	for (;;)
 	{
@@ -471,9 +467,9 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 		if (look(fetch) || fetch->has_locks || fetch->unfinished)
 			return;
 		(void) evs_give_way(&until);
-		if (will_be_woken(fetch) && milliseconds_until(until) > 0)
+		if (will_be_woken(fetch) && !evs_clock_is_over(until))
 			sleep_until(fetch, until);
-		else if (milliseconds_until(until) == 0)
+		else if (evs_clock_is_over(until))
 			return;
 		require_client();
 	}
@@ -482,7 +478,7 @@ wait_for_events(EvsFetch *fetch, TimestampTz until)
 static void
 wait_and_fetch(EvsFetch *fetch, int64 wait_ms)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait_ms);
+	EvsTime		until = evs_clock_in(wait_ms);
 
 	evs_give_way_once();
 	evs_wakeup_register_subscription(fetch->name, &fetch->wanted);
@@ -518,16 +514,18 @@ positive_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64
  * What a call has found out, beyond what it hands out, is lost when it is cancelled: so
  * it must end before that.
  */
-static TimestampTz
+static EvsTime
 search_until(int64 wait_ms)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													Max(wait_ms, LONGEST_SEARCH));
+	EvsTime		until = evs_clock_in(Max(wait_ms, LONGEST_SEARCH));
+	TimestampTz half = TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(),
+												   StatementTimeout / 2);
 
-	if (StatementTimeout > 0)
-		until = Min(until, TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(),
-													   StatementTimeout / 2));
-	return until;
+	if (StatementTimeout <= 0)
+		return until;
+	/* the clock may have been set back since the statement began */
+	until = evs_clock_earlier(until, evs_clock_in(StatementTimeout / 2));
+	return evs_clock_earlier(until, evs_clock_at(half));
 }
 
 /* Row security could hide events, which a cursor would pass over for ever. */

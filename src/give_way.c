@@ -17,8 +17,8 @@
 #include "evsource.h"
 
 #include "storage/proc.h"
-#include "utils/timestamp.h"
 
+#include "clock.h"
 #include "crew.h"
 #include "give_way.h"
 
@@ -28,12 +28,12 @@
 static LocalTransactionId gave_way_in = InvalidLocalTransactionId;
 
 bool
-evs_give_way(TimestampTz *until)
+evs_give_way(EvsTime *until)
 {
 	if (evs_crew_changes_extension() == 0)
 		return false;
 	gave_way_in = EvsMyLocalTransactionId();
-	*until = Min(*until, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TIME_TO_GIVE_WAY));
+	*until = evs_clock_earlier(*until, evs_clock_in(TIME_TO_GIVE_WAY));
 	return true;
 }
 

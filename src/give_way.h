@@ -9,13 +9,14 @@
 
 #include "evsource.h"
 
-#include "datatype/timestamp.h"
+#include "clock.h"
+
 
 /*
  * Is somebody about to?  Then the wait is to end soon.  Asked before each sleep, by who has
  * registered (wakeup.h): who comes later wakes him.
  */
-extern bool evs_give_way(TimestampTz *until);
+extern bool evs_give_way(EvsTime *until);
 
 /* Error 55P03, if that somebody is still there; it lets go of the transaction's locks. */
 extern void evs_give_way_or_fail(void);

@@ -125,7 +125,7 @@ is_dead(Batch *batch, const EvsEvent *event)
 bool
 evs_hand_out_is_late(const EvsFetch *fetch)
 {
-	return GetCurrentTimestamp() >= fetch->until;
+	return evs_clock_is_over(fetch->until);
 }
 
 /* ---- upcasters ---- */

@@ -10,6 +10,7 @@
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
 
+#include "clock.h"
 #include "subscription.h"
 #include "wakeup.h"
 
@@ -24,11 +25,11 @@ typedef struct EvsFetch
 	Tuplestorestate *result;
 	MemoryContext context;		/* of one look */
 	int			count;			/* events that were handed out */
-	TimestampTz until;			/* to search for them any longer would take too long */
+	EvsTime		until;			/* to search for them any longer would take too long */
 	bool		unfinished;		/* the last look has ended because of that */
 
 	/* what the last look in vain has seen */
-	TimestampTz due;			/* when a cursor becomes free; 0: unknown */
+	EvsTime		due;			/* when a cursor becomes free; none: unknown */
 	int64		held_at;		/* there are events from here on that are not safe to read yet; 0: none */
 	bool		has_locks;		/* cursors may be locked by this transaction */
 	Bitmapset  *locked;			/* partitions that another transaction has */

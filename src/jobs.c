@@ -13,7 +13,6 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "jobs.h"
@@ -132,9 +131,10 @@ is_choosy(const EvsJob *job)
 
 /* Is it time to write down how far that is? */
 static bool
-is_to_be_written(const EvsJob *job, TimestampTz now)
+is_to_be_written(const EvsJob *job)
 {
-	return job->write_at != 0 && (job->write_at <= now || evs_wakeup_is_awaited(job->projection));
+	return evs_clock_is_set(job->write_at) &&
+		(evs_clock_is_over(job->write_at) || evs_wakeup_is_awaited(job->projection));
 }
 
 /* Look at these events; those that want none of them have seen them then. */
@@ -164,7 +164,6 @@ show_events(EvsJobs *jobs, int64 after, int64 upto)
 void
 evs_jobs_wake(EvsJobs *jobs, int64 safe)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	int64		after = safe;
 
 	for (int i = 0; i < jobs->count; i++)
@@ -189,10 +188,10 @@ evs_jobs_wake(EvsJobs *jobs, int64 safe)
 			continue;
 		job->seen = Max(job->seen, safe);
 		if (job->seen <= job->pacing.position)
-			job->write_at = 0;
-		else if (job->write_at == 0)
-			job->write_at = TimestampTzPlusMilliseconds(now, WRITE_INTERVAL);
-		job->nothing = is_to_be_written(job, now);
+			job->write_at = EVS_NO_TIME;
+		else if (!evs_clock_is_set(job->write_at))
+			job->write_at = evs_clock_in(WRITE_INTERVAL);
+		job->nothing = is_to_be_written(job);
 		if (job->nothing)
 			job->idle = false;
 	}
@@ -200,19 +199,19 @@ evs_jobs_wake(EvsJobs *jobs, int64 safe)
 
 /* What came of it. */
 static void
-take_note(EvsJob *job, const EvsAsyncPass *pass, TimestampTz now)
+take_note(EvsJob *job, const EvsAsyncPass *pass)
 {
 	switch (pass->outcome)
 	{
 		case EVS_ASYNC_PASSED:
 			job->pacing.position = pass->position;
-			job->write_at = 0;
+			job->write_at = EVS_NO_TIME;
 			job->idle = true;
 			break;
 		case EVS_ASYNC_HELD:
 			/* who has it will move it on; who waits for it is not put off */
 			job->idle = !evs_wakeup_is_awaited(job->projection);
-			job->write_at = TimestampTzPlusMilliseconds(now, WRITE_INTERVAL);
+			job->write_at = evs_clock_in(WRITE_INTERVAL);
 			break;
 		case EVS_ASYNC_NOT_PASSED:
 			break;
@@ -222,7 +221,6 @@ take_note(EvsJob *job, const EvsAsyncPass *pass, TimestampTz now)
 void
 evs_jobs_write(EvsJobs *jobs, bool (*may_take) (int number))
 {
-	TimestampTz now = GetCurrentTimestamp();
 	int			next = 0;
 
 	while (next < jobs->count)
@@ -248,20 +246,18 @@ evs_jobs_write(EvsJobs *jobs, bool (*may_take) (int number))
 			break;
 		evs_async_pass(passes, count);
 		for (int i = 0; i < count; i++)
-			take_note(&jobs->jobs[numbers[i]], &passes[i], now);
+			take_note(&jobs->jobs[numbers[i]], &passes[i]);
 	}
 }
 
 bool
 evs_jobs_are_up_to(const EvsJobs *jobs, int64 safe)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	for (int i = 0; i < jobs->count; i++)
 	{
 		const EvsJob *job = &jobs->jobs[i];
 
-		if (job->idle && (looked_up_to(job) < safe || is_to_be_written(job, now)))
+		if (job->idle && (looked_up_to(job) < safe || is_to_be_written(job)))
 			return false;
 	}
 	return true;

@@ -8,6 +8,7 @@
 #include "evsource.h"
 
 #include "async.h"
+#include "clock.h"
 #include "crew.h"
 
 /* A job, and what this process remembers about it. */
@@ -20,9 +21,9 @@ typedef struct EvsJob
 	EvsAsyncPacing pacing;
 	bool		idle;			/* nothing to do before the log is beyond pacing.position */
 	int64		seen;			/* idle: up to here it has nothing for the job */
-	TimestampTz write_at;		/* and that is written down then; 0: it has been */
+	EvsTime		write_at;		/* and that is written down then; none: it has been */
 	bool		nothing;		/* not idle, only because it is time for that */
-	TimestampTz retry_at;		/* not before that, 0: at any time */
+	EvsTime		retry_at;		/* not before that */
 } EvsJob;
 
 typedef struct EvsJobs

@@ -32,8 +32,8 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
+#include "clock.h"
 #include "daemon.h"
 #include "databases.h"
 #include "shmem.h"
@@ -62,8 +62,8 @@ typedef struct Charge
 	BackgroundWorkerHandle *handle; /* of its coordinator; NULL: it has none now */
 	bool		again;			/* look again when it says it is not needed */
 	bool		closed;			/* the database allows no connections */
-	TimestampTz started_at;
-	TimestampTz start_at;		/* not before that */
+	EvsTime		started_at;
+	EvsTime		start_at;		/* not before that */
 	long		delay;			/* ms, of the last restart */
 } Charge;
 
@@ -133,7 +133,7 @@ take_charge(Oid database)
 	{
 		charge->again = true;
 		if (charge->closed || waits_for_room(charge))
-			charge->start_at = 0;
+			charge->start_at = EVS_NO_TIME;
 		return;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -192,14 +192,14 @@ take_team(Charge *charge)
 
 /* Not at once, and less and less often. */
 static void
-try_later(Charge *charge, TimestampTz now)
+try_later(Charge *charge)
 {
 	charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), LAST_DELAY);
-	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
+	charge->start_at = evs_clock_in(charge->delay);
 }
 
 static void
-wait_for_room(Charge *charge, TimestampTz now)
+wait_for_room(Charge *charge)
 {
 	/* start_daemon() wants to know; it does not help to hurry */
 	if (charge->post.team >= 0 || give_team(charge))
@@ -209,7 +209,7 @@ wait_for_room(Charge *charge, TimestampTz now)
 	}
 	short_of_room = true;
 	charge->delay = Min(Max(charge->delay * 2, FIRST_DELAY), ROOM_DELAY);
-	charge->start_at = TimestampTzPlusMilliseconds(now, charge->delay);
+	charge->start_at = evs_clock_in(charge->delay);
 }
 
 static void
@@ -220,10 +220,10 @@ start(Charge *charge)
 	bool		started;
 	EvsTeam    *team;
 
-	charge->started_at = GetCurrentTimestamp();
+	charge->started_at = evs_clock_now();
 	if (charge->post.team < 0 && !give_team(charge))
 	{
-		wait_for_room(charge, charge->started_at);
+		wait_for_room(charge);
 		return;
 	}
 
@@ -243,7 +243,7 @@ start(Charge *charge)
 
 	charge->handle = NULL;
 	full = true;
-	wait_for_room(charge, charge->started_at);
+	wait_for_room(charge);
 }
 
 /* Its coordinator has gone: is that all?  If not, say when to try again. */
@@ -251,7 +251,6 @@ static bool
 bury(Charge *charge)
 {
 	EvsVerdict	verdict = crew->teams[charge->post.team].verdict;
-	TimestampTz now = GetCurrentTimestamp();
 
 	pfree(charge->handle);
 	charge->handle = NULL;
@@ -274,16 +273,16 @@ bury(Charge *charge)
 	if (verdict == EVS_VERDICT_NO_ROOM)
 	{
 		charge->delay = 0;
-		wait_for_room(charge, now);
+		wait_for_room(charge);
 		return false;
 	}
 
 	if (verdict != EVS_VERDICT_NONE ||
-		TimestampDifferenceExceeds(charge->started_at, now, LONG_LIFE))
+		evs_clock_since(charge->started_at) >= LONG_LIFE)
 		charge->delay = 0;
-	try_later(charge, now);
+	try_later(charge);
 	if (verdict == EVS_VERDICT_NOT_NEEDED || verdict == EVS_VERDICT_ANEW)
-		charge->start_at = now;
+		charge->start_at = EVS_NO_TIME;
 	return false;
 }
 
@@ -304,7 +303,7 @@ is_locked(Oid database)
 
 /* Keep it in mind until it is open again; false if there is no such database. */
 static bool
-wait_until_open(Charge *charge, TimestampTz now)
+wait_until_open(Charge *charge)
 {
 	if (evs_databases_find(EVS_DATABASES_CLOSED, charge->post.database) == NIL)
 		return false;
@@ -313,7 +312,7 @@ wait_until_open(Charge *charge, TimestampTz now)
 	if (!OidIsValid(only_database))
 		take_team(charge);
 	charge->closed = true;
-	try_later(charge, now);
+	try_later(charge);
 	return true;
 }
 
@@ -321,7 +320,6 @@ wait_until_open(Charge *charge, TimestampTz now)
 static bool
 look_after(Charge *charge)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	pid_t		pid;
 
 	if (charge->handle != NULL)
@@ -336,19 +334,19 @@ look_after(Charge *charge)
 	if (charge->post.team >= 0 && crew->teams[charge->post.team].hurry)
 	{
 		charge->delay = 0;
-		charge->start_at = 0;
+		charge->start_at = EVS_NO_TIME;
 	}
-	if (charge->start_at > now)
+	if (!evs_clock_is_over(charge->start_at))
 		return false;
 	/* not for each of many a look for nothing */
 	if (waits_for_room(charge) &&
 		(full || (charge->post.team < 0 && !has_free_team())))
 	{
-		wait_for_room(charge, now);
+		wait_for_room(charge);
 		return false;
 	}
 	if (evs_databases_find(EVS_DATABASES_OPEN, charge->post.database) == NIL)
-		return !wait_until_open(charge, now);
+		return !wait_until_open(charge);
 	if (charge->closed)
 	{
 		charge->closed = false;
@@ -356,7 +354,7 @@ look_after(Charge *charge)
 	}
 	if (is_locked(charge->post.database))
 	{
-		charge->start_at = TimestampTzPlusMilliseconds(now, FIRST_DELAY);
+		charge->start_at = evs_clock_in(FIRST_DELAY);
 		return false;
 	}
 	start(charge);
@@ -367,13 +365,12 @@ look_after(Charge *charge)
 static void
 tell_who_waits(void)
 {
-	static TimestampTz told_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static EvsTime tell_at;
 	Oid			first = InvalidOid;
 	int			count = 0;
 	ListCell   *cell;
 
-	if (told_at != 0 && now >= told_at && !TimestampDifferenceExceeds(told_at, now, TELL_ROOM))
+	if (!evs_clock_is_over(tell_at))
 		return;
 	foreach(cell, charges)
 	{
@@ -384,7 +381,7 @@ tell_who_waits(void)
 		if (count++ == 0)
 			first = charge->post.database;
 	}
-	told_at = now;
+	tell_at = evs_clock_in(TELL_ROOM);
 
 	/* often there is room soon: when a server starts, many look what there is to do */
 	ereport(LOG,
@@ -416,7 +413,10 @@ use_room(void)
 		Charge	   *charge = lfirst(cell);
 
 		if (waits_for_room(charge))
-			charge->start_at = charge->delay = 0;
+		{
+			charge->start_at = EVS_NO_TIME;
+			charge->delay = 0;
+		}
 	}
 }
 
@@ -450,8 +450,7 @@ look_after_charges(void)
 		}
 		if (charge->handle == NULL)
 		{
-			long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-															   charge->start_at);
+			long		left = evs_clock_left(charge->start_at);
 
 			timeout = timeout < 0 ? Max(left, 10) : Min(timeout, Max(left, 10));
 		}
@@ -511,16 +510,6 @@ reload(void)
 		evs_shmem_request(EVS_ALL_DATABASES);
 }
 
-/* What was put off is due. */
-static void
-put_off_nothing(void)
-{
-	ListCell   *cell;
-
-	foreach(cell, charges)
-		((Charge *) lfirst(cell))->start_at = 0;
-}
-
 void
 evs_launcher_main(Datum argument)
 {
@@ -548,8 +537,6 @@ evs_launcher_main(Datum argument)
 		MemoryContextSwitchTo(context);
 		reload();
 		take_requests();
-		if (evs_daemon_clock_went_back(GetCurrentTimestamp()))
-			put_off_nothing();
 		timeout = look_after_charges();
 		if (OidIsValid(only_database) && charges == NIL)
 			proc_exit(0);

@@ -23,7 +23,6 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "attempt.h"
@@ -156,17 +155,15 @@ evs_procedure_moment(const EvsProcedure *procedure)
 static void
 gave_way(EvsProcedure *procedure, const EvsMet *met)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool		in_vain = procedure->in_vain;
 
 	procedure->met = met;
 	procedure->in_vain = false;
 	procedure->tables_first = procedure->tables_taken = false;
 	procedure->pause = evs_procedure_moment(procedure);
-	if (in_vain && now < procedure->ahead_until)
+	if (in_vain && !evs_clock_is_over(procedure->ahead_until))
 		return;
-	procedure->ahead_until =
-		TimestampTzPlusMilliseconds(now, procedure->timeout > 0 ? procedure->timeout : VAIN_TIME);
+	procedure->ahead_until = evs_clock_in(procedure->timeout > 0 ? procedure->timeout : VAIN_TIME);
 	procedure->attempts++;
 	if (evs_procedure_has_tried(procedure) && !procedure->complete)
 		ereport(ERROR,
@@ -225,7 +222,7 @@ evs_procedure_may_try(EvsProcedure *procedure)
 	procedure->awaited = procedure->ahead[procedure->nahead - 1];
 	evs_rebuild_waits_for_transactions(procedure->name, procedure->ahead, procedure->nahead);
 	if (procedure->timeout > 0 && !procedure->background &&
-		GetCurrentTimestamp() >= procedure->ahead_until)
+		evs_clock_is_over(procedure->ahead_until))
 		gave_way(procedure, procedure->met);
 	return false;
 }
@@ -309,11 +306,9 @@ evs_procedure_finish_async(EvsProjection *projection)
 }
 
 EvsOutcome
-evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz due)
+evs_procedure_wait_until(EvsProcedure *procedure, EvsTime due)
 {
-	int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
-
-	procedure->pause = (int) Min(Max(left, 1), PG_INT32_MAX);
+	procedure->pause = (int) Max(evs_clock_left(due), 1);
 	return EVS_WAIT;
 }
 
@@ -332,9 +327,9 @@ evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection)
  * twice the time, so where one was too long it goes on with care.
  */
 void
-evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began)
+evs_procedure_pace(EvsProcedure *procedure, int64 applied, EvsTime began)
 {
-	double		elapsed = Max(GetCurrentTimestamp() - began, 1) / 1000.0;
+	double		elapsed = Max(evs_clock_since(began), 0.001);
 	double		events = applied > 0 ? applied : procedure->batch;
 	double		batch = procedure->batch;
 	double		took;
@@ -358,19 +353,19 @@ evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began)
 
 int64
 evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const char *troubles,
-					EvsCheckpoint *checkpoint, int64 upto, int64 max_events, TimestampTz *due)
+					EvsCheckpoint *checkpoint, int64 upto, int64 max_events, EvsTime *due)
 {
 	EvsApply	apply;
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), EVS_PROCEDURE_TIME);
+	EvsTime		until = evs_clock_in(EVS_PROCEDURE_TIME);
 	EvsScanLimit limit = {max_events, until};
 	bool		crashes = evs_caution_blames(&procedure->caution) > 0;
 
-	*due = 0;
+	*due = EVS_NO_TIME;
 	if (!projection->dead_letter && !crashes)
 		return evs_replay_some(projection, checkpoint, upto, &limit);
 
 	evs_apply_begin_rebuild(&apply, projection, troubles, checkpoint);
-	if (evs_apply_due(&apply) == 0)
+	if (!evs_clock_is_set(evs_apply_due(&apply)))
 	{
 		if (crashes)
 			(void) evs_apply_crashed(&apply, upto, &procedure->caution);
@@ -386,9 +381,9 @@ evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const ch
 /* The next batch of what is built in place. */
 static int64
 apply_batch(EvsProcedure *procedure, EvsProjection *projection, EvsCheckpoint *checkpoint,
-			int64 upto, TimestampTz *due)
+			int64 upto, EvsTime *due)
 {
-	TimestampTz began = GetCurrentTimestamp();
+	EvsTime		began = evs_clock_now();
 	int64		applied;
 
 	applied = evs_procedure_apply(procedure, projection, projection->name, checkpoint, upto,
@@ -412,7 +407,7 @@ apply_rest(void *arg)
 {
 	Rest	   *rest = arg;
 	int64		last = evs_horizon_last_position();
-	TimestampTz due;
+	EvsTime		due;
 
 	/* what has crashed before is applied bit by bit */
 	if (rest->procedure->caution.careful > 0 && rest->checkpoint->position < last)
@@ -449,11 +444,11 @@ evs_procedure_catch_up(EvsProcedure *procedure, EvsProjection *projection)
 	int64		safe = evs_horizon_safe_position();
 	bool		careful = procedure->caution.careful > 0;
 	int64		applied;
-	TimestampTz due;
+	EvsTime		due;
 
 	evs_checkpoint_read(projection->name, &checkpoint);
 	applied = apply_batch(procedure, projection, &checkpoint, safe, &due);
-	if (due != 0)
+	if (evs_clock_is_set(due))
 		return evs_procedure_wait_until(procedure, due);
 	if (checkpoint.position < safe || (careful && applied > 0) ||
 		(applied > FEW_EVENTS && ++procedure->rounds < MAX_ROUNDS))
@@ -473,8 +468,7 @@ longest_wait(const EvsProcedure *procedure)
 	int			left = LONGEST_WAIT;
 
 	if (procedure->nahead > 0 && procedure->timeout > 0)
-		left = (int) Min(left, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-															   procedure->ahead_until));
+		left = (int) Min(left, evs_clock_left(procedure->ahead_until));
 	return Max(left, 1);
 }
 

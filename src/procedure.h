@@ -5,12 +5,12 @@
 #define EVS_PROCEDURE_H
 
 #include "evsource.h"
+#include "clock.h"
 #include "crash_mark.h"
 #include "price.h"
 #include "projection.h"
 #include "registry.h"
 
-#include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "storage/lock.h"
 
@@ -32,7 +32,7 @@ typedef struct EvsProcedure
 	const struct EvsMet *met;	/* what the last one met */
 	VirtualTransactionId *ahead;	/* and whom, as far as we know */
 	int			nahead;			/* how many of them are still there */
-	TimestampTz ahead_until;	/* then that was an attempt, too */
+	EvsTime		ahead_until;	/* then that was an attempt, too */
 	int			rounds;			/* that reached the safe position */
 	int			pause;			/* ms to sleep when EVS_WAIT was said */
 	int64		batch;			/* events for the next transaction; 0: not known yet */
@@ -57,12 +57,12 @@ typedef struct EvsProcedure
 	bool		tables_first;	/* rebuild: the next exchange takes the tables before all else */
 	Oid			first_table;	/* beginning with this one */
 	bool		tables_taken;	/* and has them */
-	TimestampTz spares_until;	/* so long it spares who has used the tables and waits
-								 * for us; 0: nobody was found who does */
+	EvsTime		spares_until;	/* so long it spares who has used the tables and waits
+								 * for us; none: nobody was found who does */
 	struct EvsLetIn *let_in;	/* who had waited for them, when they were let go of */
 	int			nlet_in;
 	List	   *appenders;		/* sessions that were let in, and then waited for us to append */
-	TimestampTz still_until;	/* and is for so long at most; 0: to be settled yet */
+	EvsTime		still_until;	/* and is for so long at most; none: to be settled yet */
 	EvsCheckpoint old;			/* rebuild: of the version that is to be kept */
 } EvsProcedure;
 
@@ -149,7 +149,7 @@ extern void evs_procedure_gave_way_to_writers(EvsProcedure *procedure);
 extern EvsProjection *evs_procedure_open(const EvsProcedure *procedure);
 
 /* Say EVS_WAIT until then. */
-extern EvsOutcome evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz due);
+extern EvsOutcome evs_procedure_wait_until(EvsProcedure *procedure, EvsTime due);
 
 /* So long (ms) should a transaction take. */
 #define EVS_PROCEDURE_TIME	1000
@@ -159,17 +159,17 @@ extern EvsOutcome evs_procedure_wait_until(EvsProcedure *procedure, TimestampTz 
  * others see how far the work is; and how long one has taken that applied as many.
  */
 extern int64 evs_procedure_batch(EvsProcedure *procedure, const EvsProjection *projection);
-extern void evs_procedure_pace(EvsProcedure *procedure, int64 applied, TimestampTz began);
+extern void evs_procedure_pace(EvsProcedure *procedure, int64 applied, EvsTime began);
 
 /*
  * Apply events after the checkpoint to what is built, and move it; at most so
  * many, and about EVS_PROCEDURE_TIME.  What it cannot take is on record under a
  * name; an error that ends the work gets out.  Returns how many were applied, and
- * when the one that failed, if one did, is due again (0: none did).
+ * when the one that failed, if one did, is due again (none: none did).
  */
 extern int64 evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection,
 								 const char *troubles, EvsCheckpoint *checkpoint,
-								 int64 upto, int64 max_events, TimestampTz *due);
+								 int64 upto, int64 max_events, EvsTime *due);
 
 /*
  * One batch; or the last, behind the barrier, when a round without it has

@@ -435,7 +435,7 @@ apply_all(EvsProjection *projection)
 	evs_checkpoint_read(projection->name, &checkpoint);
 	evs_apply_begin_rebuild(&apply, projection, projection->name, &checkpoint);
 	do
-		result = evs_apply_batch(&apply, safe, evs_apply_limit(projection), 0);
+		result = evs_apply_batch(&apply, safe, evs_apply_limit(projection), EVS_NO_TIME);
 	while (result == EVS_APPLY_MORE || result == EVS_APPLY_RETRY);
 	evs_apply_end(&apply);
 	evs_checkpoint_write(projection->name, &apply.unit.checkpoint);

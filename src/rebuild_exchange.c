@@ -30,7 +30,6 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "attempt.h"
@@ -174,7 +173,7 @@ apply_last(void *arg)
 	for (int batches = 0;; batches++)
 	{
 		last->complete = rebuild->checkpoint.position >= upto;
-		if (last->complete || rebuild->due != 0 || evs_shadow_touched(&watch) ||
+		if (last->complete || evs_clock_is_set(rebuild->due) || evs_shadow_touched(&watch) ||
 			(careful && batches > 0))
 			return;
 		(void) evs_online_apply(last->procedure, rebuild, redirected, &watch, upto);
@@ -362,7 +361,7 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 		return EVS_WAIT;
 	if (has_gathered(projection))
 	{
-		procedure->still_until = 0;
+		procedure->still_until = EVS_NO_TIME;
 		hold_still(procedure, rebuild, projection);
 		return EVS_MORE;
 	}
@@ -382,9 +381,8 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 
 	evs_rebuild_readers_begin(procedure, rebuild->checkpoint.event_count);
 	procedure->still_until =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									procedure->tables_taken ? evs_tables_moment(procedure) :
-									procedure->timeout > 0 ? procedure->timeout : STILL_TIME);
+		evs_clock_in(procedure->tables_taken ? evs_tables_moment(procedure) :
+					 procedure->timeout > 0 ? procedure->timeout : STILL_TIME);
 	hold_still(procedure, rebuild, projection);
 	return EVS_MORE;
 }
@@ -395,7 +393,7 @@ wait_for_snapshots(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *
 {
 	/* those that we wait for may wait for us: look for them, and stand in no queue */
 	SetInvalidVirtualTransactionId(procedure->awaited);
-	if (GetCurrentTimestamp() < procedure->still_until && !procedure->in_vain)
+	if (!evs_clock_is_over(procedure->still_until) && !procedure->in_vain)
 	{
 		hold_still(procedure, rebuild, projection);
 		procedure->pause = STILL_PAUSE;
@@ -411,7 +409,7 @@ evs_exchange_go_on(EvsProcedure *procedure, EvsRebuild *rebuild)
 	EvsProjection *projection;
 
 	/* the partitions were gathered */
-	if (procedure->still_until == 0)
+	if (!evs_clock_is_set(procedure->still_until))
 		return evs_exchange_settle(procedure, rebuild);
 
 	projection = evs_registry_open(rebuild->name);

@@ -28,7 +28,6 @@
 #include "storage/procarray.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "attempt.h"
@@ -170,7 +169,7 @@ evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *re
 				 EvsShadowWatch *watch, int64 upto)
 {
 	MemoryContext context = CurrentMemoryContext;
-	TimestampTz began = GetCurrentTimestamp();
+	EvsTime		began = evs_clock_now();
 	volatile int64 applied = 0;
 
 	PG_TRY();
@@ -572,7 +571,7 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 		rebuild->rounds++;
 	if (applied > 0 || rebuild->checkpoint.position > from)
 		evs_rebuild_write(rebuild);
-	if (rebuild->due != 0)
+	if (evs_clock_is_set(rebuild->due))
 		return evs_procedure_wait_until(procedure, rebuild->due);
 
 	if (rebuild->checkpoint.position < upto ||

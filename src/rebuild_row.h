@@ -5,6 +5,7 @@
 #define EVS_REBUILD_ROW_H
 
 #include "evsource.h"
+#include "clock.h"
 #include "procedure.h"
 #include "projection.h"
 #include "registry.h"
@@ -41,7 +42,7 @@ typedef struct EvsRebuild
 	bool		has_error;		/* not written with the row: one is on record */
 	int64		total;			/* events there were to apply */
 	int			rounds;			/* that came to the end and found more */
-	TimestampTz due;			/* not in the row: wait until then, 0: do not */
+	EvsTime		due;			/* not in the row: wait until then, if it is set */
 } EvsRebuild;
 
 /*

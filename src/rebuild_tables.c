@@ -32,7 +32,6 @@
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
-#include "utils/timestamp.h"
 
 #include "barrier.h"
 #include "hold.h"
@@ -45,15 +44,14 @@
 static bool
 is_sparing(const EvsProcedure *procedure)
 {
-	return procedure->spares_until == 0 || GetCurrentTimestamp() < procedure->spares_until;
+	return !evs_clock_is_set(procedure->spares_until) || !evs_clock_is_over(procedure->spares_until);
 }
 
 static void
 spare(EvsProcedure *procedure)
 {
-	if (procedure->spares_until == 0)
-		procedure->spares_until =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SPARING_TIME);
+	if (!evs_clock_is_set(procedure->spares_until))
+		procedure->spares_until = evs_clock_in(SPARING_TIME);
 }
 
 int
@@ -61,7 +59,7 @@ evs_tables_moment(const EvsProcedure *procedure)
 {
 	int			moment = evs_procedure_moment(procedure);
 
-	if (procedure->spares_until == 0 || !is_sparing(procedure))
+	if (!evs_clock_is_set(procedure->spares_until) || !is_sparing(procedure))
 		return moment;
 	return Min(moment, Max(DeadlockTimeout / 2, 1));
 }
@@ -230,7 +228,7 @@ evs_tables_take(EvsProcedure *procedure, List *relations)
 	if (lock_in_time(procedure, &wanted))
 		return true;
 	give_way(procedure, relations);
-	procedure->tables_first = procedure->spares_until != 0 && is_sparing(procedure);
+	procedure->tables_first = evs_clock_is_set(procedure->spares_until) && is_sparing(procedure);
 	procedure->first_table = wanted.current;
 	return false;
 }

@@ -279,7 +279,7 @@ go_on(EvsProcedure *procedure, EvsOutcome outcome)
 	{
 		if (outcome == EVS_WAIT)
 			evs_attempt_pause(procedure->pause);
-		outcome = procedure->still_until == 0 ? advance(procedure) : advance_held(procedure);
+		outcome = !evs_clock_is_set(procedure->still_until) ? advance(procedure) : advance_held(procedure);
 	}
 	return outcome;
 }

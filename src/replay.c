@@ -20,10 +20,10 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "apply.h"
 #include "barrier.h"
+#include "clock.h"
 #include "dispatch.h"
 #include "failure.h"
 #include "horizon.h"
@@ -97,7 +97,7 @@ replay(EvsProjection *projection, EvsCheckpoint *checkpoint, int64 upto)
 	MemoryContext batch_context;
 	MemoryContext old_context;
 	int			most = evs_apply_limit(projection);
-	EvsScanLimit limit = {most, 0};
+	EvsScanLimit limit = {most};
 
 	batch_context = AllocSetContextCreate(CurrentMemoryContext, "evsource replay batch",
 										  ALLOCSET_DEFAULT_SIZES);
@@ -184,7 +184,7 @@ evs_replay_activate(EvsProjection *projection)
 	evs_checkpoint_read(projection->name, &checkpoint);
 	do
 	{
-		TimestampTz began = GetCurrentTimestamp();
+		EvsTime		began = evs_clock_now();
 
 		for (int round = 0; round < MAX_ROUNDS && !IsolationUsesXactSnapshot(); round++)
 		{
@@ -199,7 +199,7 @@ evs_replay_activate(EvsProjection *projection)
 							  "locked what its handler needs");
 		else
 			/* nobody who appends was in the way of that */
-			barrier.until += GetCurrentTimestamp() - began;
+			barrier.until = evs_clock_after(barrier.until, (int64) evs_clock_since(began));
 		few = 0;
 	} while (!evs_barrier_attempt(&barrier, apply_rest, &rest));
 	*projection = activated;

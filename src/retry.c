@@ -217,15 +217,15 @@ is_over(const Retry *retry)
 {
 	if (retry->look_only)
 		return true;
-	return retry->limit.until != 0 && retry->tries > 0 &&
+	return evs_clock_is_set(retry->limit.until) && retry->tries > 0 &&
 		(retry->tries >= retry->limit.max_events ||
-		 GetCurrentTimestamp() >= retry->limit.until);
+		 evs_clock_is_over(retry->limit.until));
 }
 
 static int
 next_portion(const Retry *retry)
 {
-	if (retry->limit.until == 0)
+	if (!evs_clock_is_set(retry->limit.until))
 		return PORTION;
 	return (int) Min(Max(retry->limit.max_events, FEW), PORTION);
 }
@@ -233,7 +233,7 @@ next_portion(const Retry *retry)
 static int
 next_few(const Retry *retry, int ready)
 {
-	if (retry->limit.until == 0)
+	if (!evs_clock_is_set(retry->limit.until))
 		return ready;
 	return (int) Min(Min(ready, FEW), Max(retry->limit.max_events - retry->tries, 1));
 }

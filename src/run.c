@@ -55,7 +55,7 @@ apply_own(EvsApply *apply, int64 upto)
 	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return;
 
-	while (evs_apply_batch(apply, last, evs_apply_limit(apply->projection), 0) == EVS_APPLY_MORE)
+	while (evs_apply_batch(apply, last, evs_apply_limit(apply->projection), EVS_NO_TIME) == EVS_APPLY_MORE)
 		;
 	if (apply->applied == applied)
 		apply->unit = before;
@@ -79,7 +79,7 @@ run_unit(EvsProjection *projection, int partition, int64 safe, const Extent *ext
 		 (extent->max_batches == 0 || batches < extent->max_batches);
 		 batches++)
 		result = evs_apply_batch(&apply, Min(safe, extent->upto),
-								 evs_apply_limit(projection), 0);
+								 evs_apply_limit(projection), EVS_NO_TIME);
 	if (extent->include_own && result == EVS_APPLY_END)
 		apply_own(&apply, extent->upto);
 

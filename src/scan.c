@@ -60,7 +60,7 @@ struct EvsScan
 	bool		in_order;		/* rows come as they were stored */
 	TupleTableSlot *slot;		/* the current row */
 	bool		done;			/* an index scan asked again would start again */
-	TimestampTz until;			/* it is to end then; 0: no matter */
+	EvsTime		until;			/* it is to end then, if it is set */
 	int64		rows;			/* that were looked at, if it is */
 
 	/* Which rows, beyond what the index has decided */
@@ -325,7 +325,7 @@ scan_accepts(EvsScan *scan)
 }
 
 void
-evs_scan_until(EvsScan *scan, TimestampTz until)
+evs_scan_until(EvsScan *scan, EvsTime until)
 {
 	scan->until = until;
 }
@@ -375,8 +375,8 @@ is_in_runs(EvsScan *scan)
 static bool
 is_late(EvsScan *scan)
 {
-	return scan->until != 0 && scan->rows++ % EVS_SCAN_STRETCH == EVS_SCAN_STRETCH - 1 &&
-		GetCurrentTimestamp() >= scan->until;
+	return evs_clock_is_set(scan->until) && scan->rows++ % EVS_SCAN_STRETCH == EVS_SCAN_STRETCH - 1 &&
+		evs_clock_is_over(scan->until);
 }
 
 /*

@@ -8,12 +8,12 @@
 #define EVS_SCAN_H
 
 #include "evsource.h"
+#include "clock.h"
 
 #include "executor/tuptable.h"
 #include "utils/array.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
-#include "utils/timestamp.h"
 
 typedef struct EvsScan EvsScan;
 
@@ -88,7 +88,7 @@ extern bool evs_scan_is_done(const EvsScan *scan);
  */
 #define EVS_SCAN_STRETCH	2048
 
-extern void evs_scan_until(EvsScan *scan, TimestampTz until);
+extern void evs_scan_until(EvsScan *scan, EvsTime until);
 extern int64 evs_scan_passed(EvsScan *scan);
 
 /* Does the filter (NULL = everything) let this event through? */

@@ -12,10 +12,10 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/timestamp.h"
 
 #include "attempt.h"
 #include "barrier.h"
+#include "clock.h"
 #include "query.h"
 #include "subscription.h"
 
@@ -80,12 +80,12 @@ void
 evs_subscription_open_for_change(const char *name)
 {
 	int			patience = evs_patience();
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), patience);
+	EvsTime		until = evs_clock_in(patience);
 	ErrorData  *error;
 
 	for (int attempt = 1; (error = evs_attempt(lock_all_in_a_moment, (void *) name)) != NULL; attempt++)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		long		left = evs_clock_left(until);
 
 		if (!is_a_matter_of_time(error))
 			ReThrowError(error);

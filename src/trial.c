@@ -150,7 +150,7 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *s
 				 int64 after, int64 upto)
 {
 	int64		batch = trial->batch > 0 ? trial->batch : EVENTS_PER_BATCH;
-	EvsScanLimit limit = {batch, 0};
+	EvsScanLimit limit = {batch};
 	int64		position = Max(after, projection->start_after);
 	int			skipped = 0;
 	MemoryContext batch_context = AllocSetContextCreate(trial->context, "evsource trial batch",

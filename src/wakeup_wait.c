@@ -47,8 +47,8 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 
+#include "clock.h"
 #include "give_way.h"
 #include "shmem.h"
 #include "waited.h"
@@ -383,9 +383,8 @@ evs_wakeup_sleep(long timeout, uint32 wait_event)
 static bool
 wait_registered(EvsWakeupCondition condition, void *argument, long timeout)
 {
-	TimestampTz until = timeout < 0 ? DT_NOEND :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
-	TimestampTz soon = until;
+	EvsTime		until = timeout < 0 ? EVS_NEVER : evs_clock_in(timeout);
+	EvsTime		soon = until;
 
 	if (session_wait_event == 0)
 		session_wait_event = evs_wakeup_wait_event("EvsourceWait");
@@ -397,8 +396,7 @@ wait_registered(EvsWakeupCondition condition, void *argument, long timeout)
 
 		if (gives_way || timeout >= 0)
 		{
-			left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-												   gives_way ? soon : until);
+			left = evs_clock_left(gives_way ? soon : until);
 			if (left <= 0 && gives_way)
 				evs_give_way_or_fail();
 			else if (left <= 0)

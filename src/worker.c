@@ -28,6 +28,7 @@
 #include "async.h"
 #include "attempt.h"
 #include "catalog.h"
+#include "clock.h"
 #include "crash_mark.h"
 #include "daemon.h"
 #include "horizon.h"
@@ -99,11 +100,15 @@ is_claimed_by(const EvsMember *member, const EvsJob *job)
 		strcmp(member->projection, job->projection) == 0;
 }
 
-/* Is a job's home at another one, and for so long that we may take the job over? */
+/*
+ * Is a job's home at another one, and for so long that we may take the job over?  The clock
+ * may have been set back since.
+ */
 static bool
 is_held_up(const EvsMember *home, TimestampTz now)
 {
-	return home->job != EVS_JOB_NONE && TimestampDifferenceExceeds(home->since, now, BUSY);
+	return home->job != EVS_JOB_NONE &&
+		(home->since > now || TimestampDifferenceExceeds(home->since, now, BUSY));
 }
 
 /*
@@ -113,8 +118,9 @@ is_held_up(const EvsMember *home, TimestampTz now)
  * else when he is done, if the list has changed since he took it.
  */
 static bool
-claim(int number, TimestampTz now, bool *later)
+claim(int number, bool *later)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	EvsJob	   *job = &jobs.jobs[number];
 	EvsMember  *home = &team->members[number % Max(team->size, 1)];
 	bool		free = true;
@@ -197,7 +203,7 @@ step(EvsJob *job)
 					job->idle = true;
 					return false;
 				case EVS_ASYNC_STOPPED:
-					job->retry_at = DT_NOEND;
+					job->retry_at = EVS_NEVER;
 					return false;
 				case EVS_ASYNC_WORN:
 					/* whoever takes our place can begin at once */
@@ -211,10 +217,10 @@ step(EvsJob *job)
 				case EVS_MORE:
 					return true;
 				case EVS_WAIT:
-					job->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
+					job->retry_at = evs_clock_in(wait);
 					return false;
 				case EVS_DONE:
-					job->retry_at = DT_NOEND;
+					job->retry_at = EVS_NEVER;
 					return false;
 			}
 			break;
@@ -233,32 +239,29 @@ is_interrupted(void)
 static void
 work_on(EvsJob *job)
 {
-	TimestampTz started = GetCurrentTimestamp();
+	EvsTime		started = evs_clock_now();
 	bool		more = true;
 
-	job->retry_at = 0;
+	job->retry_at = EVS_NO_TIME;
 	job->idle = false;
 	while (more && !is_interrupted())
 	{
-		TimestampTz now;
-
 		(void) evs_daemon_reload();
 		pgstat_report_activity(STATE_RUNNING, job->projection);
 		more = step(job);
 		MemoryContextSwitchTo(step_context);
 		MemoryContextReset(step_context);
-		now = GetCurrentTimestamp();
-		me->heartbeat = now;
-		if (jobs.count > 1 && TimestampDifferenceExceeds(started, now, SLICE))
+		me->heartbeat = GetCurrentTimestamp();
+		if (jobs.count > 1 && evs_clock_since(started) >= SLICE)
 			break;
 	}
 }
 
 /* Is there something to do for a job, as far as we know? */
 static bool
-is_due(const EvsJob *job, TimestampTz now)
+is_due(const EvsJob *job)
 {
-	return !job->idle && job->retry_at <= now;
+	return !job->idle && evs_clock_is_over(job->retry_at);
 }
 
 /* What came of a round. */
@@ -284,12 +287,11 @@ go_round(void)
 		{
 			int			number = (turn + i) % jobs.count;
 			EvsJob	   *job = &jobs.jobs[number];
-			TimestampTz now = GetCurrentTimestamp();
 			int64		position;
 
-			if ((number % Max(team->size, 1) == post.member) != at_home || !is_due(job, now))
+			if ((number % Max(team->size, 1) == post.member) != at_home || !is_due(job))
 				continue;
-			if (!claim(number, now, &later))
+			if (!claim(number, &later))
 				continue;
 			round.was_due = true;
 			position = job->pacing.position;
@@ -305,12 +307,10 @@ go_round(void)
 	for (int i = 0; i < jobs.count; i++)
 	{
 		EvsJob	   *job = &jobs.jobs[i];
-		TimestampTz until = job->idle ? job->write_at : job->retry_at;
+		EvsTime		until = job->idle ? job->write_at : job->retry_at;
 
-		if (until != 0 && until != DT_NOEND)
-			round.timeout = Min(round.timeout,
-								Max(TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-																	until), 1));
+		if (evs_clock_is_set(until))
+			round.timeout = Min(round.timeout, Max(evs_clock_left(until), 1));
 	}
 	return round;
 }
@@ -330,12 +330,11 @@ static int64 safe_position = 0;
 static bool
 is_outdated(void)
 {
-	static TimestampTz looked_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static EvsTime look_at;
 
-	if (!evs_jobs_have_changed() && !TimestampDifferenceExceeds(looked_at, now, LOOK_INTERVAL))
+	if (!evs_jobs_have_changed() && !evs_clock_is_over(look_at))
 		return false;
-	looked_at = now;
+	look_at = evs_clock_in(LOOK_INTERVAL);
 	return evs_daemon_is_outdated();
 }
 
@@ -414,14 +413,11 @@ rest(long milliseconds)
 
 /* With many jobs at home each append would be a round. */
 static void
-rest_after(TimestampTz started)
+rest_after(EvsTime started)
 {
-	long		took;
-
 	if (jobs.count <= MANY_JOBS * Max(team->size, 1))
 		return;
-	took = Min(TimestampDifferenceMilliseconds(started, GetCurrentTimestamp()), LONGEST_REST);
-	rest(Max(took, 1));
+	rest((long) Max(Min(evs_clock_since(started), LONGEST_REST), 1));
 }
 
 /*
@@ -433,28 +429,12 @@ rest_after(TimestampTz started)
 static void
 rest_under_load(void)
 {
-	static TimestampTz next = 0;
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz earliest = TimestampTzPlusMilliseconds(now, -ROUND_BURST * ROUND_INTERVAL);
+	static EvsTime next;
+	EvsTime		earliest = evs_clock_in(-ROUND_BURST * ROUND_INTERVAL);
 
-	/* the clock may have been set back */
-	next = TimestampTzPlusMilliseconds(Min(Max(next, earliest), now), ROUND_INTERVAL);
-	if (next > now)
-		rest(Max(TimestampDifferenceMilliseconds(now, next), 1));
-}
-
-/* What was put off is due. */
-static void
-put_off_nothing(void)
-{
-	for (int i = 0; i < jobs.count; i++)
-	{
-		EvsJob	   *job = &jobs.jobs[i];
-
-		job->write_at = Min(job->write_at, 1);
-		if (job->retry_at != DT_NOEND)
-			job->retry_at = 0;
-	}
+	next = evs_clock_after(evs_clock_later(next, earliest), ROUND_INTERVAL);
+	if (!evs_clock_is_over(next))
+		rest(Max(evs_clock_left(next), 1));
 }
 
 /* Until we leave. */
@@ -463,13 +443,11 @@ work(void)
 {
 	for (;;)
 	{
-		TimestampTz started = GetCurrentTimestamp();
+		EvsTime		started = evs_clock_now();
 		Round		round;
 
 		(void) evs_daemon_reload();
-		if (evs_daemon_clock_went_back(started))
-			put_off_nothing();
-		me->heartbeat = started;
+		me->heartbeat = GetCurrentTimestamp();
 		if (me->dismissed || team->coordinator == 0 || !look())
 			proc_exit(0);
 		evs_jobs_write(&jobs, may_take);
