@@ -48,7 +48,7 @@ APPLY = replay run price attempt failure crash_mark dead_letters retry retry_rea
 
 # and applied again, beside the old version
 REBUILD = rebuild rebuild_row rebuild_readers rebuild_tables kept_waiting rebuild_online rebuild_exchange rebuild_request \
-	rebuild_worker shadow swap
+	rebuild_worker shadow members swap
 
 # read models are verified, changed handlers tried
 VERIFY = standin trial compare verify verify_whole trace try

@@ -277,6 +277,9 @@ extern bool pq_check_connection(void);
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
+/* A relation's types are members of the extension that it is a member of: 17. */
+#define EVS_TYPES_ARE_MEMBERS (PG_VERSION_NUM >= 170000)
+
 /* LockHeldByMe gained "or stronger" in 17. */
 #if PG_VERSION_NUM < 170000
 #define LockHeldByMe(tag, mode, orstronger) LockHeldByMe(tag, mode)

@@ -21,18 +21,14 @@
 #include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_depend.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -42,6 +38,7 @@
 #include "utils/syscache.h"
 
 #include "identity.h"
+#include "members.h"
 #include "query.h"
 #include "relations.h"
 #include "resolve.h"
@@ -138,13 +135,6 @@ evs_shadow_is_name(const char *name)
 	return strncmp(name, SCHEMA_PREFIX, strlen(SCHEMA_PREFIX)) == 0;
 }
 
-static bool
-is_ours(Oid namespace)
-{
-	return getExtensionOfObject(NamespaceRelationId, namespace) ==
-		get_extension_oid("evsource", false);
-}
-
 /* ---- before ---- */
 
 /* Does the handler's search_path lead to the tables? */
@@ -175,7 +165,7 @@ evs_shadow_obstacle(EvsProjection *projection)
 
 	Oid			namespace = get_namespace_oid(schema_name(projection->name), true);
 
-	if (OidIsValid(namespace) && !is_ours(namespace))
+	if (OidIsValid(namespace) && !evs_member_is_ours(NamespaceRelationId, namespace))
 		return psprintf("there is a schema %s that is not evsource's",
 						quote_identifier(schema_name(projection->name)));
 	if (evs_projection_load(schema_name(projection->name), true) != NULL)
@@ -329,29 +319,6 @@ relations_in(Oid namespace)
 	return relations;
 }
 
-/*
- * Make it a member of the extension, with the grants that it has: a dump would
- * have those that came later.
- */
-static void
-join_extension(Oid class, Oid object)
-{
-	ObjectAddress address;
-	ObjectAddress extension;
-
-	ObjectAddressSet(address, class, object);
-	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("evsource", false));
-	recordDependencyOn(&address, &extension, DEPENDENCY_EXTENSION);
-	recordExtObjInitPriv(object, class);
-}
-
-static void
-leave_extension(Oid class, Oid object)
-{
-	(void) deleteDependencyRecordsForClass(class, object, ExtensionRelationId,
-										   DEPENDENCY_EXTENSION);
-}
-
 char *
 evs_shadow_create(EvsProjection *projection, char **shape)
 {
@@ -384,9 +351,9 @@ evs_shadow_create(EvsProjection *projection, char **shape)
 	CommandCounterIncrement();
 
 	namespace = get_namespace_oid(schema, false);
-	join_extension(NamespaceRelationId, namespace);
+	evs_member_join(NamespaceRelationId, namespace);
 	foreach(cell, relations_in(namespace))
-		join_extension(RelationRelationId, lfirst_oid(cell));
+		evs_member_join(RelationRelationId, lfirst_oid(cell));
 	CommandCounterIncrement();
 	*shape = hash_shape(projection->tables, statements);
 	return schema;
@@ -400,16 +367,16 @@ evs_shadow_drop(const char *schema)
 	ObjectAddress address;
 	ListCell   *cell;
 
-	if (!OidIsValid(namespace) || !is_ours(namespace))
+	if (!OidIsValid(namespace) || !evs_member_is_ours(NamespaceRelationId, namespace))
 		return;
 
 	foreach(cell, relations_in(namespace))
 	{
-		leave_extension(RelationRelationId, lfirst_oid(cell));
+		evs_member_leave(RelationRelationId, lfirst_oid(cell));
 		ObjectAddressSet(address, RelationRelationId, lfirst_oid(cell));
 		add_exact_object_address(&address, members);
 	}
-	leave_extension(NamespaceRelationId, namespace);
+	evs_member_leave(NamespaceRelationId, namespace);
 	CommandCounterIncrement();
 
 	/* what is not ours keeps the tables, and them the schema */

@@ -282,3 +282,60 @@ alter table evsource.events set schema kept_aside;
 select evsource.drop_projection('kept_moves');
 drop table kept_moves, kept_copy;
 drop schema kept_aside;
+
+-- The types of the tables may be members of the extension, as pg_upgrade makes them from
+-- PostgreSQL 17 on: what drops or exchanges the tables does not mind.
+create table kept_types (id int generated always as identity, at serial, stream text primary key);
+create function build_types(e evsource.event) returns void language plpgsql as $$
+begin
+    if (e).type = 'Obstacle' then
+        raise exception 'no way past it';
+    end if;
+    insert into kept_types (stream) values ((e).stream);
+end $$;
+create procedure join_types() language plpgsql as $$
+declare
+    item text;
+begin
+    for item in
+        select t.oid::regtype from pg_type t
+        where t.typnamespace = 'evsource_shadow_kept_types'::regnamespace
+            and not exists (select from pg_depend d where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e')
+        order by t.typarray = 0
+    loop
+        execute format('alter extension evsource add type %s', item);
+    end loop;
+end $$;
+select evsource.create_projection('kept_types', 'build_types', tables => '{kept_types}', categories => '{typed}');
+select version from generate_series(1, 3) n, evsource.append('typed-' || n, 'A');
+call evsource.rebuild_projection('kept_types', online => true, keep_old => true);
+call join_types();
+select evsource.revert_rebuild('kept_types') is not null as reverted;
+select evsource.accept_rebuild('kept_types') is not null as accepted;
+call evsource.rebuild_projection('kept_types', online => true, keep_old => true);
+call join_types();
+call evsource.rebuild_projection('kept_types', online => true);
+
+-- One that is under way is cancelled, or goes with its projection.
+\set VERBOSITY terse
+select evsource.alter_projection('kept_types', mode => 'manual');
+select version from evsource.append('typed-4', 'Obstacle');
+call evsource.rebuild_projection('kept_types', online => true);
+call join_types();
+select evsource.cancel_rebuild('kept_types');
+call evsource.rebuild_projection('kept_types', online => true);
+call join_types();
+select evsource.drop_projection('kept_types');
+select count(*) from pg_namespace where nspname = 'evsource_shadow_kept_types';
+\set VERBOSITY default
+
+-- ALTER EXTENSION finds the members that it expects.
+select evsource.create_projection('kept_types', 'build_types', tables => '{kept_types}', categories => '{typed}', types => '{A}', start => 'now');
+call evsource.rebuild_projection('kept_types', online => true, keep_old => true);
+alter extension evsource drop table evsource_shadow_kept_types.kept_types;
+alter extension evsource add table evsource_shadow_kept_types.kept_types;
+select evsource.drop_projection('kept_types');
+select count(*) from pg_namespace where nspname = 'evsource_shadow_kept_types';
+drop table kept_types;
+drop function build_types;
+drop procedure join_types;

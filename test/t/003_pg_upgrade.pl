@@ -36,8 +36,9 @@ select evsource.capture_table('captured');
 });
 
 # Read models that have lost columns of which old rows have values: what pg_upgrade keeps
-# of such a column is its place in these.  The old version of the first one is kept, the
-# second one's rebuild stops at an event.
+# of such a column is its place in these.  They have sequences, which are members of the
+# extension as the tables are.  The old version of the first one is kept, the next two
+# are being rebuilt: an event stops them.
 $old->safe_psql('postgres', q{
 create table obstacles (position bigint);
 create table applied (projection text, position bigint);
@@ -53,8 +54,8 @@ do $$
 declare
     name text;
 begin
-    foreach name in array '{kept,building,plain}'::text[] loop
-        execute format('create table %I (gone_1 int default 1, stream text primary key, gone_2 text default %L, n bigint, gone_3 bigint default 3)', name, repeat('x', 10));
+    foreach name in array '{kept,building,cancelled,plain}'::text[] loop
+        execute format('create table %I (gone_1 int default 1, id int generated always as identity, stream text primary key, gone_2 text default %L, at serial, n bigint, gone_3 bigint default 3)', name, repeat('x', 10));
         perform evsource.create_projection(name, tables => array[name], query => format(
             'insert into %1$I as t (stream, n) select stream, count(*) from new_events where public.passes(%1$L, position) group by 1
              on conflict (stream) do update set n = t.n + excluded.n', name));
@@ -70,6 +71,8 @@ insert into obstacles values (550);
 my $rebuild = q{call evsource.rebuild_projection('building', online => true)};
 my ($status, $out, $error) = $old->psql('postgres', $rebuild);
 like($error, qr/no way past position 550/, 'a rebuild stops on its way');
+($status, $out, $error) = $old->psql('postgres', q{call evsource.rebuild_projection('cancelled', online => true)});
+like($error, qr/no way past position 550/, 'and another one');
 $old->safe_psql('postgres', 'truncate obstacles');
 
 my $expected = holds($old, 'postgres', 'orders');
@@ -102,13 +105,18 @@ $new->safe_psql('postgres', $rebuild);
 is($new->safe_psql('postgres', sprintf $sum, 'building'), 601, 'a rebuild that was under way is completed');
 is($new->safe_psql('postgres', q{select count(*) - count(distinct position) from applied where projection = 'building' and position <= 600}), 0,
 	'and goes on where it stopped');
+is($new->safe_psql('postgres', q{select evsource.cancel_rebuild('cancelled')}), 't', 'another one is cancelled');
+is($new->safe_psql('postgres', sprintf $sum, 'cancelled'), 601, 'and leaves the read model alone');
 $new->safe_psql('postgres', q{call evsource.rebuild_projection('plain', online => true)});
-is($new->safe_psql('postgres', sprintf $sum, 'plain'), 601, 'another one begins');
+is($new->safe_psql('postgres', sprintf $sum, 'plain'), 601, 'a new one begins');
 $new->safe_psql('postgres', q{select evsource.revert_rebuild('kept')});
 is($new->safe_psql('postgres', sprintf $sum, 'kept'), 501, 'an old version that was kept comes back');
 $new->safe_psql('postgres', q{select evsource.revert_rebuild('kept')});
 is($new->safe_psql('postgres', sprintf $sum, 'kept'), 601, 'and the new one');
-is($new->safe_psql('postgres', q{select count(*) from unnest('{kept,building,plain}'::text[]) p, evsource.verify_projection(p)}), 0,
+$new->safe_psql('postgres', q{select evsource.accept_rebuild('kept')});
+is($new->safe_psql('postgres', q{select count(*) from pg_namespace where nspname like 'evsource\_shadow%'}), 0,
+	'nothing is left when it is accepted');
+is($new->safe_psql('postgres', q{select count(*) from unnest('{kept,building,cancelled,plain}'::text[]) p, evsource.verify_projection(p)}), 0,
 	'they hold what they should');
 
 ($status, $out, $error) = $new->psql('postgres', 'drop extension evsource cascade');
