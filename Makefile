@@ -15,7 +15,7 @@ GROUND = evsource clock settings relations catalog shmem query text_array rights
 
 # the log: positions, order, rows, streams, who waits for it
 LOG = reached positions replication horizon wakeup wakeup_wait give_way wakeup_group listen notify \
-	event event_row streams scan
+	event event_row streams filter scan
 
 # event types: rules and upcasters
 TYPES = pure_call validate types type_run types_survey types_define
@@ -28,7 +28,7 @@ APPEND = metadata append append_json append_many duplicate store inserter store_
 READ = read read_secured publish blockers wait waited
 
 # dispatch to projections
-DISPATCH = projection identity dispatch handlers new_events new_events_stream
+DISPATCH = projection identity handling dispatch handlers new_events new_events_stream
 
 # folds, their states and snapshots
 FOLD = fold fold_groups fold_key folder fold_builtin jsonb_merge state_cache \

@@ -30,6 +30,7 @@
 #include "event.h"
 #include "fold_key.h"
 #include "handlers.h"
+#include "handling.h"
 #include "identity.h"
 #include "notify.h"
 #include "resolve.h"
@@ -49,21 +50,12 @@ typedef struct Waiting
 	int			capacity;
 } Waiting;
 
-/* The handler that runs.  It may try or verify a projection, whose handler runs within it. */
-typedef struct Running
-{
-	bool		replaying;		/* it gets history */
-	SubTransactionId subid;		/* in which it was called; 0: none runs */
-	struct Running *outer;		/* within which it runs, or NULL */
-} Running;
-
 /* The dispatch that is running; there is one at most. */
 static struct
 {
 	bool		running;
 	SubTransactionId subid;		/* in which it started */
 	MemoryContext context;		/* lives as long as it does */
-	Running		handler;
 	int			depth;			/* of the batch in hand; 0: the client's */
 	Waiting		waiting;
 } dispatch;
@@ -86,66 +78,6 @@ start_dispatch(void)
 	dispatch.running = true;
 	dispatch.subid = GetCurrentSubTransactionId();
 	dispatch.context = CurrentMemoryContext;
-}
-
-static void
-begin_handler(const EvsProjection *projection)
-{
-	Running		handler = {projection->replaying, GetCurrentSubTransactionId()};
-
-	if (dispatch.handler.subid != InvalidSubTransactionId)
-	{
-		handler.outer = MemoryContextAlloc(TopTransactionContext, sizeof(Running));
-		*handler.outer = dispatch.handler;
-	}
-	dispatch.handler = handler;
-}
-
-static void
-end_handler(void)
-{
-	Running    *outer = dispatch.handler.outer;
-
-	memset(&dispatch.handler, 0, sizeof(Running));
-	if (outer == NULL)
-		return;
-	dispatch.handler = *outer;
-	pfree(outer);
-}
-
-/*
- * Become the projection's owner, and see what is there now: the statement that
- * appends may have begun before the transaction whose work on the stream it
- * follows was visible.
- */
-static void
-enter(const EvsProjection *projection, EvsIdentity *identity)
-{
-	Oid			owner = get_role_oid(projection->owner, true);
-
-	if (!OidIsValid(owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("owner \"%s\" of projection \"%s\" does not exist",
-						projection->owner, projection->name),
-				 errdetail("The projection runs as that role, and is not skipped."),
-				 errhint("Create the role again; or, as a superuser, give the projection another owner (evsource.alter_projection), pause it or drop it.")));
-	evs_identity_enter_role(identity, owner, projection->search_path);
-	evs_identity_pin_settings();
-	evs_resolve_check_may_read(projection, owner);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	begin_handler(projection);
-}
-
-static void
-leave(const EvsProjection *projection, EvsIdentity *identity)
-{
-	end_handler();
-	PopActiveSnapshot();
-	CommandCounterIncrement();
-	evs_identity_leave(identity);
-	if (projection->applied != NULL)
-		projection->applied(projection->applied_argument);
 }
 
 /*
@@ -185,10 +117,10 @@ apply(EvsProjection *projection, EvsEvent *const *events, int count)
 							 count, projection->name)));
 
 	evs_handler_context_push(&errors, projection, events, count);
-	enter(projection, &identity);
+	evs_handling_begin(projection, &identity);
 	evs_handler_context_pop(&errors);
 	evs_handler_run(projection, events, count);
-	leave(projection, &identity);
+	evs_handling_end(projection, &identity);
 }
 
 static inline bool
@@ -378,12 +310,6 @@ evs_dispatch_refuse(const char *action, const char *detail, const char *hint)
 				 errhint("%s", hint)));
 }
 
-bool
-evs_dispatch_is_replaying(void)
-{
-	return dispatch.handler.replaying;
-}
-
 void
 evs_dispatch_inline(const EvsBatch *batch)
 {
@@ -479,11 +405,11 @@ scan_stream(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 	source.is_ahead = true;
 
 	evs_handler_context_push(&errors, projection, &first, 1);
-	enter(projection, &identity);
+	evs_handling_begin(projection, &identity);
 	evs_handler_context_pop(&errors);
 
 	evs_handler_run_stream(projection, next_of_scan, &source);
-	leave(projection, &identity);
+	evs_handling_end(projection, &identity);
 }
 
 /* Everything else gets copies of them. */
@@ -567,17 +493,18 @@ evs_dispatch_check(EvsProjection *projection)
 	if (projection->kind == EVS_KIND_QUERY)
 		evs_check_query(projection);
 
-	enter(projection, &identity);
+	evs_handling_begin(projection, &identity);
 	if (projection->kind != EVS_KIND_QUERY)
 		(void) evs_handler_function(projection);
 	evs_keyer_close(evs_keyer_open(projection));
-	leave(projection, &identity);
+	evs_handling_end(projection, &identity);
 }
 
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	memset(&dispatch, 0, sizeof(dispatch));
+	evs_handling_forget();
 	muted_in = InvalidSubTransactionId;
 }
 
@@ -591,8 +518,7 @@ subxact_callback(SubXactEvent event, SubTransactionId subid,
 	{
 		if (muted_in == subid)
 			muted_in = InvalidSubTransactionId;
-		while (dispatch.handler.subid == subid)
-			end_handler();
+		evs_handling_aborted(subid);
 	}
 	if (!dispatch.running)
 		return;

@@ -92,7 +92,5 @@ extern void evs_dispatch_refuse(const char *action, const char *detail, const ch
  */
 extern void evs_dispatch_mute(void);
 
-/* Does it get events that are history (see EvsProjection's replaying)? */
-extern bool evs_dispatch_is_replaying(void);
 
 #endif							/* EVS_DISPATCH_H */

@@ -12,8 +12,8 @@
 #include "barrier.h"
 #include "dead_letters.h"
 #include "definition.h"
-#include "dispatch.h"
 #include "failure.h"
+#include "handling.h"
 #include "horizon.h"
 #include "procedure.h"
 #include "rebuild_online.h"
@@ -316,5 +316,5 @@ evsource_revert_rebuild(PG_FUNCTION_ARGS)
 Datum
 evsource_replaying(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(evs_dispatch_is_replaying());
+	PG_RETURN_BOOL(evs_handling_is_replaying());
 }

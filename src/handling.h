@@ -1,0 +1,25 @@
+/*
+ * handling.h - while a projection's handler runs.
+ */
+#ifndef EVS_HANDLING_H
+#define EVS_HANDLING_H
+
+#include "evsource.h"
+#include "identity.h"
+#include "projection.h"
+
+/*
+ * Between these two the projection's handler is called.  Errors: 42704 when its owner does not
+ * exist, 42501 when he may not read the log.
+ */
+extern void evs_handling_begin(const EvsProjection *projection, EvsIdentity *identity);
+extern void evs_handling_end(const EvsProjection *projection, EvsIdentity *identity);
+
+/* Does it get events that are history (see EvsProjection's replaying)? */
+extern bool evs_handling_is_replaying(void);
+
+/* What a subtransaction has begun is over with it; so is all with the transaction. */
+extern void evs_handling_aborted(SubTransactionId subid);
+extern void evs_handling_forget(void);
+
+#endif							/* EVS_HANDLING_H */
