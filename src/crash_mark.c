@@ -18,8 +18,8 @@
  * crash ends what is under way in all of them.  Nobody waits for it: who does
  * not get it comes back soon, and who has had it for a while leaves a gap that is
  * long enough for that.  Who has not got it for long, as a handler that never returns has
- * it, goes on without, and is not blamed for a crash meanwhile.  (The other one is: after a
- * few more the turn is free.)
+ * it, goes on without; but if that has ended in a crash it waits for much longer, so that
+ * whoever is slow and has the turn is not blamed as often.
  */
 #include "evsource.h"
 
@@ -54,8 +54,10 @@
 #define TURN_RETRY		50
 #define TURN_GAP		(2 * TURN_RETRY)
 
-/* ms after which one goes on without it */
+/* ms after which one goes on without it, and how much longer that is after each crash */
 #define TURN_PATIENCE	5000
+#define MORE_PATIENCE	12
+#define MOST_PATIENCE	(12 * 60000)
 
 static EvsQuery read_mark = {
 	"select position, events, attempts, careful, batch from evsource.crash_marks"
@@ -111,7 +113,6 @@ static int	marked_partition;
 static bool has_turn = false;
 static bool wants_turn = false; /* somebody else has it */
 static EvsTime turn_began;		/* none: with the next time that we get it */
-static EvsTime waits_since;		/* none: we have had it when we last wanted it */
 
 static bool
 read_left(const char *projection, int partition, Mark *mark)
@@ -184,18 +185,25 @@ take_turn(void)
 	wants_turn = !has_turn;
 	if (has_turn && !evs_clock_is_set(turn_began))
 		turn_began = evs_clock_now();
-	if (has_turn)
-		waits_since = EVS_NO_TIME;
-	else if (!evs_clock_is_set(waits_since))
-		waits_since = evs_clock_now();
 	return has_turn;
 }
 
-/* It did not get the turn, and does not wait any more. */
+/* May it apply events one by one?  With the turn, or after it has waited for that for long. */
 static bool
-goes_without_turn(void)
+may_go_on(EvsCaution *caution)
 {
-	if (evs_clock_since(waits_since) < TURN_PATIENCE)
+	double		patience = TURN_PATIENCE;
+
+	if (take_turn())
+	{
+		caution->waits_since = EVS_NO_TIME;
+		return true;
+	}
+	if (!evs_clock_is_set(caution->waits_since))
+		caution->waits_since = evs_clock_now();
+	for (int i = 0; i < caution->crashes && patience < MOST_PATIENCE; i++)
+		patience *= MORE_PATIENCE;
+	if (evs_clock_since(caution->waits_since) < Min(patience, MOST_PATIENCE))
 		return false;
 	wants_turn = false;
 	return true;
@@ -272,12 +280,12 @@ evs_caution_begin(EvsCaution *caution, const char *projection, int partition, in
 			caution->crashes = left.attempts;
 		}
 	}
-	if (caution->careful > 0 && !take_turn())
+	if (caution->careful > 0 && !may_go_on(caution))
 	{
 		/* it is not to be learned again with every try */
 		if (news)
 			write_down(caution, projection, partition, position, 0);
-		return goes_without_turn();
+		return false;
 	}
 
 	write_down(caution, projection, partition, position, evs_caution_batch(caution, events));

@@ -9,6 +9,7 @@
 #define EVS_CRASH_MARK_H
 
 #include "evsource.h"
+#include "clock.h"
 
 /* Of a rebuild, where partitions are numbered from 0. */
 #define EVS_CRASH_REBUILD	(-1)
@@ -20,6 +21,7 @@ typedef struct EvsCaution
 	int64		careful;		/* so many events are to be applied in small batches */
 	int			batch;			/* of so many events */
 	int			crashes;		/* so often the next one has ended the server, alone */
+	EvsTime		waits_since;	/* that others apply events one by one, if it is set */
 } EvsCaution;
 
 /*
@@ -28,8 +30,8 @@ typedef struct EvsCaution
  * reach the disk.  Whoever calls this holds the unit, or the rebuild.
  *
  * False: nothing is done, for another worker applies events one by one.  Two that
- * do so at the same time would both be blamed for what one of them does.  After some
- * seconds it is true without a mark.
+ * do so at the same time would both be blamed for what one of them does.  Who has waited for
+ * long goes on all the same.
  */
 extern bool evs_caution_begin(EvsCaution *caution, const char *projection, int partition,
 							  int64 position, int64 events);
