@@ -324,13 +324,13 @@ note_room(int size)
 
 /*
  * When many databases get a coordinator at once there may be no room left for workers.
- * One after the other makes room then, so that some of them are served.
+ * One after the other makes room then, so that some of them are served, whoever listens
+ * for what it does: none of them hears of anything while there are no workers.
  */
 static bool
 is_better_left(void)
 {
-	if (!team->starves || team->stay || somebody_listens() ||
-		evs_clock_since(starves_since) < TIME_TO_STARVE)
+	if (!team->starves || team->stay || evs_clock_since(starves_since) < TIME_TO_STARVE)
 		return false;
 	for (int i = 0; i < post.team; i++)
 	{

@@ -9,8 +9,9 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use FindBin;
-use lib $FindBin::RealBin;
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
 use Node;
+use Session;
 
 let_daemon_work();
 
@@ -48,6 +49,23 @@ my $start = time;
 ok($node->poll_query_until('other', $worker), 'when the first one leaves the other gets its own');
 cmp_ok(time - $start, '<', 8, 'soon');
 
+# A coordinator that takes a worker's place gives it back, also where somebody listens in both
+# databases.
+{
+	local $ENV{PGHOST} = $node->host;
+	local $ENV{PGPORT} = $node->port;
+	my @listeners = map { Session->new(database => $_, name => "listener in $_") } qw(postgres other);
+	$_->must('listen evsource_events') for @listeners;
+	$node->safe_psql('other', 'select evsource.stop_daemon()');
+	$node->safe_psql('postgres', 'select evsource.start_daemon()');
+	ok($node->poll_query_until('postgres', $worker), 'one of two that are listened to is there first');
+	$node->psql('other', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
+	$node->safe_psql('postgres', q{select evsource.pause_projection('counts')});
+	ok($node->poll_query_until('postgres', q{select count(*) = 2 from pg_stat_activity where backend_type = 'evsource coordinator'}), 'the other one takes the place of its worker');
+	$node->safe_psql('postgres', q{select evsource.resume_projection('counts')});
+	ok($node->poll_query_until('postgres', q{select count(*) = 1 from pg_stat_activity where backend_type = 'evsource worker'}), 'and one of them has a worker');
+	$_->close for @listeners;
+}
 $node->stop;
 
 # Also where even the launcher's list of databases is full, which holds one here.
