@@ -414,10 +414,10 @@ scan_stream(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 
 /* Everything else gets copies of them. */
 static void
-scan_batch(EvsProjection *projection, EvsScan *scan, int64 max_events, EvsScanned *result)
+scan_batch(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, EvsScanned *result)
 {
-	EvsBatch   *batch = evs_scan_batch(scan, Min(max_events, PG_INT32_MAX),
-									   Min(maintenance_work_mem, MAX_BATCH_KB));
+	int			memory_kb = limit->memory_kb > 0 ? limit->memory_kb : Min(maintenance_work_mem, MAX_BATCH_KB);
+	EvsBatch   *batch = evs_scan_batch(scan, Min(limit->max_events, PG_INT32_MAX), memory_kb);
 
 	result->taken = batch->count;
 	if (batch->count > 0)
@@ -439,7 +439,7 @@ run_scan(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, Ev
 	if (projection->kind == EVS_KIND_EVENT || projection->kind == EVS_KIND_QUERY)
 		scan_stream(projection, scan, limit, result);
 	else
-		scan_batch(projection, scan, limit->max_events, result);
+		scan_batch(projection, scan, limit, result);
 	result->at_end = evs_scan_is_done(scan);
 
 	MemoryContextSwitchTo(caller);
@@ -462,7 +462,8 @@ evs_dispatch_scan(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *
 void
 evs_dispatch_inline_scans(EvsBeginScan begin, const void *arg, int64 last)
 {
-	static const EvsScanLimit no_limit = {PG_INT64_MAX};
+	/* any session may be at it, where a replay is one of few */
+	EvsScanLimit limit = {PG_INT64_MAX, .memory_kb = work_mem};
 	List	   *projections = evs_projections_inline();
 	ListCell   *cell;
 
@@ -476,7 +477,7 @@ evs_dispatch_inline_scans(EvsBeginScan begin, const void *arg, int64 last)
 
 		check_serializable(projection);
 		for (scan = begin(&projection->filter, arg); !some.at_end; applied |= some.applied > 0)
-			run_scan(projection, scan, &no_limit, &some);
+			run_scan(projection, scan, &limit, &some);
 		evs_scan_end(scan);
 		if (applied)
 			evs_notify(projection, last);

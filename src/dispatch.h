@@ -48,13 +48,14 @@ extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch
  * The same for the next events of a scan.  Event handlers and queries get them
  * straight from the scan and are not bound by memory: the more a query sees at
  * once, the fewer rows it writes twice.  The others get what fits into
- * maintenance_work_mem.
+ * maintenance_work_mem, unless there is a limit of their own.
  */
 typedef struct EvsScanLimit
 {
 	int64		max_events;		/* at most so many */
 	EvsTime		until;			/* who gets them one by one, or as a stream, gets no
 								 * more after that time, if it is set */
+	int			memory_kb;		/* that limit; 0: there is none */
 } EvsScanLimit;
 
 typedef struct EvsScanned
