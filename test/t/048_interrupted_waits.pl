@@ -45,13 +45,18 @@ $rebuild->send(q{call evsource.rebuild_projection('counts', lock_timeout => '1h'
 my $waits = qq{select exists (select from pg_stat_activity where pid = $pid and wait_event = 'virtualxid')};
 $soon->($waits, 'a rebuild waits for an open append');
 
-# Between two waits it has no timeout ahead.
+# Between two waits it has no timeout ahead, though it may still seem to wait.
 sub stop_waiting
 {
 	while (1)
 	{
 		kill 'STOP', $pid;
-		return if $sql->($waits) eq 't';
+		for (1 .. 200)
+		{
+			last if $sql->($waits) ne 't';
+			return if has_got($pid, 'ALRM');
+			usleep(100_000);
+		}
 		kill 'CONT', $pid;
 		usleep(10_000);
 	}
