@@ -28,8 +28,11 @@ set extra_float_digits = 0;
 set bytea_output = 'escape';
 set row_security = off;
 set quote_all_identifiers = on;
-set escape_string_warning = off;
-do $$ begin set standard_conforming_strings = off; exception when feature_not_supported then null; end $$; -- not from 19 on
+-- not from 19 on
+do $$ begin
+    set escape_string_warning = off;
+    set standard_conforming_strings = off;
+exception when undefined_object or feature_not_supported then null; end $$;
 set transform_null_equals = on;
 select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
 select kind, what from made order by position;
