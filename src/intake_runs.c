@@ -69,10 +69,8 @@ begin_scan(const EvsFilter *filter, const void *arg)
 {
 	const EvsRuns *runs = arg;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	EvsScan    *scan = evs_scan_log(runs->runs[0].first - 1, runs->runs[runs->count - 1].last,
-									filter, snapshot);
+	EvsScan    *scan = evs_scan_own(runs->runs, runs->count, filter, snapshot);
 
-	evs_scan_only(scan, runs->runs, runs->count);
 	UnregisterSnapshot(snapshot);
 	return scan;
 }

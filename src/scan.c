@@ -12,6 +12,11 @@
  * snapshot belong to the resource owner that was current when the scan began:
  * begin and end a scan in the same (sub)transaction.
  *
+ * What a serializable transaction reads counts as read, with the pages of the index
+ * that it is on, and another one's append to such a page would be one of its conflicts.
+ * Not so what it has stored itself and reads back: nobody else writes there.  PostgreSQL
+ * takes no predicate locks for what is read with a snapshot that is not an MVCC one.
+ *
  * Privileges and row security are the caller's business.
  */
 #include "evsource.h"
@@ -21,6 +26,7 @@
 #include "access/skey.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -54,6 +60,7 @@ struct EvsScan
 	Relation	events;
 	Relation	index;
 	Snapshot	snapshot;		/* registered */
+	bool		own;			/* only what this transaction has stored */
 	IndexScanDesc index_scan;
 	ScanDirection direction;
 	bool		in_order;		/* rows come as they were stored */
@@ -123,7 +130,9 @@ scan_begin(EvsScan *scan, Oid index, ScanKey keys, int nkeys)
 	scan->index = index_open(index, AccessShareLock);
 	scan->slot = table_slot_create(scan->events, NULL);
 	scan->index_scan = index_beginscan(scan->events, scan->index,
-									   scan->snapshot, NULL, nkeys, 0, SO_NONE);
+									   scan->own && IsolationIsSerializable() ?
+									   SnapshotSelf : scan->snapshot,
+									   NULL, nkeys, 0, SO_NONE);
 	index_rescan(scan->index_scan, keys, nkeys, NULL, 0);
 	MemoryContextSwitchTo(old_context);
 }
@@ -165,20 +174,23 @@ evs_scan_stream(text *stream, int64 from_version, int64 to_version,
 	return scan;
 }
 
+static EvsScan *begin_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot,
+						  bool own);
+
 /*
  * Move *after to where the first event of one of the filter's categories comes next;
  * false: there is none.  A serializable transaction has read by this, too, that there
  * is nothing before it.
  */
 static bool
-skip_others(int64 *after, int64 upto, const EvsFilter *filter, Snapshot snapshot)
+skip_others(int64 *after, int64 upto, const EvsFilter *filter, Snapshot snapshot, bool own)
 {
 	bool		found = false;
 
 	for (int i = 0; i < filter->ncategories && *after < upto; i++)
 	{
 		EvsFilter	one = {.ncategories = 1, .categories = &filter->categories[i]};
-		EvsScan    *scan = evs_scan_log(*after, upto, &one, snapshot);
+		EvsScan    *scan = begin_log(*after, upto, &one, snapshot, own);
 
 		if (evs_scan_next_slot(scan) != NULL)
 		{
@@ -192,23 +204,20 @@ skip_others(int64 *after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 	return found;
 }
 
-/*
- * The log in order of position: after < position <= upto, only what the filter
- * lets through (NULL = everything).  The filter must live as long as the scan.
- */
-EvsScan *
-evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot)
+static EvsScan *
+begin_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot, bool own)
 {
 	EvsScan    *scan = scan_create(snapshot);
 	bool		by_category = filter != NULL && filter->ncategories == 1;
 	bool		few = filter != NULL && filter->ncategories > 1 &&
 		filter->ncategories <= MOST_LOOKED_UP;
-	bool		empty = few && !skip_others(&after, upto, filter, scan->snapshot);
+	bool		empty = few && !skip_others(&after, upto, filter, scan->snapshot, own);
 	Oid			index;
 	ScanKey		keys = scan->keys;
 	AttrNumber	column = 1;
 	int			nkeys = 0;
 
+	scan->own = own;
 	if (by_category)
 	{
 		index = evs_catalog()->events_category;
@@ -235,6 +244,30 @@ evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot
 	scan_begin(scan, index, keys, nkeys);
 	scan->in_order = TTS_IS_BUFFERTUPLE(scan->slot);
 	scan->done = empty;
+	return scan;
+}
+
+/*
+ * The log in order of position: after < position <= upto, only what the filter
+ * lets through (NULL = everything).  The filter must live as long as the scan.
+ */
+EvsScan *
+evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot)
+{
+	return begin_log(after, upto, filter, snapshot, false);
+}
+
+/*
+ * What this transaction has stored at positions that it has drawn: in these runs, of which
+ * there is one at least.
+ */
+EvsScan *
+evs_scan_own(const EvsRun *runs, int count, const EvsFilter *filter, Snapshot snapshot)
+{
+	EvsScan    *scan = begin_log(runs[0].first - 1, runs[count - 1].last, filter, snapshot, true);
+
+	scan->runs = runs;
+	scan->nruns = count;
 	return scan;
 }
 
@@ -335,13 +368,6 @@ evs_scan_passed(EvsScan *scan)
 {
 	slot_getsomeattrs(scan->slot, EVS_EVENTS_POSITION);
 	return DatumGetInt64(scan->slot->tts_values[EVS_EVENTS_POSITION - 1]);
-}
-
-void
-evs_scan_only(EvsScan *scan, const EvsRun *runs, int count)
-{
-	scan->runs = runs;
-	scan->nruns = count;
 }
 
 /* Is the row that the scan is on in one of the runs?  Where it is far before the next, go there. */

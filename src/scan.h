@@ -42,10 +42,12 @@ typedef struct EvsRun
 } EvsRun;
 
 /*
- * From here on a scan of the log has only what is in these runs, which are in the order
- * of positions and live as long as the scan.
+ * What this transaction has stored at positions that it has drawn: those in the runs, one at
+ * least, which are in the order of positions and live as long as the scan.  To read it back is
+ * no conflict with other serializable transactions.
  */
-extern void evs_scan_only(EvsScan *scan, const EvsRun *runs, int count);
+extern EvsScan *evs_scan_own(const EvsRun *runs, int count, const EvsFilter *filter,
+							 Snapshot snapshot);
 
 /* The event to which a client gave this id (not: one that the server made). */
 extern EvsScan *evs_scan_id(const pg_uuid_t *id, Snapshot snapshot);
