@@ -10,7 +10,9 @@
  * read again, once for all of them.
  *
  * Locks: as for a batch, each unit's if nobody else has it, until the end of the
- * transaction.  Only their holders write the rows, so nothing is waited for.
+ * transaction.  Only their holders write the rows; but an administrator may lock one by
+ * hand, and whoever needs one of the other units would wait with us.  So such a row is
+ * left out, and nothing is waited for.
  */
 #include "evsource.h"
 
@@ -118,7 +120,11 @@ pass_all(EvsAsyncPass *passes, int count)
 		if (unit->checkpoint.position < safe)
 		{
 			unit->checkpoint.position = safe;
-			evs_unit_write(unit);
+			if (!evs_unit_write_if_free(unit))
+			{
+				passes[i].outcome = EVS_ASYNC_HELD;
+				continue;
+			}
 		}
 		passes[i].position = unit->checkpoint.position;
 	}
