@@ -19,7 +19,8 @@
  * owner it refuses what is to be refused before anybody has to wait; before these
  * and ALTER EXTENSION ... UPDATE it asks the daemon to leave, for a handler may take
  * its time with locks on what is dropped or altered.  A drop then waits for
- * those who work on projections in sessions of their own.
+ * those who work on projections in sessions of their own.  A handler may run in the daemon, and
+ * would end its own process again and again: so none of these is for handlers.
  * And it refuses to rename the schema and what is in it, to make a table unlogged, and to move
  * one elsewhere.
  *
@@ -64,6 +65,7 @@
 
 #include "catalog.h"
 #include "crew.h"
+#include "dispatch.h"
 #include "guard.h"
 #include "rebuild_row.h"
 #include "registry.h"
@@ -183,6 +185,25 @@ refuse_inheritance(Oid child, Oid parent)
 			 errhint("To read both tables together, create a view with UNION ALL.")));
 }
 
+static void
+refuse_handlers(bool drops)
+{
+	evs_dispatch_refuse(drops ? "drop extension evsource" : "alter extension evsource",
+						"It may run in a process of the daemon, which has to leave first, and would come back to it.",
+						drops ? "Drop the extension in a session of its own." :
+						"Alter the extension in a session of its own.");
+}
+
+static void
+check_may_drop(Oid events)
+{
+	if (IsBinaryUpgrade || !is_the_log(events))
+		return;
+	refuse_handlers(true);
+	if (!evs_allow_drop)
+		refuse_to_drop_events(events);
+}
+
 /* Called before any object is dropped and when a table gets or loses a parent, among other occasions. */
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int subobject, void *arg)
@@ -190,9 +211,8 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subobject, voi
 	if (previous_hook)
 		previous_hook(access, class, object, subobject, arg);
 
-	if (access == OAT_DROP && class == RelationRelationId && subobject == 0 &&
-		!evs_allow_drop && !IsBinaryUpgrade && is_the_log(object))
-		refuse_to_drop_events(object);
+	if (access == OAT_DROP && class == RelationRelationId && subobject == 0)
+		check_may_drop(object);
 	if (access == OAT_POST_ALTER && class == InheritsRelationId && !IsBinaryUpgrade)
 		refuse_inheritance(object, ((ObjectAccessPostAlter *) arg)->auxiliary_id);
 }
@@ -370,15 +390,6 @@ owns_extension(void)
 							 GetUserId());
 }
 
-static void
-check_may_drop(void)
-{
-	Oid			events = get_relname_relid("events", get_namespace_oid("evsource", true));
-
-	if (!evs_allow_drop && is_the_log(events))
-		refuse_to_drop_events(events);
-}
-
 /*
  * DROP OWNED BY an owner of tables: what a rebuild has built or kept for him is
  * the extension's, and would be in the way.
@@ -529,8 +540,9 @@ evsource_guard_log(PG_FUNCTION_ARGS)
 	drops = drops_extension(statement);
 	if ((drops || updates_extension(statement)) && owns_extension())
 	{
+		refuse_handlers(drops);
 		if (drops)
-			check_may_drop();
+			check_may_drop(get_relname_relid("events", get_namespace_oid("evsource", true)));
 		evs_crew_make_room();
 		if (drops)
 			wait_for_work();

@@ -39,12 +39,18 @@ select evsource.define_event_type('Happened', 1);
 select evsource.create_subscription('consumer', categories => '{x}');
 select evsource.create_projection('tries', 'tries', categories => '{y}', start => 'now');
 
--- The daemon, and who waits: a handler that waits is one that may be waited for.
+-- The daemon, who waits, and the extension: a handler that waits is one that may be waited for, and
+-- whoever changes the extension waits for the daemon.
 insert into calls (call) values
     ('select evsource.stop_daemon()'),
     ('select evsource.start_daemon()'),
     ('select evsource.adopt()'),
-    ($$select evsource.wait_for('later')$$);
+    ($$select evsource.wait_for('later')$$),
+    ('alter extension evsource update'),
+    ('drop extension evsource cascade'),
+    ('drop schema evsource cascade'),
+    ('drop owned by current_user cascade'),
+    ($$set evsource.allow_drop = on; drop extension plpgsql cascade$$);
 select version from evsource.append('y-1', 'Happened');
 select c.call, a.sqlstate, a.message, a.detail, a.hint from calls c join answers a using (number) order by number \gx
 

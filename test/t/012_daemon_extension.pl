@@ -56,6 +56,22 @@ select evsource.create_projection('counts', mode => 'async', tables => '{counts}
 	$applied->('the new version goes on');
 	is($sql->('select evsource.start_daemon()'), 'f', "$mode: there is one daemon");
 	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ '^evsource'}), 3, "$mode: of three processes");
+
+	# A process of the daemon would wait for itself, be told to leave, and come back to it.
+	foreach my $command ('alter extension evsource update', 'drop extension evsource cascade')
+	{
+		$sql->(qq{
+create or replace function change() returns void language plpgsql as \$\$ begin $command; end \$\$;
+create or replace function change(e evsource.event) returns void language sql as 'select change()';
+select evsource.create_projection('handles', 'change(evsource.event)', mode => 'async');
+select evsource.create_projection('resets', 'evsource._noop', mode => 'async', on_reset => 'change()');
+select evsource.request_rebuild('resets', online => false);
+});
+		$soon->(q{select count(*) = 1 from evsource.projection_failures where projection = 'handles' and sqlstate = '55000' and message ~ '^a handler cannot'}, "$command: no handler does that");
+		$soon->(q{select count(*) = 1 from evsource.progress where projection = 'resets' and state = 'failed' and last_error ~ 'an on_reset function cannot'}, 'nor an on_reset function');
+		$sql->(q{select evsource.cancel_rebuild('resets'); select evsource.drop_projection(p) from unnest('{handles,resets}'::text[]) p});
+	}
+	unlike(slurp_file($node->logfile), qr/worker.*terminating background worker/, "$mode: no worker is told to leave");
 	$node->stop;
 }
 
