@@ -10,6 +10,8 @@ create type evsource._table_name (
     input = evsource._table_name_in, output = evsource._table_name_out, like = pg_catalog.oid);
 create cast (pg_catalog.oid as evsource._table_name) without function;
 create cast (evsource._table_name as pg_catalog.oid) without function;
+comment on cast (pg_catalog.oid as evsource._table_name) is 'Internal: a table by its OID.';
+comment on cast (evsource._table_name as pg_catalog.oid) is 'Internal: the OID of a table.';
 create type evsource._role_name;
 create function evsource._role_name_in(cstring) returns evsource._role_name
     language c stable strict as 'MODULE_PATHNAME', 'evsource_role_name_in';
@@ -19,6 +21,8 @@ create type evsource._role_name (
     input = evsource._role_name_in, output = evsource._role_name_out, like = pg_catalog.oid);
 create cast (pg_catalog.oid as evsource._role_name) without function;
 create cast (evsource._role_name as pg_catalog.oid) without function;
+comment on cast (pg_catalog.oid as evsource._role_name) is 'Internal: a role by its OID.';
+comment on cast (evsource._role_name as pg_catalog.oid) is 'Internal: the OID of a role.';
 comment on type evsource._table_name is 'Internal: a table; its name in a dump.';
 comment on function evsource._table_name_in(cstring) is 'Internal: input of a type.';
 comment on function evsource._table_name_out(evsource._table_name) is 'Internal: output of a type.';

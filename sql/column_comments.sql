@@ -1,10 +1,10 @@
--- column_comments.sql: what the columns mean of the tables and views that people watch.
+-- column_comments.sql: what the columns mean of the tables, views and types that users meet.
 
 comment on column evsource.projection_status.projection is 'Name of the projection.';
 comment on column evsource.projection_status.mode is 'inline, async or manual.';
 comment on column evsource.projection_status.kind is 'event, batch, query or fold.';
 comment on column evsource.projection_status.state is 'active, catching_up, paused, failed or rebuilding.';
-comment on column evsource.projection_status.stale is 'It has missed events, and must be rebuilt.';
+comment on column evsource.projection_status.stale is 'Its read model does not match its definition or the log: rebuild it.';
 comment on column evsource.projection_status.position is 'The log has been applied up to here.';
 comment on column evsource.projection_status.lag is 'Events that it takes and has not applied yet.';
 comment on column evsource.projection_status.lag_seconds is 'Age of the oldest of these events.';
@@ -21,7 +21,7 @@ comment on column evsource.projection_status.dead_letters is 'Events that were s
 comment on column evsource.projection_status.held_by is 'Other sessions that work on it: a rebuild, a run_projection, a prepared transaction.';
 
 comment on column evsource.progress.projection is 'Name of the projection.';
-comment on column evsource.progress.state is 'requested, rebuilding, catching_up or failed.';
+comment on column evsource.progress.state is 'requested, rebuilding, dropping, catching_up or failed.';
 comment on column evsource.progress.online is 'A new version is built beside the old one.';
 comment on column evsource.progress.events_done is 'Events applied so far.';
 comment on column evsource.progress.events_total is 'Events to apply, as counted at the beginning or since; null: not begun.';
@@ -129,7 +129,7 @@ comment on column evsource.projections.restore_from_snapshot is 'States are load
 comment on column evsource.projections.is_compatible is 'Signature of a function that says which older states can be used.';
 comment on column evsource.projections.migrate_state is 'Signature of a function that brings an older state up to date.';
 comment on column evsource.projections.notify is 'Each change of the read model is announced by NOTIFY.';
-comment on column evsource.projections.stale is 'It has missed events, and must be rebuilt.';
+comment on column evsource.projections.stale is 'Its read model does not match its definition or the log: rebuild it.';
 comment on column evsource.projections.partitions is 'Workers that may share it.';
 comment on column evsource.projections.keep_snapshots is 'Versions of each snapshot that are kept.';
 comment on column evsource.projections.path is 'Argument of a fold that takes one.';
@@ -284,3 +284,94 @@ comment on column evsource.table_snapshots.projection is 'Name of the projection
 comment on column evsource.table_snapshots.saved_at is 'When the tables were saved.';
 
 comment on column evsource.projections.lapses is 'How often the log has changed behind it.';
+
+comment on column evsource.event.position is 'Place in the log: increasing, with gaps.';
+comment on column evsource.event.stream is 'Name of the stream.';
+comment on column evsource.event.version is 'Place in the stream: 1, 2, 3, ...';
+comment on column evsource.event.type is 'Type of the event.';
+comment on column evsource.event.data is 'What happened, in the newest version of its type.';
+comment on column evsource.event.metadata is 'A jsonb object; {} when there is none.';
+comment on column evsource.event.id is 'The id that the client gave or the server made.';
+comment on column evsource.event.occurred_at is 'When it happened in the world; recorded_at when none was given.';
+comment on column evsource.event.recorded_at is 'When this database took the event.';
+
+comment on column evsource.append_result.version is 'Version of the event in its stream.';
+comment on column evsource.append_result.position is 'Position of the event in the log.';
+comment on column evsource.append_result.id is 'Id of the event: the one given, or the one that the server made.';
+comment on column evsource.append_result.stored is 'False when the event was stored already.';
+
+comment on column evsource.append_batch_result.first_version is 'Version of the first event; null for an empty batch.';
+comment on column evsource.append_batch_result.version is 'Version of the last event; the current one of the stream for an empty batch.';
+comment on column evsource.append_batch_result.position is 'Position of the last event; null for an empty batch.';
+comment on column evsource.append_batch_result.stored is 'False when the events were stored already, or there were none.';
+
+comment on column evsource.new_event.type is 'Type of the event.';
+comment on column evsource.new_event.data is 'What happened.';
+comment on column evsource.new_event.metadata is 'A jsonb object, or null.';
+comment on column evsource.new_event.id is 'Its id; null: derived from the command''s, or made by the server.';
+comment on column evsource.new_event.occurred_at is 'When it happened in the world; null: now.';
+
+comment on column evsource.command_result.state is 'State of the stream after the command; null when it is not known any more.';
+comment on column evsource.command_result.version is 'Version of the stream after the command.';
+comment on column evsource.command_result.position is 'Position of the command''s last event; null when it had none.';
+comment on column evsource.command_result.events is 'The events of the command.';
+comment on column evsource.command_result.stored is 'This call stored events.';
+
+comment on column evsource.fetched_event.position is 'Place in the log: increasing, with gaps.';
+comment on column evsource.fetched_event.stream is 'Name of the stream.';
+comment on column evsource.fetched_event.version is 'Place in the stream: 1, 2, 3, ...';
+comment on column evsource.fetched_event.type is 'Type of the event.';
+comment on column evsource.fetched_event.data is 'What happened, in the newest version of its type.';
+comment on column evsource.fetched_event.metadata is 'A jsonb object; {} when there is none.';
+comment on column evsource.fetched_event.id is 'The id that the client gave or the server made.';
+comment on column evsource.fetched_event.occurred_at is 'When it happened in the world; recorded_at when none was given.';
+comment on column evsource.fetched_event.recorded_at is 'When this database took the event.';
+comment on column evsource.fetched_event.attempt is '1 when the event was never handed out before.';
+comment on column evsource.fetched_event.receipt is 'What ack() and nack() take.';
+
+comment on column evsource.cursors.definition is 'Which version of the subscription''s filter it follows.';
+comment on column evsource.cursors.token is 'Number of the receipts that are out; null: nothing is out.';
+comment on column evsource.cursors.seen is 'How far the log has been looked at for what is out.';
+comment on column evsource.cursors.alone is 'What is out is one event, handed out alone.';
+comment on column evsource.cursors.retry is 'And it is a dead letter that is handed out again.';
+comment on column evsource.cursors.suspect_from is 'Events from here on are handed out alone ...';
+comment on column evsource.cursors.suspect_until is '... up to here.';
+comment on column evsource.cursors.been_out is 'Events up to here have been handed out before.';
+comment on column evsource.cursors.acked is 'Number of the receipts that were acknowledged last.';
+comment on column evsource.cursors.acked_upto is 'Position up to which they were.';
+comment on column evsource.cursors.acked_in is 'Transaction that acknowledged them.';
+
+comment on column evsource.rebuilds.projection is 'Name of the projection.';
+comment on column evsource.rebuilds.request is 'Transaction that requested it.';
+comment on column evsource.rebuilds.state is 'requested, building, failed or kept.';
+comment on column evsource.rebuilds.background is 'The daemon does it.';
+comment on column evsource.rebuilds.online is 'It is built beside the old version; null: where that is possible.';
+comment on column evsource.rebuilds.from_snapshot is 'It begins with what is saved.';
+comment on column evsource.rebuilds.keep_old is 'The old version is kept.';
+comment on column evsource.rebuilds.tables is 'Online: the tables that are built.';
+comment on column evsource.rebuilds.shadow is 'Online: the schema in which they are.';
+comment on column evsource.rebuilds.shape is 'Online: shows whether the tables have changed since.';
+comment on column evsource.rebuilds.definition is 'Online: shows whether the projection has.';
+comment on column evsource.rebuilds.position is 'Online: position up to which the new version is built; kept: of the old one.';
+comment on column evsource.rebuilds.event_count is 'Online: events applied to that version.';
+comment on column evsource.rebuilds.total is 'Events that there were to apply.';
+comment on column evsource.rebuilds.rounds is 'Online: passes through the log so far, to catch up with the appends.';
+comment on column evsource.rebuilds.started_at is 'When it began.';
+comment on column evsource.rebuilds.resumed_at is 'When the session that works on it began.';
+comment on column evsource.rebuilds.resumed_count is 'event_count at that time.';
+comment on column evsource.rebuilds.updated_at is 'When this row was written.';
+comment on column evsource.rebuilds.last_error is 'Message of the error that stopped it, or that its last attempt failed at.';
+comment on column evsource.rebuilds.last_error_position is 'Position of the event that it was raised at; null when no single event is at fault.';
+comment on column evsource.rebuilds.sqlstate is 'SQLSTATE of the error.';
+comment on column evsource.rebuilds.detail is 'Detail of the error.';
+comment on column evsource.rebuilds.hint is 'Hint of the error.';
+comment on column evsource.rebuilds.context is 'Context of the error.';
+comment on column evsource.rebuilds.kept_stale is 'The version that is kept was stale.';
+comment on column evsource.rebuilds.truncated is 'A stream for whose truncated events that version stands.';
+comment on column evsource.rebuilds.truncated_both is 'The version in use stands for them, too.';
+comment on column evsource.rebuilds.missed is 'Kept: a stream of whose truncated events it has missed some.';
+comment on column evsource.rebuilds.missed_in_use is 'Kept: the same of the version in use.';
+comment on column evsource.rebuilds.parts is 'Kept: positions of its partitions, where they differ.';
+comment on column evsource.rebuilds.paused is 'In place: the projection was paused before.';
+comment on column evsource.rebuilds.pid is 'Process that worked on it last.';
+comment on column evsource.rebuilds.waits_for is 'Processes that were in its way.';

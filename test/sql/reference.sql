@@ -62,3 +62,16 @@ where not exists (select from on_page where starts_with(line, begins)) order by 
 -- What the page has that is no more.
 select line as on_the_page_only from on_page
 where not exists (select from there where starts_with(line, begins)) order by line collate "C";
+
+-- Every object has a comment, and so has every column of what users can read.
+select pg_describe_object(d.classid, d.objid, 0) as without_comment
+from pg_depend d join pg_extension x on x.oid = d.refobjid and x.extname = 'evsource'
+where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
+    and obj_description(d.objid, d.classid::regclass::name) is null
+union all
+select format('column %I of %s', a.attname, a.attrelid::regclass)
+from pg_attribute a join pg_class c on c.oid = a.attrelid
+where c.relnamespace = 'evsource'::regnamespace and c.relkind in ('r', 'v', 'c') and c.relname not like '\_%'
+    and coalesce(obj_description(c.oid, 'pg_class'), '') not like 'Internal:%'
+    and a.attnum > 0 and not a.attisdropped and col_description(a.attrelid, a.attnum) is null
+order by 1;
