@@ -9,6 +9,7 @@
  */
 #include "evsource.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -222,6 +223,18 @@ evs_event_copy(EvsEvent *to, const EvsEvent *from)
 	to->type = copy_varlena(from->type);
 	to->data = copy_varlena(from->data);
 	to->metadata = copy_varlena(from->metadata);
+}
+
+Size
+evs_event_size(const EvsEvent *event)
+{
+	Size		size = sizeof(EvsEvent);
+
+	size += VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type);
+	size += toast_raw_datum_size(PointerGetDatum(event->data));
+	if (event->metadata != NULL)
+		size += VARSIZE_ANY(event->metadata);
+	return size;
 }
 
 /*

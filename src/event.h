@@ -104,6 +104,9 @@ extern int64 evs_event_id_position(const pg_uuid_t *id);
 /* A deep copy in CurrentMemoryContext. */
 extern void evs_event_copy(EvsEvent *to, const EvsEvent *from);
 
+/* The bytes that such a copy takes, more or less, once data is not toasted any more. */
+extern Size evs_event_size(const EvsEvent *event);
+
 /* The category of a stream: its length in bytes; the category is a prefix. */
 extern int	evs_category_length(const char *stream, int length);
 

@@ -220,7 +220,7 @@ evs_intake_defer(const EvsBatch *batch)
 	if (current == NULL)
 		return false;
 	for (int i = 0; i < batch->count; i++)
-		evs_runs_add(&current->runs, batch->events[i].position, batch->events[i].position);
+		evs_runs_add(&current->runs, &batch->events[i]);
 	return true;
 }
 
@@ -456,7 +456,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 	evs_wakeup_event(row.stream, row.type);
 	row.recorded_at = GetCurrentTimestamp();
 
-	evs_runs_add(&current->runs, row.position, row.position);
+	evs_runs_add(&current->runs, &row);
 	if (current->intake != NULL)
 		tell_intake(current->intake, &row);
 

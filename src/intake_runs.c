@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -23,8 +24,9 @@
 /* no more are copied to be handed to all projections */
 #define MOST_COPIED 10000
 
-void
-evs_runs_add(EvsRuns *runs, int64 first, int64 last)
+/* Add positions first to last, which are above those that are there. */
+static void
+add_run(EvsRuns *runs, int64 first, int64 last)
 {
 	EvsRun	   *newest = runs->count > 0 ? &runs->runs[runs->count - 1] : NULL;
 
@@ -48,11 +50,23 @@ evs_runs_add(EvsRuns *runs, int64 first, int64 last)
 }
 
 void
+evs_runs_add(EvsRuns *runs, const EvsEvent *event)
+{
+	add_run(runs, event->position, event->position);
+	runs->events++;
+	runs->size += evs_event_size(event);
+}
+
+void
 evs_runs_move(EvsRuns *runs, EvsRuns *others)
 {
 	for (int i = 0; i < others->count; i++)
-		evs_runs_add(runs, others->runs[i].first, others->runs[i].last);
+		add_run(runs, others->runs[i].first, others->runs[i].last);
+	runs->events += others->events;
+	runs->size += others->size;
 	others->count = 0;
+	others->events = 0;
+	others->size = 0;
 }
 
 void
@@ -75,44 +89,51 @@ begin_scan(const EvsFilter *filter, const void *arg)
 	return scan;
 }
 
-/* Dispatch copies of what is stored there, all at once or, if told to, part by part. */
-static bool
-dispatch_copies(const EvsRuns *runs, bool in_parts)
+/* One copy of it all, for all projections. */
+static void
+dispatch_copy(const EvsRuns *runs)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "evsource intake dispatch",
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource intake dispatch",
 												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	EvsScan    *scan = begin_scan(NULL, runs);
-	bool		done;
+	EvsBatch   *batch = evs_scan_batch(scan, MOST_COPIED, MAX_KILOBYTES);
 
-	do
-	{
-		EvsBatch   *batch;
-
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		batch = evs_scan_batch(scan, MOST_COPIED + 1, work_mem);
-		done = evs_scan_is_done(scan);
-		if (done || in_parts)
-			evs_dispatch_inline(batch);
-		MemoryContextSwitchTo(caller);
-		MemoryContextReset(context);
-	} while (!done && in_parts);
 	evs_scan_end(scan);
+	evs_dispatch_inline(batch);
+	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
-	return done || in_parts;
 }
 
-/* Are there no more positions than can be copied? */
-static bool
-are_few(const EvsRuns *runs)
+/*
+ * A handler has stored it: what any projection wants of it waits for its turn, and is one
+ * batch then.  Here is no more than a part of it at a time.
+ */
+static void
+dispatch_parts(const EvsRuns *runs)
 {
-	int64		positions = 0;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evsource intake part",
+												  ALLOCSET_DEFAULT_SIZES);
+	EvsScan    *scan = begin_scan(NULL, runs);
 
-	for (int i = 0; i < runs->count && positions <= MOST_COPIED; i++)
-		positions += runs->runs[i].last - runs->runs[i].first + 1;
-	return positions <= MOST_COPIED;
+	while (!evs_scan_is_done(scan))
+	{
+		MemoryContext caller = MemoryContextSwitchTo(context);
+
+		CHECK_FOR_INTERRUPTS();
+		evs_dispatch_inline(evs_scan_batch(scan, MOST_COPIED, work_mem));
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
+	}
+	evs_scan_end(scan);
+	MemoryContextDelete(context);
+}
+
+/* Does a copy fit into memory? */
+static bool
+is_small(const EvsRuns *runs)
+{
+	return runs->events <= MOST_COPIED && runs->size <= (Size) work_mem * 1024;
 }
 
 void
@@ -126,9 +147,10 @@ evs_runs_dispatch(const EvsRuns *runs)
 	if (!evs_dispatch_wanted())
 		return;
 
-	/* what a handler stores waits, and becomes one batch there */
 	if (evs_dispatch_is_running())
-		dispatch_copies(runs, true);
-	else if (!are_few(runs) || !dispatch_copies(runs, false))
+		dispatch_parts(runs);
+	else if (is_small(runs))
+		dispatch_copy(runs);
+	else
 		evs_dispatch_inline_scans(begin_scan, runs, runs->runs[runs->count - 1].last);
 }

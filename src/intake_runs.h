@@ -17,12 +17,14 @@ typedef struct EvsRuns
 	EvsRun	   *runs;
 	int			count;
 	int			capacity;
+	int64		events;			/* that were to be stored there: some may have been left out */
+	Size		size;			/* of copies of them */
 } EvsRuns;
 
-/* Add positions first to last, which are above those that are there. */
-extern void evs_runs_add(EvsRuns *runs, int64 first, int64 last);
+/* Add an event, whose position is above those that are there; its data may be toasted. */
+extern void evs_runs_add(EvsRuns *runs, const EvsEvent *event);
 
-/* Add others behind, or, where they are none yet, just take them; none are left there. */
+/* Add others behind; none are left there. */
 extern void evs_runs_move(EvsRuns *runs, EvsRuns *others);
 extern void evs_runs_free(EvsRuns *runs);
 

@@ -370,15 +370,10 @@ evs_scan_passed(EvsScan *scan)
 	return DatumGetInt64(scan->slot->tts_values[EVS_EVENTS_POSITION - 1]);
 }
 
-/* Is the row that the scan is on in one of the runs?  Where it is far before the next, go there. */
-static bool
-is_in_runs(EvsScan *scan)
+/* Pass over the runs that end before this position; behind the last one the scan is done. */
+static void
+pass_runs(EvsScan *scan, int64 position)
 {
-	int64		position;
-
-	if (scan->runs == NULL)
-		return true;
-	position = evs_scan_passed(scan);
 	while (scan->nruns > 0 && scan->runs->last < position)
 	{
 		scan->runs++;
@@ -386,13 +381,32 @@ is_in_runs(EvsScan *scan)
 	}
 	if (scan->nruns == 0)
 		scan->done = true;
-	else if (position >= scan->runs->first)
+}
+
+/* The next row is to be the first one that is not before the run. */
+static void
+leap_to_run(EvsScan *scan)
+{
+	scan->keys[scan->after].sk_argument = Int64GetDatum(scan->runs->first - 1);
+	index_rescan(scan->index_scan, scan->keys, scan->nkeys, NULL, 0);
+}
+
+/*
+ * The scan has come to a row: move the runs on to it.  False: it is in none of them, and the
+ * scan has moved on to the next one, if that is far.
+ */
+static bool
+follow_runs(EvsScan *scan)
+{
+	int64		position = evs_scan_passed(scan);
+
+	pass_runs(scan, position);
+	if (scan->done)
+		return false;
+	if (position >= scan->runs->first)
 		return true;
-	else if (scan->runs->first - position > FAR_AWAY)
-	{
-		scan->keys[scan->after].sk_argument = Int64GetDatum(scan->runs->first - 1);
-		index_rescan(scan->index_scan, scan->keys, scan->nkeys, NULL, 0);
-	}
+	if (scan->runs->first - position > FAR_AWAY)
+		leap_to_run(scan);
 	return false;
 }
 
@@ -452,7 +466,7 @@ evs_scan_next_slot(EvsScan *scan)
 		{
 			if (scan->in_order)
 				fetch_ahead(scan);
-			found = is_in_runs(scan) && scan_accepts(scan);
+			found = (scan->runs == NULL || follow_runs(scan)) && scan_accepts(scan);
 		}
 		else
 			scan->done = true;
@@ -509,19 +523,6 @@ evs_scan_as_stored(EvsScan *scan)
 	scan->types = NULL;
 }
 
-/* The bytes that a copy of the event takes, more or less. */
-static Size
-event_size(const EvsEvent *event)
-{
-	Size		size = sizeof(EvsEvent);
-
-	size += VARSIZE_ANY(event->stream) + VARSIZE_ANY(event->type);
-	size += VARSIZE_ANY(event->data);
-	if (event->metadata != NULL)
-		size += VARSIZE_ANY(event->metadata);
-	return size;
-}
-
 /*
  * Copy what the scan still has, up to max_events or memory_kb, whichever is
  * reached first, into CurrentMemoryContext.  A count of 0 means that the scan
@@ -550,7 +551,7 @@ evs_scan_batch(EvsScan *scan, int max_events, int memory_kb)
 										  allocated * sizeof(EvsEvent));
 		}
 		evs_event_copy(&batch->events[batch->count++], &event);
-		size += event_size(&event);
+		size += evs_event_size(&event);
 	}
 	return batch;
 }
