@@ -86,8 +86,7 @@ evs_apply_wait_behind(EvsApply *apply, EvsEvent *event)
 	if (!apply->unit.has_dead_letters || !has_place(projection, true))
 		return false;
 	(void) evs_keys_of(projection, event, 1, &keys, &error);
-	evs_dead_letters_find(apply->unit.projection, &keys, 1, PG_INT64_MAX, evs_key_set_create(),
-						  parked);
+	evs_dead_letters_find(parked, apply->unit.projection, PG_INT64_MAX, &keys, 1);
 	if (!evs_key_set_has_before(parked, &keys, event->position))
 		return false;
 	evs_dead_letter_park(apply->unit.projection, event, &keys, 0, NULL);
@@ -112,8 +111,7 @@ evs_apply_sort_out(const EvsApply *apply, const EvsBatch *batch, EvsSorted *sort
 	sorted->looked_at = evs_keys_of(apply->projection, batch->events, batch->count, keys,
 									&sorted->error);
 	parked = evs_key_set_create();
-	evs_dead_letters_find(apply->unit.projection, keys, sorted->looked_at, PG_INT64_MAX,
-						  evs_key_set_create(), parked);
+	evs_dead_letters_find(parked, apply->unit.projection, PG_INT64_MAX, keys, sorted->looked_at);
 
 	sorted->events = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);
 	sorted->parked = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EvsEvent) * batch->count);

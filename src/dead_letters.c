@@ -107,6 +107,9 @@ static EvsQuery rename_keys = {
 
 /* ---- sets of keys ---- */
 
+/* A key that was looked for and has nothing parked: no position is after it. */
+#define NOT_PARKED	PG_INT64_MAX
+
 typedef struct ParkedKey
 {
 	text	   *key;			/* the table's key */
@@ -258,8 +261,8 @@ evs_keys_of(EvsProjection *projection, EvsEvent *events, int count, EvsKeys *key
 /* ---- the tables ---- */
 
 void
-evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count, int64 before,
-					  EvsKeySet *known, EvsKeySet *set)
+evs_dead_letters_find(EvsKeySet *set, const char *projection, int64 before,
+					  const EvsKeys *keys, int count)
 {
 	text	  **texts;
 	int			ntexts = 0;
@@ -270,13 +273,13 @@ evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count, in
 		ntexts += keys[i].count;
 	texts = palloc(sizeof(text *) * Max(ntexts, 1));
 
-	/* each key once */
+	/* each key once; those that are found get a position below */
 	ntexts = 0;
 	for (int i = 0; i < count; i++)
 	{
 		for (int k = 0; k < keys[i].count; k++)
 		{
-			if (add_key(known, keys[i].keys[k], 0))
+			if (add_key(set, keys[i].keys[k], NOT_PARKED))
 				texts[ntexts++] = keys[i].keys[k];
 		}
 	}

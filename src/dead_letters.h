@@ -37,11 +37,12 @@ extern void evs_key_set_add(EvsKeySet *set, const EvsKeys *keys, int64 position)
 extern bool evs_key_set_has_before(EvsKeySet *set, const EvsKeys *keys, int64 position);
 
 /*
- * Add, with position 0, those of the keys of so many events that have one parked before a
- * position.  Not those that are known: all others are then.
+ * Add to the set, with position 0, those of the keys of so many events that have one parked
+ * before a position.  The set remembers the others as well, though it has them at no position:
+ * a key that it knows is not looked for again.
  */
-extern void evs_dead_letters_find(const char *projection, const EvsKeys *keys, int count,
-								  int64 before, EvsKeySet *known, EvsKeySet *set);
+extern void evs_dead_letters_find(EvsKeySet *set, const char *projection, int64 before,
+								  const EvsKeys *keys, int count);
 
 /*
  * Park an event: because of an error after so many attempts, or (0, NULL)

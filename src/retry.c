@@ -91,7 +91,6 @@ typedef struct Retry
 	bool		not_crashed;	/* nor those at which the process died */
 	int64		crashed;		/* so many of these there were */
 	EvsKeySet  *waiting;		/* keys with an event that has failed, or waits */
-	EvsKeySet  *known;			/* those of which it is known whether one is before the first */
 	int64		applied;
 	EvsScanLimit limit;			/* no time: none at all */
 	int64		tries;			/* so many have been applied, or have failed */
@@ -323,8 +322,7 @@ find_waiting(Retry *retry, const EvsLetter *letters, int count)
 
 	for (int i = 0; i < count; i++)
 		keys[i] = letters[i].keys;
-	evs_dead_letters_find(retry->unit->projection, keys, count, retry->from, retry->known,
-						  retry->waiting);
+	evs_dead_letters_find(retry->waiting, retry->unit->projection, retry->from, keys, count);
 }
 
 static int64
@@ -371,8 +369,7 @@ evs_dead_letters_apply_released(EvsProjection *projection, const EvsUnit *unit,
 {
 	Retry		retry = {
 		.projection = projection, .unit = unit, .from = evs_letters_first_released(unit),
-		.untried_only = true, .waiting = evs_key_set_create(), .known = evs_key_set_create(),
-		.limit = *limit, .raise = raise
+		.untried_only = true, .waiting = evs_key_set_create(), .limit = *limit, .raise = raise
 	};
 
 	retry_all(&retry);
@@ -386,7 +383,7 @@ mark_first(const EvsUnit *unit, int64 from)
 {
 	Retry		retry = {
 		.unit = unit, .from = from, .untried_only = true, .look_only = true,
-		.waiting = evs_key_set_create(), .known = evs_key_set_create()
+		.waiting = evs_key_set_create()
 	};
 
 	retry_all(&retry);
