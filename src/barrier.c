@@ -23,6 +23,7 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 
 #include "attempt.h"
 #include "barrier.h"
@@ -284,4 +285,19 @@ evs_require_writable(const char *function)
 	PreventCommandDuringRecovery(function);
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
+}
+
+void
+evs_require_not_parallel(FunctionCallInfo fcinfo)
+{
+	const char *function;
+
+	if (!IsInParallelMode())
+		return;
+	function = get_func_name(fcinfo->flinfo->fn_oid);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+			 errmsg("cannot execute evsource.%s() during a parallel operation", function),
+			 errdetail("It takes a snapshot of its own, but the processes of a parallel query share one."),
+			 errhint("Label the function that calls it PARALLEL UNSAFE, as evsource.%s() is itself.", function)));
 }

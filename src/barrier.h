@@ -7,6 +7,8 @@
 
 #include "evsource.h"
 
+#include "fmgr.h"
+
 #include "clock.h"
 
 #include "nodes/pg_list.h"
@@ -83,5 +85,11 @@ extern void evs_require_seen(const char *what, bool seen);
 
 /* 25006 on a standby and in a read-only transaction, 25000 in a parallel one. */
 extern void evs_require_writable(const char *function);
+
+/*
+ * For an SQL function that reads with a snapshot of its own: 25000 in a parallel query, where
+ * it is called only by one that is labelled as what it is not.
+ */
+extern void evs_require_not_parallel(FunctionCallInfo fcinfo);
 
 #endif							/* EVS_BARRIER_H */

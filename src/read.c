@@ -43,6 +43,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
+#include "barrier.h"
 #include "catalog.h"
 #include "event.h"
 #include "horizon.h"
@@ -137,6 +138,7 @@ keep_memory(void)
 Tuplestorestate *
 evs_read_result(FunctionCallInfo fcinfo)
 {
+	evs_require_not_parallel(fcinfo);
 	keep_memory();
 	InitMaterializedSRF(fcinfo, 0);
 	return ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
@@ -417,6 +419,7 @@ evsource_stream_version(PG_FUNCTION_ARGS)
 	text	   *stream;
 	int64		version;
 
+	evs_require_not_parallel(fcinfo);
 	evs_argument_require(fcinfo, 0, "stream");
 	stream = PG_GETARG_TEXT_PP(0);
 
@@ -534,6 +537,7 @@ evsource_read_all(PG_FUNCTION_ARGS)
 Datum
 evsource_safe_position(PG_FUNCTION_ARGS)
 {
+	evs_require_not_parallel(fcinfo);
 	PG_RETURN_INT64(evs_horizon_safe_position());
 }
 

@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "barrier.h"
 #include "dead_letters.h"
 #include "fold_key.h"
 #include "parameters.h"
@@ -111,6 +112,7 @@ evs_state_key(const EvsProjection *projection, text *key)
 static char *
 projection_argument(FunctionCallInfo fcinfo)
 {
+	evs_require_not_parallel(fcinfo);
 	evs_argument_require(fcinfo, 0, "projection");
 	return evs_argument_text(fcinfo, 0);
 }

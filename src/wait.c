@@ -199,6 +199,7 @@ evsource_wait_for(PG_FUNCTION_ARGS)
 	long		timeout = timeout_argument(fcinfo);
 
 	PreventCommandDuringRecovery("evsource.wait_for()");
+	evs_require_not_parallel(fcinfo);
 	evs_require_read_committed("wait for a projection");
 	evs_dispatch_refuse("wait for a projection",
 						"It would wait for its own transaction, or for a worker that may wait for it.",

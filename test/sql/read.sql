@@ -308,5 +308,30 @@ select set_config(name, 'on', false) from pg_settings where name in ('force_para
 select count(distinct evsource.event_id(e)) = count(*) as all_different from evsource.events e;
 select count(distinct id) = count(*) as all_different from evsource.events_raw;
 
+-- A reader is not run in a parallel plan, whatever the function that calls it is labelled.
+create function labelled(call text) returns text language plpgsql parallel safe as $$
+declare result text; begin execute call into result; return result; end $$;
+do $$
+declare
+    call text; code text; message text; detail text; hint text;
+begin
+    foreach call in array array['stream_version(''order-1'')', 'read_stream(''order-1'')', 'read_category(''order'')',
+                                'read_all()', 'read_event(''00000000-0000-0000-0000-000000000001'')', 'safe_position()',
+                                'state(''none'', ''order-1'')', 'load_state(''none'', ''order-1'')', 'load_states(''none'')',
+                                'state_at_version(''none'', ''order-1'', 1)', 'state_at_time(''none'', ''order-1'', now())',
+                                'wait_for(''none'')']
+    loop
+        begin
+            execute format('select labelled(%L)', 'select evsource.' || call);
+            raise notice '%: no error', call;
+        exception when others then
+            get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+            raise notice '% %', code, message;
+        end;
+    end loop;
+    raise notice '%', detail;
+    raise notice '%', hint;
+end $$;
+
 \c :home
 drop database evsource_read;
