@@ -43,6 +43,12 @@ insert into evsource.events (stream, type) select 'intake_batch-a', 'Happened' f
 reset work_mem;
 select * from pg_temp.calls();
 select evsource.state('intake_batch_5', 'intake_batch-a');
+-- What comes toasted from another table counts with all that it holds: of 1 MB each 10 are many, 3 are not.
+create table intake_batch_large as select jsonb_build_object('a', repeat('a', 1000000)) as data;
+insert into evsource.events (stream, type, data) select 'intake_batch-a', 'Happened', data from intake_batch_large, generate_series(1, 10);
+select * from pg_temp.calls();
+insert into evsource.events (stream, type, data) select 'intake_batch-a', 'Happened', data from intake_batch_large, generate_series(1, 3);
+select * from pg_temp.calls();
 -- One that concerns nobody.
 insert into evsource.events (stream, type) select 'intake_batch_none-' || i % 100, 'Happened' from generate_series(1, 10500) i;
 select * from pg_temp.calls();
@@ -57,4 +63,4 @@ select * from pg_temp.calls();
 
 select evsource.drop_projection('intake_batch_' || i) from generate_series(0, 5) i;
 drop function intake_batch_call, intake_batch_see, intake_batch_fold, intake_batch_answer;
-drop table intake_batch_calls, intake_batch_seen;
+drop table intake_batch_calls, intake_batch_seen, intake_batch_large;
