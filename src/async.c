@@ -427,6 +427,7 @@ run(Step *step)
 			evs_own_transaction_commit();
 		}
 		evs_own_transaction_begin();
+		evs_caution_keep_turn();
 		step->outcome = my_turn ? apply_next(step) : EVS_ASYNC_MORE;
 		evs_own_transaction_commit();
 		step->pacing->troubles = 0;

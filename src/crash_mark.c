@@ -14,9 +14,10 @@
  * for whichever worker goes on with it.
  *
  * Locks: the unit's or the rebuild's for the row.  The turn is a lock tag of our
- * own that the session holds over two transactions; one for all databases, as a
- * crash ends what is under way in all of them.  Nobody waits for it: who does
- * not get it comes back soon, and who has had it for a while leaves a gap that is
+ * own that the session holds over two transactions; the second holds it for itself as well,
+ * for a handler may let go of what the session has (pg_advisory_unlock_all()).  There is one
+ * turn for all databases, as a crash ends what is under way in all of them.  Nobody waits for
+ * it: who does not get it comes back soon, and who has had it for a while leaves a gap that is
  * long enough for that.  Who has not got it for long, as a handler that never returns has
  * it, goes on without; but if that has ended in a crash it waits for much longer, so that
  * whoever is slow and has the turn is not blamed as often.
@@ -173,6 +174,12 @@ evs_crash_marks_clear(const char *projection)
 	(void) evs_query_run_by_name(&clear_marks, projection);
 }
 
+static void
+turn_locktag(LOCKTAG *tag)
+{
+	SET_LOCKTAG_ADVISORY(*tag, InvalidOid, 0, 0, EVS_LOCK_TURN);
+}
+
 static bool
 take_turn(void)
 {
@@ -180,7 +187,7 @@ take_turn(void)
 
 	if (has_turn)
 		return true;
-	SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, EVS_LOCK_TURN);
+	turn_locktag(&tag);
 	has_turn = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	wants_turn = !has_turn;
 	if (has_turn && !evs_clock_is_set(turn_began))
@@ -209,13 +216,26 @@ may_go_on(EvsCaution *caution)
 	return true;
 }
 
+void
+evs_caution_keep_turn(void)
+{
+	LOCKTAG		tag;
+
+	if (!has_turn)
+		return;
+	turn_locktag(&tag);
+	(void) LockAcquire(&tag, ExclusiveLock, false, true);
+}
+
 static void
 give_up_turn(void)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, InvalidOid, 0, 0, EVS_LOCK_TURN);
-	(void) LockRelease(&tag, ExclusiveLock, true);
+	turn_locktag(&tag);
+	/* unless a handler has done so */
+	if (LockHeldByMe(&tag, ExclusiveLock, false))
+		(void) LockRelease(&tag, ExclusiveLock, true);
 	has_turn = false;
 }
 

@@ -37,6 +37,12 @@ extern bool evs_caution_begin(EvsCaution *caution, const char *projection, int p
 							  int64 position, int64 events);
 
 /*
+ * In the transaction that does the work, before a handler is called: if the turn is ours, it
+ * stays so to the end of that, whatever the handler does to the session's locks.
+ */
+extern void evs_caution_keep_turn(void);
+
+/*
  * It has ended and come to a position: in the same transaction.  At the end of the
  * log there is nothing left to be careful about.
  */

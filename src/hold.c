@@ -4,6 +4,10 @@
  * In between they belong to the session.  An error gives some of such locks
  * back (those on tables) and others not: so what was kept is let go of here when
  * a transaction aborts, or the process exits.
+ *
+ * pg_advisory_unlock_all() would let go of some of them.  But no handler's code runs between
+ * evs_hold() and evs_hold_end(): it cannot leave a trigger to the commit, as it runs in a
+ * security-restricted operation.
  */
 #include "evsource.h"
 

@@ -248,6 +248,7 @@ advance(EvsProcedure *procedure)
 	}
 
 	evs_own_transaction_begin();
+	evs_caution_keep_turn();
 	MemoryContextSwitchTo(procedure->context);
 	outcome = evs_rebuild_advance(procedure);
 	settle(procedure, outcome);
