@@ -38,6 +38,46 @@ select state, lag, dead_letters, last_error_position, last_error from evsource.p
 select key, state from evsource.states where projection = 'keyed' order by key;
 select position, keys, attempts, message from evsource.dead_letters order by position;
 
+-- What is parked already is no failure more for max_dead_letters, however much of it fails when
+-- it is its turn: it stays where it is. The next event that would be set aside stops the projection.
+select evsource.drop_projection('keyed');
+create function all_keys(e evsource.event) returns text[] language sql immutable as
+    $$ select array(select jsonb_array_elements_text(e.data -> 'k')) $$;
+create function sum_up_all(state jsonb, e evsource.event) returns jsonb language plpgsql as $$
+begin
+    if e.type = any (string_to_array(current_setting('bad.types'), ',')) then raise exception 'cannot take it'; end if;
+    return jsonb_build_object('n', coalesce((state ->> 'n')::int, 0) + 1);
+end $$;
+set bad.types = 'First';
+select evsource.create_projection('many', 'sum_up_all', mode => 'async', key => 'all_keys', start => 'now', on_error => 'dead_letter');
+set evsource.max_dead_letters = 1;
+select count(evsource.append(stream, type, data)) from (values
+    ('first-1', 'First', '{"k": [1, 2, 3]}'::jsonb), ('x', 'Then', '{"k": [1]}'), ('x', 'Then', '{"k": [2]}'), ('x', 'Then', '{"k": [3]}'),
+    ('first-1', 'Other', '{"k": [4]}')) e (stream, type, data);
+select evsource.run_projection('many');
+select attempts, message from evsource.dead_letters order by position;
+begin;
+-- By retry_dead_letters,
+set local bad.types = 'Then';
+select * from evsource.retry_dead_letters('many');
+select attempts, message from evsource.dead_letters order by position;
+select evsource.run_projection('many');
+select state, dead_letters from evsource.projection_status;
+rollback;
+-- and by itself when what it waits for is truncated.
+set bad.types = 'Then';
+select evsource.truncate_stream('first-1', 2, force => true);
+select evsource.run_projection('many');
+select attempts, message from evsource.dead_letters order by position;
+select version from evsource.append('x', 'Other', '{"k": [5]}');
+select evsource.run_projection('many');
+select state, lag, dead_letters, event_count from evsource.projection_status;
+select version from evsource.append('x', 'Then', '{"k": [5]}');
+\set VERBOSITY default
+select evsource.run_projection('many');
+\set VERBOSITY terse
+select state, lag, dead_letters, event_count from evsource.projection_status;
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_dead_letter_keys;
