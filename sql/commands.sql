@@ -77,10 +77,11 @@ create function evsource.create_decider(
 comment on function evsource.create_decider(text, text, text, text) is
 'Registers a function f(state jsonb, command jsonb) returns evsource.new_event[] that decides on the states of a fold projection. if_exists: error, keep or alter. Returns its name.';
 
-create function evsource.drop_decider(decider text) returns void
-    language c strict
+create function evsource.drop_decider(decider text, if_exists boolean default false) returns void
+    language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_drop_decider';
-comment on function evsource.drop_decider(text) is 'Removes a decider. Error: 42704 when there is none.';
+comment on function evsource.drop_decider(text, boolean) is
+'Removes a decider. Errors: 42704 when there is none, unless if_exists; 42501.';
 
 create function evsource.execute_command(
     decider    text,

@@ -112,11 +112,11 @@ create function evsource.alter_subscription(
 comment on function evsource.alter_subscription(text, text[], text[], integer, integer, text, text[]) is
 'Changes the parameters that are given; defaults names those whose restrictions are lifted. New partitions begin where the old ones end, which are drained first. Errors: 42704 unknown subscription, 42501, 22004, 22023, 25000 under REPEATABLE READ, 55P03 when consumers keep their partitions locked.';
 
-create function evsource.drop_subscription(subscription text) returns void
+create function evsource.drop_subscription(subscription text, if_exists boolean default false) returns void
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_drop_subscription';
-comment on function evsource.drop_subscription(text) is
-'Drops a subscription with its cursors and dead letters. Errors: 42704 unknown subscription, 42501, 55P03 when consumers keep its partitions locked.';
+comment on function evsource.drop_subscription(text, boolean) is
+'Drops a subscription with its cursors and dead letters. Errors: 42704 unknown subscription, unless if_exists, 42501, 55P03 when consumers keep its partitions locked.';
 
 create function evsource.seek_subscription(
     subscription text,

@@ -374,15 +374,25 @@ evsource_create_decider(PG_FUNCTION_ARGS)
 }
 
 /*
- * evsource.drop_decider(decider text) returns void; strict.  Errors: 42704, 42501.
+ * evsource.drop_decider(decider, if_exists) returns void
+ *
+ * Errors: 42704 unless if_exists, 42501, 22004.
  */
 Datum
 evsource_drop_decider(PG_FUNCTION_ARGS)
 {
+	char	   *name = evs_argument_name_of(fcinfo, 0, "decider");
+	bool		if_exists = evs_argument_bool(fcinfo, 1, false);
 	EvsDecider *decider;
 
 	LockRelationOid(evs_catalog()->deciders, ShareRowExclusiveLock);
-	decider = evs_decider_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	decider = evs_decider_load(name, if_exists);
+	if (decider == NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("decider \"%s\" does not exist, skipping", name)));
+		PG_RETURN_VOID();
+	}
 	check_rights(decider);
 	forget(decider->name);
 	PG_RETURN_VOID();

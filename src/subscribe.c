@@ -178,6 +178,16 @@ create_next_cursors(const char *name, int64 position, int64 been_out)
 	create_cursors(name, position, been_out);
 }
 
+static bool
+exists(const char *name)
+{
+	static EvsQuery query = {
+		"select from evsource.subscriptions where subscription = $1", 1, {TEXTOID}, SPI_OK_SELECT
+	};
+
+	return evs_query_run_by_name(&query, name) == 1;
+}
+
 /*
  * evsource.create_subscription(subscription, categories, types, start,
  * start_after, partitions, max_attempts, if_exists, owner) returns text
@@ -192,9 +202,6 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 		" (subscription, owner, categories, types, start_after, partitions, max_attempts)"
 		" values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
 		7, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID, INT4OID}, SPI_OK_INSERT
-	};
-	static EvsQuery seen = {
-		"select from evsource.subscriptions where subscription = $1", 1, {TEXTOID}, SPI_OK_SELECT
 	};
 	static const char *const reactions[] = {"error", "keep"};
 	char	   *name = evs_subscription_name(fcinfo, 0);
@@ -220,7 +227,7 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 	if (evs_query_run(&insert, values, nulls) > 0)
 	{
 		/* one that was dropped since the transaction began to read is there, too */
-		evs_require_seen("subscription", evs_query_run_by_name(&seen, name) == 1);
+		evs_require_seen("subscription", exists(name));
 		create_cursors(name, start, 0);
 	}
 	else if (!keep)
@@ -346,9 +353,9 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 }
 
 /*
- * evsource.drop_subscription(subscription)
+ * evsource.drop_subscription(subscription, if_exists) returns void
  *
- * Errors: 42704, 42501, 55P03.
+ * Errors: 42704 unless if_exists, 42501, 55P03.
  */
 Datum
 evsource_drop_subscription(PG_FUNCTION_ARGS)
@@ -359,6 +366,12 @@ evsource_drop_subscription(PG_FUNCTION_ARGS)
 	char	   *name = evs_subscription_name(fcinfo, 0);
 
 	evs_require_writable("evsource.drop_subscription()");
+	if (evs_argument_bool(fcinfo, 1, false) && !exists(name))
+	{
+		ereport(NOTICE,
+				(errmsg("subscription \"%s\" does not exist, skipping", name)));
+		PG_RETURN_VOID();
+	}
 	evs_subscription_open_for_change(name);
 	drop_cursors(name);
 	drop_dead_letters(name, 0);

@@ -209,6 +209,8 @@ select evsource.create_decider('', 'decide', 'account');
 select evsource.create_decider(null, 'decide', 'account');
 select evsource.create_decider('other', 'decide', null);
 select evsource.drop_decider('nobody');
+select evsource.drop_decider('nobody', if_exists => true);
+select evsource.drop_decider(null);
 -- Deciders may execute commands, but not without end.
 create function again(state jsonb, command jsonb) returns evsource.new_event[] language plpgsql as $$
 begin

@@ -176,6 +176,8 @@ select stream, type from evsource.fetch_events('mailer', consumer => 'one');
 select evsource.alter_subscription('mailer', defaults => '{types}');
 select count(*) > 2 from evsource.fetch_events('mailer', consumer => 'two', max_count => 3);
 select evsource.drop_subscription('mailer');
+select evsource.drop_subscription('mailer', if_exists => true);
+select evsource.drop_subscription('mailer');
 
 -- A long way without anything is gone once.
 select evsource.create_subscription('patient', categories => '{nothing}', start => 'now');
