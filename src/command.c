@@ -5,7 +5,7 @@
  * locked, and if it is still at the version of the state, the events are
  * appended.  If not, the decision is taken back (it is made in a subtransaction,
  * in case its function writes after all), and everything is done again, now
- * with the lock held from the begin.
+ * with the lock held from the beginning.
  *
  * A command with an id is executed once: executed.c knows which were.  That is
  * asked after the state was loaded: an execution that commits later has moved the

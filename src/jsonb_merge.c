@@ -11,7 +11,7 @@
  * entry for each key and then for each value, with its type and its length, or
  * at every JB_OFFSET_STRIDE-th entry the offset of its end; then the keys' bytes
  * and the values' bytes.  Numbers and containers begin at a multiple of four
- * from the begin of the bytes; the padding before them belongs to them.
+ * from the beginning of the bytes; the padding before them belongs to them.
  */
 #include "jsonb_merge.h"
 

@@ -13,7 +13,8 @@
  *
  * A coordinator that dies, or that leaves to let somebody drop or copy the
  * database, is started again after a while; that becomes longer for one that
- * dies soon, until evsource.start_daemon() is called.  The launcher itself is started again by the postmaster.
+ * dies soon, until evsource.start_daemon() is called.  The launcher itself is started
+ * again by the postmaster.
  *
  * There may be many more databases than processes: a server that starts looks at each.
  * Those that find no room wait in line; as soon as one of our processes has gone the first

@@ -193,7 +193,7 @@ evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *re
 	return applied;
 }
 
-/* ---- the begin ---- */
+/* ---- the beginning ---- */
 
 /* A sentence without its end why not; "" when nobody would expect it. */
 static const char *

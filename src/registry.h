@@ -68,7 +68,7 @@ extern List *evs_registry_counted_before(int64 position);
 extern void evs_checkpoint_read(const char *name, EvsCheckpoint *checkpoint);
 extern void evs_checkpoint_write(const char *name, const EvsCheckpoint *checkpoint);
 
-/* Mark the begin of a rebuild or of catching up, and its end. */
+/* Mark the beginning of a rebuild or of catching up, and its end. */
 extern void evs_checkpoint_start(const char *name, int64 total);
 extern void evs_checkpoint_resume(const char *name);
 extern void evs_checkpoint_finish(const char *name);

@@ -3,7 +3,7 @@
  *
  * Two things are in it.  A projection with keep_snapshots > 1 keeps the
  * snapshots that newer ones replace: states of the past are computed from the
- * nearest one.  And a stream whose begin was truncated has a base for each fold
+ * nearest one.  And a stream whose beginning was truncated has a base for each fold
  * over it: its state just before the first event that is left.  A base is not a
  * shortcut, for there are no events to do without it: it stays until the stream
  * is truncated again or the projection is dropped.  One without events says no more

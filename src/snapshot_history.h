@@ -1,6 +1,6 @@
 /*
  * snapshot_history.h - the snapshots before the newest one, and the bases of
- * streams whose begin is gone: the rows of evsource.snapshot_history.
+ * streams whose beginning is gone: the rows of evsource.snapshot_history.
  */
 #ifndef EVS_SNAPSHOT_HISTORY_H
 #define EVS_SNAPSHOT_HISTORY_H
@@ -19,7 +19,7 @@ extern bool evs_history_read(const char *projection, text *key, int64 below,
 /*
  * The state of a stream just before its first event that is left, and in
  * row->upto the version of the last one that is gone; without events: there was
- * none.  False: its begin is not gone, or it is not known what the projection would
+ * none.  False: its beginning is not gone, or it is not known what the projection would
  * have taken of it.
  */
 extern bool evs_history_base(const EvsProjection *projection, text *key, Snapshot snapshot,

@@ -7,7 +7,7 @@
  * one that the point knows of, and it must have the version and the position
  * that the point says.  So a cached state is not shown to a transaction whose
  * snapshot does not see all of it, and a snapshot of another stream of the same
- * name is not used.  Otherwise the stream is read from its begin; or, if that
+ * name is not used.  Otherwise the stream is read from its beginning; or, if that
  * was truncated, from the state that was kept in place of it.
  *
  * The state of another key is its row, which the projection keeps current; only
@@ -69,7 +69,7 @@ take_row(EvsState *state, const EvsSnapshot *row, const EvsStateAt *at)
 
 /*
  * Tell what a state that somebody asked for is made of: a point to begin with (a
- * version or a position; 0: the begin) and the events that were folded after it.
+ * version or a position; 0: the beginning) and the events that were folded after it.
  */
 static void
 tell(const EvsFolder *folder, const text *key, const char *begin, int64 point, int64 folded)

@@ -1,5 +1,5 @@
 /*
- * subscription_truncate.c - what it is to subscriptions that the begin of a stream
+ * subscription_truncate.c - what it is to subscriptions that the beginning of a stream
  * goes.
  *
  * An event that a subscription wants and has not acknowledged it would never get.

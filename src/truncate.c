@@ -1,5 +1,5 @@
 /*
- * truncate.c - truncate_stream: let the begin of a stream go, and keep what it
+ * truncate.c - truncate_stream: let the beginning of a stream go, and keep what it
  * has come to.
  *
  * What the events did to states is kept: each fold keyed by stream gets a base,

@@ -1,6 +1,6 @@
 /*
  * truncate_letters.c - what it is to the failures and dead letters of projections
- * that the begin of a stream goes.
+ * that the beginning of a stream goes.
  *
  * A parked event was not applied, and never will be when it is gone: like any event
  * that a projection has not applied it keeps its stream from being truncated, unless

@@ -1,6 +1,6 @@
 /*
  * truncate_letters.h - what it is to the failures and dead letters of projections
- * that the begin of a stream goes.
+ * that the beginning of a stream goes.
  */
 #ifndef EVS_TRUNCATE_LETTERS_H
 #define EVS_TRUNCATE_LETTERS_H

@@ -1,5 +1,5 @@
 /*
- * truncate_warn.c - projections that take events of streams whose begin is gone.
+ * truncate_warn.c - projections that take events of streams whose beginning is gone.
  *
  * A new projection has nothing of the events that were truncated before it came, and
  * one that is altered has none of those that its filter did not take then.  Neither is
@@ -13,7 +13,7 @@
 #include "text_array.h"
 
 /*
- * The streams of these categories (null: all), but not of those, whose begin is gone,
+ * The streams of these categories (null: all), but not of those, whose beginning is gone,
  * though it may not have been before the projection's own.
  */
 static EvsQuery find_streams = {

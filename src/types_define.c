@@ -11,7 +11,7 @@
  * stale, and snapshots of folds that read their type in their category are not used
  * any more (evs_types_fingerprint): it is written down which these are, since the
  * projections may read something else at the moment.  Events of an earlier version
- * that come later are read through it from the begin: they count when it goes.
+ * that come later are read through it from the beginning: they count when it goes.
  *
  * Locks, in this order: the table of event types, so that definitions exclude
  * each other; the names of the projections that may become stale; the barrier.

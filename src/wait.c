@@ -5,7 +5,7 @@
  * read what it wrote waits for the projection: asleep, until a transaction that
  * moves the projection's checkpoint commits and wakes all who wait for it
  * (wakeup.c).  Each look is taken with a new snapshot, so the statement that
- * waits sees the checkpoint move; what else it sees is still of its begin, and
+ * waits sees the checkpoint move; what else it sees is still of its beginning, and
  * the read model is for the next statement.
  *
  * A transaction that waits for itself would wait for ever: its own events hold
