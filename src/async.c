@@ -254,6 +254,7 @@ typedef struct Step
 	bool		guarded;		/* let no error of an event's out */
 	bool		may_guard;		/* an error that gets out now may be one of an event's */
 	bool		ran;			/* the handler has been called */
+	bool		settled;		/* the mark that was left is taken back */
 	EvsAsyncOutcome outcome;
 } Step;
 
@@ -319,6 +320,7 @@ apply_next(Step *step)
 	}
 	evs_apply_end(&apply);
 	remove_mark(name, partition, pacing, apply.unit.checkpoint.position, result);
+	step->settled = true;
 
 	pacing->applied = apply.applied;
 	pacing->position = apply.unit.checkpoint.position;
@@ -414,7 +416,7 @@ run(Step *step)
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
 
-	step->may_guard = false;
+	step->may_guard = step->settled = false;
 	PG_TRY();
 	{
 		bool		my_turn = true;
@@ -430,6 +432,8 @@ run(Step *step)
 		evs_caution_keep_turn();
 		step->outcome = my_turn ? apply_next(step) : EVS_ASYNC_MORE;
 		evs_own_transaction_commit();
+		if (step->settled)
+			evs_caution_settled();
 		step->pacing->troubles = 0;
 	}
 	PG_CATCH();

@@ -34,6 +34,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "attempt.h"
 #include "clock.h"
 #include "crash_mark.h"
 #include "lock_classes.h"
@@ -61,7 +62,7 @@
 #define MOST_PATIENCE	(12 * 60000)
 
 static EvsQuery read_mark = {
-	"select position, events, attempts, careful, batch from evsource.crash_marks"
+	"select position, events, attempts, careful, batch, begun_at from evsource.crash_marks"
 	" where projection = $1 and partition = $2",
 	2, {TEXTOID, INT4OID}, SPI_OK_SELECT
 };
@@ -72,13 +73,24 @@ static EvsQuery write_mark = {
 	" values ($1, $2, $3, $4, $5, $6, $7)"
 	" on conflict (projection, partition) do update set position = excluded.position,"
 	" events = excluded.events, attempts = excluded.attempts, careful = excluded.careful,"
-	" batch = excluded.batch, begun_at = clock_timestamp()",
-	7, {TEXTOID, INT4OID, INT8OID, INT4OID, INT4OID, INT4OID, INT4OID}, SPI_OK_INSERT
+	" batch = excluded.batch, begun_at = clock_timestamp()"
+	" returning begun_at",
+	7, {TEXTOID, INT4OID, INT8OID, INT4OID, INT4OID, INT4OID, INT4OID}, SPI_OK_INSERT_RETURNING
 };
 
 static EvsQuery withdraw_mark = {
 	"update evsource.crash_marks set events = 0 where projection = $1 and partition = $2",
 	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE
+};
+
+/* The same of one's own, without the unit: who has locked the row has the unit, and overwrites it. */
+static EvsQuery withdraw_own = {
+	"update evsource.crash_marks m set events = 0"
+	" from (select projection, partition from evsource.crash_marks"
+	"  where projection = $1 and partition = $2 and begun_at = $3 and events > 0"
+	"  for update skip locked) own"
+	" where m.projection = own.projection and m.partition = own.partition",
+	3, {TEXTOID, INT4OID, TIMESTAMPTZOID}, SPI_OK_UPDATE
 };
 
 static EvsQuery clear_unused = {
@@ -105,11 +117,13 @@ typedef struct Mark
 	int			attempts;		/* at one event, before this one */
 	int			careful;		/* so many are to be applied in small batches */
 	int			batch;			/* of so many */
+	TimestampTz begun_at;		/* by which one's own is known */
 } Mark;
 
-/* The mark that this process has left; no name: none. */
+/* The mark that this process has left, and not taken back yet; no name: none. */
 static char marked[NAMEDATALEN];
 static int	marked_partition;
+static TimestampTz marked_at;
 
 static bool has_turn = false;
 static bool wants_turn = false; /* somebody else has it */
@@ -132,12 +146,13 @@ read_left(const char *projection, int partition, Mark *mark)
 		mark->attempts = evs_query_integer(&result, 0, 3);
 		mark->careful = evs_query_integer(&result, 0, 4);
 		mark->batch = evs_query_integer(&result, 0, 5);
+		mark->begun_at = evs_query_bigint(&result, 0, 6);
 	}
 	evs_query_end(&result);
 	return found;
 }
 
-static void
+static TimestampTz
 write_down(const EvsCaution *caution, const char *projection, int partition, int64 position,
 		   int64 events)
 {
@@ -148,7 +163,8 @@ write_down(const EvsCaution *caution, const char *projection, int partition, int
 		Int32GetDatum(caution->batch)
 	};
 
-	(void) evs_query_run(&write_mark, values, NULL);
+	return DatumGetTimestampTz(evs_query_value(&write_mark, values, NULL, InvalidSnapshot,
+											   TimestampTzGetDatum(0)));
 }
 
 void
@@ -239,9 +255,59 @@ give_up_turn(void)
 	has_turn = false;
 }
 
+/* Not when somebody drops the table, or waits for us with locks that we would need. */
+static bool
+can_withdraw(void)
+{
+	Oid			schema = get_namespace_oid("evsource", true);
+	Oid			marks = OidIsValid(schema) ? get_relname_relid("crash_marks", schema) : InvalidOid;
+
+	return OidIsValid(marks) && ConditionalLockRelationOid(marks, RowExclusiveLock) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(marks));
+}
+
+static void
+withdraw_marked(void)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(marked), Int32GetDatum(marked_partition), TimestampTzGetDatum(marked_at)
+	};
+
+	if (can_withdraw() && evs_query_run(&withdraw_own, values, NULL) > 0)
+		(void) evs_query_run(&clear_unused, values, NULL);
+	marked[0] = '\0';
+}
+
+/* The batch has not come about, or has failed and somebody else has the unit now. */
+static void
+take_back(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		evs_own_transaction_begin();
+		withdraw_marked();
+		evs_own_transaction_commit();
+	}
+	PG_CATCH();
+	{
+		/* it stays: one crash too many may be counted */
+		MemoryContextSwitchTo(caller);
+		EmitErrorReport();
+		evs_attempt_flush();
+		AbortCurrentTransaction();
+		marked[0] = '\0';
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+}
+
 int
 evs_caution_rest(void)
 {
+	if (marked[0] != '\0')
+		take_back();
 	if (has_turn)
 	{
 		give_up_turn();
@@ -290,7 +356,7 @@ evs_caution_begin(EvsCaution *caution, const char *projection, int partition, in
 	caution->careful = caution->batch = caution->crashes = 0;
 	if (read_left(projection, partition, &left) && left.position == position)
 	{
-		news = left.events > 0 && !caution->marked;
+		news = left.events > 0 && left.begun_at != caution->marked_at;
 		if (news)
 			learn(caution, projection, &left);
 		else
@@ -304,15 +370,15 @@ evs_caution_begin(EvsCaution *caution, const char *projection, int partition, in
 	{
 		/* it is not to be learned again with every try */
 		if (news)
-			write_down(caution, projection, partition, position, 0);
+			(void) write_down(caution, projection, partition, position, 0);
 		return false;
 	}
 
-	write_down(caution, projection, partition, position, evs_caution_batch(caution, events));
-	ForceSyncCommit();
-	caution->marked = true;
+	marked_at = caution->marked_at =
+		write_down(caution, projection, partition, position, evs_caution_batch(caution, events));
 	strlcpy(marked, projection, sizeof(marked));
 	marked_partition = partition;
+	ForceSyncCommit();
 	return true;
 }
 
@@ -325,7 +391,13 @@ evs_caution_end(EvsCaution *caution, const char *projection, int partition, int6
 	if (caution->careful == 0)
 		evs_crash_mark_clear(projection, partition);
 	else
-		write_down(caution, projection, partition, position, 0);
+		(void) write_down(caution, projection, partition, position, 0);
+}
+
+void
+evs_caution_settled(void)
+{
+	marked[0] = '\0';
 }
 
 int64
@@ -340,17 +412,6 @@ evs_caution_blames(const EvsCaution *caution)
 	return Max(caution->crashes - Max(evs_async_attempts, FEWEST_CRASHES) + 1, 0);
 }
 
-/* Not when somebody drops the table, or waits for us with locks that we would need. */
-static bool
-can_withdraw(void)
-{
-	Oid			schema = get_namespace_oid("evsource", true);
-	Oid			marks = OidIsValid(schema) ? get_relname_relid("crash_marks", schema) : InvalidOid;
-
-	return OidIsValid(marks) && ConditionalLockRelationOid(marks, RowExclusiveLock) &&
-		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(marks));
-}
-
 /*
  * Temporary tables are removed in the same way.  An error here ends what is left
  * of the process, and the mark stays: one crash too many is counted.
@@ -363,8 +424,6 @@ evs_crash_mark_at_exit(void)
 
 	AbortOutOfAnyTransaction();
 	evs_own_transaction_begin();
-	if (can_withdraw())
-		evs_caution_withdraw(marked, marked_partition);
+	withdraw_marked();
 	evs_own_transaction_commit();
-	marked[0] = '\0';
 }

@@ -17,7 +17,7 @@
 /* What is known of crashes before a batch; begin with zeros. */
 typedef struct EvsCaution
 {
-	bool		marked;			/* this process has left a mark */
+	TimestampTz marked_at;		/* when this process has left its last mark; 0: none */
 	int64		careful;		/* so many events are to be applied in small batches */
 	int			batch;			/* of so many events */
 	int			crashes;		/* so often the next one has ended the server, alone */
@@ -52,8 +52,12 @@ extern void evs_caution_end(EvsCaution *caution, const char *projection, int par
 /* It has ended without success, but has not crashed. */
 extern void evs_caution_withdraw(const char *projection, int partition);
 
+/* The transaction in which it has ended, with or without success, has committed. */
+extern void evs_caution_settled(void);
+
 /*
- * That transaction has ended as well: let others have their turn.  Returns for how
+ * Outside a transaction, when that is over: let others have their turn.  A mark that is not
+ * settled is taken back, as what it was left for has not come about.  Returns for how
  * long (ms) to leave the unit alone now, 0: not at all.
  */
 extern int	evs_caution_rest(void);
@@ -71,7 +75,7 @@ extern int	evs_caution_blames(const EvsCaution *caution);
 extern void evs_crash_mark_clear(const char *projection, int partition);
 extern void evs_crash_marks_clear(const char *projection);
 
-/* The process ends in good order: take back the mark that it has left. */
+/* The process ends in good order: take back the mark that it has left and not settled. */
 extern void evs_crash_mark_at_exit(void);
 
 #endif							/* EVS_CRASH_MARK_H */

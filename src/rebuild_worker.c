@@ -253,6 +253,7 @@ advance(EvsProcedure *procedure)
 	outcome = evs_rebuild_advance(procedure);
 	settle(procedure, outcome);
 	evs_own_transaction_commit();
+	evs_caution_settled();
 	return outcome;
 }
 
