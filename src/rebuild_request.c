@@ -104,7 +104,8 @@ evs_rebuild_register(EvsRebuild *wanted)
  *
  * Leaves a rebuild to the daemon, which begins when this transaction commits.
  *
- * Errors: 42704, 42501, 22023, 25006 where nothing can be written.
+ * Errors: 42704, 42501, 22023, 55000 when nothing can be emptied, 25006 where nothing
+ * can be written.
  */
 Datum
 evsource_request_rebuild(PG_FUNCTION_ARGS)
@@ -120,6 +121,7 @@ evsource_request_rebuild(PG_FUNCTION_ARGS)
 	wanted.keep_old = evs_argument_bool(fcinfo, 3, false);
 	evs_rebuild_check(&wanted);
 	evs_rebuild_register(&wanted);
+	evs_reset_check(evs_projection_load(wanted.name, false));
 	if (!wanted.is_chosen && !wanted.from_snapshot)
 		evs_online_foresee(&wanted);
 	evs_wakeup_changed();

@@ -37,7 +37,8 @@ select evsource.create_projection('fold', 'evsource.fold_count', categories => '
 select evsource.create_projection('later', 'nothing', mode => 'async', categories => '{x}');
 select evsource.define_event_type('Happened', 1);
 select evsource.create_subscription('consumer', categories => '{x}');
-select evsource.create_projection('tries', 'tries', categories => '{y}', start => 'now');
+create function empties_nothing() returns void language sql as '';
+select evsource.create_projection('tries', 'tries', categories => '{y}', start => 'now', on_reset => 'empties_nothing');
 
 -- The daemon, who waits, and the extension: a handler that waits is one that may be waited for, and
 -- whoever changes the extension waits for the daemon.

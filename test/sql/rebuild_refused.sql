@@ -217,6 +217,14 @@ call evsource.rebuild_projection('labels', online => false);
 select sum(events) from labels;
 select evsource.drop_projection('labels');
 
+-- What cannot be emptied is not rebuilt, nor by the daemon.
+create function note_nothing(e evsource.event) returns void language sql as '';
+select evsource.create_projection('side_effects', 'note_nothing', start => 'now');
+call evsource.rebuild_projection('side_effects');
+select evsource.request_rebuild('side_effects');
+select count(*) from evsource.rebuilds;
+select evsource.drop_projection('side_effects');
+
 -- Only who may change a projection may have it rebuilt.
 create role rebuild_admin;
 select evsource.grant_access('rebuild_admin', 'admin');
