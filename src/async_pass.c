@@ -119,12 +119,13 @@ pass_all(EvsAsyncPass *passes, int count)
 		}
 		if (unit->checkpoint.position < safe)
 		{
-			unit->checkpoint.position = safe;
-			if (!evs_unit_write_if_free(unit))
+			if (!evs_unit_try_lock_row(unit))
 			{
 				passes[i].outcome = EVS_ASYNC_HELD;
 				continue;
 			}
+			unit->checkpoint.position = safe;
+			evs_unit_write(unit);
 		}
 		passes[i].position = unit->checkpoint.position;
 	}

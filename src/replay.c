@@ -31,6 +31,7 @@
 #include "replay.h"
 #include "scan.h"
 #include "settings.h"
+#include "unit.h"
 
 /* So many positions ago was an inline projection's count written down. */
 #define MANY_UNCOUNTED		10000
@@ -260,9 +261,11 @@ evs_replay_note_counts(void)
 	foreach(cell, evs_registry_counted_before(safe - MANY_UNCOUNTED))
 	{
 		char	   *name = lfirst(cell);
+		EvsUnit		whole = {.projection = name, .partitions = 1};
 		EvsProjection *projection;
 
-		if (!evs_registry_try_lock(name))
+		/* whoever needs one of the others is not to wait for who has locked its row by hand */
+		if (!evs_registry_try_lock(name) || !evs_unit_try_lock_row(&whole))
 			continue;
 
 		/* it may have been changed while we did not hold it */

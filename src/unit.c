@@ -43,23 +43,16 @@ static EvsQuery write_partition = {
 	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE
 };
 
-/* The same, unless somebody else has locked the row. */
-static EvsQuery write_whole_if_free = {
-	"update evsource.checkpoints c"
-	" set position = $3, event_count = $4, updated_at = clock_timestamp()"
-	" from (select projection from evsource.checkpoints where projection = $1 and $2 = 0"
-	"  for no key update skip locked) free"
-	" where c.projection = free.projection",
-	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE
+static EvsQuery lock_whole = {
+	"select from evsource.checkpoints where projection = $1 and $2 = 0"
+	" for no key update skip locked",
+	2, {TEXTOID, INT4OID}, SPI_OK_SELECT
 };
 
-static EvsQuery write_partition_if_free = {
-	"update evsource.partitions p"
-	" set position = $3, event_count = $4, updated_at = clock_timestamp()"
-	" from (select projection, partition from evsource.partitions"
-	"  where projection = $1 and partition = $2 for no key update skip locked) free"
-	" where p.projection = free.projection and p.partition = free.partition",
-	4, {TEXTOID, INT4OID, INT8OID, INT8OID}, SPI_OK_UPDATE
+static EvsQuery lock_partition = {
+	"select from evsource.partitions where projection = $1 and partition = $2"
+	" for no key update skip locked",
+	2, {TEXTOID, INT4OID}, SPI_OK_SELECT
 };
 
 static EvsQuery create_partitions = {
@@ -202,33 +195,28 @@ evs_unit_read_troubles(const char *name, EvsUnit *unit)
 	read_stuck(unit);
 }
 
-static bool
-write_row(EvsQuery *query, const EvsUnit *unit)
+bool
+evs_unit_try_lock_row(const EvsUnit *unit)
+{
+	Datum		values[] = {CStringGetTextDatum(unit->projection), Int32GetDatum(unit->partition)};
+
+	return evs_query_run(unit->partitions == 1 ? &lock_whole : &lock_partition, values, NULL) == 1;
+}
+
+void
+evs_unit_write(const EvsUnit *unit)
 {
 	Datum		values[] = {
 		CStringGetTextDatum(unit->projection), Int32GetDatum(unit->partition),
 		Int64GetDatum(unit->checkpoint.position), Int64GetDatum(unit->checkpoint.event_count)
 	};
 
-	if (evs_query_run(query, values, NULL) != 1)
-		return false;
-	evs_restore_followed(unit->checkpoint.position);
-	evs_wakeup_projection(unit->projection);
-	return true;
-}
-
-void
-evs_unit_write(const EvsUnit *unit)
-{
-	if (!write_row(unit->partitions == 1 ? &write_whole : &write_partition, unit))
+	if (evs_query_run(unit->partitions == 1 ? &write_whole : &write_partition,
+					  values, NULL) != 1)
 		elog(ERROR, "projection \"%s\" has no checkpoint for partition %d",
 			 unit->projection, unit->partition);
-}
-
-bool
-evs_unit_write_if_free(const EvsUnit *unit)
-{
-	return write_row(unit->partitions == 1 ? &write_whole_if_free : &write_partition_if_free, unit);
+	evs_restore_followed(unit->checkpoint.position);
+	evs_wakeup_projection(unit->projection);
 }
 
 int64

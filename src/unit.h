@@ -36,10 +36,10 @@ extern void evs_unit_read(const EvsProjection *projection, int partition, EvsUni
 extern void evs_unit_write(const EvsUnit *unit);
 
 /*
- * The same for who must not wait: false, and nothing is written, while a session that
- * has not the unit's lock has locked the row, such as an administrator's.
+ * Before that, for who must not wait: lock the row.  False while a session that has not the
+ * unit's lock has done so, such as an administrator's.
  */
-extern bool evs_unit_write_if_free(const EvsUnit *unit);
+extern bool evs_unit_try_lock_row(const EvsUnit *unit);
 
 /*
  * All of a projection as one unit, wherever it is; its failure and dead letters

@@ -120,6 +120,17 @@ select from evsource.partitions where projection = 'divided5' and partition = 2 
 	$wait_for_all->();
 	is($sql->(q{select count(*) from seen s join evsource.events e using (position) where e.type = 'Never'}), 132, "$mode: what they want comes to each");
 	is($sql->(q{select sum(event_count) from evsource.projection_status where projection ~ '^(many|never|divided)'}), 132, "$mode: once");
+
+	# So it is with the counts of inline projections, which the daemon notes now and then.
+	$sql->(q{select evsource.create_projection('inline' || i, 'see', types => '{Never}') from generate_series(1, 2) i});
+	$holder = $node->background_psql('postgres');
+	$holder->query_safe(q{begin; select from evsource.checkpoints where projection = 'inline1' for update});
+	$sql->(q{select count(evsource.append('f-1', 'Common')) from generate_series(1, 10001)});
+	ok($node->poll_query_until('postgres', q{select c2.position > c1.position from evsource.checkpoints c1, evsource.checkpoints c2 where (c1.projection, c2.projection) = ('inline1', 'inline2')}),
+		"$mode: one whose row is locked does not keep the count of another from being noted");
+	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ 'evsource' and wait_event = 'transactionid'}), 0, "$mode: nobody waits for that either");
+	$holder->query_safe('rollback');
+	$holder->quit;
 	$node->stop;
 }
 done_testing();
