@@ -92,7 +92,7 @@ create function evsource.execute_command(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_execute_command';
 comment on function evsource.execute_command(text, text, jsonb, uuid) is
-'Loads the state of the stream, calls the decider, and appends what it returns if the stream has not changed meanwhile; if it has, starts over. With an id, a command that was executed before returns its first result. Errors that the decider raises are passed on.';
+'Loads the state of the stream, calls the decider, and appends what it returns if the stream has not changed meanwhile; if it has, starts over. With an id, a command that was executed before returns its first result. Errors that the decider raises are passed on. Errors: VE001 when the stream changed at each attempt, VE002 for an id of another command, 42704, 42501, 22004, 22023, 40001 under REPEATABLE READ; those of append.';
 
 create function evsource.forget_commands(before timestamptz) returns bigint
     language sql security definer set search_path = pg_catalog, pg_temp

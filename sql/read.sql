@@ -12,7 +12,7 @@ create function evsource.read_stream(
     language c volatile parallel unsafe rows 100
     as 'MODULE_PATHNAME', 'evsource_read_stream';
 comment on function evsource.read_stream(text, bigint, integer, boolean) is
-'Returns the events of one stream from a version on (default: the first), or backward from it (default: the last).';
+'Returns the events of one stream from a version on (default: the first), or backward from it (default: the last). Errors: 22004 for a null stream, 22023 for a version below 1 or a negative max_count, 42501, 40001 when SERIALIZABLE.';
 
 create function evsource.read_category(
     category       text,
@@ -23,7 +23,7 @@ create function evsource.read_category(
     language c volatile parallel unsafe rows 1000
     as 'MODULE_PATHNAME', 'evsource_read_category';
 comment on function evsource.read_category(text, bigint, integer, text[]) is
-'Returns the events of one category in the order of the log, after a position and up to the safe position.';
+'Returns the events of one category in the order of the log, after a position and up to the safe position. Errors: 22004, 22023 for a negative number or an empty array, 42501, 40001 when SERIALIZABLE.';
 
 create function evsource.read_all(
     after_position bigint  default 0,
@@ -34,19 +34,19 @@ create function evsource.read_all(
     language c volatile parallel unsafe rows 1000
     as 'MODULE_PATHNAME', 'evsource_read_all';
 comment on function evsource.read_all(bigint, integer, text[], text[]) is
-'Returns the events of the whole log in order, after a position and up to the safe position.';
+'Returns the events of the whole log in order, after a position and up to the safe position. Errors: 22004, 22023 for a negative number or an empty array, 42501, 40001 when SERIALIZABLE.';
 
 create function evsource.read_event(id uuid) returns setof evsource.event
     language c volatile parallel unsafe rows 1
     as 'MODULE_PATHNAME', 'evsource_read_event';
 comment on function evsource.read_event(uuid) is
-'Returns the event with this id, whether its client or the server assigned it; no row when there is none.';
+'Returns the event with this id, whether its client or the server assigned it; no row when there is none. Errors: 22004, 42501.';
 
 create function evsource.stream_version(stream text) returns bigint
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_stream_version';
 comment on function evsource.stream_version(text) is
-'Returns the version of the last event of a stream, or 0 when the stream does not exist: fit to be passed as expected_version.';
+'Returns the version of the last event of a stream, or 0 when the stream does not exist: fit to be passed as expected_version. Errors: 22004, 42501.';
 
 create function evsource.safe_position() returns bigint
     language c volatile parallel unsafe

@@ -385,7 +385,7 @@ create procedure evsource.rebuild_projection(
     language c
     as 'MODULE_PATHNAME', 'evsource_rebuild_projection';
 comment on procedure evsource.rebuild_projection(text, boolean, interval, boolean, boolean) is
-'Rebuilds the read model from the log, in transactions of its own: where possible beside the old one, which it then replaces.';
+'Rebuilds the read model from the log, in transactions of its own: where possible beside the old one, which it then replaces. Errors: 42704, 42501, 22023, 55000 when nothing of it can be emptied or it cannot be built online, 55P03 when others are in the way; what the handler raises.';
 
 create function evsource.request_rebuild(
     projection text,
@@ -396,25 +396,25 @@ create function evsource.request_rebuild(
     language c
     as 'MODULE_PATHNAME', 'evsource_request_rebuild';
 comment on function evsource.request_rebuild(text, boolean, boolean, boolean) is
-'Asks the daemon to rebuild a projection, as rebuild_projection does.';
+'Asks the daemon to rebuild a projection, as rebuild_projection does. Errors: 42704, 42501, 22023, 55000 when nothing of it can be emptied.';
 
 create function evsource.cancel_rebuild(projection text) returns boolean
     language c
     as 'MODULE_PATHNAME', 'evsource_cancel_rebuild';
 comment on function evsource.cancel_rebuild(text) is
-'Ends a rebuild that was requested or is under way, and drops what it has built beside the read model; false when there was none.';
+'Ends a rebuild that was requested or is under way, and drops what it has built beside the read model; false when there was none. Errors: 42704, 42501.';
 
 create function evsource.revert_rebuild(projection text) returns void
     language c
     as 'MODULE_PATHNAME', 'evsource_revert_rebuild';
 comment on function evsource.revert_rebuild(text) is
-'Returns to the version of the read model that a rebuild has kept, and applies what was appended since. The version that it replaces is kept in turn.';
+'Returns to the version of the read model that a rebuild has kept, and applies what was appended since. The version that it replaces is kept in turn. Errors: 42704, 42501, 55000 when none is kept or its tables have changed, 25000 under REPEATABLE READ, 55P03 when others are in the way; what the handler raises.';
 
 create function evsource.accept_rebuild(projection text) returns void
     language c
     as 'MODULE_PATHNAME', 'evsource_accept_rebuild';
 comment on function evsource.accept_rebuild(text) is
-'Drops the old version of the read model that a rebuild has kept.';
+'Drops the old version of the read model that a rebuild has kept. Errors: 42704, 42501, 55000 when none is kept, 55P03 when others are in the way.';
 
 create function evsource.replaying() returns boolean
     language c stable parallel restricted
