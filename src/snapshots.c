@@ -257,6 +257,7 @@ struct EvsSnapshotWriter
 	int			count;			/* rows to be written */
 	int			allocated;
 	Size		bytes;			/* of their states */
+	bool		is_there;		/* the key of the last one has been saved before */
 	bool		cuts;			/* large states are cut into parts */
 	bool		looked;			/* whether ... */
 	bool		has_parts;		/* ... the projection has some by now */
@@ -296,25 +297,23 @@ evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 	return writer;
 }
 
-/*
- * A mixture of definitions is of none: 0 (see EVS_MIXED_DEFINITION).
- * A state that was computed by another definition, or that did not stand the
- * test of the log, is worth nothing, whatever its position.  A state that is
- * the same as before is not written: a large one stays where it is.
- */
-#define UPSERT(rows) \
-	"insert into evsource.snapshots as saved" \
-	" (projection, key, version, position, last_event_id, event_count," \
-	"  state_version, definition, saved_at, occurred_at, restores, rejections, state," \
-	"  seen_version, seen_position)" \
+/* What is to be saved; a mixture of definitions is of none: 0 (see EVS_MIXED_DEFINITION). */
+#define SAVED_COLUMNS \
+	"(projection, key, version, position, last_event_id, event_count," \
+	" state_version, definition, saved_at, occurred_at, restores, rejections, state," \
+	" seen_version, seen_position)"
+
+#define NEW_ROWS(rows) \
 	" select $1, n.key, nullif(n.version, 0), n.position, n.last_event_id, n.event_count," \
 	"  $2, case when n.mixed then 0 else $3 end, clock_timestamp()," \
 	"  n.occurred_at, n.restores, n.rejections, n.state," \
 	"  nullif(n.seen_version, 0), nullif(n.seen_position, 0)" \
 	" from " rows \
 	"  as n (key, version, position, last_event_id, event_count, occurred_at, restores," \
-	"   rejections, mixed, state, seen_version, seen_position)" \
-	" on conflict (projection, key) do update set" \
+	"   rejections, mixed, state, seen_version, seen_position)"
+
+/* A state that is the same as before is not written: a large one stays where it is. */
+#define TAKE_NEW \
 	"  version = excluded.version, position = excluded.position," \
 	"  last_event_id = excluded.last_event_id, event_count = excluded.event_count," \
 	"  state_version = excluded.state_version, definition = excluded.definition," \
@@ -323,17 +322,33 @@ evs_snapshot_writer(const EvsProjection *projection, int64 definition)
 	"  state = case when evsource._same_state(saved.state, excluded.state)" \
 	"   then saved.state else excluded.state end," \
 	"  restores = saved.restores + excluded.restores," \
-	"  rejections = saved.rejections + excluded.rejections" \
-	" where saved.position <= excluded.position or excluded.rejections > 0" \
-	"  or saved.state_version <> excluded.state_version" \
-	"  or saved.definition <> excluded.definition"
+	"  rejections = saved.rejections + excluded.rejections"
 
-static EvsQuery upsert_one = {
-	UPSERT("(values ($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15))"),
-	15, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID,
-		UUIDOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, BOOLOID, JSONBOID,
-		INT8OID, INT8OID},
-	SPI_OK_INSERT
+/* What another definition has computed, or the log does not confirm, is worth nothing. */
+#define IS_BETTER \
+	"(saved.position <= excluded.position or excluded.rejections > 0" \
+	" or saved.state_version <> excluded.state_version" \
+	" or saved.definition <> excluded.definition)"
+
+#define UPSERT(rows) \
+	"insert into evsource.snapshots as saved " SAVED_COLUMNS NEW_ROWS(rows) \
+	" on conflict (projection, key) do update set" TAKE_NEW " where " IS_BETTER
+
+#define ONE_ROW		"(values ($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15))"
+
+#define ONE_ROW_TYPES \
+	15, {TEXTOID, INT4OID, INT8OID, TEXTOID, INT8OID, INT8OID, \
+		UUIDOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, BOOLOID, JSONBOID, \
+		INT8OID, INT8OID}
+
+static EvsQuery upsert_one = {UPSERT(ONE_ROW), ONE_ROW_TYPES, SPI_OK_INSERT};
+
+/* The same where there is a row. */
+static EvsQuery update_one = {
+	"update evsource.snapshots as saved set" TAKE_NEW
+	" from (" NEW_ROWS(ONE_ROW) ") as excluded " SAVED_COLUMNS
+	" where saved.projection = excluded.projection and saved.key = excluded.key and " IS_BETTER,
+	ONE_ROW_TYPES, SPI_OK_UPDATE
 };
 
 static EvsQuery upsert_many = {
@@ -345,6 +360,20 @@ static EvsQuery upsert_many = {
 		BOOLARRAYOID, JSONBARRAYOID, INT8ARRAYOID, INT8ARRAYOID},
 	SPI_OK_INSERT
 };
+
+/*
+ * ON CONFLICT locks the row before it changes it, and the new version of the row inherits
+ * the lock.  That of the next savepoint is another one: the row would collect as many as a
+ * transaction has savepoints, and each look at it go through all of them.  So where one
+ * row is known to be there, that is tried first.
+ */
+static uint64
+write_one(Datum *values, const char *nulls, bool is_there)
+{
+	uint64		written = is_there ? evs_query_run_latest(&update_one, values, nulls) : 0;
+
+	return written > 0 ? written : evs_query_run_latest(&upsert_one, values, nulls);
+}
 
 /* The values of a column in all rows, as an array. */
 static Datum
@@ -398,7 +427,8 @@ write_rows(EvsSnapshotWriter *writer, const EvsParts *parts)
 		keys = column_array(writer, WRITER_KEY);
 	if (keep)
 		evs_history_keep(projection, keys);
-	written = evs_query_run_latest(one ? &upsert_one : &upsert_many, values, nulls);
+	written = one ? write_one(values, nulls, writer->is_there) :
+		evs_query_run_latest(&upsert_many, values, nulls);
 	if (parts != NULL && written > 0)
 		evs_parts_write(projection->name, DatumGetTextPP(writer->columns[WRITER_KEY][0]), parts);
 	else if (parts == NULL && writer->has_parts)
@@ -486,6 +516,7 @@ evs_snapshot_add(EvsSnapshotWriter *writer, text *key, const EvsState *state)
 	writer->columns[WRITER_SEEN_VERSION][row] = Int64GetDatum(saw_more ? state->seen_version : 0);
 	writer->columns[WRITER_SEEN_POSITION][row] = Int64GetDatum(saw_more ? state->seen_position : 0);
 	writer->bytes += VARSIZE(state->state);
+	writer->is_there = state->saved_count > 0;
 	MemoryContextSwitchTo(caller);
 	evs_restore_followed(state->position);
 

@@ -324,5 +324,25 @@ select version from evsource.append_batch('large-1', array_fill('Set'::text, '{3
     array(select jsonb_build_object('k' || i, repeat(md5(i::text), 1000)) from generate_series(1, 30) i));
 \c
 select length(evsource.state('large', 'large-1')::text), (select event_count from evsource.load_snapshot('large', 'large-1'));
+
+-- Saved in savepoint after savepoint the row keeps no lock of theirs, and what the session
+-- believes to be saved may be gone.
+select evsource.create_projection('each', 'evsource.fold_count', categories => '{each}', snapshot_every => 1);
+create procedure append_each(streams text[]) language plpgsql as $$
+declare
+    stream text;
+begin
+    foreach stream in array streams loop
+        begin
+            perform evsource.append(stream, 'Happened');
+        exception when division_by_zero then
+        end;
+    end loop;
+end $$;
+call append_each('{each-1,each-2,each-1,each-1,each-1}');
+select key, version, xmax from evsource.snapshots where projection = 'each' order by key;
+select evsource.clear_snapshots('each');
+call append_each('{each-1}');
+select key, version, xmax from evsource.snapshots where projection = 'each' order by key;
 \c :home
 drop database evsource_snapshots;
