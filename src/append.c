@@ -34,6 +34,7 @@
 #include "dispatch.h"
 #include "duplicate.h"
 #include "event.h"
+#include "gate.h"
 #include "intake.h"
 #include "metadata.h"
 #include "pure_call.h"
@@ -184,6 +185,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	evs_require_writable("evsource.append()");
 
 	memset(appended, 0, sizeof(EvsAppended));
+	evs_gate_pass();
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	evs_append_check(events, batch);
 

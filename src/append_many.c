@@ -19,6 +19,7 @@
 #include "append.h"
 #include "barrier.h"
 #include "catalog.h"
+#include "gate.h"
 #include "store.h"
 #include "streams.h"
 
@@ -83,6 +84,7 @@ evs_append_lock_ahead(EvsEvent *appended, int count)
 	}
 
 	evs_require_writable("evsource.append()");
+	evs_gate_pass();
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	evs_stream_lock_many(events, streams, versions, nstreams);
 	table_close(events, NoLock);
@@ -113,6 +115,7 @@ evs_append_many(EvsBatch *batch)
 
 	if (batch->count == 0)
 		return;
+	evs_gate_pass();
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	evs_append_check(events, batch);
 	if (!evs_store_is_direct(events))

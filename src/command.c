@@ -36,6 +36,7 @@
 #include "event.h"
 #include "event_row.h"
 #include "executed.h"
+#include "gate.h"
 #include "metadata.h"
 #include "parameters.h"
 #include "pure_call.h"
@@ -369,6 +370,7 @@ evsource_execute_command(PG_FUNCTION_ARGS)
 				 errhint("Give the decider another projection.")));
 	check_category(&command);
 
+	evs_gate_pass();
 	events = table_open(evs_catalog()->events, RowExclusiveLock);
 	execute(&command, events, &state, &outcome);
 	table_close(events, NoLock);

@@ -14,6 +14,7 @@
 #include "daemon.h"
 #include "dispatch.h"
 #include "event.h"
+#include "gate.h"
 #include "guard.h"
 #include "hold.h"
 #include "horizon.h"
@@ -48,6 +49,7 @@ _PG_init(void)
 	evs_shmem_init();
 	evs_catalog_init();
 	evs_hold_init();
+	evs_gate_init();
 	evs_horizon_init();
 	evs_replication_init();
 	evs_wakeup_init();

@@ -17,6 +17,7 @@
 #include "storage/standby.h"
 #include "utils/memutils.h"
 
+#include "gate.h"
 #include "hold.h"
 
 typedef struct Held
@@ -72,6 +73,16 @@ evs_hold_is_held(void)
 	return nheld > 0;
 }
 
+static void
+drop(void)
+{
+	while (nheld > 0)
+	{
+		nheld--;
+		(void) LockRelease(&held[nheld].tag, held[nheld].mode, true);
+	}
+}
+
 bool
 evs_hold_end(void)
 {
@@ -84,18 +95,15 @@ evs_hold_end(void)
 		if (held[i].mode == AccessExclusiveLock && XLogStandbyInfoActive())
 			LogAccessExclusiveLock(held[i].tag.locktag_field1, held[i].tag.locktag_field2);
 	}
-	evs_hold_drop();
+	drop();
 	return any;
 }
 
 void
 evs_hold_drop(void)
 {
-	while (nheld > 0)
-	{
-		nheld--;
-		(void) LockRelease(&held[nheld].tag, held[nheld].mode, true);
-	}
+	evs_gate_open();
+	drop();
 }
 
 static void

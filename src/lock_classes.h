@@ -26,6 +26,9 @@
 /* 234: a process of the daemon, or who bars it from the database (crew.c) */
 #define EVS_LOCK_CREW		0xEA
 
+/* 235: the gate, while tables are to be exchanged; who may not append waits for it (gate.c) */
+#define EVS_LOCK_GATE		0xEB
+
 /* 236: the turn of workers that apply what may crash the server (crash_mark.c) */
 #define EVS_LOCK_TURN		0xEC
 

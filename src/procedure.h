@@ -59,6 +59,7 @@ typedef struct EvsProcedure
 	bool		tables_taken;	/* and has them */
 	EvsTime		spares_until;	/* so long it spares who has used the tables and waits
 								 * for us; none: nobody was found who does */
+	bool		insists;		/* no longer, since this attempt began */
 	struct EvsLetIn *let_in;	/* who had waited for them, when they were let go of */
 	int			nlet_in;
 	List	   *appenders;		/* sessions that were let in, and then waited for us to append */

@@ -37,6 +37,7 @@
 #include "catalog.h"
 #include "dead_letters.h"
 #include "failure.h"
+#include "gate.h"
 #include "hold.h"
 #include "horizon.h"
 #include "notify.h"
@@ -77,6 +78,11 @@ hold_still(const EvsProcedure *procedure, const EvsRebuild *rebuild,
 		return;
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, evs_catalog()->events);
 	evs_hold(&tag, ShareRowExclusiveLock);
+	if (evs_gate_is_closed())
+	{
+		evs_gate_locktag(&tag);
+		evs_hold(&tag, ExclusiveLock);
+	}
 	if (procedure->tables_taken)
 		evs_tables_hold(evs_shadow_relations(rebuild->tables, rebuild->shadow));
 }
@@ -353,10 +359,13 @@ evs_exchange_settle(EvsProcedure *procedure, EvsRebuild *rebuild)
 		count_old(projection, &procedure->old, evs_horizon_safe_position());
 	}
 	(void) evs_snapshot_lock(projection->name, NULL, EVS_SNAPSHOT_LOCK_ALL);
+	evs_tables_attempt(procedure);
 	procedure->tables_taken = procedure->tables_first && will_live;
 	if (procedure->tables_taken &&
 		!evs_tables_take_first(procedure, evs_shadow_relations(rebuild->tables, rebuild->shadow)))
 		return EVS_WAIT;
+	if (will_live && procedure->insists)
+		evs_gate_close(evs_shadow_relations(rebuild->tables, rebuild->shadow));
 	if (will_live && !evs_procedure_barrier(procedure))
 		return EVS_WAIT;
 	if (has_gathered(projection))

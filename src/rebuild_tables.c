@@ -14,6 +14,8 @@
  * whether it is so, and let go of all.  Once it was, nothing is waited for any more as long
  * as deadlock_timeout: one may come to wait for us after we have looked.  But all this only
  * for some time, or it might never end where others use the tables for longer, or all the time.
+ * Then we insist: who has used the tables and comes to append fails (gate.c), but for those who
+ * are not seen before they wait for the log.
  *
  * With several tables the same is true of each: who has read one of them waits for another
  * when he appends.  So before the barrier only one is waited for, the one that was not to
@@ -34,6 +36,7 @@
 #include "storage/procarray.h"
 
 #include "barrier.h"
+#include "gate.h"
 #include "hold.h"
 #include "kept_waiting.h"
 #include "rebuild_tables.h"
@@ -45,6 +48,12 @@ static bool
 is_sparing(const EvsProcedure *procedure)
 {
 	return !evs_clock_is_set(procedure->spares_until) || !evs_clock_is_over(procedure->spares_until);
+}
+
+void
+evs_tables_attempt(EvsProcedure *procedure)
+{
+	procedure->insists = !is_sparing(procedure);
 }
 
 static void
@@ -184,9 +193,9 @@ lock_in_time(EvsProcedure *procedure, Wanted *wanted)
 {
 	int			moment = evs_tables_moment(procedure);
 
-	if (!is_sparing(procedure))
+	if (procedure->insists)
 	{
-		/* PostgreSQL will end what waits for us: sooner than after many attempts */
+		/* PostgreSQL will end what waits for us otherwise: sooner than after many attempts */
 		moment = Max(moment, 2 * Min(DeadlockTimeout, SPARING_TIME));
 		if (procedure->timeout > 0)
 			moment = Min(moment, procedure->timeout);
@@ -225,6 +234,7 @@ evs_tables_take(EvsProcedure *procedure, List *relations)
 {
 	Wanted		wanted = {relations};
 
+	evs_gate_refuse();
 	if (lock_in_time(procedure, &wanted))
 		return true;
 	give_way(procedure, relations);

@@ -18,6 +18,12 @@
 extern int	evs_tables_moment(const EvsProcedure *procedure);
 
 /*
+ * Another attempt begins.  Were those who wait for us spared for as long as that is to be
+ * done?  Then it insists.
+ */
+extern void evs_tables_attempt(EvsProcedure *procedure);
+
+/*
  * Lock them, against readers, too: behind the barrier, or before it.  False: it was not
  * to be had, none is locked, and this was counted as an attempt.
  */

@@ -21,7 +21,7 @@
  * that loaded a newer library than the one that made the memory must not touch
  * it: it could publish a bound where nobody looks.
  */
-#define EVS_SHMEM_LAYOUT 11
+#define EVS_SHMEM_LAYOUT 12
 
 static EvsShared *shared = NULL;
 static bool preloaded = false;
@@ -61,6 +61,7 @@ initialize(void *memory)
 	}
 	pg_atomic_init_u64(&fresh->novertakings, 0);
 	pg_atomic_init_u64(&fresh->forgotten, 0);
+	pg_atomic_init_u32(&fresh->gate.state, EVS_GATE_OPEN);
 	for (int i = 0; i < fresh->nslots; i++)
 	{
 		pg_atomic_init_u64(&fresh->slots[i].bound, 0);

@@ -1,7 +1,8 @@
 /*
  * shmem.h - what each backend says in shared memory: the lowest position that
  * its open transaction may still add to the log, what it waits for, and whether
- * it listens; and which snapshots rebuilds have not waited for.
+ * it listens; which snapshots rebuilds have not waited for, and what tables one is about to
+ * exchange.
  */
 #ifndef EVS_SHMEM_H
 #define EVS_SHMEM_H
@@ -58,6 +59,22 @@ typedef struct EvsWaiter
 /* So many rebuilds are known one by one that have not waited for all snapshots: see waited.c. */
 #define EVS_OVERTAKINGS	16
 
+/* The tables that a rebuild is about to exchange: see gate.c. */
+#define EVS_GATE_RELATIONS	29
+
+typedef struct EvsGate
+{
+	pg_atomic_uint32 state;		/* one of EVS_GATE_... */
+	Oid			database;		/* what follows is valid while it is closed or refuses */
+	int			count;
+	Oid			relations[EVS_GATE_RELATIONS];
+} EvsGate;
+
+#define EVS_GATE_OPEN		0
+#define EVS_GATE_TAKEN		1	/* one is about to close it */
+#define EVS_GATE_CLOSED		2
+#define EVS_GATE_REFUSES	3
+
 typedef struct EvsShared
 {
 	uint32		layout;			/* EVS_SHMEM_LAYOUT of whoever made it */
@@ -73,6 +90,7 @@ typedef struct EvsShared
 	pg_atomic_uint32 overtaken_in[EVS_OVERTAKINGS];	/* ... in these databases ... */
 	pg_atomic_uint64 novertakings;	/* ... how many there were ... */
 	pg_atomic_uint64 forgotten;	/* ... and the newest that is not in it any more */
+	EvsGate		gate;
 	char		pad[16];
 	EvsSlot		slots[FLEXIBLE_ARRAY_MEMBER];
 	/* EvsWaiter waiters[nslots] follow, and pg_atomic_uint64 awaited[nslots] */
