@@ -96,7 +96,7 @@ create function evsource.create_subscription(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_create_subscription';
 comment on function evsource.create_subscription(text, text[], text[], text, bigint, integer, integer, text, text) is
-'Creates a subscription to the events of some categories and types (null: all), from the beginning, from now on, or after a position. max_attempts: an event that fails so often becomes a dead letter (0: never). Returns its name. Errors: 42710 when it exists, 22004 and 22023 for invalid arguments, 42501.';
+'Creates a subscription to the events of some categories and types (null: all), from the beginning, from now on, or after a position. max_attempts: an event that fails so often becomes a dead letter (0: never). if_exists: error, keep or alter. Returns its name. Errors: 42710 when it exists, 22004 and 22023 for invalid arguments, 42501.';
 
 create function evsource.alter_subscription(
     subscription text,

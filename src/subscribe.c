@@ -178,66 +178,6 @@ create_next_cursors(const char *name, int64 position, int64 been_out)
 	create_cursors(name, position, been_out);
 }
 
-static bool
-exists(const char *name)
-{
-	static EvsQuery query = {
-		"select from evsource.subscriptions where subscription = $1", 1, {TEXTOID}, SPI_OK_SELECT
-	};
-
-	return evs_query_run_by_name(&query, name) == 1;
-}
-
-/*
- * evsource.create_subscription(subscription, categories, types, start,
- * start_after, partitions, max_attempts, if_exists, owner) returns text
- *
- * Errors: 42710 when there is one of that name, 22004, 22023, 42501.
- */
-Datum
-evsource_create_subscription(PG_FUNCTION_ARGS)
-{
-	static EvsQuery insert = {
-		"insert into evsource.subscriptions"
-		" (subscription, owner, categories, types, start_after, partitions, max_attempts)"
-		" values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
-		7, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID, INT4OID, INT4OID}, SPI_OK_INSERT
-	};
-	static const char *const reactions[] = {"error", "keep"};
-	char	   *name = evs_subscription_name(fcinfo, 0);
-	char	   *if_exists = evs_argument_text(fcinfo, 7);
-	char	   *owner = owner_argument(fcinfo, 8);
-	bool		keep = if_exists != NULL &&
-		evs_parameter_word("if_exists", if_exists, reactions, lengthof(reactions)) == 1;
-	int64		start = start_argument(fcinfo, 3, 4);
-	char		nulls[] = "       ";
-	Datum		values[7];
-
-	evs_require_writable("evsource.create_subscription()");
-	values[0] = CStringGetTextDatum(name);
-	values[1] = CStringGetTextDatum(owner ? owner : GetUserNameFromId(GetUserId(), false));
-	values[2] = filter_argument(fcinfo, 1, false, &nulls[2]);
-	values[3] = filter_argument(fcinfo, 2, true, &nulls[3]);
-	values[4] = Int64GetDatum(start);
-	values[5] = Int32GetDatum(PG_ARGISNULL(5) ? 1 :
-							  count_argument(fcinfo, 5, "partitions", 1, EVS_MAX_SUBSCRIPTION_PARTITIONS));
-	values[6] = Int32GetDatum(PG_ARGISNULL(6) ? 5 :
-							  count_argument(fcinfo, 6, "max_attempts", 0, PG_INT16_MAX));
-
-	if (evs_query_run(&insert, values, nulls) > 0)
-	{
-		/* one that was dropped since the transaction began to read is there, too */
-		evs_require_seen("subscription", exists(name));
-		create_cursors(name, start, 0);
-	}
-	else if (!keep)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("subscription \"%s\" already exists", name),
-				 errhint("With if_exists => 'keep' it is left as it is; evsource.alter_subscription() changes it.")));
-	PG_RETURN_DATUM(values[0]);
-}
-
 static int64
 position_of(EvsQuery *query, Datum *values)
 {
@@ -282,6 +222,122 @@ divide_anew(const char *name)
 	create_next_cursors(name, position, been_out);
 }
 
+/* The definition in the row is another one now: let the cursors and who waits know. */
+static void
+definition_changed(const char *name)
+{
+	static EvsQuery partitions_differ = {
+		"select from evsource.subscriptions s where s.subscription = $1 and s.partitions <>"
+		" (select c.partitions from evsource.cursors c where c.subscription = $1"
+		"  order by c.generation desc limit 1)",
+		1, {TEXTOID}, SPI_OK_SELECT
+	};
+	static EvsQuery number = {
+		"update evsource.cursors c set definition = s.definition"
+		" from evsource.subscriptions s where s.subscription = $1 and c.subscription = $1",
+		1, {TEXTOID}, SPI_OK_UPDATE
+	};
+
+	if (evs_query_run_by_name(&partitions_differ, name) > 0)
+		divide_anew(name);
+	(void) evs_query_run_by_name(&number, name);
+	evs_wakeup_subscription_changed(name);
+}
+
+/*
+ * if_exists => 'alter': one that is there becomes what create_subscription() was given,
+ * in the order of its statement.  An equal one is left alone, and waits for nobody.
+ */
+static void
+redefine(const char *name, Datum *values, const char *nulls)
+{
+	static EvsQuery equal = {
+		"select from evsource.subscriptions where subscription = $1 and owner = coalesce($2, owner)"
+		" and categories is not distinct from $3 and types is not distinct from $4"
+		" and partitions = $5 and max_attempts = $6",
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID}, SPI_OK_SELECT
+	};
+	static EvsQuery update = {
+		"update evsource.subscriptions set owner = coalesce($2, owner), categories = $3, types = $4,"
+		" partitions = $5, max_attempts = $6, definition = definition + 1 where subscription = $1",
+		6, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID}, SPI_OK_UPDATE
+	};
+
+	if (evs_query_run(&equal, values, nulls) > 0)
+		return;
+	evs_require_read_committed("alter a subscription");
+	evs_subscription_open_for_change(name);
+	(void) evs_query_run(&update, values, nulls);
+	definition_changed(name);
+}
+
+static bool
+exists(const char *name)
+{
+	static EvsQuery query = {
+		"select from evsource.subscriptions where subscription = $1", 1, {TEXTOID}, SPI_OK_SELECT
+	};
+
+	return evs_query_run_by_name(&query, name) == 1;
+}
+
+/*
+ * evsource.create_subscription(subscription, categories, types, start,
+ * start_after, partitions, max_attempts, if_exists, owner) returns text
+ *
+ * Errors: 42710 when there is one of that name, 22004, 22023, 42501; with if_exists =>
+ * 'alter' those of alter_subscription.
+ */
+Datum
+evsource_create_subscription(PG_FUNCTION_ARGS)
+{
+	static EvsQuery insert = {
+		"insert into evsource.subscriptions"
+		" (subscription, owner, categories, types, partitions, max_attempts, start_after)"
+		" values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
+		7, {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID, INT8OID}, SPI_OK_INSERT
+	};
+	static const char *const reactions[] = {"error", "keep", "alter"};
+	char	   *name = evs_subscription_name(fcinfo, 0);
+	char	   *if_exists = evs_argument_text(fcinfo, 7);
+	char	   *owner = owner_argument(fcinfo, 8);
+	int			reaction = if_exists == NULL ? 0 :
+		evs_parameter_word("if_exists", if_exists, reactions, lengthof(reactions));
+	int64		start = start_argument(fcinfo, 3, 4);
+	char		nulls[] = "       ";
+	Datum		values[7];
+
+	evs_require_writable("evsource.create_subscription()");
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(owner ? owner : GetUserNameFromId(GetUserId(), false));
+	values[2] = filter_argument(fcinfo, 1, false, &nulls[2]);
+	values[3] = filter_argument(fcinfo, 2, true, &nulls[3]);
+	values[4] = Int32GetDatum(PG_ARGISNULL(5) ? 1 :
+							  count_argument(fcinfo, 5, "partitions", 1, EVS_MAX_SUBSCRIPTION_PARTITIONS));
+	values[5] = Int32GetDatum(PG_ARGISNULL(6) ? 5 :
+							  count_argument(fcinfo, 6, "max_attempts", 0, PG_INT16_MAX));
+	values[6] = Int64GetDatum(start);
+
+	if (evs_query_run(&insert, values, nulls) > 0)
+	{
+		/* one that was dropped since the transaction began to read is there, too */
+		evs_require_seen("subscription", exists(name));
+		create_cursors(name, start, 0);
+	}
+	else if (reaction == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("subscription \"%s\" already exists", name),
+				 errhint("if_exists => 'keep' leaves it as it is, if_exists => 'alter' gives it the new definition.")));
+	else if (reaction == 2)
+	{
+		if (owner == NULL)
+			nulls[1] = 'n';
+		redefine(name, values, nulls);
+	}
+	PG_RETURN_DATUM(values[0]);
+}
+
 /*
  * evsource.alter_subscription(subscription, categories, types, partitions,
  * max_attempts, owner, defaults)
@@ -299,17 +355,6 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 		" owner = coalesce($6, owner), definition = definition + 1"
 		" where subscription = $1",
 		7, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID, TEXTOID, TEXTARRAYOID}, SPI_OK_UPDATE
-	};
-	static EvsQuery number = {
-		"update evsource.cursors c set definition = s.definition"
-		" from evsource.subscriptions s where s.subscription = $1 and c.subscription = $1",
-		1, {TEXTOID}, SPI_OK_UPDATE
-	};
-	static EvsQuery partitions_differ = {
-		"select from evsource.subscriptions s where s.subscription = $1 and s.partitions <>"
-		" (select c.partitions from evsource.cursors c where c.subscription = $1"
-		"  order by c.generation desc limit 1)",
-		1, {TEXTOID}, SPI_OK_SELECT
 	};
 	static const char *const words[] = {"categories", "types"};
 	char	   *name = evs_subscription_name(fcinfo, 0);
@@ -345,10 +390,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 
 	evs_subscription_open_for_change(name);
 	(void) evs_query_run(&update, values, nulls);
-	if (evs_query_run(&partitions_differ, values, NULL) > 0)
-		divide_anew(name);
-	(void) evs_query_run_by_name(&number, name);
-	evs_wakeup_subscription_changed(name);
+	definition_changed(name);
 	PG_RETURN_VOID();
 }
 

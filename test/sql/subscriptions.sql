@@ -179,6 +179,42 @@ select evsource.drop_subscription('mailer');
 select evsource.drop_subscription('mailer', if_exists => true);
 select evsource.drop_subscription('mailer');
 
+-- A migration that runs again: an equal definition changes nothing, another one takes the place
+-- of the old; what is left out has its default.  The cursors stay where they are.
+create view migrated as
+    select s.categories, s.types, s.partitions, s.max_attempts, s.definition, s.owner = current_user as mine,
+        (select count(*) from evsource.cursors c where c.subscription = 'migrated') as cursors
+    from evsource.subscriptions s where s.subscription = 'migrated';
+select evsource.create_subscription('migrated', '{mail}', '{Ok}', max_attempts => 3, if_exists => 'alter');
+select evsource.append('mail-2', 'Ok') is not null as appended;
+create temporary table got as select * from evsource.fetch_events('migrated');
+select evsource.ack(receipt) from got order by position desc limit 1;
+table migrated;
+begin isolation level repeatable read;
+select evsource.create_subscription('migrated', '{mail}', '{Ok}', max_attempts => 3, if_exists => 'alter');
+select evsource.create_subscription('migrated', '{mail}', if_exists => 'alter');
+rollback;
+table migrated;
+select evsource.create_subscription('migrated', '{mail}', start => 'now', partitions => 2, if_exists => 'alter');
+table migrated;
+select lag from evsource.subscription_status where subscription = 'migrated';
+create role subscription_migrator;
+select evsource.grant_access('subscription_migrator', 'admin');
+set role subscription_migrator;
+select evsource.create_subscription('migrated', '{mail}', max_attempts => 1, if_exists => 'alter');
+reset role;
+select evsource.create_subscription('migrated', owner => 'subscription_migrator', if_exists => 'alter');
+set role subscription_migrator;
+select evsource.create_subscription('migrated', if_exists => 'alter');
+select evsource.create_subscription('migrated', max_attempts => 1, if_exists => 'alter');
+reset role;
+select owner, max_attempts from evsource.subscriptions where subscription = 'migrated';
+select evsource.drop_subscription('migrated');
+drop view migrated;
+drop table got;
+select evsource.revoke_access('subscription_migrator');
+drop role subscription_migrator;
+
 -- A long way without anything is gone once.
 select evsource.create_subscription('patient', categories => '{nothing}', start => 'now');
 select count(*) from evsource.append_batch('letter-9', array_fill('Sent'::text, array[1100]), array_fill('1'::jsonb, array[1100]));
