@@ -1,4 +1,4 @@
--- quickstart.sql: evsource in ten minutes, on the customers of an online shop.
+-- quickstart.sql: evsource in a few minutes, on the customers of an online shop.
 --
 -- Run by make quickstart, which names the data and its answers in $DATA. What it
 -- shows it also checks, with quickstart-check.sql and at the end.
