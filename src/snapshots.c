@@ -36,6 +36,7 @@
 #include "access/skey.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
@@ -347,8 +348,8 @@ static EvsQuery upsert_one = {UPSERT(ONE_ROW), ONE_ROW_TYPES, SPI_OK_INSERT};
 static EvsQuery update_one = {
 	"update evsource.snapshots as saved set" TAKE_NEW
 	" from (" NEW_ROWS(ONE_ROW) ") as excluded " SAVED_COLUMNS
-	" where saved.projection = excluded.projection and saved.key = excluded.key and " IS_BETTER,
-	ONE_ROW_TYPES, SPI_OK_UPDATE
+	" where saved.projection = $1 and saved.key = $4 and " IS_BETTER,
+	ONE_ROW_TYPES, SPI_OK_UPDATE, .by_index = true
 };
 
 static EvsQuery upsert_many = {
@@ -362,15 +363,16 @@ static EvsQuery upsert_many = {
 };
 
 /*
- * ON CONFLICT locks the row before it changes it, and the new version of the row inherits
- * the lock.  That of the next savepoint is another one: the row would collect as many as a
- * transaction has savepoints, and each look at it go through all of them.  So where one
- * row is known to be there, that is tried first.
+ * ON CONFLICT locks the row before it changes it, and the row's new version inherits the lock.
+ * Savepoint after savepoint it would collect as many, and each look at it go through all.  So an
+ * UPDATE is tried first where one row is known to be there.  Not under SERIALIZABLE: it reads
+ * the index to find the row, and would meet those who write the rows beside it.
  */
 static uint64
 write_one(Datum *values, const char *nulls, bool is_there)
 {
-	uint64		written = is_there ? evs_query_run_latest(&update_one, values, nulls) : 0;
+	uint64		written = is_there && !IsolationIsSerializable() ?
+		evs_query_run_latest(&update_one, values, nulls) : 0;
 
 	return written > 0 ? written : evs_query_run_latest(&upsert_one, values, nulls);
 }
