@@ -90,6 +90,8 @@ static int64 notified = 0;
 static EvsTime notify_at;
 static EvsTime listened_at;		/* when somebody listened last */
 static EvsTime starves_since;
+static bool shares = false;		/* one worker has to do: another database has none */
+static int	first_worker = 0;	/* then it is this one */
 static bool waits_for_adoption = false;
 static bool closed = false;		/* the database allows no connections any more */
 
@@ -299,24 +301,59 @@ use_room(void)
 	}
 }
 
-/* Let the launcher know whether there is room for our workers. */
+/* Does some database have no worker, or no coordinator yet, for want of room? */
+static bool
+somebody_has_none(void)
+{
+	return crew->queue || evs_crew_count_starving(crew, crew->nteams) > 0;
+}
+
+/* How many workers shall there be?  None has a second one while another has none. */
+static int
+decide_size(void)
+{
+	int			size = waits_for_adoption ? 0 : Min(jobs.count, evs_max_workers);
+
+	shares = somebody_has_none();
+	first_worker = 0;
+	if (!shares || size <= 1)
+		return size;
+
+	for (int i = EVS_MAX_WORKERS - 1; i >= 0; i--)
+	{
+		if (workers[i].handle != NULL && !team->members[i].dismissed)
+			first_worker = i;
+	}
+	return 1;
+}
+
+static bool
+is_wanted(int number, int size)
+{
+	return number >= first_worker && number < first_worker + size;
+}
+
+/* Let the others know whether there is room for our workers. */
 static void
 note_room(int size)
 {
 	bool		wants_room = false;
 	bool		starves = true;
 
-	for (int i = 0; i < size && !closed; i++)
+	for (int i = 0; i < EVS_MAX_WORKERS && !closed; i++)
 	{
+		if (!is_wanted(i, size))
+			continue;
 		wants_room |= workers[i].no_room;
 		starves &= workers[i].no_room;
 	}
 	starves &= wants_room;
-	team->wants_room = wants_room;
+	team->wants_room = wants_room || shares;	/* it may have more of them then */
 	if (starves == team->starves)
 		return;
 	team->starves = starves;
 	starves_since = evs_clock_now();
+	evs_crew_wake_coordinators(crew);
 	/* others have waited for us */
 	if (!starves)
 		tell_launcher_of_room();
@@ -325,19 +362,18 @@ note_room(int size)
 /*
  * When many databases get a coordinator at once there may be no room left for workers.
  * One after the other makes room then, so that some of them are served, whoever listens
- * for what it does: none of them hears of anything while there are no workers.
+ * for what it does: none of them hears of anything while there are no workers.  The last
+ * one stays, unless a database comes that its place may be enough for: one in which
+ * somebody listens, or that only is to be looked at.
  */
 static bool
 is_better_left(void)
 {
 	if (!team->starves || team->stay || evs_clock_since(starves_since) < TIME_TO_STARVE)
 		return false;
-	for (int i = 0; i < post.team; i++)
-	{
-		if (crew->teams[i].starves)
-			return true;
-	}
-	return false;
+	if (evs_crew_count_starving(crew, crew->nteams) > 1)
+		return evs_crew_count_starving(crew, post.team) > 0;
+	return crew->newcomer && !somebody_listens();
 }
 
 /* It has gone: by itself, or because it died. */
@@ -359,7 +395,7 @@ bury_worker(int number)
 static long
 look_after_workers(void)
 {
-	int			size = waits_for_adoption ? 0 : Min(jobs.count, evs_max_workers);
+	int			size = decide_size();
 	long		timeout = HEARTBEAT;
 
 	if (team->size != size)
@@ -377,12 +413,12 @@ look_after_workers(void)
 		if (worker->handle != NULL &&
 			GetBackgroundWorkerPid(worker->handle, &pid) == BGWH_STOPPED)
 			bury_worker(i);
-		if (i >= size && worker->handle != NULL && !team->members[i].dismissed)
+		if (!is_wanted(i, size) && worker->handle != NULL && !team->members[i].dismissed)
 		{
 			team->members[i].dismissed = true;
 			evs_crew_wake(team->members[i].pid);
 		}
-		if (i < size && worker->handle == NULL)
+		if (is_wanted(i, size) && worker->handle == NULL)
 		{
 			bool		due = evs_clock_is_over(worker->start_at);
 
@@ -511,6 +547,8 @@ nothing_to_do(void *argument)
 	const Watch *watch = argument;
 
 	if (evs_jobs_have_changed() || team->stop || team->room || !evs_catalog_exists())
+		return false;
+	if (shares != somebody_has_none() || is_better_left())
 		return false;
 	if (watch->publish && evs_horizon_safe_position() > published)
 		return false;

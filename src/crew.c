@@ -33,7 +33,7 @@
 #include "lock_classes.h"
 #include "wakeup.h"
 
-#define CREW_LAYOUT			5
+#define CREW_LAYOUT			6
 
 /* The segment that we belong to, if we do: nobody can attach to one twice. */
 static dsm_segment *own_segment = NULL;
@@ -267,6 +267,27 @@ evs_crew_wake_team(EvsTeam *team)
 	evs_crew_wake(team->coordinator);
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 		evs_crew_wake(team->members[i].pid);
+}
+
+int
+evs_crew_count_starving(const EvsCrew *crew, int first)
+{
+	int			count = 0;
+
+	for (int i = 0; i < first; i++)
+	{
+		if (crew->teams[i].starves)
+			count++;
+	}
+	return count;
+}
+
+void
+evs_crew_wake_coordinators(const EvsCrew *crew)
+{
+	pg_memory_barrier();
+	for (int i = 0; i < crew->nteams; i++)
+		evs_crew_wake(crew->teams[i].coordinator);
 }
 
 /* Does one of the team's processes still use the database? */

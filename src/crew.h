@@ -73,6 +73,8 @@ typedef struct EvsCrew
 	uint32		layout;
 	pid_t		launcher;
 	bool		room;			/* some worker has left its place */
+	bool		queue;			/* databases wait in line for a coordinator */
+	bool		newcomer;		/* one of them may need no more than that */
 	int			nteams;
 	EvsTeam		teams[FLEXIBLE_ARRAY_MEMBER];
 } EvsCrew;
@@ -121,6 +123,12 @@ extern pid_t evs_crew_changes_extension(void);
 /* Set the latch of a process, if it lives. */
 extern void evs_crew_wake(pid_t pid);
 extern void evs_crew_wake_team(EvsTeam *team);
+
+/* How many of the first teams have a coordinator, but no worker for want of room? */
+extern int	evs_crew_count_starving(const EvsCrew *crew, int first);
+
+/* Have all coordinators look at what the others lack. */
+extern void evs_crew_wake_coordinators(const EvsCrew *crew);
 
 /* Has this database a team? */
 extern bool evs_crew_is_in(Oid database);

@@ -1,6 +1,6 @@
 /*
  * daemon.c - what the background processes have in common: how they are
- * described, how they begin, how they sleep.
+ * described, how they begin, how they sleep; and how a launcher is started.
  */
 #include "evsource.h"
 
@@ -36,6 +36,9 @@
 #include "shmem.h"
 #include "wakeup.h"
 
+/* seconds until the postmaster starts a launcher again that died */
+#define LAUNCHER_RESTART	5
+
 /* ms between two looks whether somebody who cannot say so needs the database */
 #define UNKNOWN_TIMEOUT		1000
 
@@ -69,6 +72,36 @@ evs_daemon_describe(BackgroundWorker *worker, const char *type, const char *func
 	snprintf(worker->bgw_library_name, sizeof(worker->bgw_library_name), "evsource");
 	snprintf(worker->bgw_function_name, BGW_MAXLEN, "%s", function);
 	memcpy(worker->bgw_extra, post, sizeof(EvsPost));
+}
+
+static void
+describe_launcher(BackgroundWorker *worker, Oid database)
+{
+	EvsPost		post = {.database = database};
+
+	evs_daemon_describe(worker, "evsource launcher", "evs_launcher_main", &post);
+	worker->bgw_restart_time = LAUNCHER_RESTART;
+}
+
+void
+evs_launcher_init(void)
+{
+	BackgroundWorker worker;
+
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+	describe_launcher(&worker, InvalidOid);
+	RegisterBackgroundWorker(&worker);
+}
+
+bool
+evs_launcher_start(Oid database)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	describe_launcher(&worker, database);
+	return RegisterDynamicBackgroundWorker(&worker, &handle);
 }
 
 /* What a database or a role was given by ALTER ... SET is not for us. */

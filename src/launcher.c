@@ -18,7 +18,8 @@
  *
  * There may be many more databases than processes: a server that starts looks at each.
  * Those that find no room wait in line; as soon as one of our processes has gone the first
- * of them get its place, but coordinators without any worker come before them.
+ * of them get its place, but coordinators without any worker come before them.  Who gives
+ * his own place up because he has no worker goes to the end of the line.
  *
  * A database that allows no connections (ALTER DATABASE ... ALLOW_CONNECTIONS false,
  * mostly for a while) is not tried.  Whoever opens it again asks us to look at it
@@ -40,9 +41,6 @@
 #include "shmem.h"
 #include "wakeup.h"
 
-/* seconds until the postmaster starts a launcher again that died */
-#define LAUNCHER_RESTART	5
-
 /* ms until a coordinator is started again: at least, at most */
 #define FIRST_DELAY			500
 #define LAST_DELAY			60000
@@ -62,6 +60,8 @@ typedef struct Charge
 	EvsPost		post;			/* team -1: it has none yet */
 	BackgroundWorkerHandle *handle; /* of its coordinator; NULL: it has none now */
 	bool		again;			/* look again when it says it is not needed */
+	bool		starved;		/* the last one found no room for a worker: it wants more than its place */
+	bool		to_the_end;		/* of the line */
 	bool		closed;			/* the database allows no connections */
 	EvsTime		started_at;
 	EvsTime		start_at;		/* not before that */
@@ -100,18 +100,6 @@ waits_for_room(const Charge *charge)
 		(charge->post.team < 0 || crew->teams[charge->post.team].no_room);
 }
 
-/* Has some coordinator no worker at all for want of room? */
-static bool
-somebody_starves(void)
-{
-	for (int i = 0; i < crew->nteams; i++)
-	{
-		if (crew->teams[i].starves)
-			return true;
-	}
-	return false;
-}
-
 static bool
 has_free_team(void)
 {
@@ -133,6 +121,7 @@ take_charge(Oid database)
 	if (charge != NULL)
 	{
 		charge->again = true;
+		charge->starved = false;
 		if (charge->closed || waits_for_room(charge))
 			charge->start_at = EVS_NO_TIME;
 		return;
@@ -256,6 +245,7 @@ bury(Charge *charge)
 	pfree(charge->handle);
 	charge->handle = NULL;
 	room = true;
+	charge->starved = verdict == EVS_VERDICT_NO_ROOM && !charge->again;
 	if (verdict == EVS_VERDICT_STOPPED ||
 		(verdict == EVS_VERDICT_NOT_NEEDED && !charge->again))
 		return true;
@@ -270,10 +260,11 @@ bury(Charge *charge)
 		evs_crew_is_elsewhere(&charge->post))
 		return true;
 
-	/* the place is for a worker of another database; then it is this one's turn again */
+	/* the place is for another database; then it is this one's turn again */
 	if (verdict == EVS_VERDICT_NO_ROOM)
 	{
 		charge->delay = 0;
+		charge->to_the_end = true;
 		wait_for_room(charge);
 		return false;
 	}
@@ -421,12 +412,37 @@ use_room(void)
 	}
 }
 
+/* Let coordinators know who waits in line. */
+static void
+tell_of_queue(void)
+{
+	bool		queue = false;
+	bool		newcomer = false;
+	ListCell   *cell;
+
+	foreach(cell, charges)
+	{
+		Charge	   *charge = lfirst(cell);
+
+		if (!waits_for_room(charge))
+			continue;
+		queue = true;
+		newcomer |= !charge->starved;
+	}
+	if (crew->queue == queue && crew->newcomer == newcomer)
+		return;
+	crew->queue = queue;
+	crew->newcomer = newcomer;
+	evs_crew_wake_coordinators(crew);
+}
+
 /* Look after all of them; returns how many ms to sleep, -1 for ever. */
 static long
 look_after_charges(void)
 {
 	long		timeout = -1;
 	List	   *all = charges;
+	List	   *last = NIL;
 	ListCell   *cell;
 	MemoryContext old;
 
@@ -438,7 +454,7 @@ look_after_charges(void)
 		pg_memory_barrier();
 		room = true;
 	}
-	full = somebody_starves();
+	full = evs_crew_count_starving(crew, crew->nteams) > 0;
 	foreach(cell, all)
 	{
 		Charge	   *charge = lfirst(cell);
@@ -456,14 +472,24 @@ look_after_charges(void)
 			timeout = timeout < 0 ? Max(left, 10) : Min(timeout, Max(left, 10));
 		}
 		old = MemoryContextSwitchTo(TopMemoryContext);
-		charges = lappend(charges, charge);
+		if (charge->to_the_end)
+			last = lappend(last, charge);
+		else
+			charges = lappend(charges, charge);
 		MemoryContextSwitchTo(old);
+		charge->to_the_end = false;
 	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	charges = list_concat(charges, last);
+	MemoryContextSwitchTo(old);
+	list_free(last);
 	list_free(all);
 	if (short_of_room)
 		tell_who_waits();
 	if (room)
 		use_room();
+	else
+		tell_of_queue();
 	return room ? 0 : timeout;
 }
 
@@ -547,34 +573,4 @@ evs_launcher_main(Datum argument)
 						 timeout, wait_event);
 		ResetLatch(MyLatch);
 	}
-}
-
-static void
-describe(BackgroundWorker *worker, Oid database)
-{
-	EvsPost		post = {.database = database};
-
-	evs_daemon_describe(worker, "evsource launcher", "evs_launcher_main", &post);
-	worker->bgw_restart_time = LAUNCHER_RESTART;
-}
-
-void
-evs_launcher_init(void)
-{
-	BackgroundWorker worker;
-
-	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
-		return;
-	describe(&worker, InvalidOid);
-	RegisterBackgroundWorker(&worker);
-}
-
-bool
-evs_launcher_start(Oid database)
-{
-	BackgroundWorker worker;
-	BackgroundWorkerHandle *handle;
-
-	describe(&worker, database);
-	return RegisterDynamicBackgroundWorker(&worker, &handle);
 }

@@ -9,9 +9,9 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use FindBin;
-use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
+use lib $FindBin::RealBin;
+use Listener;
 use Node;
-use Session;
 
 let_daemon_work();
 
@@ -37,7 +37,8 @@ $node->safe_psql('other', $setup);
 $node->wait_for_log(qr/could not start worker 1 of 1 for database "other"/, $log);
 is($node->safe_psql('other', $worker), 'f', 'for another one there is no room');
 
-# Who asks for it is told so.
+# Who asks for it is told so. (Where somebody listens a coordinator stays without a worker.)
+my $listener = listener($node, 'other');
 $node->safe_psql('postgres', 'create database third');
 $node->safe_psql('third', q{set evsource.daemon = off; create extension evsource; select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async')});
 my (undef, undef, $error) = $node->psql('third', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
@@ -48,24 +49,7 @@ $node->safe_psql('postgres', 'select evsource.stop_daemon()');
 my $start = time;
 ok($node->poll_query_until('other', $worker), 'when the first one leaves the other gets its own');
 cmp_ok(time - $start, '<', 8, 'soon');
-
-# A coordinator that takes a worker's place gives it back, also where somebody listens in both
-# databases.
-{
-	local $ENV{PGHOST} = $node->host;
-	local $ENV{PGPORT} = $node->port;
-	my @listeners = map { Session->new(database => $_, name => "listener in $_") } qw(postgres other);
-	$_->must('listen evsource_events') for @listeners;
-	$node->safe_psql('other', 'select evsource.stop_daemon()');
-	$node->safe_psql('postgres', 'select evsource.start_daemon()');
-	ok($node->poll_query_until('postgres', $worker), 'one of two that are listened to is there first');
-	$node->psql('other', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
-	$node->safe_psql('postgres', q{select evsource.pause_projection('counts')});
-	ok($node->poll_query_until('postgres', q{select count(*) = 2 from pg_stat_activity where backend_type = 'evsource coordinator'}), 'the other one takes the place of its worker');
-	$node->safe_psql('postgres', q{select evsource.resume_projection('counts')});
-	ok($node->poll_query_until('postgres', q{select count(*) = 1 from pg_stat_activity where backend_type = 'evsource worker'}), 'and one of them has a worker');
-	$_->close for @listeners;
-}
+$listener->quit;
 $node->stop;
 
 # Also where even the launcher's list of databases is full, which holds one here.
