@@ -1,5 +1,5 @@
 /*
- * clock.c - time that passes evenly, for deadlines and durations within one process.
+ * clock.c - time that passes evenly, for deadlines and durations while the server runs.
  */
 #include "evsource.h"
 

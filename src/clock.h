@@ -1,8 +1,8 @@
 /*
- * clock.h - time that passes evenly, for deadlines and durations within one process.
+ * clock.h - time that passes evenly, for deadlines and durations while the server runs.
  *
  * The time of day (TimestampTz) can be set back and forth while we wait.  It is for what
- * people read, and for what outlives the process: then never as further away than it was
+ * people read, and for what outlives the server: then never as further away than it was
  * meant to be.
  */
 #ifndef EVS_CLOCK_H
@@ -12,7 +12,7 @@
 
 #include "datatype/timestamp.h"
 
-/* A point of time, of use in this process alone. */
+/* A point of time, of use to the processes that run now: not to be stored. */
 typedef struct EvsTime
 {
 	int64		us;

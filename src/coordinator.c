@@ -237,15 +237,13 @@ try_later(Worker *worker)
 	worker->start_at = evs_clock_in(worker->delay);
 }
 
-/* Say so in the log, now and then. */
+/* Say so in the log, now and then, whoever of our database has said it before. */
 static void
 tell_no_room(int number)
 {
-	static EvsTime tell_at;
-
-	if (!evs_clock_is_over(tell_at))
+	if (!evs_clock_is_over(team->tell_room_at))
 		return;
-	tell_at = evs_clock_in(TELL_ROOM);
+	team->tell_room_at = evs_clock_in(TELL_ROOM);
 	ereport(LOG,
 			(errmsg("evsource could not start worker %d of %d for database \"%s\"",
 					number + 1, team->size, database_name),

@@ -11,6 +11,8 @@
 #include "storage/dsm.h"
 #include "storage/spin.h"
 
+#include "clock.h"
+
 /* The most that evsource.max_workers can be. */
 #define EVS_MAX_WORKERS			64
 
@@ -61,6 +63,7 @@ typedef struct EvsTeam
 	bool		room;			/* the launcher says that there is some: try */
 	bool		stay;			/* started by hand: stay when there is nothing to do */
 	bool		told_copy;		/* the log says that it waits for evsource.adopt() */
+	EvsTime		tell_room_at;	/* the log says that it has no worker: not again before that */
 	EvsVerdict	verdict;
 	pid_t		coordinator;	/* 0: there is none */
 	TimestampTz heartbeat;

@@ -150,6 +150,7 @@ give_team(Charge *charge)
 		team->stop = false;
 		team->hurry = false;
 		team->no_room = team->wants_room = team->starves = team->room = false;
+		team->tell_room_at = EVS_NO_TIME;
 		team->stay = OidIsValid(only_database);
 		team->told_copy = list_member_oid(told_copies, team->database);
 		charge->post.team = number;

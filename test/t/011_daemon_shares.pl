@@ -71,6 +71,9 @@ foreach my $time (1 .. 2)
 	ok($node->poll_query_until('postgres', q{select count(*) = 1 from pg_stat_activity where backend_type = 'evsource worker'}), "and one of them has a worker ($time)");
 }
 $_->quit for @listeners;
+my %said;
+$said{$_}++ for slurp_file($node->logfile) =~ /could not start worker 1 of 1 for database "(\w+)"/g;
+is(join(', ', map { "$_ $said{$_}" } sort keys %said), 'a 1, b 1', 'the log says it once a minute of each');
 $node->stop;
 
 # A coordinator without a worker leaves its place to a database that needs no worker, and takes
