@@ -76,6 +76,7 @@ static List *told_copies = NIL; /* databases: that they wait is in the log */
 static bool full;				/* there is no room for who waits in line */
 static bool short_of_room;		/* somebody waits on */
 static bool room;				/* somebody has left some */
+static List *open_databases;	/* if that was asked in this round */
 
 static Charge *
 find_charge(Oid database)
@@ -294,6 +295,15 @@ is_locked(Oid database)
 	return locked;
 }
 
+/* Can sessions connect to it?  As it was when this was first asked in this round. */
+static bool
+is_open(Oid database)
+{
+	if (open_databases == NIL)
+		open_databases = evs_databases_find(EVS_DATABASES_OPEN, InvalidOid);
+	return list_member_oid(open_databases, database);
+}
+
 /* Keep it in mind until it is open again; false if there is no such database. */
 static bool
 wait_until_open(Charge *charge)
@@ -333,7 +343,7 @@ look_after(Charge *charge)
 		return false;
 	/* not for each of many a look for nothing */
 	if (waits_for_room(charge) &&
-		(full || (charge->post.team < 0 && !has_free_team())))
+		(full || (charge->post.team < 0 && !has_free_team())) && is_open(charge->post.database))
 	{
 		wait_for_room(charge);
 		return false;
@@ -447,7 +457,7 @@ look_after_charges(void)
 	ListCell   *cell;
 	MemoryContext old;
 
-	charges = NIL;
+	charges = open_databases = NIL;
 	room = short_of_room = false;
 	if (crew->room)
 	{

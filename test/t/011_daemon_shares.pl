@@ -111,6 +111,19 @@ soon_runs('a c 1, a w 3, b c 1, b w 1', 'others come back when there is room');
 $node->restart;
 soon_runs('a c 1, a w 1, b c 1, b w 1, c c 1, c w 1', 'so it is after a restart');
 
+# Of the databases that wait in line none stays there that is dropped or closed.
+my $in_line = sub { return qq{select count(*) = $_[1] from pg_locks where locktype = 'advisory' and database = (select oid from names where name = '$_[0]')} };
+$node->safe_psql('postgres', 'create table names (name name, oid oid)');
+foreach my $database (qw(d e f))
+{
+	make_database($database, 1);
+	$node->safe_psql('postgres', "insert into names select datname, oid from pg_database where datname = '$database'");
+	ok($node->poll_query_until('postgres', $in_line->($database, 1)), "$database waits in line");
+}
+$node->safe_psql('postgres', 'drop database e');
+ok($node->poll_query_until('postgres', $in_line->('e', 0)), 'not any more when it is dropped');
+$node->safe_psql('postgres', 'alter database f allow_connections false');
+ok($node->poll_query_until('postgres', $in_line->('f', 0)), 'nor when it is closed');
 $node->stop;
 
 done_testing();
