@@ -197,9 +197,9 @@ evs_daemon_begin(bool with_database)
 	return post;
 }
 
-/* Which extension this is; false when there is none. */
+/* Which extension this is, and whose work; false when there is none. */
 static bool
-read_extension(Oid *oid, char *version)
+read_extension(Oid *oid, char *version, TransactionId *xmin)
 {
 	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -217,6 +217,7 @@ read_extension(Oid *oid, char *version)
 										 RelationGetDescr(extensions), &isnull);
 
 		*oid = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+		*xmin = HeapTupleHeaderGetXmin(tuple->t_data);
 		strlcpy(version, isnull ? "" : text_to_cstring(DatumGetTextPP(value)), NAMEDATALEN);
 		exists = true;
 	}
@@ -232,8 +233,9 @@ evs_daemon_is_outdated(void)
 	static char first_version[NAMEDATALEN];
 	Oid			oid;
 	char		version[NAMEDATALEN];
+	TransactionId xmin;
 
-	if (!read_extension(&oid, version))
+	if (!read_extension(&oid, version, &xmin))
 		return false;
 	if (!OidIsValid(first_oid))
 	{
@@ -241,6 +243,16 @@ evs_daemon_is_outdated(void)
 		strlcpy(first_version, version, sizeof(first_version));
 	}
 	return oid != first_oid || strcmp(version, first_version) != 0;
+}
+
+bool
+evs_daemon_is_new(void)
+{
+	Oid			oid;
+	char		version[NAMEDATALEN];
+	TransactionId xmin;
+
+	return read_extension(&oid, version, &xmin) && TransactionIdIsCurrentTransactionId(xmin);
 }
 
 bool

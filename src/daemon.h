@@ -51,6 +51,12 @@ extern EvsPost evs_daemon_begin(bool with_database);
 extern bool evs_daemon_is_outdated(void);
 
 /*
+ * Is the extension, as it is, the work of this transaction?  Then nobody else can see
+ * it, or work with it, before that has committed.
+ */
+extern bool evs_daemon_is_new(void);
+
+/*
  * Does our database allow no connections any more?  Those who are connected stay,
  * others of us cannot come.  In a transaction.
  */

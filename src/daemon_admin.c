@@ -19,6 +19,7 @@
 #include "listen.h"
 #include "rebuild.h"
 #include "shmem.h"
+#include "wakeup.h"
 
 PG_FUNCTION_INFO_V1(evsource_start_daemon);
 PG_FUNCTION_INFO_V1(evsource_stop_daemon);
@@ -97,15 +98,29 @@ would_leave(void)
 		evs_rebuilds_requested() == NIL;
 }
 
+/* Preloaded, it comes by itself when the transaction commits; else nothing would bring it then. */
+static void
+refuse_before_commit(void)
+{
+	if (evs_shmem_is_preloaded() || !evs_daemon_is_new())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot start evsource's daemon in the transaction that creates or updates the extension"),
+			 errdetail("Its processes cannot see that before the transaction commits."),
+			 errhint("Commit first.")));
+}
+
 /*
  * evsource.start_daemon() returns boolean
  *
  * Starts the daemon for this database; false when it runs already, or preloaded has
- * nothing to do yet.  Not undone by a rollback.
+ * nothing to do yet or before this transaction commits.  Not undone by a rollback.
  *
- * Errors: 55000 in a handler or on_reset function, on a standby, where evsource.daemon is off, where connections are not
- * allowed, in a copy that the daemon has nothing to do in before evsource.adopt(), or
- * when nobody has come; 53400 when that was because max_worker_processes leaves no room.
+ * Errors: 55000 in a handler or on_reset function, on a standby, where evsource.daemon is off,
+ * where connections are not allowed, in a copy that the daemon has nothing to do in before
+ * evsource.adopt(), not preloaded in the transaction that creates or updates the extension,
+ * or when nobody has come; 53400 when that was because max_worker_processes leaves no room.
  */
 Datum
 evsource_start_daemon(PG_FUNCTION_ARGS)
@@ -147,11 +162,19 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 				 errdetail("This database is a copy of the one that its events were written in."),
 				 errhint("Call evsource.adopt() if this database is to apply async projections: the daemon comes then.")));
 
+	refuse_before_commit();
 	if (evs_shmem_is_preloaded())
 		evs_shmem_request(MyDatabaseId);
 	else if (!evs_launcher_start(MyDatabaseId))
 		refuse_for_room(false);
 	end_pause();
+	if (evs_shmem_is_preloaded() && evs_wakeup_has_changed())
+	{
+		ereport(NOTICE,
+				(errmsg("evsource's daemon comes by itself when this transaction commits"),
+				 errdetail("The transaction has changed what there is to do for it.")));
+		PG_RETURN_BOOL(false);
+	}
 	if (would_leave())
 	{
 		ereport(NOTICE,

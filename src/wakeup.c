@@ -441,6 +441,12 @@ evs_wakeup_changed(void)
 	changed = true;
 }
 
+bool
+evs_wakeup_has_changed(void)
+{
+	return changed;
+}
+
 void
 evs_wakeup_database_opened(Oid database)
 {

@@ -57,6 +57,9 @@ extern void evs_wakeup_followers(void);
 /* This transaction changes what projections there are: wake all who wait. */
 extern void evs_wakeup_changed(void);
 
+/* Has it, so far?  Preloaded, the daemon is to look at it when it has committed. */
+extern bool evs_wakeup_has_changed(void);
+
 /* This transaction begins or ends to listen: the daemon is to look at it. */
 extern void evs_wakeup_daemon(void);
 

@@ -104,4 +104,18 @@ select from evsource.append('a-1', 'Happened');
 select evsource.wait_for('fold', timeout => '1min')});
 is($node->safe_psql('idle', 'select evsource.start_daemon()'), 'f', 'it has come for the first projection');
 
+# What it would come for is not committed yet: it comes when that is, and nobody waits for it before.
+# (There is room for no more than three.)
+$node->safe_psql('idle', 'select evsource.stop_daemon()');
+$node->safe_psql('postgres', 'create database soon');
+foreach my $first ('create extension evsource', q{select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async')})
+{
+	($status, $started, $notice) = $node->psql('soon', qq{set statement_timeout = '5s'; begin; do \$\$ begin execute \$q\$$first\$q\$; end \$\$; select evsource.start_daemon(); commit});
+	is("$status $started", '0 f', 'in the transaction of what it is to come for it is not started');
+	like($notice, qr/NOTICE:  evsource's daemon comes by itself when this transaction commits\n/, 'and says so');
+}
+$node->safe_psql('soon', q{
+select from evsource.append('a-1', 'Happened');
+select evsource.wait_for('fold', timeout => '1min')});
+
 done_testing();

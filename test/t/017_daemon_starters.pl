@@ -95,6 +95,11 @@ select evsource.create_projection('slow', 'public.sleepy', mode => 'async');
 	$sql->('set evsource.allow_drop = on; drop extension evsource cascade');
 	is($sql->('select count(*) from slow'), 0, "$mode: what it did is rolled back");
 	is($sql->(q{select count(*) from pg_stat_activity where backend_type in ('evsource worker', 'evsource coordinator')}), 0, "$mode: nobody is left");
+
+	# It cannot see an extension that is not committed yet.
+	(undef, undef, $error) = $node->psql('postgres', q{\set VERBOSITY sqlstate
+set statement_timeout = '5s'; begin; create extension evsource; select evsource.start_daemon(); commit});
+	like($error, $preload ? qr/NOTICE:  00000/ : qr/ERROR:  55000/, "$mode: in the transaction that creates the extension nobody waits for it");
 	$node->stop;
 }
 
