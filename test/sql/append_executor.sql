@@ -305,6 +305,29 @@ select version from evsource.append('exec-17', 'Own');
 drop trigger "00_first" on evsource.events;
 select pg_temp.story('exec-16'), pg_temp.story('exec-17'), pg_temp.story('exec-18');
 
+-- One that refuses the INSERT before it has begun: the next one is not taken for it.
+create function exec_refuse() returns trigger language plpgsql as $$
+begin
+    if current_setting('exec.refuse', true) = 'on' then
+        raise 'refused';
+    end if;
+    return null;
+end $$;
+create trigger "00_early" before insert on evsource.events for each statement execute function exec_refuse();
+do $$
+begin
+    begin
+        perform set_config('exec.refuse', 'on', true);
+        perform evsource.append('exec-23', 'Refused', expected_version => 0);
+    exception when raise_exception then
+        null;
+    end;
+    insert into evsource.events (stream, type) values ('exec-23', 'One'), ('exec-24', 'One'), ('exec-23', 'Two');
+    perform evsource.append('exec-23', 'Three', expected_version => 2);
+end $$;
+drop trigger "00_early" on evsource.events;
+select pg_temp.story('exec-23'), pg_temp.story('exec-24');
+
 -- What the append expects must still be so when its first event is numbered, whoever
 -- appended to its stream in between.
 create function exec_same() returns trigger language plpgsql as $$
