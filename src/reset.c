@@ -14,10 +14,12 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
 
@@ -93,6 +95,13 @@ call_on_reset(const EvsProjection *projection)
 	FmgrInfo	function;
 	Oid			on_reset = evs_resolve_signature(projection->on_reset);
 
+	if (object_aclcheck(ProcedureRelationId, on_reset, GetUserId(), ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for on_reset function %s of projection \"%s\"",
+						projection->on_reset, projection->name),
+				 errdetail("The projection's owner \"%s\" may not execute it.", projection->owner),
+				 errhint("Grant EXECUTE on the function to the owner, or give the projection another owner.")));
 	evs_resolve_check_trust(on_reset);
 	fmgr_info(on_reset, &function);
 	InitFunctionCallInfoData(*fcinfo, &function, 0, InvalidOid, NULL, NULL);
