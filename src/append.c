@@ -9,7 +9,9 @@
  *	   (or, where the session knows where the expected last event is, that
  *	   event: if another has come behind it, storing the next one tells)
  *	3. ids that are stored already, then the expected version, then the data
- *	   (so that what was stored once is recognised whatever its rules are now)
+ *	   (so that what was stored once is recognised whatever its rules are now;
+ *	   only the policies of row security are asked before: who may not store such
+ *	   events learns nothing of what is stored, and locks nothing)
  *	4. the bound, the positions, the rows (store.c)
  *	5. inline projections (dispatch.c), in the same transaction
  */
@@ -179,7 +181,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 	Relation	events;
 	bool		direct;
 	bool		secured;
-	int64		version;
+	int64		version = 0;
 	EvsEvent   *last;
 
 	evs_require_writable("evsource.append()");
@@ -197,18 +199,21 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 		return;
 	}
 
-	/* under policies they have the first word: the INSERT compares the versions */
 	direct = evs_store_is_direct(events);
-	if (direct && expected_version > 0 && !may_be_refused(batch) &&
-		evs_stream_lock_behind(events, stream, expected_version))
-		version = expected_version;
-	else
-		version = evs_stream_lock(events, stream, Max(expected_version, 0));
-	if (evs_find_duplicates(events, stream, batch, appended))
+	if (!secured || (evs_any_id(batch) && evs_may_ask_for_duplicates(events, stream, batch)))
 	{
-		table_close(events, NoLock);
-		return;
+		if (direct && expected_version > 0 && !may_be_refused(batch) &&
+			evs_stream_lock_behind(events, stream, expected_version))
+			version = expected_version;
+		else
+			version = evs_stream_lock(events, stream, Max(expected_version, 0));
+		if (evs_find_duplicates(events, stream, batch, appended))
+		{
+			table_close(events, NoLock);
+			return;
+		}
 	}
+	/* under policies they have the first word: the INSERT compares the versions */
 	if (!secured)
 		evs_stream_check_version(events, stream, expected_version, version);
 

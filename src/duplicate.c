@@ -14,6 +14,7 @@
 #include "duplicate.h"
 #include "rights.h"
 #include "store.h"
+#include "store_insert.h"
 
 static char *
 id_text(const pg_uuid_t *id)
@@ -57,9 +58,12 @@ check_repeated_ids(const EvsBatch *batch)
 	pfree(with_id);
 }
 
-/* The stored event must be the given one, or the id was used for another. */
+/*
+ * The stored event must be the given one, or the id was used for another.  Who may not
+ * read that one is not told what it is, nor by one guess after the other what it is not.
+ */
 static void
-check_same_event(const EvsEvent *given, const EvsEvent *stored)
+check_same_event(Relation events, const EvsEvent *given, const EvsEvent *stored)
 {
 	const char *difference = NULL;
 
@@ -74,11 +78,38 @@ check_same_event(const EvsEvent *given, const EvsEvent *stored)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
 				 errmsg("event id \"%s\" is already stored for another event", id_text(&given->id)),
-				 evs_may_read_all() ?
+				 evs_may_read_event(events, stored) ?
 				 errdetail("It is version %lld of stream \"%s\", whose %s differs.",
 						   (long long) stored->version, text_to_cstring(stored->stream), difference) :
-				 errdetail("Its %s differs.", difference),
+				 errdetail("It has another stream, type or data."),
 				 errhint("Give each event an id of its own.")));
+}
+
+bool
+evs_any_id(const EvsBatch *batch)
+{
+	for (int i = 0; i < batch->count; i++)
+		if (batch->events[i].has_id)
+			return true;
+	return false;
+}
+
+bool
+evs_may_ask_for_duplicates(Relation events, text *stream, const EvsBatch *batch)
+{
+	if (evs_store_insert_passes(events, stream, batch))
+		return true;
+	/* a trigger may make another event of it; if that is stored, whoever sees it may know */
+	for (int i = 0; i < batch->count; i++)
+	{
+		const EvsEvent *given = &batch->events[i];
+		const EvsEvent *stored = given->has_id ? evs_store_find(events, &given->id) : NULL;
+
+		if (stored == NULL || !evs_same_text(stored->stream, stream) ||
+			!evs_may_read_event(events, stored))
+			return false;
+	}
+	return true;
 }
 
 bool
@@ -87,11 +118,8 @@ evs_find_duplicates(Relation events, text *stream, const EvsBatch *batch, EvsApp
 	const EvsEvent *known = NULL;	/* a given event that is stored */
 	const EvsEvent *unknown = NULL; /* one that is not */
 	int64		last_version = 0;
-	bool		any_id = false;
 
-	for (int i = 0; i < batch->count && !any_id; i++)
-		any_id = batch->events[i].has_id;
-	if (!any_id)
+	if (!evs_any_id(batch))
 		return false;
 	if (batch->count > 1)
 		check_repeated_ids(batch);
@@ -106,7 +134,7 @@ evs_find_duplicates(Relation events, text *stream, const EvsBatch *batch, EvsApp
 			unknown = given;
 		else
 		{
-			check_same_event(given, stored);
+			check_same_event(events, given, stored);
 			known = given;
 			if (stored->version < last_version)
 				ereport(ERROR,

@@ -9,6 +9,15 @@
 #include "append.h"
 #include "utils/relcache.h"
 
+/* Has any event of the batch an id of the client's? */
+extern bool evs_any_id(const EvsBatch *batch);
+
+/*
+ * Where policies say which events are whose: may the user store these, or read what
+ * is stored with their ids?  Else nothing shall tell what is.
+ */
+extern bool evs_may_ask_for_duplicates(Relation events, text *stream, const EvsBatch *batch);
+
 /*
  * Is the whole batch stored already in this stream, in this order?  Then fill
  * in what its first append returned, and return true.  If none of its ids is

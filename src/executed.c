@@ -135,16 +135,22 @@ report_other(const EvsCommandId *command, const char *detail)
 			 errhint("Give each command an id of its own.")));
 }
 
-/* The id was used, for a command of this stream that has this fingerprint. */
+/*
+ * The id was used, for a command of this stream that has this fingerprint.  Who may not
+ * read all events is not told in what his own differs from it.
+ */
 static void
 check_same(const EvsCommandId *command, const text *stream, uint16 fingerprint)
 {
-	if (!evs_same_text(stream, command->stream))
-		report_other(command, evs_may_read_all() ?
-					 psprintf("That command was for stream \"%s\".", text_to_cstring(stream)) :
-					 "Its stream differs.");
-	if (fingerprint != command->fingerprint)
-		report_other(command, "That command was for the same stream, but said something else or was for another decider.");
+	bool		same_stream = evs_same_text(stream, command->stream);
+
+	if (same_stream && fingerprint == command->fingerprint)
+		return;
+	if (!evs_may_read_all())
+		report_other(command, "That command was for another stream or another decider, or said something else.");
+	if (!same_stream)
+		report_other(command, psprintf("That command was for stream \"%s\".", text_to_cstring(stream)));
+	report_other(command, "That command was for the same stream, but said something else or was for another decider.");
 }
 
 static uint16

@@ -12,6 +12,7 @@
 
 #include "catalog.h"
 #include "query.h"
+#include "store.h"
 
 bool
 evs_has_rights_of(const char *role)
@@ -37,6 +38,13 @@ evs_may_read_all(void)
 
 	return pg_class_aclcheck(events, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
 		check_enable_rls(events, InvalidOid, true) != RLS_ENABLED;
+}
+
+bool
+evs_may_read_event(Relation events, const EvsEvent *event)
+{
+	return pg_class_aclcheck(RelationGetRelid(events), GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		evs_store_may_tell_version(events, event->stream, event->version);
 }
 
 void

@@ -6,6 +6,8 @@
 
 #include "evsource.h"
 
+#include "utils/relcache.h"
+
 /* Has he the rights of this role, which may be gone, or of evsource's owner? */
 extern bool evs_has_rights_of(const char *role);
 
@@ -14,6 +16,9 @@ extern int	evs_errdetail_owner(const char *owner);
 
 /* May he read every event, so that an error may name any? */
 extern bool evs_may_read_all(void);
+
+/* May he read this stored event? */
+extern bool evs_may_read_event(Relation events, const EvsEvent *event);
 
 /* 42501 unless he could become that role himself; the message says what it is to own. */
 extern void evs_check_new_owner(const char *what, const char *owner);

@@ -9,9 +9,14 @@
 
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
+#include "parser/parsetree.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
+#include "utils/plancache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "intake.h"
@@ -116,6 +121,125 @@ insert_plan(bool versions)
 	return plans[versions];
 }
 
+/* the arguments of insert_plan() */
+#define INSERT_ARGUMENTS	7
+
+static void
+fill_arguments(text *stream, const EvsBatch *batch, bool versions, Datum *arguments)
+{
+	arguments[0] = PointerGetDatum(stream);
+	arguments[1] = column(batch, TEXTOID, type_of);
+	arguments[2] = column(batch, JSONBOID, data_of);
+	arguments[3] = column(batch, JSONBOID, metadata_of);
+	arguments[4] = column(batch, UUIDOID, id_of);
+	arguments[5] = column(batch, TIMESTAMPTZOID, occurred_at_of);
+	if (versions)
+		arguments[6] = column(batch, INT2OID, schema_version_of);
+}
+
+/* ---- asking the policies ---- */
+
+/* The INSERT into events that rules have left of the command, or NULL. */
+static PlannedStmt *
+find_insert(CachedPlan *plan, Oid events)
+{
+	ListCell   *cell;
+
+	foreach(cell, plan->stmt_list)
+	{
+		PlannedStmt *statement = lfirst_node(PlannedStmt, cell);
+
+		if (statement->commandType == CMD_INSERT && IsA(statement->planTree, ModifyTable) &&
+			rt_fetch(linitial_int(statement->resultRelations), statement->rtable)->relid == events)
+			return statement;
+	}
+	return NULL;
+}
+
+/* Do the policies that an INSERT of the row has to meet let it pass? */
+static bool
+row_passes(const ResultRelInfo *relinfo, EState *estate, TupleTableSlot *row)
+{
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	ListCell   *check;
+	ListCell   *expression;
+
+	econtext->ecxt_scantuple = row;
+	forboth(check, relinfo->ri_WithCheckOptions, expression, relinfo->ri_WithCheckOptionExprs)
+		if (lfirst_node(WithCheckOption, check)->kind == WCO_RLS_INSERT_CHECK &&
+			!ExecQual((ExprState *) lfirst(expression), econtext))
+			return false;
+	return true;
+}
+
+/* The rows that the INSERT would be given, with the defaults of other columns. */
+static bool
+rows_pass(QueryDesc *query, Relation events)
+{
+	ModifyTableState *insert = castNode(ModifyTableState, query->planstate);
+	TupleTableSlot *row = table_slot_create(events, NULL);
+	bool		pass = true;
+	TupleTableSlot *given;
+
+	while (pass)
+	{
+		CHECK_FOR_INTERRUPTS();
+		ResetPerTupleExprContext(query->estate);
+		given = ExecProcNode(outerPlanState(&insert->ps));
+		if (TupIsNull(given))
+			break;
+		ExecCopySlot(row, given);
+		row->tts_tableOid = RelationGetRelid(events);
+		pass = row_passes(insert->resultRelInfo, query->estate, row);
+	}
+	ExecDropSingleTupleTableSlot(row);
+	return pass;
+}
+
+bool
+evs_store_insert_passes(Relation events, text *stream, const EvsBatch *batch)
+{
+	bool		versions = evs_store_has_versions(batch);
+	int			count = versions ? INSERT_ARGUMENTS : INSERT_ARGUMENTS - 1;
+	Datum		arguments[INSERT_ARGUMENTS];
+	ParamListInfo params = makeParamList(count);
+	bool		pass = false;
+	CachedPlan *plan;
+	PlannedStmt *statement;
+
+	SPI_connect();
+	fill_arguments(stream, batch, versions, arguments);
+	for (int i = 0; i < count; i++)
+	{
+		params->params[i].value = arguments[i];
+		params->params[i].isnull = false;
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = SPI_getargtypeid(insert_plan(versions), i);
+	}
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	plan = SPI_plan_get_cached_plan(insert_plan(versions));
+	statement = find_insert(plan, RelationGetRelid(events));
+	if (statement != NULL)
+	{
+		QueryDesc  *query = CreateQueryDesc(statement, insert_command, GetActiveSnapshot(),
+											InvalidSnapshot, None_Receiver, params, NULL, 0);
+
+		/* it is not run: neither its triggers fire nor does it store anything */
+		ExecutorStart(query, EXEC_FLAG_SKIP_TRIGGERS);
+		pass = rows_pass(query, events);
+		ExecutorFinish(query);
+		ExecutorEnd(query);
+		FreeQueryDesc(query);
+	}
+	ReleaseCachedPlan(plan, CurrentResourceOwner);
+	PopActiveSnapshot();
+	SPI_finish();
+	return pass;
+}
+
+/* ---- storing ---- */
+
 /* Returns the number of rows that were stored. */
 static uint64
 run_insert(Datum *arguments, bool versions)
@@ -152,7 +276,7 @@ void
 evs_store_insert(text *stream, EvsBatch *batch, int64 expected_version)
 {
 	EvsIntake	intake;
-	Datum		arguments[7];
+	Datum		arguments[INSERT_ARGUMENTS];
 	bool		versions = evs_store_has_versions(batch);
 	uint64		stored;
 
@@ -164,14 +288,7 @@ evs_store_insert(text *stream, EvsBatch *batch, int64 expected_version)
 				 errhint("Set session_replication_role to origin.")));
 
 	SPI_connect();
-	arguments[0] = PointerGetDatum(stream);
-	arguments[1] = column(batch, TEXTOID, type_of);
-	arguments[2] = column(batch, JSONBOID, data_of);
-	arguments[3] = column(batch, JSONBOID, metadata_of);
-	arguments[4] = column(batch, UUIDOID, id_of);
-	arguments[5] = column(batch, TIMESTAMPTZOID, occurred_at_of);
-	if (versions)
-		arguments[6] = column(batch, INT2OID, schema_version_of);
+	fill_arguments(stream, batch, versions, arguments);
 
 	evs_intake_expect(&intake, stream, batch, expected_version);
 	stored = run_insert(arguments, versions);
