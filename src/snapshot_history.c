@@ -118,7 +118,7 @@ static EvsQuery clear_below = {
 	"  where p.projection = $1 and p.key = n.key)"
 	" delete from evsource.snapshot_history"
 	" where projection = $1 and key = $2 and (upto is not null or version <= $3)",
-	3, {TEXTOID, TEXTOID, INT8OID}, SPI_OK_DELETE
+	3, {TEXTOID, TEXTOID, INT8OID}, SPI_OK_DELETE, .by_index = true
 };
 
 static EvsQuery insert_base = {
@@ -239,17 +239,19 @@ evs_history_check_bases(EvsProjection *projection)
 
 /* ---- keeping ---- */
 
+/* In a loop over the keys: the other plans read more, the longer the table has become since. */
 static EvsQuery keep = {
 	"insert into evsource.snapshot_history"
 	" (projection, key, version, position, last_event_id, event_count,"
 	"  state_version, definition, saved_at, occurred_at, state)"
-	" select projection, key, version, position, last_event_id, event_count,"
-	"  state_version, definition, saved_at, occurred_at,"
-	"  coalesce(state, evsource._parts_state(projection, key))"
-	" from evsource.snapshots where projection = $1 and key = any ($2)"
-	"  and (state is not null or evsource._parts_state(projection, key) is not null)"
+	" select s.* from unnest($2) n (key) cross join lateral ("
+	"  select projection, key, version, position, last_event_id, event_count,"
+	"   state_version, definition, saved_at, occurred_at,"
+	"   coalesce(state, evsource._parts_state(projection, key)) as state"
+	"  from evsource.snapshots where projection = $1 and key = n.key offset 0) s"
+	" where s.state is not null"
 	" on conflict (projection, key, version) do nothing",
-	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_INSERT
+	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_INSERT, .by_index = true
 };
 
 /*
@@ -259,7 +261,9 @@ static EvsQuery keep = {
 #define TRIM(keys) \
 	"delete from evsource.snapshot_history where ctid = any (array(" \
 	" select old.place from " keys " n (key)" \
-	"  left join evsource.snapshots s on s.projection = $1 and s.key = n.key" \
+	"  cross join lateral (" \
+	"   select (select version from evsource.snapshots where projection = $1 and key = n.key)" \
+	"   offset 0) s (version)" \
 	"  cross join lateral (" \
 	"   (select k.ctid from evsource.snapshot_history k" \
 	"    where k.projection = $1 and k.key = n.key and k.upto is null and k.version < s.version" \
@@ -270,7 +274,7 @@ static EvsQuery keep = {
 	"    and k.version >= coalesce(s.version, 0)) old (place)))"
 
 static EvsQuery trim = {
-	TRIM("unnest($3)"), 3, {TEXTOID, INT4OID, TEXTARRAYOID}, SPI_OK_DELETE
+	TRIM("unnest($3)"), 3, {TEXTOID, INT4OID, TEXTARRAYOID}, SPI_OK_DELETE, .by_index = true
 };
 
 static EvsQuery trim_all = {

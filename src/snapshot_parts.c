@@ -123,7 +123,7 @@ static EvsQuery write_parts = {
 
 static EvsQuery cut_off = {
 	"delete from evsource.snapshot_parts where projection = $1 and key = $2 and part > $3",
-	3, {TEXTOID, TEXTOID, INT4OID}, SPI_OK_DELETE
+	3, {TEXTOID, TEXTOID, INT4OID}, SPI_OK_DELETE, .by_index = true
 };
 
 static EvsQuery any_part = {
@@ -132,10 +132,13 @@ static EvsQuery any_part = {
 };
 
 static EvsQuery clear_small = {
-	"delete from evsource.snapshot_parts p using evsource.snapshots s"
-	" where p.projection = $1 and p.key = any ($2)"
-	"  and s.projection = p.projection and s.key = p.key and s.state is not null",
-	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_DELETE
+	"delete from evsource.snapshot_parts where ctid = any (array("
+	" select old.place from unnest($2) n (key)"
+	"  cross join lateral ("
+	"   select p.ctid from evsource.snapshot_parts p where p.projection = $1 and p.key = n.key"
+	"    and (select state is not null from evsource.snapshots where projection = $1 and key = n.key)"
+	"   offset 0) old (place)))",
+	2, {TEXTOID, TEXTARRAYOID}, SPI_OK_DELETE, .by_index = true
 };
 
 static EvsQuery clear = {

@@ -363,10 +363,9 @@ static EvsQuery upsert_many = {
 };
 
 /*
- * ON CONFLICT locks the row before it changes it, and the row's new version inherits the lock.
- * Savepoint after savepoint it would collect as many, and each look at it go through all.  So an
- * UPDATE is tried first where one row is known to be there.  Not under SERIALIZABLE: it reads
- * the index to find the row, and would meet those who write the rows beside it.
+ * ON CONFLICT locks the row first, and its new version inherits that: a lock of each savepoint,
+ * all looked through each time.  So an UPDATE is tried where the row is known to be there, but
+ * not under SERIALIZABLE: its look at the index would meet those who write the rows beside it.
  */
 static uint64
 write_one(Datum *values, const char *nulls, bool is_there)
