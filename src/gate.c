@@ -23,15 +23,13 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
 
 #include "catalog.h"
 #include "gate.h"
 #include "hold.h"
 #include "lock_classes.h"
+#include "relations.h"
 #include "shmem.h"
 
 /* by this session */
@@ -45,20 +43,6 @@ evs_gate_locktag(LOCKTAG *tag)
 
 /* ---- who appends ---- */
 
-/* Has this transaction locked the relation, in this mode or a stronger one? */
-static bool
-has_locked(Oid relid, LOCKMODE mode)
-{
-	Relation	relation = RelationIdGetRelation(relid);
-	bool		locked;
-
-	if (!RelationIsValid(relation))
-		return false;
-	locked = CheckRelationLockedByMe(relation, mode, true);
-	RelationClose(relation);
-	return locked;
-}
-
 /* The one of the tables that this transaction has locked. */
 static Oid
 find_used(const EvsGate *gate)
@@ -68,7 +52,7 @@ find_used(const EvsGate *gate)
 	if (gate->database != MyDatabaseId)
 		return InvalidOid;
 	for (int i = 0; i < count; i++)
-		if (has_locked(gate->relations[i], AccessShareLock))
+		if (evs_relation_is_locked(gate->relations[i], AccessShareLock, AccessExclusiveLock))
 			return gate->relations[i];
 	return InvalidOid;
 }
@@ -79,7 +63,8 @@ wait_at_gate(EvsGate *gate)
 	LOCKTAG		tag;
 	Oid			used;
 
-	if (closed || has_locked(evs_catalog()->events, RowExclusiveLock) ||
+	if (closed ||
+		evs_relation_is_locked(evs_catalog()->events, RowExclusiveLock, AccessExclusiveLock) ||
 		!OidIsValid(find_used(gate)))
 		return;
 	evs_gate_locktag(&tag);

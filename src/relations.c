@@ -1,6 +1,6 @@
 /*
- * relations.c - who owns a relation, what goes with it, when its triggers fire; hear of
- * relations that change.
+ * relations.c - who owns a relation, what goes with it, when its triggers fire, who has it
+ * locked; hear of relations that change.
  *
  * PostgreSQL has room for ten callbacks a session, its own included; a walsender
  * that decodes for pgoutput has taken half of them when it loads us.  So all our
@@ -15,6 +15,8 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "commands/trigger.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/fmgroids.h"
 #include "utils/syscache.h"
 
@@ -73,6 +75,18 @@ evs_relation_toast(Oid relation)
 	toast = ((Form_pg_class) GETSTRUCT(tuple))->reltoastrelid;
 	ReleaseSysCache(tuple);
 	return toast;
+}
+
+bool
+evs_relation_is_locked(Oid relation, LOCKMODE first, LOCKMODE last)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+	for (LOCKMODE mode = first; mode <= last; mode++)
+		if (LockHeldByMe(&tag, mode, false))
+			return true;
+	return false;
 }
 
 List *

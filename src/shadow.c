@@ -28,7 +28,6 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
-#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -427,18 +426,6 @@ evs_shadow_redirect(const EvsProjection *projection, const char *schema)
 	return redirected;
 }
 
-static bool
-is_locked(Oid relation, LOCKMODE first, LOCKMODE last)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
-	for (LOCKMODE mode = first; mode <= last; mode++)
-		if (LockHeldByMe(&tag, mode, false))
-			return true;
-	return false;
-}
-
 void
 evs_shadow_watch(EvsShadowWatch *watch, List *tables)
 {
@@ -466,7 +453,8 @@ evs_shadow_watch(EvsShadowWatch *watch, List *tables)
 		}
 	}
 	watch->taken = tables != NIL &&
-		is_locked(linitial_oid(watch->relations), AccessExclusiveLock, AccessExclusiveLock);
+		evs_relation_is_locked(linitial_oid(watch->relations), AccessExclusiveLock,
+							   AccessExclusiveLock);
 }
 
 bool
@@ -477,8 +465,8 @@ evs_shadow_touched(EvsShadowWatch *watch)
 
 	forboth(name, watch->names, relation, watch->relations)
 		if (watch->touched == NULL &&
-			is_locked(lfirst_oid(relation), AccessShareLock,
-					  watch->taken ? ExclusiveLock : AccessExclusiveLock))
+			evs_relation_is_locked(lfirst_oid(relation), AccessShareLock,
+								   watch->taken ? ExclusiveLock : AccessExclusiveLock))
 			watch->touched = lfirst(name);
 	return watch->touched != NULL;
 }
