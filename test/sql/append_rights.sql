@@ -63,6 +63,10 @@ reset role;
 set role regress_append_columns;
 select version from evsource.append('rights-1', 'ByColumns');
 insert into evsource.events (stream, type) values ('rights-1', 'ByColumns');
+-- What it does not write it needs no right on; a schema version is written when it is given.
+select version from evsource.append('rights-1', 'Forged', schema_version => 1);
+\echo :LAST_ERROR_SQLSTATE
+select version from evsource.append_batch('rights-1', '{Forged}', '{1}', schema_versions => '{1}');
 insert into evsource.events (stream, type, version) values ('rights-1', 'Forged', 1);
 \echo :LAST_ERROR_SQLSTATE
 reset role;

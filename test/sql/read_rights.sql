@@ -121,6 +121,8 @@ select stream, version from evsource.streams order by stream;
 select stream from evsource.read_event('6a6f0000-0000-4000-8000-000000000005');
 select stream from evsource.read_event('6a6f0000-0000-4000-8000-000000000002');
 select stream, version from evsource.read_event((select id from evsource.read_stream('order-1', 2, 1)));
+select count(*) from evsource.read_stream('order-1', 2, 1) e, lateral evsource.read_event(overlay(e.id::text placing
+    case substr(e.id::text, 20, 1) when '8' then '9' else '8' end from 20 for 1)::uuid) r;
 select bool_and(r.id = evsource.event_id(e)) from evsource.read_all() r join evsource.events e using (position);
 
 set shop.tenant = 'b';

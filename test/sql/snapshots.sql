@@ -68,6 +68,9 @@ select pay('l-1', 10);
 begin read only;
 select evsource.state('lazy', 'l-1');
 commit;
+set default_transaction_read_only = on;
+select evsource.state('lazy', 'l-1');
+reset default_transaction_read_only;
 begin isolation level repeatable read;
 select evsource.state('lazy', 'l-1');
 commit;
@@ -221,16 +224,18 @@ select evsource.drop_projection('definition');
 
 -- A snapshot must end with an event that its stream has.
 select evsource.create_projection('broken', 'balance', categories => '{b}', snapshot_every => 2);
-select pay('b-1', 4), pay('b-2', 4), pay('b-3', 4);
+select pay('b-1', 4), pay('b-2', 4), pay('b-3', 4), pay('b-4', 4);
 update evsource.snapshots set version = 40, state = '{"balance": 40}' where key = 'b-1';
 update evsource.snapshots set position = position - 1, state = '{"balance": 40}' where key = 'b-2';
 update evsource.snapshots set event_count = 0, state = '{"balance": 40}' where key = 'b-3';
+update evsource.snapshots set position = position + 1000000, state = '{"balance": 40}' where key = 'b-4';
 \c
 \set SHOW_CONTEXT never
 set client_min_messages = debug1;
 select evsource.state('broken', 'b-1');
 select evsource.state('broken', 'b-2');
 select evsource.state('broken', 'b-3');
+select evsource.state('broken', 'b-4');
 set client_min_messages = warning;
 -- all at once: those that cannot be used are replaced, the others left
 update evsource.snapshots set version = 40, state = '{"balance": 40}' where key = 'b-1';
