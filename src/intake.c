@@ -446,7 +446,7 @@ evsource_intake_row(PG_FUNCTION_ARGS)
 		return PointerGetDatum(trigger->tg_trigtuple);
 	}
 
-	row.metadata = evs_metadata_for(row.metadata);
+	row.metadata = evs_metadata_for_row(events, row.metadata);
 	row.version = evs_stream_lock(events, row.stream, 0) + 1;
 	if (row.has_id)
 		evs_store_check_server_id(events, &row.id);

@@ -11,9 +11,13 @@
 #include "common/jsonapi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 
+#include "event.h"
 #include "metadata.h"
 #include "settings.h"
 #include "validate.h"
@@ -111,6 +115,29 @@ evs_metadata_for(Jsonb *given)
 													JsonbPGetDatum(session),
 													JsonbPGetDatum(given)));
 	return merged == NULL || is_empty_object(merged) ? NULL : merged;
+}
+
+/*
+ * Who inserts through a view has no right on the table himself, not even on the stream:
+ * the view's owner has, and lets him.
+ */
+Jsonb *
+evs_metadata_for_row(Relation events, Jsonb *given)
+{
+	Oid			relid = RelationGetRelid(events);
+	Oid			user = GetUserId();
+	Jsonb	   *merged = evs_metadata_for(given);
+
+	if (merged != NULL && merged != given &&
+		pg_class_aclcheck(relid, user, ACL_INSERT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, EVS_EVENTS_METADATA, user, ACL_INSERT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, EVS_EVENTS_STREAM, user, ACL_INSERT) == ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to set metadata of an event"),
+				 errdetail("evsource.metadata is set, and you have no right to INSERT into column metadata of evsource.events."),
+				 errhint("Set evsource.metadata to nothing, or have the right granted.")));
+	return merged;
 }
 
 /*

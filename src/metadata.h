@@ -7,6 +7,7 @@
 #include "evsource.h"
 
 #include "utils/guc.h"
+#include "utils/relcache.h"
 
 /*
  * The metadata to store for an event that came with "given" (NULL: none): the
@@ -14,6 +15,12 @@
  * Raises 22023 when either is not a JSON object.
  */
 extern Jsonb *evs_metadata_for(Jsonb *given);
+
+/*
+ * The same for a row that the current user INSERTs: 42501 when the defaults add to it and he
+ * may insert into the table, but not into this column.
+ */
+extern Jsonb *evs_metadata_for_row(Relation events, Jsonb *given);
 
 /* The check hook of evsource.metadata: a JSON object, or nothing. */
 extern bool evs_metadata_check_setting(char **value, void **extra, GucSource source);

@@ -70,6 +70,28 @@ select version from evsource.append_batch('rights-1', '{Forged}', '{1}', schema_
 insert into evsource.events (stream, type, version) values ('rights-1', 'Forged', 1);
 \echo :LAST_ERROR_SQLSTATE
 reset role;
+-- The default metadata is metadata, too: it takes the right on its column, of whoever inserts.
+create view regress_append_view as select stream, type from evsource.events;
+grant insert on regress_append_view to regress_append_stranger;
+revoke insert (metadata) on evsource.events from regress_append_columns;
+set evsource.metadata = '{"user": "forged"}';
+set role regress_append_columns;
+insert into evsource.events (stream, type) values ('rights-1', 'Forged');
+\echo :LAST_ERROR_SQLSTATE
+copy evsource.events (stream, type) from stdin;
+rights-1	Forged
+\.
+set evsource.metadata = '{}';
+insert into evsource.events (stream, type) values ('rights-1', 'ByColumns');
+set evsource.metadata = '{"user": "forged"}';
+set role regress_append_stranger;
+insert into regress_append_view values ('rights-1', 'ByView');
+set role regress_append_writer;
+insert into evsource.events (stream, type) values ('rights-1', 'Written');
+reset role;
+reset evsource.metadata;
+drop view regress_append_view;
+grant insert (metadata) on evsource.events to regress_append_columns;
 revoke insert (id) on evsource.events from regress_append_columns;
 set role regress_append_columns;
 select version from evsource.append('rights-1', 'Forged');
