@@ -28,6 +28,7 @@
 #include "compare.h"
 #include "identity.h"
 #include "query.h"
+#include "resolve.h"
 #include "text_array.h"
 
 /*
@@ -346,6 +347,8 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 	if (limit <= 0)
 		return 0;
 	find_shape(&shape, relid, ignored);
+	one = evs_resolve_only(one);
+	other = evs_resolve_only(other);
 	enter_as_owner(&identity, owner);
 	SPI_connect();
 	result = SPI_execute_with_args(shape.key != NIL ? statement_by_key(&shape, one, other) :
@@ -401,7 +404,7 @@ evs_row_finder(const char *owner, Oid relid, const char *table, ArrayType *ignor
 	initStringInfo(&statement);
 	appendStringInfo(&statement,
 					 "select t.ctid, t.xmin, (select to_jsonb(r.*) from (select %s) r) from %s t",
-					 shape.compared, table);
+					 shape.compared, evs_resolve_only(table));
 	forboth(cell, shape.key, op, shape.operators)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(difference->key_desc, column - 1);

@@ -13,7 +13,6 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -72,7 +71,7 @@ truncate_tables(const EvsProjection *projection)
 	initStringInfo(&statement);
 	foreach(cell, projection->tables)
 		appendStringInfo(&statement, "%s %s", statement.len == 0 ? "truncate" : ",",
-						 (char *) lfirst(cell));
+						 evs_resolve_only(lfirst(cell)));
 	appendStringInfoString(&statement, " restart identity");
 
 	evs_query_command(statement.data);
@@ -134,7 +133,7 @@ evs_reset_relations(const EvsProjection *projection)
 		Oid			table = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, false);
 
 		/* partitions are emptied with their table */
-		relations = list_concat(relations, find_all_inheritors(table, NoLock, NULL));
+		relations = list_concat(relations, evs_resolve_with_partitions(table, NoLock));
 	}
 	return relations;
 }

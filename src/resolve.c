@@ -352,14 +352,31 @@ find_table(const char *name)
 	return RangeVarGetRelid(makeRangeVarFromNameList(names), AccessShareLock, false);
 }
 
+List *
+evs_resolve_with_partitions(Oid table, LOCKMODE lock)
+{
+	return get_rel_relkind(table) == RELKIND_PARTITIONED_TABLE ?
+		find_all_inheritors(table, lock, NULL) : list_make1_oid(table);
+}
+
+char *
+evs_resolve_only(const char *table)
+{
+	List	   *names = stringToQualifiedNameList(table, NULL);
+	Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
+
+	/* there is nothing in a partitioned table itself */
+	return psprintf("%s%s", get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? "" : "only ",
+					table);
+}
+
 /* The checkpoint outlives a crash, which empties the table or a partition of it. */
 static void
 warn_of_unlogged(Oid table)
 {
-	List	   *relations = find_all_inheritors(table, AccessShareLock, NULL);
 	ListCell   *cell;
 
-	foreach(cell, relations)
+	foreach(cell, evs_resolve_with_partitions(table, AccessShareLock))
 	{
 		if (get_rel_persistence(lfirst_oid(cell)) != RELPERSISTENCE_UNLOGGED)
 			continue;

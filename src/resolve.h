@@ -6,6 +6,9 @@
 #define EVS_RESOLVE_H
 
 #include "evsource.h"
+
+#include "storage/lockdefs.h"
+
 #include "projection.h"
 
 /* The functions that can be given, besides the handler of a projection. */
@@ -33,6 +36,15 @@ extern char *evs_resolve_function(const char *name, EvsFunctionUse use);
 
 /* The same for a table.  Errors: 42P01, 42809 when it is none. */
 extern char *evs_resolve_table(const char *name);
+
+/*
+ * The table as FROM and TRUNCATE name it when those that inherit from it are not
+ * meant: their rows are not the projection's.  Its partitions' are.
+ */
+extern char *evs_resolve_only(const char *table);
+
+/* The table and its partitions, which get the lock; the table itself has it. */
+extern List *evs_resolve_with_partitions(Oid table, LOCKMODE lock);
 
 /*
  * From here on names are quoted where they need it, whatever the session has set:
