@@ -357,7 +357,11 @@ evsource_create_decider(PG_FUNCTION_ARGS)
 				 errmsg("decider \"%s\" already exists", decider.name),
 				 errhint("Pass if_exists => 'alter' to change it, or 'keep' to leave it as it is.")));
 	if (old != NULL && if_exists == 1)
+	{
+		ereport(NOTICE,
+				(errmsg("decider \"%s\" already exists, keeping it", decider.name)));
 		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+	}
 	if (old != NULL)
 		check_rights(old);
 

@@ -266,7 +266,7 @@ redefine(const char *name, Datum *values, const char *nulls)
 	if (evs_query_run(&equal, values, nulls) > 0)
 		return;
 	evs_require_read_committed("alter a subscription");
-	evs_subscription_open_for_change(name);
+	(void) evs_subscription_open_for_change(name, false);
 	(void) evs_query_run(&update, values, nulls);
 	definition_changed(name);
 }
@@ -329,7 +329,10 @@ evsource_create_subscription(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("subscription \"%s\" already exists", name),
 				 errhint("if_exists => 'keep' leaves it as it is, if_exists => 'alter' gives it the new definition.")));
-	else if (reaction == 2)
+	else if (reaction == 1)
+		ereport(NOTICE,
+				(errmsg("subscription \"%s\" already exists, keeping it", name)));
+	else
 	{
 		if (owner == NULL)
 			nulls[1] = 'n';
@@ -388,7 +391,7 @@ evsource_alter_subscription(PG_FUNCTION_ARGS)
 									  words, lengthof(words));
 	}
 
-	evs_subscription_open_for_change(name);
+	(void) evs_subscription_open_for_change(name, false);
 	(void) evs_query_run(&update, values, nulls);
 	definition_changed(name);
 	PG_RETURN_VOID();
@@ -408,13 +411,13 @@ evsource_drop_subscription(PG_FUNCTION_ARGS)
 	char	   *name = evs_subscription_name(fcinfo, 0);
 
 	evs_require_writable("evsource.drop_subscription()");
-	if (evs_argument_bool(fcinfo, 1, false) && !exists(name))
+	/* another session may drop it while it is waited for */
+	if (!evs_subscription_open_for_change(name, evs_argument_bool(fcinfo, 1, false)))
 	{
 		ereport(NOTICE,
 				(errmsg("subscription \"%s\" does not exist, skipping", name)));
 		PG_RETURN_VOID();
 	}
-	evs_subscription_open_for_change(name);
 	drop_cursors(name);
 	drop_dead_letters(name, 0);
 	(void) evs_query_run_by_name(&definition, name);
@@ -460,7 +463,7 @@ evsource_seek_subscription(PG_FUNCTION_ARGS)
 						 ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("exactly one of after_position and as_of must be given"),
 				 errhint("Pass after_position => 0 to start from the beginning.")));
-	evs_subscription_open_for_change(name);
+	(void) evs_subscription_open_for_change(name, false);
 	if (PG_ARGISNULL(1))
 		position = position_at(PG_GETARG_DATUM(2));
 	else
@@ -495,7 +498,7 @@ evsource_retry_subscription(PG_FUNCTION_ARGS)
 	uint64		count;
 
 	evs_require_writable("evsource.retry_subscription_dead_letters()");
-	evs_subscription_open_for_change(name);
+	(void) evs_subscription_open_for_change(name, false);
 	values[0] = CStringGetTextDatum(name);
 	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
 	count = evs_query_run(&query, values, PG_ARGISNULL(1) ? " n" : NULL);

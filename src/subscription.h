@@ -76,10 +76,11 @@ extern void evs_subscription_unknown(const char *name);
 /* ---- subscription_lock.c ---- */
 
 /*
- * Lock the subscription and its cursors until the end of the transaction.  Errors:
- * 42704, 42501, 55P03 when consumers have them for too long.
+ * Lock the subscription and its cursors until the end of the transaction.  Returns false
+ * if there is none and that is allowed.  Errors: 42704, 42501, 55P03 when consumers have
+ * them for too long.
  */
-extern void evs_subscription_open_for_change(const char *name);
+extern bool evs_subscription_open_for_change(const char *name, bool missing_ok);
 
 /* ---- subscription.c ---- */
 

@@ -26,9 +26,18 @@
 #define NEXT_PAUSE			50
 #define LONGEST_PAUSE		500
 
-static void
-lock_all(const char *name)
+/* What is to be locked. */
+typedef struct Opening
 {
+	const char *name;
+	bool		missing_ok;
+	bool		found;			/* result */
+} Opening;
+
+static void
+lock_all(Opening *opening)
+{
+	const char *name = opening->name;
 	static EvsQuery lock = {
 		"select s.owner from evsource.subscriptions s where s.subscription = $1 for update",
 		1, {TEXTOID}, SPI_OK_SELECT
@@ -45,10 +54,13 @@ lock_all(const char *name)
 	Datum		values[] = {CStringGetTextDatum(name)};
 	List	   *owners = evs_query_texts(&lock, values, NULL);
 
-	if (owners == NIL)
+	opening->found = owners != NIL;
+	if (!opening->found)
 	{
 		evs_require_seen("subscription",
 						 !DatumGetBool(evs_query_value_latest(&exists, values, NULL, BoolGetDatum(false))));
+		if (opening->missing_ok)
+			return;
 		evs_subscription_unknown(name);
 	}
 	evs_subscription_check_rights(name, linitial(owners));
@@ -56,7 +68,7 @@ lock_all(const char *name)
 }
 
 static void
-lock_all_in_a_moment(void *name)
+lock_all_in_a_moment(void *opening)
 {
 	int			nest_level = NewGUCNestLevel();
 	char		value[16];
@@ -64,7 +76,7 @@ lock_all_in_a_moment(void *name)
 	snprintf(value, sizeof(value), "%d", ONE_ATTEMPT);
 	(void) set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	lock_all(name);
+	lock_all(opening);
 	AtEOXact_GUC(true, nest_level);
 }
 
@@ -76,14 +88,15 @@ is_a_matter_of_time(const ErrorData *error)
 		error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
-void
-evs_subscription_open_for_change(const char *name)
+bool
+evs_subscription_open_for_change(const char *name, bool missing_ok)
 {
+	Opening		opening = {name, missing_ok, false};
 	int			patience = evs_patience();
 	EvsTime		until = evs_clock_in(patience);
 	ErrorData  *error;
 
-	for (int attempt = 1; (error = evs_attempt(lock_all_in_a_moment, (void *) name)) != NULL; attempt++)
+	for (int attempt = 1; (error = evs_attempt(lock_all_in_a_moment, &opening)) != NULL; attempt++)
 	{
 		long		left = evs_clock_left(until);
 
@@ -98,4 +111,5 @@ evs_subscription_open_for_change(const char *name)
 					 errhint("Try again when these transactions have ended; lock_timeout says how long to wait for them.")));
 		evs_attempt_pause(Min(left, Min(attempt * NEXT_PAUSE, LONGEST_PAUSE)));
 	}
+	return opening.found;
 }
