@@ -272,9 +272,24 @@ apply_tables(EvsProjection *projection, ArrayType *tables)
 	}
 }
 
+/* What says when a state is saved, and whether it is used, is of no use without one. */
 static void
-apply_policy(EvsSnapshotPolicy *policy, const EvsParameters *parameters)
+check_has_states(const EvsProjection *projection, const char *parameter, bool given)
 {
+	if (given && projection->kind != EVS_KIND_FOLD)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("only a fold has %s", parameter),
+				 errdetail("Projection \"%s\" is of kind \"%s\".", projection->name,
+						   evs_kind_name(projection->kind)),
+				 errhint("Leave it out. The tables of other projections are saved by evsource.save_snapshot().")));
+}
+
+static void
+apply_policy(EvsProjection *projection, const EvsParameters *parameters)
+{
+	EvsSnapshotPolicy *policy = &projection->policy;
+
 	if (parameters->snapshots != NULL)
 	{
 		const char *words[lengthof(presets)];
@@ -305,6 +320,9 @@ apply_policy(EvsSnapshotPolicy *policy, const EvsParameters *parameters)
 				 errmsg("keep_snapshots must be positive"),
 				 errdetail("It is %d.", policy->keep_snapshots),
 				 errhint("1 keeps the newest snapshot only; snapshots => 'disabled' saves none.")));
+	check_has_states(projection, "snapshot_every", parameters->has_snapshot_every);
+	check_has_states(projection, "snapshot_after_batch", parameters->has_snapshot_after_batch);
+	check_has_states(projection, "restore_from_snapshot", parameters->has_restore_from_snapshot);
 }
 
 static void
@@ -431,7 +449,7 @@ evs_definition_apply(EvsProjection *projection, const EvsParameters *parameters)
 	if (parameters->on_error != NULL)
 		projection->dead_letter = evs_parameter_word("on_error", parameters->on_error,
 													 reactions, lengthof(reactions)) == 1;
-	apply_policy(&projection->policy, parameters);
+	apply_policy(projection, parameters);
 	if (parameters->is_compatible != NULL)
 		projection->is_compatible = evs_resolve_function(parameters->is_compatible,
 														 EVS_USE_COMPATIBLE);

@@ -74,6 +74,9 @@ select evsource.create_projection('p', 'event_handler', on_error => 'ignore');
 select evsource.create_projection('p', 'event_handler', if_exists => 'replace');
 select evsource.create_projection('p', 'event_handler', snapshots => 'often');
 select evsource.create_projection('p', 'event_handler', snapshot_every => -1);
+select evsource.create_projection('p', 'event_handler', snapshot_every => 10);
+select evsource.create_projection('p', 'event_handler', snapshot_after_batch => false);
+select evsource.create_projection('p', 'event_handler', restore_from_snapshot => true);
 select evsource.create_projection('p', 'event_handler', state_version => 0);
 
 -- Where to begin.
