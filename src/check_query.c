@@ -14,13 +14,16 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
+#include "parser/parsetree.h"
 #include "tcop/tcopprot.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/queryenvironment.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 #include "catalog.h"
+#include "deferred.h"
 #include "identity.h"
 #include "resolve.h"
 
@@ -31,6 +34,7 @@ typedef struct Findings
 {
 	bool		new_events;		/* the relation that we provide */
 	Oid			temporary;		/* a temporary table */
+	List	   *written;		/* tables */
 } Findings;
 
 /* Positions in errors are positions in the query, not in the caller's statement. */
@@ -70,8 +74,14 @@ find_relations(Node *node, void *context)
 	}
 
 	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, find_relations, context,
-								 QTW_EXAMINE_RTES_BEFORE);
+	{
+		Query	   *query = (Query *) node;
+
+		if (query->resultRelation > 0)
+			findings->written = list_append_unique_oid(findings->written,
+													   rt_fetch(query->resultRelation, query->rtable)->relid);
+		return query_tree_walker(query, find_relations, context, QTW_EXAMINE_RTES_BEFORE);
+	}
 
 	return expression_tree_walker(node, find_relations, context);
 }
@@ -110,6 +120,27 @@ explain(const EvsProjection *projection, EphemeralNamedRelation new_events)
 	if (result != SPI_OK_UTILITY)
 		elog(ERROR, "%s: %s", SPI_result_code_string(result), statement.data);
 	SPI_finish();
+}
+
+/* Of those that were named as tables of the projection it has been said. */
+static void
+warn_of_deferred(const EvsProjection *projection, List *written)
+{
+	ListCell   *cell;
+
+	foreach(cell, written)
+	{
+		Oid			table = lfirst_oid(cell);
+		const char *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
+													  get_rel_name(table));
+		ListCell   *other;
+		bool		known = false;
+
+		foreach(other, projection->tables)
+			known = known || strcmp(lfirst(other), name) == 0;
+		if (!known)
+			evs_deferred_warn(table);
+	}
 }
 
 void
@@ -167,6 +198,7 @@ evs_check_query(const EvsProjection *projection)
 						get_rel_name(findings.temporary)),
 				 errhint("A projection is applied in many sessions: give it a permanent table.")));
 
+	warn_of_deferred(projection, findings.written);
 	explain(projection, new_events);
 
 	tuplestore_end(new_events->reldata);

@@ -27,6 +27,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "deferred.h"
 #include "event.h"
 #include "event_row.h"
 #include "fold.h"
@@ -93,6 +94,7 @@ context_callback(void *arg)
 	EvsHandlerContext *context = arg;
 	const EvsEvent *event = context->event;
 
+	evs_deferred_hint();
 	evs_handler_blamed = event != NULL ? event->position :
 		context->count == 1 ? context->first_position : 0;
 	if (event != NULL)

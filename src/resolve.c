@@ -29,6 +29,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "deferred.h"
 #include "resolve.h"
 
 /* Types that have no fixed OID; no real type has these. */
@@ -415,6 +416,7 @@ evs_resolve_table(const char *name)
 						schema == evs_catalog()->schema ? "evsource's" : "PostgreSQL's"),
 				 errhint("The tables of a projection are those that a reset empties.")));
 	warn_of_unlogged(table);
+	evs_deferred_warn(table);
 
 	nest_level = evs_quote_as_needed();
 	qualified = quote_qualified_identifier(get_namespace_name(schema), get_rel_name(table));
