@@ -43,7 +43,7 @@ COMMANDS = decider command executed
 REGISTER = registry resolve deferred check_query definition barrier register alter reset
 
 # the log is applied to them
-APPLY = replay run price attempt failure crash_mark dead_letters retry retry_read unit apply apply_read \
+APPLY = replay run price attempt failure crash_mark dead_letters retry retry_read unit projection_lag apply apply_read \
 	apply_park apply_gather own_transaction hold known async async_pass procedure activate
 
 # and applied again, beside the old version

@@ -7,6 +7,7 @@ comment on column evsource.projection_status.state is 'active, catching_up, paus
 comment on column evsource.projection_status.stale is 'Its read model does not match its definition or the log: rebuild it.';
 comment on column evsource.projection_status.position is 'The log has been applied up to here.';
 comment on column evsource.projection_status.lag is 'Events that it takes and has not applied yet.';
+comment on column evsource.projection_status.lag_estimated is 'lag is an estimate: beyond 100000 events it is not counted.';
 comment on column evsource.projection_status.lag_seconds is 'Age of the oldest of these events.';
 comment on column evsource.projection_status.event_count is 'Events applied since its beginning or its last reset.';
 comment on column evsource.projection_status.state_version is 'Version of its states or tables, as given by who registered it.';

@@ -1,59 +1,18 @@
 -- monitor.sql: what is registered, how far it is, what is under way.
 
+-- Exactly where there are at most so many events to look at; else an estimate.
+create function evsource._projection_lag(
+    projection text, at_most bigint,
+    out lag bigint, out estimated boolean, out lag_seconds double precision)
+    language c stable strict parallel unsafe cost 1000
+    as 'MODULE_PATHNAME', 'evsource_projection_lag';
+comment on function evsource._projection_lag(text, bigint) is
+'Internal: how many events a projection that is not live has yet to apply, and how long ago the first of them was recorded.';
+
 -- How many events are after a position the planner cannot know, and it guesses a third
 -- of them all: for that many it would compile the query, which takes seconds. So the
--- events are counted in functions of their own, where it does not. They are the views':
--- with their owner's rights, as the views are.
-
-create function evsource._projection_lag(text) returns bigint
-    language sql stable strict parallel unsafe security definer cost 1000
-    set search_path = pg_catalog, pg_temp set jit = off
-    as $$
-select case
-    when p.categories is null then (
-        select count(*) from evsource.events e
-        where e.position > c.position
-          and e.position > p.start_after
-          and (p.types is null or e.type = any (p.types))
-          and (p.partitions = 1 or e.position > (
-              select q.position from evsource.partitions q
-              where q.projection = p.projection and q.partition = evsource._partition(e.stream, p.partitions))))
-    else (
-        select count(*) from evsource.events e
-        where e.position > c.position
-          and e.position > p.start_after
-          and evsource.category(e.stream) = any (p.categories)
-          and (p.types is null or e.type = any (p.types))
-          and (p.partitions = 1 or e.position > (
-              select q.position from evsource.partitions q
-              where q.projection = p.projection and q.partition = evsource._partition(e.stream, p.partitions))))
-    end
-from evsource.projections p join evsource._checkpoints c using (projection)
-where p.projection = $1
-$$;
-comment on function evsource._projection_lag(text) is
-'Internal: how many events a projection that is not live has yet to apply.';
-
-create function evsource._projection_lag_seconds(text) returns double precision
-    language sql stable strict parallel unsafe security definer cost 1000
-    set search_path = pg_catalog, pg_temp set jit = off
-    as $$
-select coalesce((
-    select extract(epoch from clock_timestamp() - e.recorded_at)::double precision
-    from evsource.events e
-    where e.position > c.position and e.position > p.start_after
-      and (p.categories is null or evsource.category(e.stream) = any (p.categories))
-      and (p.types is null or e.type = any (p.types))
-      and (p.partitions = 1 or e.position > (
-          select q.position from evsource.partitions q
-          where q.projection = p.projection and q.partition = evsource._partition(e.stream, p.partitions)))
-    order by e.position
-    limit 1), 0.0::double precision)
-from evsource.projections p join evsource._checkpoints c using (projection)
-where p.projection = $1
-$$;
-comment on function evsource._projection_lag_seconds(text) is
-'Internal: how long ago the first event was recorded that a projection has yet to apply.';
+-- events are counted in a function of their own, where it does not. It is the view's:
+-- with its owner's rights, as the view is.
 
 create function evsource._projection_uncounted(text) returns bigint
     language sql stable strict parallel unsafe security definer cost 1000
@@ -77,16 +36,16 @@ comment on function evsource._projection_uncounted(text) is
 'Internal: how many events a live projection has applied that its checkpoint does not count.';
 
 -- Counting is left to whoever asks for these columns: an inline projection
--- keeps no counter, so that no append waits for another.
+-- keeps no counter, so that no append waits for another. And it is done once
+-- for the three of the lag: "offset 0" keeps the subquery as it is.
 create view evsource.projection_status as
     select p.projection, p.mode, p.kind, p.state, p.stale,
            case when s.live then (select coalesce(max(e.position), 0) from evsource.events e)
                 else c.position
            end as position,
-           case when s.live then 0 else evsource._projection_lag(p.projection) end as lag,
-           case when s.live then 0.0::double precision
-                else evsource._projection_lag_seconds(p.projection)
-           end as lag_seconds,
+           case when s.live then 0 else (l.counted).lag end as lag,
+           not s.live and (l.counted).estimated as lag_estimated,
+           case when s.live then 0.0::double precision else (l.counted).lag_seconds end as lag_seconds,
            c.event_count + case when s.live then evsource._projection_uncounted(p.projection) else 0 end as event_count,
            p.state_version, p.owner,
            f.message as last_error,
@@ -133,7 +92,9 @@ create view evsource.projection_status as
         group by l.classid, l.objid
     ) h on h.classid = (hashtextextended(p.projection, 0) >> 32 & 4294967295)::oid
            and h.objid = (hashtextextended(p.projection, 0) & 4294967295)::oid
-    cross join lateral (select p.mode = 'inline' and p.state = 'active') s (live);
+    cross join lateral (select p.mode = 'inline' and p.state = 'active') s (live)
+    cross join lateral (
+        select evsource._projection_lag(case when not s.live then p.projection end, 100000) as counted offset 0) l;
 comment on view evsource.projection_status is
 'Registered projections: how far each has applied the log, how many events it lags behind, has applied and has set aside, which worker of the daemon applies it, and which other sessions hold it.';
 

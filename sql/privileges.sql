@@ -27,7 +27,7 @@ values
         'fetch_events', 'ack', 'nack',  -- of a subscription that is the role's
         'wait_for', '_holders', '_events_from', '_first_events',    -- which blockers and stats call as their user
         '_daemon_workers',              -- and daemon_status
-        '_projection_workers', '_projection_lag', '_projection_lag_seconds', '_projection_uncounted',   -- and projection_status
+        '_projection_workers', '_projection_lag', '_projection_uncounted',   -- and projection_status
         '_subscription_lag',            -- and subscription_status
         '_trigger_arguments',           -- which captured_tables does
         '_differences',                 -- which diff_state does

@@ -70,7 +70,7 @@ static EvsQuery delete_partitions = {
 
 /* In one statement: workers go on meanwhile. */
 static EvsQuery count_all = {
-	"select c.event_count + evsource._projection_lag(c.projection)"
+	"select c.event_count + (evsource._projection_lag(c.projection, 9223372036854775807)).lag"
 	" from evsource._checkpoints c where c.projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
 };
