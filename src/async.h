@@ -97,7 +97,8 @@ typedef enum EvsAsyncPassed
 {
 	EVS_ASYNC_PASSED,			/* it is at the end of the log */
 	EVS_ASYNC_NOT_PASSED,		/* there is something to do for it: see evs_async_step() */
-	EVS_ASYNC_HELD				/* another session has it, or has locked its row */
+	EVS_ASYNC_HELD,				/* another session has it */
+	EVS_ASYNC_LOCKED			/* only its row: evs_async_step() would wait for that */
 } EvsAsyncPassed;
 
 /* A unit that has nothing to apply, as far as we know. */

@@ -121,7 +121,7 @@ pass_all(EvsAsyncPass *passes, int count)
 		{
 			if (!evs_unit_try_lock_row(unit))
 			{
-				passes[i].outcome = EVS_ASYNC_HELD;
+				passes[i].outcome = EVS_ASYNC_LOCKED;
 				continue;
 			}
 			unit->checkpoint.position = safe;

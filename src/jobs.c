@@ -134,7 +134,8 @@ static bool
 is_to_be_written(const EvsJob *job)
 {
 	return evs_clock_is_set(job->write_at) &&
-		(evs_clock_is_over(job->write_at) || evs_wakeup_is_awaited(job->projection));
+		(evs_clock_is_over(job->write_at) ||
+		 (!job->locked && evs_wakeup_is_awaited(job->projection)));
 }
 
 /* Look at these events; those that want none of them have seen them then. */
@@ -190,7 +191,10 @@ evs_jobs_wake(EvsJobs *jobs, int64 safe)
 		if (job->seen <= job->pacing.position)
 			job->write_at = EVS_NO_TIME;
 		else if (!evs_clock_is_set(job->write_at))
+		{
 			job->write_at = evs_clock_in(WRITE_INTERVAL);
+			job->locked = false;
+		}
 		job->nothing = is_to_be_written(job);
 		if (job->nothing)
 			job->idle = false;
@@ -201,6 +205,7 @@ evs_jobs_wake(EvsJobs *jobs, int64 safe)
 static void
 take_note(EvsJob *job, const EvsAsyncPass *pass)
 {
+	job->locked = pass->outcome == EVS_ASYNC_LOCKED;
 	switch (pass->outcome)
 	{
 		case EVS_ASYNC_PASSED:
@@ -211,6 +216,11 @@ take_note(EvsJob *job, const EvsAsyncPass *pass)
 		case EVS_ASYNC_HELD:
 			/* who has it will move it on; who waits for it is not put off */
 			job->idle = !evs_wakeup_is_awaited(job->projection);
+			job->write_at = evs_clock_in(WRITE_INTERVAL);
+			break;
+		case EVS_ASYNC_LOCKED:
+			/* a worker that waits for the row does nothing for the others */
+			job->idle = true;
 			job->write_at = evs_clock_in(WRITE_INTERVAL);
 			break;
 		case EVS_ASYNC_NOT_PASSED:

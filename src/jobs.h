@@ -22,6 +22,7 @@ typedef struct EvsJob
 	bool		idle;			/* nothing to do before the log is beyond pacing.position */
 	int64		seen;			/* idle: up to here it has nothing for the job */
 	EvsTime		write_at;		/* and that is written down then; none: it has been */
+	bool		locked;			/* not before that, whoever waits: it could not be */
 	bool		nothing;		/* not idle, only because it is time for that */
 	EvsTime		retry_at;		/* not before that */
 } EvsJob;

@@ -111,7 +111,9 @@ select from evsource.partitions where projection = 'divided5' and partition = 2 
 	cmp_ok($ids, '<', ($preload ? 400 : 700) + 30 * (time - $started), "$mode: they share a transaction for that");
 	ok($node->poll_query_until('postgres', q{select string_agg(projection, ' ' order by projection) filter (where position < evsource.safe_position()) = 'divided5 many60 many61' from evsource.projection_status}),
 		"$mode: those that are held do not hold up the others");
-	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ 'evsource' and wait_event = 'transactionid'}), 0, "$mode: nobody waits for them");
+	my (undef, undef, $stderr) = $node->psql('postgres', q{select evsource.wait_for('many61', timeout => '1 s')});
+	like($stderr, qr/projection "many61" has not reached position/, "$mode: nor can it be waited for");
+	is($sql->(q{select count(*) from pg_stat_activity where backend_type ~ 'evsource' and wait_event = 'transactionid'}), 0, "$mode: no worker waits for them, whoever does");
 	$holder->query_safe('rollback');
 	$holder->quit;
 	ok($node->poll_query_until('postgres', q{select bool_and(position = evsource.safe_position()) from evsource.projection_status}),
