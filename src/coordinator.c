@@ -65,6 +65,9 @@
 /* so many messages may come at once before evsource.notify_interval counts */
 #define NOTIFY_BURST		5
 
+/* how long (ms) we wait for others who notify: our workers wait for us */
+#define NOTIFY_PATIENCE		500
+
 /* ms until notifying is tried again */
 #define NOTIFY_DELAY		1000
 
@@ -465,7 +468,7 @@ publish(long *timeout)
 	if (evs_horizon_safe_position() > published)
 	{
 		/* it is not for us to end a restore: see restore.c */
-		waits = !evs_positions_log_is_open();
+		waits = !evs_positions_log_is_open() || !evs_publish_try_turn();
 		if (!waits)
 			published = evs_publish_safe_position();
 		publish_at = evs_clock_in(evs_publish_interval);
@@ -475,15 +478,6 @@ publish(long *timeout)
 	if (waits)
 		*timeout = Min(*timeout, evs_publish_interval);
 	return !waits;
-}
-
-/* Listeners read what they are told of, which is flushed then: see read.c. */
-static bool
-notify_without_flush(int64 safe)
-{
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
-	return evs_notify_events(safe);
 }
 
 /* Tell them, if there is something new. */
@@ -498,9 +492,10 @@ tell_listeners(void)
 
 		evs_daemon_start_transaction();
 		safe = evs_horizon_safe_position();
-		if (safe > notified && !notify_without_flush(safe))
+		if (safe > notified &&
+			!(evs_notify_turn_within(NOTIFY_PATIENCE) && evs_notify_events(safe)))
 		{
-			/* somebody listens and does not take what he is sent */
+			/* somebody notifies and does not end, or listens and does not take what he is sent */
 			notify_at = evs_clock_in(NOTIFY_DELAY);
 			safe = notified;
 		}

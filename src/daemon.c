@@ -104,7 +104,13 @@ evs_launcher_start(Oid database)
 	return RegisterDynamicBackgroundWorker(&worker, &handle);
 }
 
-/* What a database or a role was given by ALTER ... SET is not for us. */
+/*
+ * What a database or a role was given by ALTER ... SET is not for us.
+ *
+ * No commit of ours waits for the disk, nor for a standby.  A crash takes read model and
+ * checkpoint back together, and whoever reads positions flushes what he reads (read.c).  While
+ * a synchronous standby is away, who waits for it keeps his locks and listens to nobody.
+ */
 static void
 pin_settings(void)
 {
@@ -119,6 +125,7 @@ pin_settings(void)
 		{"search_path", "pg_catalog, pg_temp"},
 		{"session_replication_role", "origin"},
 		{"statement_timeout", "0"},
+		{"synchronous_commit", "off"},
 		{"transaction_timeout", "0"},	/* since 17 */
 	};
 

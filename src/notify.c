@@ -8,12 +8,15 @@
  */
 #include "evsource.h"
 
+#include "catalog/pg_database.h"
 #include "commands/async.h"
 #include "lib/stringinfo.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/json.h"
 
+#include "barrier.h"
 #include "notify.h"
 
 #define PROJECTION_CHANNEL	"evsource_projection"
@@ -45,6 +48,19 @@ evs_notify(const EvsProjection *projection, int64 position)
 	appendStringInfo(&payload, ", \"position\": " INT64_FORMAT "}", position);
 	Async_Notify(PROJECTION_CHANNEL, payload.data);
 	pfree(payload.data);
+}
+
+/* As PostgreSQL does at the commit of who notifies, until its end: they take turns. */
+static void
+take_turn(void *arg)
+{
+	LockSharedObject(DatabaseRelationId, InvalidOid, 0, AccessExclusiveLock);
+}
+
+bool
+evs_notify_turn_within(int timeout)
+{
+	return evs_within(timeout, take_turn, NULL);
 }
 
 bool

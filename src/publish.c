@@ -56,6 +56,13 @@ evs_publish_safe_position(void)
 	return position;
 }
 
+bool
+evs_publish_try_turn(void)
+{
+	return evs_replication_is_copy() ||
+		ConditionalLockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
+}
+
 /*
  * evsource.publish_safe_position() returns bigint
  *

@@ -373,6 +373,8 @@ evs_wakeup_sleep(long timeout, uint32 wait_event)
 {
 	/* WaitLatch() takes no more; who waits longer looks in between */
 	timeout = Min(safe_timeout(timeout), INT_MAX);
+	/* what came during another wait, say of a commit for a standby, has set no latch for us */
+	CHECK_FOR_INTERRUPTS();
 	(void) WaitLatch(MyLatch,
 					 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),
 					 timeout, wait_event);
