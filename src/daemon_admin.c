@@ -227,11 +227,11 @@ evsource_stop_daemon(PG_FUNCTION_ARGS)
 		team->stop = true;
 		pg_memory_barrier();
 		if (!stopped)
-		{
-			evs_crew_wake(team->coordinator);
 			evs_crew_wake(team->launcher);
-		}
 		evs_crew_leave(segment);
+		/* also one that waits for a lock, and does not hear of it */
+		if (!stopped)
+			evs_crew_clear_database(MyDatabaseId);
 		stopped = true;
 		pause_between_looks();
 	}

@@ -137,5 +137,15 @@ is($sql->('select evsource.start_daemon()'), 't', 'published: and starts');
 $append->();
 $soon->('select safe_position = (select max(position) from evsource.events) from evsource.published', 'published: and publishes again');
 
+# It can be stopped also while the coordinator waits for a lock.
+$session = $node->background_psql('postgres');
+$session->query_safe('begin');
+$session->query_safe('lock table evsource.store');
+$sql->(q{select evsource.pause_projection('letters')});
+$soon->(q{select count(*) > 0 from pg_locks join pg_stat_activity using (pid) where backend_type = 'evsource coordinator' and not granted}, 'the coordinator waits');
+is($sql->('select evsource.stop_daemon()'), 't', 'it stops all the same');
+$session->query_safe('rollback');
+$session->quit;
+
 $node->stop;
 done_testing();
