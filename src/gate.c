@@ -117,7 +117,7 @@ evs_gate_close(List *relations)
 	LOCKTAG		tag;
 	ListCell   *cell;
 
-	if (closed || !evs_shmem_is_preloaded() || list_length(relations) > EVS_GATE_RELATIONS)
+	if (closed || !evs_shmem_is_preloaded())
 		return;
 	if (!prepared)
 		before_shmem_exit(process_exits, (Datum) 0);
@@ -130,7 +130,8 @@ evs_gate_close(List *relations)
 	gate->database = MyDatabaseId;
 	gate->count = 0;
 	foreach(cell, relations)
-		gate->relations[gate->count++] = lfirst_oid(cell);
+		if (gate->count < EVS_GATE_RELATIONS)
+			gate->relations[gate->count++] = lfirst_oid(cell);
 
 	/* those who pass have it for a moment */
 	evs_gate_locktag(&tag);

@@ -19,8 +19,8 @@ extern void evs_gate_pass(void);
 
 /*
  * Who has used one of these tables and comes to append waits, to the end of the transaction
- * or until evs_gate_refuse().  Nothing happens where not all sessions would look, or where
- * another rebuild does it.
+ * or until evs_gate_refuse().  There is room for some: the first are those that count.  Nothing
+ * happens where not all sessions would look, or where another rebuild does it.
  */
 extern void evs_gate_close(List *relations);
 

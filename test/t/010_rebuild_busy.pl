@@ -29,6 +29,10 @@ $sql->(q{
 create extension evsource;
 create table counts (stream text primary key, n int);
 }, count_events(), q{
+do $$ begin
+	for i in 1 .. 8 loop execute format('create table more_%s (id serial, note text)', i); end loop;
+end $$;
+select evsource.alter_projection('counts', tables => '{more_1,more_2,more_3,more_4,more_5,more_6,more_7,more_8,counts}');
 create table stop (at text);
 create table failed (code text, message text);
 create procedure work(reads bool, appends bool, pause float) language plpgsql as $$
