@@ -25,12 +25,16 @@
 #include "storage/ipc.h"
 #include "utils/lsyscache.h"
 
+#include "attempt.h"
 #include "catalog.h"
 #include "gate.h"
 #include "hold.h"
 #include "lock_classes.h"
 #include "relations.h"
 #include "shmem.h"
+
+/* ms that the rebuild has to get into the queue for a table */
+#define QUEUE_TIME		2
 
 /* by this session */
 static bool closed = false;
@@ -43,61 +47,81 @@ evs_gate_locktag(LOCKTAG *tag)
 
 /* ---- who appends ---- */
 
-/* The one of the tables that this transaction has locked. */
+/* The one of the tables that this transaction has locked, and what the gate is then. */
 static Oid
-find_used(const EvsGate *gate)
+find_used(EvsGate *gate, uint32 *state)
 {
-	int			count = Min(gate->count, EVS_GATE_RELATIONS);
+	Oid			used = InvalidOid;
 
-	if (gate->database != MyDatabaseId)
-		return InvalidOid;
-	for (int i = 0; i < count; i++)
-		if (evs_relation_is_locked(gate->relations[i], AccessShareLock, AccessExclusiveLock))
-			return gate->relations[i];
-	return InvalidOid;
+	do
+	{
+		*state = pg_atomic_read_u32(&gate->state);
+		pg_read_barrier();
+		if (*state == EVS_GATE_OPEN || *state == EVS_GATE_TAKEN || gate->database != MyDatabaseId)
+			return InvalidOid;
+		used = InvalidOid;
+		for (int i = 0; i < gate->count && !OidIsValid(used); i++)
+			if (evs_relation_is_locked(gate->relations[i], AccessShareLock, AccessExclusiveLock))
+				used = gate->relations[i];
+		pg_read_barrier();
+	} while (pg_atomic_read_u32(&gate->state) != *state);
+	return used;
 }
 
 static void
+refuse(Oid used)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access because table \"%s\" is being exchanged",
+					get_rel_name(used)),
+			 errdetail("This transaction has used the table and has not appended yet; an online rebuild that found no moment without such transactions exchanges its contents now."),
+			 errhint("Run the transaction again.")));
+}
+
+/*
+ * Who is told at once may come again before the rebuild stands in the queue for the table: he
+ * reads it once more, and is told once more, many times in a row.  So he keeps it from
+ * everybody for a moment.
+ */
+static void
 wait_at_gate(EvsGate *gate)
 {
-	LOCKTAG		tag;
+	bool		has_paused = false;
+	uint32		state;
 	Oid			used;
 
 	if (closed ||
-		evs_relation_is_locked(evs_catalog()->events, RowExclusiveLock, AccessExclusiveLock) ||
-		!OidIsValid(find_used(gate)))
+		evs_relation_is_locked(evs_catalog()->events, RowExclusiveLock, AccessExclusiveLock))
 		return;
-	evs_gate_locktag(&tag);
-	(void) LockAcquire(&tag, ShareLock, false, false);
-	(void) LockRelease(&tag, ShareLock, false);
+	while (OidIsValid(used = find_used(gate, &state)))
+	{
+		LOCKTAG		tag;
 
-	if (pg_atomic_read_u32(&gate->state) != EVS_GATE_REFUSES)
-		return;
-	pg_read_barrier();
-	used = find_used(gate);
-	if (OidIsValid(used))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access because table \"%s\" is being exchanged",
-						get_rel_name(used)),
-				 errdetail("This transaction has used the table and has not appended yet; an online rebuild that found no moment without such transactions exchanges its contents now."),
-				 errhint("Run the transaction again.")));
+		if (state == EVS_GATE_CLOSED)
+		{
+			evs_gate_locktag(&tag);
+			(void) LockAcquire(&tag, ShareLock, false, false);
+			(void) LockRelease(&tag, ShareLock, false);
+		}
+		else if (has_paused)
+			refuse(used);
+		else
+			evs_attempt_pause(QUEUE_TIME);
+		has_paused = state == EVS_GATE_REFUSES;
+	}
 }
 
 void
 evs_gate_pass(void)
 {
 	EvsGate    *gate;
-	uint32		state;
 
 	if (!evs_shmem_is_preloaded())
 		return;
 	gate = &evs_shmem()->gate;
-	state = pg_atomic_read_u32(&gate->state);
-	if (state == EVS_GATE_OPEN || state == EVS_GATE_TAKEN)
-		return;
-	pg_read_barrier();
-	wait_at_gate(gate);
+	if (pg_atomic_read_u32(&gate->state) != EVS_GATE_OPEN)
+		wait_at_gate(gate);
 }
 
 /* ---- who exchanges ---- */

@@ -34,7 +34,7 @@ do $$ begin
 end $$;
 select evsource.alter_projection('counts', tables => '{more_1,more_2,more_3,more_4,more_5,more_6,more_7,more_8,counts}');
 create table stop (at text);
-create table failed (code text, message text);
+create table failed (code text, message text, pid int default pg_backend_pid());
 create procedure work(reads bool, appends bool, pause float) language plpgsql as $$
 declare
 	account text;
@@ -59,7 +59,7 @@ select count(*) from generate_series(1, 300) i, lateral evsource.append('account
 });
 
 my @sessions;
-foreach my $work (('true, true, 0.02') x 6, ('false, true, 0.001') x 3, ('true, false, 0') x 3)
+foreach my $work (('true, true, 0.02') x 6, ('true, true, 0') x 3, ('false, true, 0.001') x 3, ('true, false, 0') x 3)
 {
 	push @sessions, Session->new(database => 'postgres', name => $work);
 	$sessions[-1]->send("call work($work);");
@@ -76,6 +76,8 @@ is(ends($_), '', "$_->{name}: it has gone on") foreach @sessions;
 is($told, 't', 'a rebuild has ended at the cost of transactions that had read and came to append');
 is($sql->(q{select count(*) from failed where code <> '40001' or message not like '%"counts" is being exchanged'}),
 	0, 'and at nobody else\'s');
+cmp_ok($sql->('select coalesce(max(n), 0) from (select count(*) n from failed group by pid) f'), '<=', 10 * $calls,
+	'each is told a few times, not again and again until the rebuild waits for the table');
 is($sql->('select sum(n) = (select count(*) from evsource.events) from counts'), 't', 'with all events');
 $sql->(q{call evsource.rebuild_projection('counts', online => true); select version from evsource.append('account-1', 'Paid')});
 is($sql->('select sum(n) = (select count(*) from evsource.events) from counts'), 't', 'nobody is kept any more');
