@@ -64,10 +64,10 @@ make_database('b', 1);
 my @listeners = map { listener($node, $_) } qw(a b);
 foreach my $time (1 .. 2)
 {
-	soon_runs('a c 1, a w 1', "one has all that it needs ($time)");
-	$node->safe_psql('a', q{select evsource.pause_projection('counts1')});
-	soon_runs('a c 1, b c 1', "the other one takes the place of its worker ($time)");
-	$node->safe_psql('a', q{select evsource.resume_projection('counts1')});
+	my $served = $node->safe_psql('postgres', q{select datname from pg_stat_activity where backend_type = 'evsource worker'});
+	$node->safe_psql($served, q{select evsource.pause_projection('counts1')});
+	soon_runs('a c 1, b c 1', "the other one takes the place of the only worker ($time)");
+	$node->safe_psql($served, q{select evsource.resume_projection('counts1')});
 	ok($node->poll_query_until('postgres', q{select count(*) = 1 from pg_stat_activity where backend_type = 'evsource worker'}), "and one of them has a worker ($time)");
 }
 $_->quit for @listeners;
