@@ -40,7 +40,7 @@ FOLD = fold fold_groups fold_key folder fold_builtin jsonb_merge state_cache \
 COMMANDS = decider command executed
 
 # projections are defined, changed, emptied
-REGISTER = registry resolve deferred check_query definition barrier register alter reset
+REGISTER = registry resolve resolve_tables deferred check_query definition barrier register alter reset
 
 # the log is applied to them
 APPLY = replay run price attempt failure crash_mark dead_letters retry retry_read unit projection_lag apply apply_read \
