@@ -341,19 +341,29 @@ evs_compare_tables(const char *owner, Oid relid, const char *name,
 	Datum		values[] = {Int64GetDatum(limit)};
 	TableShape	shape;
 	EvsIdentity identity;
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *statement;
+	volatile int result = 0;	/* set under PG_TRY */
 	uint64		count;
-	int			result;
 
 	if (limit <= 0)
 		return 0;
 	find_shape(&shape, relid, ignored);
 	one = evs_resolve_only(one);
 	other = evs_resolve_only(other);
+	statement = shape.key != NIL ? statement_by_key(&shape, one, other) :
+		statement_by_row(&shape, one, other);
 	enter_as_owner(&identity, owner);
 	SPI_connect();
-	result = SPI_execute_with_args(shape.key != NIL ? statement_by_key(&shape, one, other) :
-								   statement_by_row(&shape, one, other),
-								   1, types, values, NULL, true, 0);
+	PG_TRY();
+	{
+		result = SPI_execute_with_args(statement, 1, types, values, NULL, true, 0);
+	}
+	PG_CATCH();
+	{
+		evs_query_rethrow(caller, statement, psprintf("select ... from %s", name));
+	}
+	PG_END_TRY();
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "comparing \"%s\": %s", name, SPI_result_code_string(result));
 	count = SPI_processed;

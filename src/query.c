@@ -46,12 +46,45 @@ prepare(EvsQuery *query)
 	query->plan = plan;
 }
 
+/* How a statement begins: so many bytes, and the rest of the word. */
+#define BEGINNING	40
+
+static const char *
+beginning_of(const char *statement)
+{
+	size_t		length = strlen(statement);
+	size_t		end = BEGINNING;
+
+	if (length <= 2 * BEGINNING)
+		return statement;
+	while (end < length && statement[end] != ' ')
+		end++;
+	return psprintf("%.*s ...", (int) end, statement);
+}
+
+void
+evs_query_rethrow(MemoryContext context, const char *statement, const char *what)
+{
+	ErrorData  *error;
+	char	   *found;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	found = error->context == NULL ? NULL : strstr(error->context, statement);
+	if (found != NULL)
+		error->context = psprintf("%.*s%s%s", (int) (found - error->context), error->context,
+								  what != NULL ? what : beginning_of(statement),
+								  found + strlen(statement));
+	ReThrowError(error);
+}
+
 static void
 execute(EvsQuery *query, Datum *values, const char *nulls, Snapshot snapshot, bool latest,
 		EvsQueryResult *result)
 {
 	bool		reads = snapshot != InvalidSnapshot;
-	int			code;
+	volatile int code = 0;		/* set under PG_TRY */
 
 	result->context = CurrentMemoryContext;
 	evs_identity_enter(&result->identity,
@@ -65,9 +98,17 @@ execute(EvsQuery *query, Datum *values, const char *nulls, Snapshot snapshot, bo
 		elog(ERROR, "SPI_connect failed");
 	prepare(query);
 
-	code = SPI_execute_snapshot(query->plan, values, nulls,
-								latest ? GetLatestSnapshot() : snapshot,
-								InvalidSnapshot, reads, true, 0);
+	PG_TRY();
+	{
+		code = SPI_execute_snapshot(query->plan, values, nulls,
+									latest ? GetLatestSnapshot() : snapshot,
+									InvalidSnapshot, reads, true, 0);
+	}
+	PG_CATCH();
+	{
+		evs_query_rethrow(result->context, query->sql, NULL);
+	}
+	PG_END_TRY();
 	if (code != query->expected)
 		elog(ERROR, "SPI_execute_snapshot: %s: %s",
 			 SPI_result_code_string(code), query->sql);

@@ -56,6 +56,14 @@ extern void evs_query_begin(EvsQuery *query, Datum *values, const char *nulls,
 extern void evs_query_end(EvsQueryResult *result);
 
 /*
+ * In a PG_CATCH block around SPI: rethrow the error.  Its context names a statement of
+ * evsource's own, which may be a page long, by what it is, or by how it begins ("what" is
+ * NULL).  The rest of the context stays.
+ */
+pg_noreturn extern void evs_query_rethrow(MemoryContext context, const char *statement,
+										  const char *what);
+
+/*
  * A column of a row, which count from 1 and 0: 0, false or NULL where it is null.
  * Texts, and what looks like one, are in the caller's memory.
  */

@@ -40,6 +40,7 @@
 #include "intake.h"
 #include "read.h"
 #include "relations.h"
+#include "query.h"
 #include "rights.h"
 #include "store.h"
 #include "streams.h"
@@ -155,10 +156,11 @@ is_unique_violation(const ErrorData *error, AttrNumber first, AttrNumber second)
  * In a PG_CATCH block: rethrow the error, in the terms of the log if it is what
  * a unique index said in its own.  With a stream, an append to it expected a
  * version that it has left behind: the index has let go of its page before it
- * complained, so it can be asked which one it has.
+ * complained, so it can be asked which one it has.  With a statement, that one was run.
  */
 static void
-rethrow(MemoryContext context, Relation events, text *stream, int64 expected_version)
+rethrow(MemoryContext context, Relation events, text *stream, int64 expected_version,
+		const char *statement)
 {
 	ErrorData  *error;
 
@@ -193,13 +195,15 @@ rethrow(MemoryContext context, Relation events, text *stream, int64 expected_ver
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
 				 errhint("Run the transaction again. If that does not help, the sequence is behind the events: see evsource.check_log().")));
 	}
+	if (statement != NULL)
+		evs_query_rethrow(context, statement, NULL);
 	PG_RE_THROW();
 }
 
 void
-evs_store_rethrow(MemoryContext context)
+evs_store_rethrow(MemoryContext context, const char *statement)
 {
-	rethrow(context, NULL, NULL, EVS_EXPECTED_ANY);
+	rethrow(context, NULL, NULL, EVS_EXPECTED_ANY, statement);
 }
 
 /* Remember where the event is, unless one of its stream comes right behind it. */
@@ -286,7 +290,7 @@ store_numbered(Relation events, EvsBatch *batch, text *stream, int64 expected_ve
 	PG_CATCH();
 	{
 		evs_inserter_abandon(inserter);
-		rethrow(context, events, stream, expected_version);
+		rethrow(context, events, stream, expected_version, NULL);
 	}
 	PG_END_TRY();
 }

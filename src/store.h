@@ -36,10 +36,10 @@ extern void evs_store_batch(Relation events, EvsBatch *batch, int64 version,
 extern void evs_store_numbered(Relation events, EvsBatch *batch);
 
 /*
- * In a PG_CATCH block: rethrow the error, in the terms of the log (VE002, 40001)
- * if it is what a unique index said in its own.
+ * In a PG_CATCH block around a statement: rethrow the error, in the terms of the log
+ * (VE002, 40001) if it is what a unique index said in its own.
  */
-extern void evs_store_rethrow(MemoryContext context);
+extern void evs_store_rethrow(MemoryContext context, const char *statement);
 
 /* May an error name this version of the stream: is it one that the user could read? */
 extern bool evs_store_may_tell_version(Relation events, text *stream, int64 version);

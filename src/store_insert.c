@@ -253,7 +253,7 @@ run_insert(Datum *arguments, bool versions)
 	}
 	PG_CATCH();
 	{
-		evs_store_rethrow(context);
+		evs_store_rethrow(context, versions ? insert_versions_command : insert_command);
 	}
 	PG_END_TRY();
 

@@ -127,16 +127,6 @@ static EvsQuery order_tables = {
 	1, {TEXTARRAYOID}, SPI_OK_SELECT
 };
 
-/* a table whose rows are another's, too; and that one, if it is among the tables */
-static EvsQuery find_shared = {
-	"select t.name, p.name from unnest($1) t (name) left join unnest($1) p (name)"
-	"  on p.name <> t.name and p.name::regclass in (select relid from pg_partition_ancestors(t.name::regclass))"
-	" where p.name is not null or exists (select from pg_inherits i join pg_class c on c.oid = i.inhparent"
-	"  where c.oid = t.name::regclass and c.relkind <> 'p')"
-	" order by 1, 2 limit 1",
-	1, {TEXTARRAYOID}, SPI_OK_SELECT
-};
-
 /*
  * What fires when rows are inserted into a table: its triggers, those of its
  * partitions, its rules; but not what captures it.  How to stop it, and to go on as
@@ -266,37 +256,6 @@ evs_table_rows_order(const EvsProjection *projection)
 }
 
 void
-evs_table_rows_check_unshared(const EvsProjection *projection)
-{
-	Datum		values[] = {table_names(projection)};
-	EvsQueryResult result;
-	char	   *table = NULL;
-	char	   *parent = NULL;
-
-	evs_query_begin(&find_shared, values, NULL, InvalidSnapshot, &result);
-	if (result.count > 0)
-	{
-		table = evs_query_text(&result, 0, 1);
-		parent = evs_query_text(&result, 0, 2);
-	}
-	evs_query_end(&result);
-	if (parent != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("Table %s is a partition of %s: its rows would be saved twice.", table, parent),
-				 errhint("Name only the table that is partitioned: evsource.alter_projection('%s', tables => ...).",
-						 projection->name)));
-	if (table != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
-				 errdetail("Other tables inherit from table %s: it would come back with their rows as its own.", table),
-				 errhint("Rebuild the projection without saved tables: CALL evsource.rebuild_projection('%s').",
-						 projection->name)));
-}
-
-void
 evs_table_rows_check_sequences(const EvsProjection *projection)
 {
 	Datum		values[2] = {0, CStringGetTextDatum(projection->owner)};
@@ -379,9 +338,9 @@ write_rows(Parts *parts, SPITupleTable *tuples, uint64 count)
 	return total;
 }
 
-/* What a statement says of the rows of a table; returns how many there are. */
+/* Run a statement that makes texts of the rows of a table; returns how many there are. */
 static int64
-save_rows(const EvsProjection *projection, int64 position, int number, const char *select)
+save_selected(const EvsProjection *projection, int64 position, int number, const char *select)
 {
 	Portal		portal;
 	int64		rows = 0;
@@ -410,6 +369,26 @@ save_rows(const EvsProjection *projection, int64 position, int number, const cha
 	}
 	SPI_cursor_close(portal);
 	SPI_finish();
+	return rows;
+}
+
+/* The same; an error names what is read, and not the long statement. */
+static int64
+save_rows(const EvsProjection *projection, int64 position, int number, const char *select,
+		  const char *what)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile int64 rows = 0;	/* set under PG_TRY */
+
+	PG_TRY();
+	{
+		rows = save_selected(projection, position, number, select);
+	}
+	PG_CATCH();
+	{
+		evs_query_rethrow(context, select, psprintf("select ... from %s", what));
+	}
+	PG_END_TRY();
 	return rows;
 }
 
@@ -455,14 +434,16 @@ evs_table_rows_save(const EvsProjection *projection, int64 position, List *table
 
 		rows += save_rows(projection, position, ++number,
 						  psprintf("select (array[%s]::pg_catalog.text[])::pg_catalog.text from %s t",
-								   table->texts ? table->texts : "", table->name));
+								   table->texts ? table->texts : "", table->name),
+						  table->name);
 	}
 	if (sequences != NULL)
 		/* those that have given out a value, each with the last one */
 		(void) save_rows(projection, position, SEQUENCES,
 						 psprintf("select (array[s.name, l.value::pg_catalog.text])::pg_catalog.text"
 								  " from %s, lateral (select pg_catalog.pg_sequence_last_value(s.id) as value) l"
-								  " where l.value is not null", sequences));
+								  " where l.value is not null", sequences),
+						 "sequences");
 	PopActiveSnapshot();
 	evs_identity_leave(&identity);
 	return rows;
@@ -502,10 +483,11 @@ fetch_part(const EvsProjection *projection, int64 position, int number, int part
 static void
 put_back(const EvsProjection *projection, int64 position, int number, const char *statement)
 {
+	MemoryContext context = CurrentMemoryContext;
 	TupleDesc	tupdesc = CreateTemplateTupleDesc(1);
 	Tuplestorestate *rows = tuplestore_begin_heap(false, false, maintenance_work_mem);
 	EphemeralNamedRelationData relation;
-	int			code;
+	volatile int code = 0;		/* set under PG_TRY */
 
 	TupleDescInitEntry(tupdesc, 1, "r", TEXTOID, -1, 0);
 	TupleDescFinalize(tupdesc);
@@ -520,8 +502,16 @@ put_back(const EvsProjection *projection, int64 position, int number, const char
 	relation.reldata = rows;
 	SPI_connect();
 	code = SPI_register_relation(&relation);
-	if (code == SPI_OK_REL_REGISTER)
-		code = SPI_execute(statement, false, 0);
+	PG_TRY();
+	{
+		if (code == SPI_OK_REL_REGISTER)
+			code = SPI_execute(statement, false, 0);
+	}
+	PG_CATCH();
+	{
+		evs_query_rethrow(context, statement, NULL);
+	}
+	PG_END_TRY();
 	if (code < 0)
 		elog(ERROR, "%s: %s", SPI_result_code_string(code), statement);
 	SPI_finish();

@@ -32,12 +32,6 @@ extern char *evs_table_rows_shape(List *tables);
 extern List *evs_table_rows_order(const EvsProjection *projection);
 
 /*
- * Each row is to be of one table only.
- * Errors: 0A000 when others inherit from a table, or its partition is named, too.
- */
-extern void evs_table_rows_check_unshared(const EvsProjection *projection);
-
-/*
  * Sequences are to be set as the projection's owner.
  * Errors: 42501 when that of a partition belongs to another role.
  */

@@ -21,8 +21,10 @@
 #include "identity.h"
 #include "query.h"
 #include "replay.h"
+#include "resolve.h"
 #include "snapshots.h"
 #include "table_rows.h"
+#include "text_array.h"
 
 static EvsQuery parked = {
 	"select from evsource.parked_keys where projection = $1 limit 1",
@@ -89,6 +91,49 @@ refuse_stale(const char *name)
 			 errhint("Rebuild it first: CALL evsource.rebuild_projection('%s').", name)));
 }
 
+/* a table whose rows are another's, too; and that one, if it is among the tables */
+static EvsQuery find_shared = {
+	"select t.name, p.name from unnest($1) t (name) left join unnest($1) p (name)"
+	"  on p.name <> t.name and p.name::regclass in (select relid from pg_partition_ancestors(t.name::regclass))"
+	" where p.name is not null or exists (select from pg_inherits i join pg_class c on c.oid = i.inhparent"
+	"  where c.oid = t.name::regclass and c.relkind <> 'p')"
+	" order by 1, 2 limit 1",
+	1, {TEXTARRAYOID}, SPI_OK_SELECT
+};
+
+/* Each row is to be of one table only. */
+static void
+check_unshared(const EvsProjection *projection)
+{
+	Datum		values[] = {evs_text_array_of_names(projection->tables)};
+	EvsQueryResult result;
+	char	   *table = NULL;
+	char	   *parent = NULL;
+
+	evs_resolve_check_tables(projection);
+	evs_query_begin(&find_shared, values, NULL, InvalidSnapshot, &result);
+	if (result.count > 0)
+	{
+		table = evs_query_text(&result, 0, 1);
+		parent = evs_query_text(&result, 0, 2);
+	}
+	evs_query_end(&result);
+	if (parent != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
+				 errdetail("Table %s is a partition of %s: its rows would be saved twice.", table, parent),
+				 errhint("Name only the table that is partitioned: evsource.alter_projection('%s', tables => ...).",
+						 projection->name)));
+	if (table != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot save the tables of projection \"%s\"", projection->name),
+				 errdetail("Other tables inherit from table %s: it would come back with their rows as its own.", table),
+				 errhint("Rebuild the projection without saved tables: CALL evsource.rebuild_projection('%s').",
+						 projection->name)));
+}
+
 static void
 check_savable(const EvsProjection *projection)
 {
@@ -109,7 +154,7 @@ check_savable(const EvsProjection *projection)
 				 errdetail("It has parked events, which they do not include."),
 				 errhint("See evsource.dead_letters.")));
 
-	evs_table_rows_check_unshared(projection);
+	check_unshared(projection);
 	evs_table_rows_check_sequences(projection);
 	(void) evs_table_rows_order(projection);
 }
