@@ -220,6 +220,13 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define ReleaseCachedPlan(plan, owner) ReleaseCachedPlan(plan, (owner) != NULL)
 #endif
 
+/* The plan that a ModifyTable gets its rows from is its outer one since 14, before: one of a list. */
+#if PG_VERSION_NUM >= 140000
+#define evs_modify_table_source(state) outerPlanState(&(state)->ps)
+#else
+#define evs_modify_table_source(state) ((state)->mt_plans[0])
+#endif
+
 /* Generation contexts have blocks that grow since 15. */
 #if PG_VERSION_NUM < 150000
 #include "utils/memutils.h"

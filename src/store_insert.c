@@ -148,9 +148,10 @@ find_insert(CachedPlan *plan, Oid events)
 	foreach(cell, plan->stmt_list)
 	{
 		PlannedStmt *statement = lfirst_node(PlannedStmt, cell);
+		ModifyTable *insert = (ModifyTable *) statement->planTree;
 
-		if (statement->commandType == CMD_INSERT && IsA(statement->planTree, ModifyTable) &&
-			rt_fetch(linitial_int(statement->resultRelations), statement->rtable)->relid == events)
+		if (statement->commandType == CMD_INSERT && IsA(insert, ModifyTable) &&
+			rt_fetch(linitial_int(insert->resultRelations), statement->rtable)->relid == events)
 			return statement;
 	}
 	return NULL;
@@ -185,7 +186,7 @@ rows_pass(QueryDesc *query, Relation events)
 	{
 		CHECK_FOR_INTERRUPTS();
 		ResetPerTupleExprContext(query->estate);
-		given = ExecProcNode(outerPlanState(&insert->ps));
+		given = ExecProcNode(evs_modify_table_source(insert));
 		if (TupIsNull(given))
 			break;
 		ExecCopySlot(row, given);
