@@ -323,11 +323,15 @@ report_rows(const char *relation, HeapTuple *rows, TupleDesc desc, uint64 count,
 	}
 }
 
-/* Rows that a policy hides would be missing on one side: an error is better. */
+/*
+ * What differs does not depend on the settings of whoever asks, such as the number of
+ * digits.  Rows that a policy hides would be missing on one side: an error is better.
+ */
 static void
 enter_as_owner(EvsIdentity *identity, const char *owner)
 {
 	evs_identity_enter(identity, owner, "pg_catalog, pg_temp");
+	evs_identity_pin_settings();
 	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }
