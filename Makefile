@@ -47,7 +47,7 @@ APPLY = replay run price attempt failure crash_mark dead_letters retry retry_rea
 	apply_park apply_gather own_transaction hold known async async_pass procedure activate
 
 # and applied again, beside the old version
-REBUILD = rebuild rebuild_row rebuild_readers rebuild_tables gate kept_waiting rebuild_online rebuild_exchange rebuild_request \
+REBUILD = rebuild rebuild_row rebuild_readers rebuild_tables gate kept_waiting rebuild_online rebuild_look rebuild_exchange rebuild_request \
 	rebuild_worker shadow members swap
 
 # read models are verified, changed handlers tried

@@ -99,7 +99,8 @@ comment on view evsource.projection_status is
 'Registered projections: how far each has applied the log, how many events it lags behind, has applied and has set aside, which worker of the daemon applies it, and which other sessions hold it.';
 
 -- A session's rate is what it has done since it began to work on it, so that a
--- rebuild which was interrupted for a day does not look slow.
+-- rebuild which was interrupted for a day does not look slow. Whether it is online was
+-- decided with its first step; until then it is what was asked for.
 create view evsource.progress as
     select w.projection, w.state, w.online, w.events_done,
            case when w.total is not null then greatest(w.total, w.events_done) end as events_total,
@@ -122,18 +123,21 @@ create view evsource.progress as
                b.last_error_position, b.sqlstate, b.detail, b.hint, b.context
         from evsource._checkpoints c
         join evsource.projections p using (projection)
-        left join evsource.rebuilds b on b.projection = p.projection and not b.online
+        left join (evsource.rebuilds b
+            cross join lateral (select b.shadow is not null or b.started_at is null and b.online) d (online))
+            on b.projection = p.projection and not d.online
         where c.started_at is not null
         union all
         select b.projection, case b.state when 'building' then 'rebuilding' when 'kept' then 'dropping' else b.state end,
-               b.online, b.event_count, case when b.started_at is not null then b.total end,
+               d.online, b.event_count, case when b.started_at is not null then b.total end,
                b.position, b.started_at, b.updated_at, b.resumed_at, b.resumed_count, b.last_error,
                true, b.background, b.pid, b.waits_for,
                b.last_error_position, b.sqlstate, b.detail, b.hint, b.context
         from evsource.rebuilds b
-        where (b.state <> 'kept' or not b.keep_old or b.last_error is not null) and (b.online or b.state in ('requested', 'failed'))
+            cross join lateral (select b.shadow is not null or b.started_at is null and b.online) d (online)
+        where (b.state <> 'kept' or not b.keep_old or b.last_error is not null) and (d.online or b.state in ('requested', 'failed'))
             and not exists (select from evsource.checkpoints c
-                            where c.projection = b.projection and c.started_at is not null and not b.online)
+                            where c.projection = b.projection and c.started_at is not null and not d.online)
     ) w
     -- A worker is at it between two transactions, too. Who has called for it is in
     -- one; and not in that which asks here.

@@ -6,18 +6,18 @@ create table evsource.rebuilds (
     request       xid8 not null default pg_catalog.pg_current_xact_id(),   -- which one: the transaction that made it
     state         text not null,         -- 'requested' | 'building' | 'failed' | 'kept'
     background    boolean not null,      -- by the daemon
-    online        boolean,               -- beside the old read model; null: if possible
+    online        boolean,               -- asked for: beside the old read model; null: if possible
     from_snapshot boolean not null,
     keep_old      boolean not null,
     tables        text[],                -- online: those that are built
-    shadow        text,                  -- online: the schema in which
+    shadow        text,                  -- online: the schema in which; null: in place, or not begun
     shape         text,                  -- online: tells whether the tables have changed since
     definition    bigint,                -- online: whether the projection has
     position      bigint not null default 0,   -- online: what is built; kept: what is kept
     event_count   bigint not null default 0,
     total         bigint,                -- events there were to apply
     rounds        integer not null default 0,
-    started_at    timestamptz,
+    started_at    timestamptz,           -- null: not begun
     resumed_at    timestamptz,
     resumed_count bigint not null default 0,
     updated_at    timestamptz not null default pg_catalog.now(),

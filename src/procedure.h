@@ -44,6 +44,7 @@ typedef struct EvsProcedure
 	int			troubles;		/* rebuild: errors in a row after which it goes on */
 	bool		complete;		/* rebuild: this is who completed it */
 	bool		in_place_said;	/* rebuild: that it is, and why */
+	uint64		looked_at;		/* rebuild: so many changes of tables, see rebuild_look.c; 0: none yet */
 	TransactionId built;		/* rebuild: whoever sees this one sees a whole
 								 * read model; see rebuild_readers.h */
 	int64		built_events;	/* which has so many events */

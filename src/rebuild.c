@@ -139,8 +139,6 @@ static void
 begin_building(EvsRebuild *rebuild, const EvsProjection *projection)
 {
 	rebuild->state = EVS_REBUILD_BUILDING;
-	rebuild->is_chosen = true;
-	rebuild->online = false;
 	evs_rebuild_start(rebuild, projection);
 }
 
@@ -405,15 +403,15 @@ evs_rebuild_advance(EvsProcedure *procedure)
 	switch (rebuild.state)
 	{
 		case EVS_REBUILD_REQUESTED:
-			if (evs_caution_blames(&procedure->caution) > 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_CRASH_SHUTDOWN),
-						 errmsg("the process died when the rebuild began"),
-						 errdetail("It did so %d times.", procedure->caution.crashes),
-						 errhint("See the server log for what ended the process.")));
 			return start(procedure, &rebuild);
 		case EVS_REBUILD_BUILDING:
-			return rebuild.online ? evs_online_step(procedure, &rebuild) :
+			if (!evs_rebuild_has_begun(&rebuild))
+			{
+				rebuild.state = EVS_REBUILD_REQUESTED;
+				evs_rebuild_write(&rebuild);
+				return EVS_MORE;
+			}
+			return evs_rebuild_is_online(&rebuild) ? evs_online_step(procedure, &rebuild) :
 				step_in_place(procedure, &rebuild);
 		case EVS_REBUILD_KEPT:
 			return rebuild.keep_old ? EVS_DONE : evs_exchange_drop_old(procedure, &rebuild);

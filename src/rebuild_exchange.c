@@ -251,23 +251,6 @@ exchange(EvsRebuild *rebuild, EvsProjection *projection, const EvsCheckpoint *ol
 }
 
 /*
- * Nobody changes the tables any more: is it still possible?  Only of tables that can have a
- * shadow a shape can be told.
- */
-static void
-check_again(const EvsRebuild *rebuild, EvsProjection *projection)
-{
-	const char *obstacle = evs_shadow_obstacle(projection);
-
-	if (obstacle != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot complete the online rebuild of projection \"%s\"", rebuild->name),
-				 errdetail("Online it is not possible any more: %s.", obstacle),
-				 errhint("Remove what is in the way and call again: it continues where it stopped; or rebuild in place, with online => false.")));
-}
-
-/*
  * The last thing that may wait: for the tables.  Of one that is not inline, what nobody has
  * applied yet is applied with the exchange, or a good part of it; but not by a worker, which has
  * made no provision for a handler that ends the server (see crash_mark.h) and will
@@ -319,7 +302,7 @@ take_place(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *projecti
 		return EVS_WAIT;
 	if (!evs_shadow_exists(rebuild->tables, rebuild->shadow))
 		return evs_online_start_over(procedure, rebuild);
-	check_again(rebuild, projection);
+	evs_online_check_again(rebuild, projection);
 	if (strcmp(evs_shadow_shape(rebuild->tables, rebuild->shadow), rebuild->shape) != 0)
 		return evs_online_start_over(procedure, rebuild);
 

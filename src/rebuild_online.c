@@ -22,11 +22,8 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "nodes/makefuncs.h"
-#include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
-#include "utils/regproc.h"
 #include "utils/snapmgr.h"
 
 #include "apply.h"
@@ -217,36 +214,11 @@ find_obstacle(const EvsRebuild *rebuild, EvsProjection *projection)
 	return evs_shadow_obstacle(projection);
 }
 
-/*
- * The tables that somebody changes, if the obstacle may be gone when he is through: an
- * index is not valid while it is made or rebuilt CONCURRENTLY, which holds this lock.
- */
-static List *
-find_changed(const EvsProjection *projection, const char *obstacle)
-{
-	List	   *changed = NIL;
-	ListCell   *cell;
-
-	if (strncmp(obstacle, "index ", strlen("index ")) != 0)
-		return NIL;
-	foreach(cell, projection->tables)
-	{
-		List	   *names = stringToQualifiedNameList(lfirst(cell), NULL);
-		Oid			table = RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
-
-		if (ConditionalLockRelationOid(table, ShareUpdateExclusiveLock))
-			UnlockRelationOid(table, ShareUpdateExclusiveLock);
-		else
-			changed = lappend_oid(changed, table);
-	}
-	return changed;
-}
-
 /* Does it pass?  Then whoever it is is waited for. */
 static bool
 gave_way(EvsProcedure *procedure, const EvsProjection *projection, const char *obstacle)
 {
-	List	   *changed = find_changed(projection, obstacle);
+	List	   *changed = evs_online_find_changed(projection, obstacle);
 
 	if (changed == NIL)
 		return false;
@@ -268,7 +240,7 @@ foresee(void *arg)
 	EvsProjection *projection = evs_projection_load(foresight->rebuild->name, false);
 	const char *obstacle = find_obstacle(foresight->rebuild, projection);
 
-	if (obstacle != NULL && obstacle[0] != '\0' && find_changed(projection, obstacle) == NIL)
+	if (obstacle != NULL && obstacle[0] != '\0' && evs_online_find_changed(projection, obstacle) == NIL)
 		foresight->obstacle = obstacle;
 }
 
@@ -490,7 +462,6 @@ evs_online_start(EvsProcedure *procedure, EvsRebuild *rebuild, EvsProjection *pr
 	}
 
 	rebuild->state = EVS_REBUILD_BUILDING;
-	rebuild->is_chosen = rebuild->online = true;
 	rebuild->total = total;
 	rebuild->rounds = 0;
 	evs_rebuild_start(rebuild, projection);
@@ -541,6 +512,7 @@ evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
 	rebuild->state = EVS_REBUILD_REQUESTED;
 	rebuild->tables = NIL;
 	rebuild->shadow = rebuild->shape = NULL;
+	rebuild->checkpoint.position = rebuild->checkpoint.event_count = rebuild->total = 0;
 	evs_rebuild_write(rebuild);
 	evs_rebuild_readers_forget(procedure);
 	procedure->attempts = 0;
@@ -564,6 +536,8 @@ evs_online_step(EvsProcedure *procedure, EvsRebuild *rebuild)
 	look_at_shadow(procedure, rebuild);
 	if (procedure->still)
 		return evs_exchange_go_on(procedure, rebuild);
+	if (!evs_online_look(procedure, rebuild, projection))
+		return evs_online_start_over(procedure, rebuild);
 	redirected = evs_online_redirect(rebuild, projection, &watch);
 	upto = get_limit(projection);
 	applied = evs_online_apply(procedure, rebuild, redirected, &watch, upto);

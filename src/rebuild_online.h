@@ -35,6 +35,22 @@ extern int64 evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild,
  */
 extern bool evs_online_lock_dropped(EvsProcedure *procedure, const EvsRebuild *rebuild);
 
+/*
+ * The tables that somebody changes, if what is in the way may be gone when he is through: an
+ * index is not valid while it is made or rebuilt CONCURRENTLY, which holds a lock.
+ */
+extern List *evs_online_find_changed(const EvsProjection *projection, const char *obstacle);
+
+/* Can the tables still be exchanged?  Error: 55000 when something is in the way. */
+extern void evs_online_check_again(const EvsRebuild *rebuild, EvsProjection *projection);
+
+/*
+ * The same now and then on the way, so that it is not found out at the end.  False: the tables
+ * are others than when it began.  Who is at work on them just then is not waited for.
+ */
+extern bool evs_online_look(EvsProcedure *procedure, const EvsRebuild *rebuild,
+							EvsProjection *projection);
+
 /* What was built is of no use any more: begin anew. */
 extern EvsOutcome evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild);
 

@@ -2,6 +2,29 @@
  * rebuild_request.c - ask for a rebuild, cancel it, go back to what it replaced.
  * What a worker does about it: rebuild_worker.c.
  *
+ * What becomes of a row of evsource.rebuilds, which keeps what was asked for (online,
+ * from_snapshot, keep_old; background: of the daemon) and what has come of it: a shadow; or
+ * started_at without one, in place; or neither, if it has not begun.
+ *
+ *	no row		requested, by the daemon's request.  By a call, too, in the transaction that
+ *				begins: who calls leaves none that has not begun.
+ *	requested	building, when the shadow is made or the read model emptied.  An error of
+ *				the daemon's that is not passing: failed, not begun.
+ *	building	online, when its tables or the definition have changed: requested, and all
+ *				that it had is forgotten.  An error of the daemon's: failed, begun; of a
+ *				call's: it stays, with nobody at work.  At the end: no row, or kept.
+ *	failed		whoever works on rebuilds leaves it alone.
+ *	kept		the old version is to be dropped (not keep_old), or stays to go back to.
+ *
+ * Asked for again, one that has begun, building or failed, goes on (building) if it is what is
+ * wanted, and wants from then on what was asked for last.  Any other row is replaced
+ * (requested), and so is one in place whose projection is not in its hands any more: another
+ * session has completed, reset or paused it.
+ *
+ * cancel_rebuild() leaves no row, and so does a dump; pg_upgrade takes it along, with its
+ * shadow.  A row that says building and has nothing to go on with is requested again by
+ * whoever comes to it (a server could leave one that did not tell these apart).
+ *
  * Locks: the rebuild's before the projection's name; see evs_rebuild_lock().
  */
 #include "evsource.h"
@@ -50,15 +73,27 @@ evs_rebuild_check(const EvsRebuild *wanted)
 				 errhint("Leave one of them out.")));
 }
 
+/* Is there something that was begun, and can go on? */
+static bool
+can_go_on(const EvsRebuild *rebuild)
+{
+	if (rebuild->state != EVS_REBUILD_BUILDING && rebuild->state != EVS_REBUILD_FAILED)
+		return false;
+	if (evs_rebuild_is_online(rebuild))
+		return true;
+	return evs_rebuild_has_begun(rebuild) &&
+		evs_projection_load(rebuild->name, false)->state == EVS_PROJECTION_REBUILDING;
+}
+
 /*
- * One that is under way goes on, unless it is another way of doing it that is asked for,
- * or more: all of it, where it began with a snapshot.
+ * It goes on, unless it is another way of doing it that is asked for, or more: all of it,
+ * where it began with a snapshot.
  */
 static bool
 goes_on(const EvsRebuild *current, const EvsRebuild *wanted)
 {
-	return (current->state == EVS_REBUILD_BUILDING || current->state == EVS_REBUILD_FAILED) &&
-		current->is_chosen && (!wanted->is_chosen || wanted->online == current->online) &&
+	return can_go_on(current) &&
+		(!wanted->is_chosen || wanted->online == evs_rebuild_is_online(current)) &&
 		(!current->from_snapshot || wanted->from_snapshot);
 }
 
@@ -89,9 +124,11 @@ evs_rebuild_register(EvsRebuild *wanted)
 		current.state = EVS_REBUILD_BUILDING;
 		current.background = current.background || wanted->background;
 		current.keep_old = wanted->keep_old;
+		current.is_chosen = wanted->is_chosen;
+		current.online = wanted->online;
 		evs_rebuild_write(&current);
 		evs_rebuild_resume(wanted->name);
-		if (!current.online)
+		if (!evs_rebuild_is_online(&current))
 			evs_checkpoint_resume(wanted->name);
 		return;
 	}

@@ -40,9 +40,9 @@
 static EvsQuery select_rebuild = {
 	"select r.state, r.background, r.online, r.from_snapshot, r.keep_old, r.tables,"
 	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION("p.lapses") ", false), r.kept_stale,"
-	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused,"
-	" coalesce(r.pid, 0),"
-	" case when not r.truncated_both then r.truncated end, r.request, r.last_error is not null"
+	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused, coalesce(r.pid, 0),"
+	" case when not r.truncated_both then r.truncated end, r.request, r.last_error is not null,"
+	" r.started_at is not null"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
 	" where projection = $1",
 	1, {TEXTOID}, SPI_OK_SELECT
@@ -53,11 +53,12 @@ static EvsQuery write_rebuild = {
 	"  keep_old, tables, shadow, shape, kept_stale, position, event_count, total, rounds, paused)"
 	" values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 	" on conflict (projection) do update set state = excluded.state,"
-	"  background = excluded.background, online = excluded.online,"
-	"  from_snapshot = excluded.from_snapshot, keep_old = excluded.keep_old,"
-	"  tables = excluded.tables, shadow = excluded.shadow, shape = excluded.shape,"
-	"  kept_stale = excluded.kept_stale, position = excluded.position,"
-	"  event_count = excluded.event_count, total = excluded.total, rounds = excluded.rounds,"
+	"  background = excluded.background, online = excluded.online, from_snapshot = excluded.from_snapshot,"
+	"  keep_old = excluded.keep_old, tables = excluded.tables, shadow = excluded.shadow, shape = excluded.shape,"
+	"  definition = case excluded.state when 'requested' then null else r.definition end,"
+	"  started_at = case excluded.state when 'requested' then null else r.started_at end,"
+	"  kept_stale = excluded.kept_stale, position = excluded.position, event_count = excluded.event_count,"
+	"  total = excluded.total, rounds = excluded.rounds,"
 	"  paused = excluded.paused, waits_for = null, updated_at = clock_timestamp(),"
 	"  last_error = null, last_error_position = null, sqlstate = null, detail = null, hint = null, context = null",
 	15, {TEXTOID, TEXTOID, BOOLOID, BOOLOID, BOOLOID, BOOLOID, TEXTARRAYOID, TEXTOID, TEXTOID,
@@ -72,8 +73,7 @@ static EvsQuery delete_rebuild = {
 static EvsQuery start_rebuild = {
 	"update evsource.rebuilds r set definition = " DEFINITION("$2") ", started_at = clock_timestamp(),"
 	" resumed_at = clock_timestamp(), resumed_count = r.event_count,"
-	" truncated = null, truncated_both = false,"
-	" missed = null, missed_in_use = null"
+	" truncated = null, truncated_both = false, missed = null, missed_in_use = null"
 	" from evsource.projections p"
 	" where r.projection = $1 and p.projection = $1",
 	2, {TEXTOID, INT4OID}, SPI_OK_UPDATE
@@ -81,8 +81,7 @@ static EvsQuery start_rebuild = {
 
 static EvsQuery resume_rebuild = {
 	"update evsource.rebuilds set resumed_at = clock_timestamp(), resumed_count = event_count,"
-	" pid = pg_backend_pid()"
-	" where projection = $1",
+	" pid = pg_backend_pid() where projection = $1",
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
@@ -273,6 +272,7 @@ read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
 	rebuild->truncated = get_text(result, 17);
 	rebuild->request = U64FromFullTransactionId(DatumGetFullTransactionId(get_value(result, 18, &is_null)));
 	rebuild->has_error = DatumGetBool(get_value(result, 19, &is_null));
+	rebuild->started = DatumGetBool(get_value(result, 20, &is_null));
 }
 
 bool

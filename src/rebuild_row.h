@@ -25,8 +25,8 @@ typedef struct EvsRebuild
 	uint64		request;		/* another one for each request; not written with the row */
 	EvsRebuildState state;
 	bool		background;		/* by the daemon */
-	bool		is_chosen;		/* online says something */
-	bool		online;			/* beside the old read model */
+	bool		is_chosen;		/* what was asked for: online says something */
+	bool		online;			/* beside the old read model; see evs_rebuild_is_online() */
 	bool		from_snapshot;
 	bool		keep_old;
 	List	   *tables;			/* online: those that are built, as in EvsProjection */
@@ -40,10 +40,29 @@ typedef struct EvsRebuild
 								 * for truncated events that are not in the other one */
 	EvsCheckpoint checkpoint;	/* of what is in the shadow */
 	bool		has_error;		/* not written with the row: one is on record */
+	bool		started;		/* nor this: it has made its tables, or emptied the read model */
 	int64		total;			/* events there were to apply */
 	int			rounds;			/* that came to the end and found more */
 	EvsTime		due;			/* not in the row: wait until then, if it is set */
 } EvsRebuild;
+
+/* What was decided: is there something beside the old version? */
+static inline bool
+evs_rebuild_is_online(const EvsRebuild *rebuild)
+{
+	return rebuild->shadow != NULL;
+}
+
+/*
+ * Is there something to go on with: tables, or a read model that was emptied?  What was to be
+ * online at all events was not built in place.
+ */
+static inline bool
+evs_rebuild_has_begun(const EvsRebuild *rebuild)
+{
+	return evs_rebuild_is_online(rebuild) ||
+		(rebuild->started && !(rebuild->is_chosen && rebuild->online));
+}
 
 /*
  * Who works on a rebuild holds this to the end of the transaction.  It is taken
@@ -57,7 +76,7 @@ extern bool evs_rebuild_try_lock(const char *name);
 /* The row in CurrentMemoryContext; false when there is none. */
 extern bool evs_rebuild_read(const char *name, EvsRebuild *rebuild);
 
-/* Write it, whether there is one or not. */
+/* Write it, whether there is one or not; requested, it has not begun. */
 extern void evs_rebuild_write(const EvsRebuild *rebuild);
 extern void evs_rebuild_delete(const char *name);
 

@@ -100,10 +100,27 @@ find_position(const EvsRebuild *rebuild)
 
 	if (rebuild->state == EVS_REBUILD_REQUESTED)
 		return -1;
-	if (rebuild->online)
+	if (evs_rebuild_is_online(rebuild))
 		return rebuild->checkpoint.position;
 	evs_checkpoint_read(rebuild->name, &checkpoint);
 	return checkpoint.position;
+}
+
+/*
+ * Where it is, the process has died so often that it is not an event that is to blame.  While
+ * it is building one is set aside first, and then what reads it.
+ */
+static void
+refuse_crash(const EvsCaution *caution, EvsRebuildState state)
+{
+	bool		begins = state == EVS_REBUILD_REQUESTED;
+
+	if (evs_caution_blames(caution) > (begins ? 0 : 2))
+		ereport(ERROR,
+				(errcode(ERRCODE_CRASH_SHUTDOWN),
+				 errmsg("the process died when the rebuild %s", begins ? "began" : "went on"),
+				 errdetail("It did so %d times.", caution->crashes),
+				 errhint("See the server log for what ended the process.")));
 }
 
 /* See crash_mark.h.  False: it is somebody else's turn. */
@@ -124,8 +141,11 @@ leave_mark(EvsProcedure *procedure)
 	}
 	else if (rebuild.state != EVS_REBUILD_REQUESTED)
 		return true;
-	return evs_caution_begin(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
-							 find_position(&rebuild), events);
+	if (!evs_caution_begin(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
+						   find_position(&rebuild), events))
+		return false;
+	refuse_crash(&procedure->caution, rebuild.state);
+	return true;
 }
 
 /*
