@@ -62,8 +62,12 @@
 /* how long we stay (ms) for the next one who listens: clients come and go */
 #define LISTENERS_AWAY		3000
 
-/* so many messages may come at once before evsource.notify_interval counts */
+/*
+ * So many messages may come at once before evsource.notify_interval counts, where it is short:
+ * no more than come within so many ms.  Who has chosen a long one wants no more than that.
+ */
 #define NOTIFY_BURST		5
+#define NOTIFY_BURST_TIME	30
 
 /* how long (ms) we wait for others who notify: our workers wait for us */
 #define NOTIFY_PATIENCE		500
@@ -501,7 +505,9 @@ tell_listeners(void)
 		}
 		else if (safe > notified)
 		{
-			EvsTime		earliest = evs_clock_in((int64) -NOTIFY_BURST * evs_notify_interval);
+			int64		made_up_for = Min((int64) NOTIFY_BURST * evs_notify_interval,
+										  Max(NOTIFY_BURST_TIME - evs_notify_interval, 0));
+			EvsTime		earliest = evs_clock_in(-made_up_for);
 
 			notify_at = evs_clock_after(evs_clock_later(notify_at, earliest), evs_notify_interval);
 		}
@@ -525,6 +531,8 @@ tell_listeners(void)
 static bool
 notify(long *timeout)
 {
+	/* the interval may have been made shorter meanwhile */
+	notify_at = evs_clock_earlier(notify_at, evs_clock_in(Max(evs_notify_interval, NOTIFY_DELAY)));
 	if (evs_clock_is_over(notify_at))
 		tell_listeners();
 	if (evs_clock_is_over(notify_at))

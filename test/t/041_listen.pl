@@ -127,6 +127,22 @@ heard_of($listener, $append->());
 $listener->quit;
 $soon->(q{with w as materialized (select evsource.append('account-1', 'Paid')) select (} . $coordinators . q{) = 0 from w}, 'it leaves when who listened has gone');
 
+# after a silence there is a message at once, and then none before the interval is over
+$node->append_conf('postgresql.conf', q{evsource.notify_interval = '1h'});
+$node->reload;
+$position = $append->();
+$listener = listener($node, 'postgres');
+heard_of($listener, $position);
+$append->() for 1 .. 4;
+$position = $append->();
+is_silent($listener, 'a long notify_interval is kept');
+$node->append_conf('postgresql.conf', 'evsource.notify_interval = 5ms');
+$node->reload;
+heard_of($listener, $position);
+ok(1, 'until it is made shorter');
+$listener->quit;
+$soon->(q{with w as materialized (select evsource.append('account-1', 'Paid')) select (} . $coordinators . q{) = 0 from w}, 'it leaves again');
+
 # it can be turned off
 $node->append_conf('postgresql.conf', 'evsource.notify_interval = 0');
 $node->reload;
