@@ -113,4 +113,4 @@ create function evsource.retry_dead_letters(
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_retry_dead_letters';
 comment on function evsource.retry_dead_letters(text, boolean) is
-'Applies the dead letters of a projection again, in order; those at which the process died only if crashed. Returns how many were applied, and how many remain. Errors: 42704 unknown projection, 42501, 55000 while it is rebuilt.';
+'Applies all dead letters of a projection again, in order and in one transaction; those at which the process died only if crashed. Returns how many were applied, and how many remain. Errors: 42704 unknown projection, 42501, 55000 while it is rebuilt.';
