@@ -72,6 +72,21 @@
 	table_beginscan(table, snapshot, nkeys, keys)
 #endif
 
+/*
+ * Let go of the page of the table that an index scan is on.  table_index_fetch_reset() does
+ * that, up to 18; in 19 it keeps the page for the next row.
+ */
+static inline void
+evs_index_scan_let_go(IndexScanDesc scan)
+{
+#if PG_VERSION_NUM >= 190000
+	table_index_fetch_end(scan->xs_heapfetch);
+	scan->xs_heapfetch = table_index_fetch_begin(scan->heapRelation, SO_NONE);
+#else
+	table_index_fetch_reset(scan->xs_heapfetch);
+#endif
+}
+
 /* index_insert learned in 14 that an UPDATE may leave the indexed values as they are. */
 #if PG_VERSION_NUM < 140000
 #define index_insert(index, values, nulls, tid, heap, check_unique, unchanged, info) \

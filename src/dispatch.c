@@ -364,6 +364,10 @@ time_is_up(const ScanSource *source)
 	return evs_clock_is_over(source->limit->until);
 }
 
+/*
+ * The next one, or NULL at the end.  What is then still to be done may take long: a query
+ * sorts, and inserts.
+ */
 static const EvsEvent *
 next_of_scan(void *arg)
 {
@@ -375,18 +379,20 @@ next_of_scan(void *arg)
 		source->is_ahead = false;
 		return &source->event;
 	}
-	if (time_is_up(source))
-		return NULL;
-	while (result->taken < source->limit->max_events && evs_scan_next(source->scan, &source->event))
+	if (!time_is_up(source))
 	{
-		result->taken++;
-		result->position = source->event.position;
-		if (accepts(source->projection, &source->event))
+		while (result->taken < source->limit->max_events && evs_scan_next(source->scan, &source->event))
 		{
-			result->applied++;
-			return &source->event;
+			result->taken++;
+			result->position = source->event.position;
+			if (accepts(source->projection, &source->event))
+			{
+				result->applied++;
+				return &source->event;
+			}
 		}
 	}
+	evs_scan_let_go(source->scan);
 	return NULL;
 }
 
@@ -406,6 +412,11 @@ scan_stream(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 
 	evs_handler_context_push(&errors, projection, &first, 1);
 	evs_handling_begin(projection, &identity);
+	if (projection->kind == EVS_KIND_EVENT && evs_handler_may_tarry(projection))
+	{
+		evs_event_copy(&source.event, &source.event);
+		evs_scan_keep_no_page(scan);
+	}
 	evs_handler_context_pop(&errors);
 
 	evs_handler_run_stream(projection, next_of_scan, &source);
@@ -419,6 +430,7 @@ scan_batch(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, 
 	int			memory_kb = limit->memory_kb > 0 ? limit->memory_kb : Min(maintenance_work_mem, MAX_BATCH_KB);
 	EvsBatch   *batch = evs_scan_batch(scan, Min(limit->max_events, PG_INT32_MAX), memory_kb);
 
+	evs_scan_let_go(scan);
 	result->taken = batch->count;
 	if (batch->count > 0)
 	{

@@ -14,6 +14,7 @@
 #include "handlers.h"
 
 #include "catalog/objectaccess.h"
+#include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -44,6 +45,7 @@ typedef struct Handler
 	uint64		changes;		/* function_changes when it was found */
 	Oid			event_type;		/* evsource.event then */
 	Oid			function;		/* InvalidOid: not looked for yet */
+	bool		is_c;			/* or built in */
 } Handler;
 
 /* counts changes of functions and schemas, from 1 */
@@ -177,7 +179,7 @@ evs_handler_takes_path(const char *signature)
 
 /* Look the handler up, and see that it is still what its kind says. */
 static Oid
-find_function(const EvsProjection *projection)
+find_function(const EvsProjection *projection, bool *is_c)
 {
 	const EvsCatalog *catalog = evs_catalog();
 	Oid			argtypes[3];
@@ -221,6 +223,7 @@ find_function(const EvsProjection *projection)
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	fits = proc->prokind == PROKIND_FUNCTION && !proc->proretset &&
 		proc->prorettype == rettype;
+	*is_c = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
 	ReleaseSysCache(tuple);
 
 	if (!fits)
@@ -235,13 +238,27 @@ find_function(const EvsProjection *projection)
 	return function;
 }
 
-Oid
-evs_handler_function(EvsProjection *projection)
+/* The projection's runtime, with its function. */
+static Handler *
+find_handler(EvsProjection *projection)
 {
 	Handler    *handler = get_handler(projection);
 
 	if (!OidIsValid(handler->function))
-		handler->function = find_function(projection);
+		handler->function = find_function(projection, &handler->is_c);
+	return handler;
+}
+
+bool
+evs_handler_may_tarry(EvsProjection *projection)
+{
+	return !find_handler(projection)->is_c;
+}
+
+Oid
+evs_handler_function(EvsProjection *projection)
+{
+	Handler    *handler = find_handler(projection);
 
 	if (object_aclcheck(ProcedureRelationId, handler->function, GetUserId(),
 						ACL_EXECUTE) != ACLCHECK_OK)

@@ -50,6 +50,9 @@ extern void evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next,
  */
 extern Oid	evs_handler_function(EvsProjection *projection);
 
+/* Is it in a language in which it may take long?  In C it is taken to be quick.  Errors as above. */
+extern bool evs_handler_may_tarry(EvsProjection *projection);
+
 /* Is the handler of this signature a fold that is passed the projection's path? */
 extern bool evs_handler_takes_path(const char *signature);
 

@@ -65,6 +65,7 @@ struct EvsScan
 	ScanDirection direction;
 	bool		in_order;		/* rows come as they were stored */
 	TupleTableSlot *slot;		/* the current row */
+	bool		keeps_no_page;	/* of an event that is taken only a copy */
 	bool		done;			/* an index scan asked again would start again */
 	EvsTime		until;			/* it is to end then, if it is set */
 	int64		rows;			/* that were looked at, if it is */
@@ -247,10 +248,6 @@ begin_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot, b
 	return scan;
 }
 
-/*
- * The log in order of position: after < position <= upto, only what the filter
- * lets through (NULL = everything).  The filter must live as long as the scan.
- */
 EvsScan *
 evs_scan_log(int64 after, int64 upto, const EvsFilter *filter, Snapshot snapshot)
 {
@@ -475,21 +472,45 @@ evs_scan_next_slot(EvsScan *scan)
 	return found ? scan->slot : NULL;
 }
 
+/* With a snapshot that is not an MVCC one it may be among the versions of a row. */
+static void
+let_go_of_page(EvsScan *scan)
+{
+	if (IsMVCCSnapshot(scan->index_scan->xs_snapshot))
+		evs_index_scan_let_go(scan->index_scan);
+}
+
+void
+evs_scan_let_go(EvsScan *scan)
+{
+	ExecClearTuple(scan->slot);
+	let_go_of_page(scan);
+}
+
+void
+evs_scan_keep_no_page(EvsScan *scan)
+{
+	scan->keeps_no_page = true;
+	evs_scan_let_go(scan);
+}
+
 /* The row that the scan is on, upcast. */
 static void
 take_event(EvsScan *scan, EvsEvent *event)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(scan->event_context);
 
+	if (scan->keeps_no_page)
+	{
+		ExecMaterializeSlot(scan->slot);
+		let_go_of_page(scan);
+	}
 	evs_event_from_slot(event, scan->slot);
 	if (scan->types != NULL)
 		evs_type_upcast(scan->types, event);
 	MemoryContextSwitchTo(old_context);
 }
 
-/*
- * The next event, upcast, or false.  Its pointers are valid until the next call.
- */
 bool
 evs_scan_next(EvsScan *scan, EvsEvent *event)
 {
@@ -523,11 +544,6 @@ evs_scan_as_stored(EvsScan *scan)
 	scan->types = NULL;
 }
 
-/*
- * Copy what the scan still has, up to max_events or memory_kb, whichever is
- * reached first, into CurrentMemoryContext.  A count of 0 means that the scan
- * is at its end.
- */
 EvsBatch *
 evs_scan_batch(EvsScan *scan, int max_events, int memory_kb)
 {

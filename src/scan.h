@@ -67,6 +67,14 @@ extern bool evs_scan_next_or_pass(EvsScan *scan, const EvsFilter *filter, int64 
 								  EvsEvent *event, bool *passed);
 extern void evs_scan_end(EvsScan *scan);
 
+/*
+ * Let go of the page of the table that the scan is on, with the event that it has given:
+ * VACUUM waits for whoever keeps one.  The second one does so after each event, too, which
+ * is a copy then.  Both are for callers that are about to do what may take long.
+ */
+extern void evs_scan_let_go(EvsScan *scan);
+extern void evs_scan_keep_no_page(EvsScan *scan);
+
 /* From here on the data is what is stored. */
 extern void evs_scan_as_stored(EvsScan *scan);
 
