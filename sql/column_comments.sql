@@ -63,7 +63,7 @@ comment on column evsource.stats.held_by is 'The one of these that holds safe_po
 
 comment on column evsource.daemon_status.role is 'coordinator or worker.';
 comment on column evsource.daemon_status.pid is 'Process.';
-comment on column evsource.daemon_status.state is 'Of a worker: applying, rebuilding or idle; of the coordinator: idle or waiting for adopt (pid is null while it needs no process for that).';
+comment on column evsource.daemon_status.state is 'Of a worker: applying, rebuilding or idle; of the coordinator: idle, waiting for adopt, or waiting for a process (its own or a worker''s; pid is null while it has none itself).';
 comment on column evsource.daemon_status.projection is 'Projection that a worker is at.';
 comment on column evsource.daemon_status.partition is 'Its partition, from 0.';
 comment on column evsource.daemon_status.since is 'Since when it has been in this state.';

@@ -15,7 +15,7 @@ comment on function evsource.stop_daemon() is
 create function evsource._daemon_workers(
     out role text,              -- 'coordinator' | 'worker'
     out pid integer,
-    out state text,             -- 'idle' | 'waiting for adopt' | 'applying' | 'rebuilding'
+    out state text,             -- 'idle' | 'waiting for adopt' | 'waiting for a process' | 'applying' | 'rebuilding'
     out projection text,        -- what a worker has claimed
     out partition integer,
     out since timestamptz,

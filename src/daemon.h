@@ -63,6 +63,12 @@ extern bool evs_daemon_is_new(void);
 extern bool evs_daemon_is_shut_out(void);
 
 /*
+ * Has our database's daemon no worker, or does not even come, because the server has no
+ * room for one more background process?
+ */
+extern bool evs_daemon_lacks_room(void);
+
+/*
  * Is this a copy of another database, or a restored one, that nobody has adopted?
  * It is one before the first projection of another one can be seen in it.
  */

@@ -62,6 +62,27 @@ has_coordinator(bool *no_room)
 	return is_there;
 }
 
+/* Has it no worker, or not even a coordinator, for want of room? */
+static bool
+lacks_room(const EvsTeam *team)
+{
+	if (team == NULL)
+		return evs_crew_is_full();
+	return team->coordinator != 0 ? team->starves : team->no_room;
+}
+
+bool
+evs_daemon_lacks_room(void)
+{
+	dsm_segment *segment;
+	EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
+	bool		lacks = lacks_room(team);
+
+	if (team != NULL)
+		evs_crew_leave(segment);
+	return lacks;
+}
+
 /* Who looks after this database, if anybody does, may be in a pause after others that died. */
 static void
 end_pause(void)
@@ -273,27 +294,41 @@ put_row(ReturnSetInfo *result, Datum *values, bool *nulls)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
-/* Will evsource.adopt() bring a coordinator that has left this copy? */
+/* Is there work for a coordinator, which comes for it by itself? */
 static bool
-comes_when_adopted(void)
+is_needed(void)
 {
 	return evs_shmem_is_preloaded() && evs_daemon_enabled && !RecoveryInProgress() &&
 		evs_async_units() != NIL;
 }
 
-/* In a copy that nobody has adopted mostly none is there: it waits without a process. */
+/* What it waits for; NULL: it waits for events only. */
+static const char *
+coordinator_waits_for(const EvsTeam *team)
+{
+	if ((team == NULL || team->coordinator == 0) && !is_needed())
+		return NULL;
+	if (evs_daemon_is_in_copy())
+		return "waiting for adopt";
+	return lacks_room(team) ? "waiting for a process" : NULL;
+}
+
+/*
+ * In a copy that nobody has adopted, or where processes are short, mostly none is there: it
+ * waits without a process.
+ */
 static void
 put_coordinator(ReturnSetInfo *result, const EvsTeam *team)
 {
 	Datum		values[COLUMNS] = {0};
 	bool		nulls[COLUMNS] = {0};
 	bool		is_there = team != NULL && team->coordinator != 0;
-	bool		waits = evs_daemon_is_in_copy() && (is_there || comes_when_adopted());
+	const char *waiting = coordinator_waits_for(team);
 
-	if (!is_there && !waits)
+	if (!is_there && waiting == NULL)
 		return;
 	values[COLUMN_ROLE] = CStringGetTextDatum("coordinator");
-	values[COLUMN_STATE] = CStringGetTextDatum(waits ? "waiting for adopt" : "idle");
+	values[COLUMN_STATE] = CStringGetTextDatum(waiting ? waiting : "idle");
 	nulls[COLUMN_PROJECTION] = nulls[COLUMN_PARTITION] = nulls[COLUMN_SINCE] = true;
 	nulls[COLUMN_PID] = nulls[COLUMN_HEARTBEAT] = !is_there;
 	if (is_there)

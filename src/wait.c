@@ -19,6 +19,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -26,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "barrier.h"
+#include "daemon.h"
 #include "dispatch.h"
 #include "horizon.h"
 #include "parameters.h"
@@ -223,6 +225,9 @@ evsource_wait_for(PG_FUNCTION_ARGS)
 						   (long long) evs_horizon_safe_position()),
 				 wait.progress.message ?
 				 errhint("See evsource.projection_failures for the error, and for when it is tried again.") :
+				 evs_daemon_lacks_room() ?
+				 errhint("The daemon waits for a process: all %d background worker processes of the server are in use. Raise max_worker_processes.",
+						 max_worker_processes) :
 				 errhint("evsource.projection_status shows whether a worker applies it, evsource.blockers whether an open append holds it back.")));
 
 	PG_RETURN_INT64(wait.progress.live ? Max(wait.upto, wait.progress.position) :

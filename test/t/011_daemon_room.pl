@@ -36,6 +36,13 @@ my $log = -s $node->logfile;
 $node->safe_psql('other', $setup);
 $node->wait_for_log(qr/could not start worker 1 of 1 for database "other"/, $log);
 is($node->safe_psql('other', $worker), 'f', 'for another one there is no room');
+my $waits = q{select count(*) = 1 from evsource.daemon_status where state = 'waiting for a process'};
+ok($node->poll_query_until('other', $waits), 'its status says so');
+is($node->safe_psql('postgres', $waits), 'f', 'that of the first one does not');
+my (undef, undef, $late) = $node->psql('other', q{
+select evsource.append('a-1', 'Happened', '{}');
+select evsource.wait_for('counts', timeout => '100 ms')});
+like($late, qr/HINT:  The daemon waits for a process: all 4 background worker processes of the server are in use/, 'and so does who has waited for a projection');
 
 # Who asks for it is told so. (Where somebody listens a coordinator stays without a worker.)
 my $listener = listener($node, 'other');
@@ -43,6 +50,7 @@ $node->safe_psql('postgres', 'create database third');
 $node->safe_psql('third', q{set evsource.daemon = off; create extension evsource; select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async')});
 my (undef, undef, $error) = $node->psql('third', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
 like($error, qr/ERROR:  53400/, 'start_daemon does not say that it is there');
+ok($node->poll_query_until('third', $waits), 'nor does its status');
 $node->safe_psql('third', 'select evsource.stop_daemon()');
 
 $node->safe_psql('postgres', 'select evsource.stop_daemon()');
