@@ -78,6 +78,25 @@ select evsource.run_projection('many');
 \set VERBOSITY terse
 select state, lag, dead_letters, event_count from evsource.projection_status;
 
+-- Keys are found as the projection's owner, and with the settings that handlers have.
+create role evsource_dead_letter_keys_owner;
+select evsource.grant_access('evsource_dead_letter_keys_owner', 'reader');
+create function whose_key(e evsource.event) returns text language sql stable as
+    $$ select concat_ws(' ', current_user, (e.data ->> 'at')::timestamptz) $$;
+create function refuse(state jsonb, e evsource.event) returns jsonb language plpgsql as $$ begin raise 'cannot take it'; end $$;
+select evsource.create_projection('whose', 'refuse', mode => 'async', key => 'whose_key', on_error => 'dead_letter', categories => '{whose}');
+alter function whose_key(evsource.event) owner to evsource_dead_letter_keys_owner;
+alter function refuse(jsonb, evsource.event) owner to evsource_dead_letter_keys_owner;
+select evsource.alter_projection('whose', owner => 'evsource_dead_letter_keys_owner');
+select version from evsource.append('whose-1', 'T', '{"at": "2026-03-01 12:00"}');
+select evsource.run_projection('whose');
+select version from evsource.append('whose-1', 'T', '{"at": "2026-03-01 12:00"}');
+set timezone = 'Asia/Tokyo';
+set datestyle = 'German, DMY';
+select evsource.run_projection('whose');
+select keys, attempts from evsource.dead_letters where projection = 'whose' order by position;
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_dead_letter_keys;
+drop role evsource_dead_letter_keys_owner;

@@ -82,6 +82,17 @@ revoke execute on function migrate(jsonb, integer) from public, regress_function
 select evsource.state('states', 'a-1');
 select key, reason, message from evsource.snapshot_rejections order by reason;
 
+-- A reset finds what the projection's search_path shows, whoever asks for it.
+create schema apart;
+set search_path = apart, public;
+create table remains (n int);
+create function empty_apart() returns void language plpgsql as 'begin delete from remains; end';
+select evsource.create_projection('apart', query => 'insert into remains select 1 from new_events', on_reset => 'empty_apart');
+reset search_path;
+select count(*) from apart.remains;
+select evsource.reset_projection('apart');
+select count(*) from apart.remains;
+
 \c :home
 drop database evsource_function_owners;
 drop role regress_functions_owner, regress_functions_stranger;

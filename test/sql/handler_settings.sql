@@ -17,6 +17,12 @@ create table later (position bigint, what text, digits boolean, unknown boolean)
 select evsource.create_projection('later', mode => 'async', categories => '{settings}', tables => '{later}',
     query => $$insert into later select position, describe(row(n.*)::evsource.event), '42' ~ '^\d+$', (null = null) is null from new_events n$$);
 
+create function dated(data jsonb) returns text language sql immutable as $$
+select case when (data ->> 'day')::date <> date '2026-02-01' then concat('another day: ', (data ->> 'day')::date) end $$;
+create function bring_up(data jsonb) returns jsonb language sql immutable as $$
+select data || jsonb_build_object('was', concat_ws(' | ', (data ->> 'at')::timestamptz, (data ->> 'day')::date)) $$;
+select evsource.define_event_type('Typed', 1, validator => 'dated'), evsource.define_event_type('Typed', 2, upcaster => 'bring_up');
+
 -- Of one event each way: as this session is set, and quite otherwise.
 set test.kind = 'as it is';
 select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
@@ -36,6 +42,10 @@ exception when undefined_object or feature_not_supported then null; end $$;
 set transform_null_equals = on;
 select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12:00", "day": "02/01/2026", "took": "1 day 2:00"}');
 select kind, what from made order by position;
+-- An upcaster, in whichever way its event comes; and a validator.
+select version from evsource.append('settings_type-1', 'Typed', '{"at": "2026-03-01 12:00", "day": "02/01/2026"}', schema_version => 1);
+select data from evsource.read_stream('settings_type-1');
+select data from evsource.read_category('settings_type');
 select evsource.run_projection('later');
 select what, digits, unknown from later order by position;
 select key, value from jsonb_each_text(evsource.state('kept', 'settings-1')) order by key;
@@ -59,5 +69,6 @@ select version from evsource.append('settings-1', 'Made', '{"at": "2026-03-01 12
 select what from made order by position desc limit 1;
 
 select count(evsource.drop_projection(p)) from unnest('{inline,kept,later}'::text[]) p;
+select evsource.drop_event_type('Typed');
 drop table made, later, before;
 drop function make(evsource.event), fold(jsonb, evsource.event), describe(evsource.event);
