@@ -188,7 +188,7 @@ evs_append(text *stream, EvsBatch *batch, int64 expected_version, EvsAppended *a
 
 	memset(appended, 0, sizeof(EvsAppended));
 	evs_gate_pass();
-	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	events = evs_catalog_open(evs_catalog()->events, RowExclusiveLock);
 	evs_append_check(events, batch);
 
 	secured = evs_store_is_secured(events);

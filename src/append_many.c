@@ -85,7 +85,7 @@ evs_append_lock_ahead(EvsEvent *appended, int count)
 
 	evs_require_writable("evsource.append()");
 	evs_gate_pass();
-	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	events = evs_catalog_open(evs_catalog()->events, RowExclusiveLock);
 	evs_stream_lock_many(events, streams, versions, nstreams);
 	table_close(events, NoLock);
 }
@@ -116,7 +116,7 @@ evs_append_many(EvsBatch *batch)
 	if (batch->count == 0)
 		return;
 	evs_gate_pass();
-	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	events = evs_catalog_open(evs_catalog()->events, RowExclusiveLock);
 	evs_append_check(events, batch);
 	if (!evs_store_is_direct(events))
 	{

@@ -7,9 +7,11 @@
  */
 #include "evsource.h"
 
+#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -176,6 +178,20 @@ evs_catalog(void)
 	catalog = fresh;
 	catalog_valid = true;
 	return &catalog;
+}
+
+Relation
+evs_catalog_open(Oid relid, LOCKMODE lockmode)
+{
+	LockRelationOid(relid, lockmode);
+	/* with the lock we have heard of who has dropped it */
+	if (!catalog_valid && !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("extension \"evsource\" has been dropped"),
+				 errdetail("Another session has dropped it while this one waited."),
+				 errhint("If it has been created again, call again.")));
+	return table_open(relid, NoLock);
 }
 
 /*

@@ -8,6 +8,8 @@
 #include "evsource.h"
 
 #include "access/tupdesc.h"
+#include "storage/lockdefs.h"
+#include "utils/relcache.h"
 
 typedef struct EvsCatalog
 {
@@ -60,6 +62,12 @@ typedef struct EvsCatalog
 extern void evs_catalog_init(void);
 extern const EvsCatalog *evs_catalog(void);
 extern bool evs_catalog_exists(void);
+
+/*
+ * Open and lock one of these tables.  42P01 when the extension has been dropped while we
+ * waited for the lock.
+ */
+extern Relation evs_catalog_open(Oid relid, LOCKMODE lockmode);
 
 /* The owner of evsource's tables; 3F000, 42P01 when the extension is not there. */
 extern Oid	evs_catalog_owner(void);

@@ -371,7 +371,7 @@ evsource_execute_command(PG_FUNCTION_ARGS)
 	check_category(&command);
 
 	evs_gate_pass();
-	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	events = evs_catalog_open(evs_catalog()->events, RowExclusiveLock);
 	execute(&command, events, &state, &outcome);
 	table_close(events, NoLock);
 

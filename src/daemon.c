@@ -277,7 +277,7 @@ evs_daemon_is_shut_out(void)
 bool
 evs_daemon_is_in_copy(void)
 {
-	Relation	store = table_open(evs_catalog()->store, AccessShareLock);
+	Relation	store = evs_catalog_open(evs_catalog()->store, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL, SO_NONE);
 	TupleTableSlot *slot = table_slot_create(store, NULL);

@@ -68,7 +68,7 @@ text_column(HeapTuple tuple, TupleDesc tupdesc, int column)
 EvsDecider *
 evs_decider_load(const char *name, bool missing_ok)
 {
-	Relation	relation = table_open(evs_catalog()->deciders, AccessShareLock);
+	Relation	relation = evs_catalog_open(evs_catalog()->deciders, AccessShareLock);
 	TupleDesc	tupdesc = RelationGetDescr(relation);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	EvsDecider *decider = NULL;

@@ -37,7 +37,7 @@ static uint64 origin[2];
 static void
 read_origin(Oid store_oid)
 {
-	Relation	store = table_open(store_oid, AccessShareLock);
+	Relation	store = evs_catalog_open(store_oid, AccessShareLock);
 	/* the latest one, which parallel mode allows for a catalog */
 	Snapshot	snapshot = RegisterSnapshot(GetCatalogSnapshot(store_oid));
 	TableScanDesc scan = table_beginscan(store, snapshot, 0, NULL, SO_NONE);

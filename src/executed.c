@@ -179,7 +179,7 @@ find_derived(const EvsCommandId *command, Relation events,
 bool
 evs_executed_find_row(const EvsCommandId *command, EvsExecuted *outcome)
 {
-	Relation	commands = table_open(evs_catalog()->commands, AccessShareLock);
+	Relation	commands = evs_catalog_open(evs_catalog()->commands, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->commands_pkey, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(commands, NULL);
 	ScanKeyData key;

@@ -299,7 +299,7 @@ holds_events(void)
 	if (held_by == catalog->events)
 		return true;
 
-	events = table_open(catalog->events, AccessShareLock);
+	events = evs_catalog_open(catalog->events, AccessShareLock);
 	index = index_open(catalog->events_pkey, AccessShareLock);
 	slot = table_slot_create(events, NULL);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());

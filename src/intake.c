@@ -525,7 +525,7 @@ finish_query(QueryDesc *query)
 		return;
 	while (current != NULL && current->command >= query->estate->es_output_cid)
 	{
-		Relation	events = table_open(evs_catalog()->events, RowExclusiveLock);
+		Relation	events = evs_catalog_open(evs_catalog()->events, RowExclusiveLock);
 
 		end_statement(events);
 		table_close(events, NoLock);

@@ -293,7 +293,7 @@ load_current(void)
 	List	   *rows;
 	ListCell   *cell;
 
-	relation = table_open(evs_catalog()->projections, AccessShareLock);
+	relation = evs_catalog_open(evs_catalog()->projections, AccessShareLock);
 	projections_relid = RelationGetRelid(relation);
 	before = invalidations;
 
@@ -382,7 +382,7 @@ evs_projections_have_inline(void)
 EvsProjection *
 evs_projection_load(const char *name, bool missing_ok)
 {
-	Relation	relation = table_open(evs_catalog()->projections, AccessShareLock);
+	Relation	relation = evs_catalog_open(evs_catalog()->projections, AccessShareLock);
 	ScanKeyData key;
 	List	   *projections;
 

@@ -70,7 +70,7 @@ evs_reached_in(Oid table, AttrNumber column, Snapshot snapshot)
 int64
 evs_reached_event(Snapshot snapshot)
 {
-	Relation	events = table_open(evs_catalog()->events, AccessShareLock);
+	Relation	events = evs_catalog_open(evs_catalog()->events, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->events_pkey, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(events, NULL);
 	IndexScanDesc scan = index_beginscan(events, index, snapshot, NULL, 0, 0, SO_NONE);

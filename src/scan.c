@@ -111,7 +111,7 @@ scan_create(Snapshot snapshot)
 	 * Lock the table before asking for its indexes: REINDEX CONCURRENTLY gives
 	 * them new OIDs, and lets the old ones live as long as we hold this lock.
 	 */
-	scan->events = table_open(evs_catalog()->events, AccessShareLock);
+	scan->events = evs_catalog_open(evs_catalog()->events, AccessShareLock);
 	scan->snapshot = RegisterSnapshot(snapshot);
 	if (evs_types_any_now())
 	{

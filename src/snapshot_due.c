@@ -109,7 +109,7 @@ evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *
 
 	if (state->event_count == 0 || every == 0 || events < every)
 		return false;
-	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
+	snapshots = evs_catalog_open(evs_catalog()->snapshots, AccessShareLock);
 	look(snapshots, projection->name, key, &newest);
 	due = events >= every * patience(state->state) || !is_recent(snapshots, &newest);
 	table_close(snapshots, NoLock);

@@ -190,7 +190,7 @@ evs_parts_clear(const char *projection)
 static void
 collect(StringInfo bytes, const char *projection, text *key, Snapshot snapshot)
 {
-	Relation	parts = table_open(evs_catalog()->snapshot_parts, AccessShareLock);
+	Relation	parts = evs_catalog_open(evs_catalog()->snapshot_parts, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->snapshot_parts_pkey, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(parts, NULL);
 	IndexScanDesc scan;

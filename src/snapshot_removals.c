@@ -55,7 +55,7 @@ evs_snapshots_note_removal(const char *projection)
 static TransactionId
 last_remover(const char *projection)
 {
-	Relation	removals = table_open(evs_catalog()->snapshot_removals, AccessShareLock);
+	Relation	removals = evs_catalog_open(evs_catalog()->snapshot_removals, AccessShareLock);
 	Snapshot	latest = RegisterSnapshot(GetLatestSnapshot());
 	TransactionId remover = InvalidTransactionId;
 	SysScanDesc scan;

@@ -115,7 +115,7 @@ row_from_slot(EvsSnapshot *row, TupleTableSlot *slot)
 bool
 evs_snapshot_read(const char *projection, text *key, Snapshot snapshot, EvsSnapshot *row)
 {
-	Relation	snapshots = table_open(evs_catalog()->snapshots, AccessShareLock);
+	Relation	snapshots = evs_catalog_open(evs_catalog()->snapshots, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->snapshots_pkey, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(snapshots, NULL);
 	IndexScanDesc scan;

@@ -172,7 +172,7 @@ name_key(ScanKey key, const char *name)
 static void
 load_definition(EvsSubscription *subscription, const char *name, Snapshot snapshot)
 {
-	Relation	subscriptions = table_open(evs_catalog()->subscriptions, AccessShareLock);
+	Relation	subscriptions = evs_catalog_open(evs_catalog()->subscriptions, AccessShareLock);
 	ArrayType  *categories;
 	ArrayType  *types;
 	ScanKeyData key;
@@ -263,7 +263,7 @@ refuse(const char *subscription, const char *problem)
 static void
 load_cursors(EvsSubscription *subscription, const char *consumer, Snapshot snapshot)
 {
-	Relation	cursors = table_open(evs_catalog()->cursors, AccessShareLock);
+	Relation	cursors = evs_catalog_open(evs_catalog()->cursors, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->cursors_pkey, AccessShareLock);
 	TimestampTz now = GetCurrentTimestamp();
 	ScanKeyData key;
@@ -307,7 +307,7 @@ load_cursors(EvsSubscription *subscription, const char *consumer, Snapshot snaps
 static bool
 has_retries(const char *name, Snapshot snapshot)
 {
-	Relation	letters = table_open(evs_catalog()->letters, AccessShareLock);
+	Relation	letters = evs_catalog_open(evs_catalog()->letters, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	bool		found;

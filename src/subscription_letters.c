@@ -91,7 +91,7 @@ struct EvsDeadStreams
 EvsDeadStreams *
 evs_dead_streams(const char *subscription)
 {
-	Relation	letters = table_open(evs_catalog()->letters, AccessShareLock);
+	Relation	letters = evs_catalog_open(evs_catalog()->letters, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	EvsDeadStreams *streams = NULL;
 	ScanKeyData key;
@@ -174,7 +174,7 @@ bool
 evs_subscription_find_retry(const EvsSubscription *subscription, const int64 *upto,
 							EvsLetter *letter)
 {
-	Relation	letters = table_open(evs_catalog()->letters, AccessShareLock);
+	Relation	letters = evs_catalog_open(evs_catalog()->letters, AccessShareLock);
 	Relation	index = index_open(evs_catalog()->letters_retry, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(letters);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());

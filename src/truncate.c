@@ -483,7 +483,7 @@ evsource_truncate_stream(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(0);
 	prepare(concerned, &truncation);
 	evs_barrier("truncate stream", truncation.name);
-	events = table_open(evs_catalog()->events, RowExclusiveLock);
+	events = evs_catalog_open(evs_catalog()->events, RowExclusiveLock);
 	(void) evs_stream_lock(events, truncation.stream, 0);
 	table_close(events, NoLock);
 	check_no_others(concerned, &truncation);

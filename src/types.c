@@ -192,7 +192,7 @@ hash_bytes_into(uint32 hash, const text *value)
 static List *
 read_changes(void)
 {
-	Relation	relation = table_open(evs_catalog()->event_type_changes, AccessShareLock);
+	Relation	relation = evs_catalog_open(evs_catalog()->event_type_changes, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
 	List	   *changes = NIL;
@@ -241,7 +241,7 @@ create_fingerprints(MemoryContext context)
 static void
 read_known(void)
 {
-	Relation	relation = table_open(evs_catalog()->event_types, AccessShareLock);
+	Relation	relation = evs_catalog_open(evs_catalog()->event_types, AccessShareLock);
 	uint64		before = invalidations;
 	MemoryContext context;
 	MemoryContext caller;
