@@ -41,6 +41,8 @@
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/syscache.h"
 
 #include "capture.h"
@@ -160,7 +162,23 @@ changes_us(Node *statement)
 	return strcmp(name, "evsource") == 0;
 }
 
-/* Which database may have sessions after this command, and had none before; NULL: none. */
+/* May it turn the daemon on for a database? */
+static bool
+turns_daemon_on(VariableSetStmt *setting)
+{
+	const char *value;
+	bool		on;
+
+	if (setting->kind == VAR_RESET_ALL)
+		return true;
+	if (setting->name == NULL || pg_strcasecmp(setting->name, "evsource.daemon") != 0)
+		return false;
+	/* NULL: the default again; what is no value is an error of the command's */
+	value = ExtractSetVariableArgs(setting);
+	return value == NULL || (parse_bool(value, &on) && on);
+}
+
+/* Which database the daemon may come to after this command, and could not before; NULL: none. */
 static const char *
 opens_database(Node *statement)
 {
@@ -169,6 +187,9 @@ opens_database(Node *statement)
 	if (IsA(statement, AlterDatabaseStmt) &&
 		option_value(((AlterDatabaseStmt *) statement)->options, "allow_connections") != NULL)
 		return ((AlterDatabaseStmt *) statement)->dbname;
+	if (IsA(statement, AlterDatabaseSetStmt) &&
+		turns_daemon_on(((AlterDatabaseSetStmt *) statement)->setstmt))
+		return ((AlterDatabaseSetStmt *) statement)->dbname;
 	return NULL;
 }
 

@@ -80,6 +80,19 @@ foreach (qw(later postgres))
 	$soon->(q{select lag = 0 from evsource.projection_status}, "turned on again it applies in database $_");
 }
 
+# Off and on again for one database.
+$sql->(q{alter database postgres set evsource.daemon = off});
+is($sql->('set evsource.daemon = on; select evsource.stop_daemon()'), 't', 'off for a database, it is stopped');
+$sql->(q{select evsource.append('a-1', 'Happened')});
+foreach my $on ('reset evsource.daemon', 'set evsource.daemon = on', 'reset all')
+{
+	$node->safe_psql('later', "alter database postgres $on");
+	$soon->(q{select lag = 0 and worker_pid is not null from evsource.projection_status}, "$on: it comes back by itself");
+	$sql->(q{alter database postgres set evsource.daemon = off});
+	is($sql->('select evsource.stop_daemon()'), 't', 'until it is stopped again');
+	$sql->(q{select evsource.append('a-1', 'Happened')});
+}
+
 # Off for the database, it does not come for who turns it on in his session; that is not for want of room.
 $node->safe_psql('postgres', 'create database without');
 $node->safe_psql('postgres', 'alter database without set evsource.daemon = off');
