@@ -153,6 +153,7 @@ evs_reset_tables(EvsProjection *projection)
 	error_context_stack = &callback;
 
 	evs_identity_enter(&identity, projection->owner, projection->search_path);
+	evs_identity_pin_settings();
 	if (projection->tables != NIL)
 		truncate_tables(projection);
 	if (projection->on_reset != NULL)

@@ -50,6 +50,17 @@ select evsource.run_projection('later');
 select what, digits, unknown from later order by position;
 select key, value from jsonb_each_text(evsource.state('kept', 'settings-1')) order by key;
 
+-- An on_reset function.
+create table emptied (what text);
+create function empty() returns void language sql as $$
+insert into emptied select concat_ws(' | ', 0.1::float8 + 0.2::float8, date '2026-02-01', current_setting('row_security')) $$;
+select evsource.create_projection('emptied', 'make', categories => '{nothing}', on_reset => 'empty');
+select evsource.reset_projection('emptied');
+select * from emptied;
+select evsource.drop_projection('emptied');
+drop table emptied;
+drop function empty();
+
 -- They are the session's own again.
 select current_setting('timezone'), current_setting('datestyle'), current_setting('intervalstyle'),
     current_setting('extra_float_digits'), current_setting('bytea_output'), current_setting('row_security'),
