@@ -373,6 +373,18 @@ nothing_to_do(void *argument)
 		evs_jobs_are_up_to(&jobs, evs_horizon_safe_position());
 }
 
+/* Is there no worker of a lower number?  Where room is short the only one may be any. */
+static bool
+is_first(void)
+{
+	for (int i = 0; i < post.member; i++)
+	{
+		if (team->members[i].pid != 0)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Active inline projections keep no counter.  Write down what they have applied,
  * so that nobody who asks has to count a large part of the log.
@@ -382,7 +394,7 @@ note_counts(void)
 {
 	static int64 noted = 0;
 
-	if (post.member != 0 || safe_position - noted < MANY_UNCOUNTED)
+	if (safe_position - noted < MANY_UNCOUNTED || !is_first())
 		return;
 	noted = safe_position;
 	PG_TRY();
