@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_database.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -241,6 +242,21 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #else
 #define evs_modify_table_source(state) ((state)->mt_plans[0])
 #endif
+
+/* Generated columns of a row are computed for a given relation since 14, before: for the current one. */
+static inline void
+evs_compute_generated(ResultRelInfo *relinfo, EState *estate, TupleTableSlot *row)
+{
+#if PG_VERSION_NUM >= 140000
+	ExecComputeStoredGenerated(relinfo, estate, row, CMD_INSERT);
+#else
+	ResultRelInfo *current = estate->es_result_relation_info;
+
+	estate->es_result_relation_info = relinfo;
+	ExecComputeStoredGenerated(estate, row, CMD_INSERT);
+	estate->es_result_relation_info = current;
+#endif
+}
 
 /* Generation contexts have blocks that grow since 15. */
 #if PG_VERSION_NUM < 150000

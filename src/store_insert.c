@@ -173,12 +173,14 @@ row_passes(const ResultRelInfo *relinfo, EState *estate, TupleTableSlot *row)
 	return true;
 }
 
-/* The rows that the INSERT would be given, with the defaults of other columns. */
+/* The rows that the INSERT would be given, with the defaults of other columns and what is generated. */
 static bool
 rows_pass(QueryDesc *query, Relation events)
 {
 	ModifyTableState *insert = castNode(ModifyTableState, query->planstate);
 	TupleTableSlot *row = table_slot_create(events, NULL);
+	bool		generated = row->tts_tupleDescriptor->constr != NULL &&
+		row->tts_tupleDescriptor->constr->has_generated_stored;
 	bool		pass = true;
 	TupleTableSlot *given;
 
@@ -191,6 +193,8 @@ rows_pass(QueryDesc *query, Relation events)
 			break;
 		ExecCopySlot(row, given);
 		row->tts_tableOid = RelationGetRelid(events);
+		if (generated)
+			evs_compute_generated(insert->resultRelInfo, query->estate, row);
 		pass = row_passes(insert->resultRelInfo, query->estate, row);
 	}
 	ExecDropSingleTupleTableSlot(row);
@@ -226,8 +230,11 @@ evs_store_insert_passes(Relation events, text *stream, const EvsBatch *batch)
 		QueryDesc  *query = CreateQueryDesc(statement, insert_command, GetActiveSnapshot(),
 											InvalidSnapshot, None_Receiver, params, NULL, 0);
 
-		/* it is not run: neither its triggers fire nor does it store anything */
-		ExecutorStart(query, EXEC_FLAG_SKIP_TRIGGERS);
+		/*
+		 * It is not run: neither its triggers fire nor does it store anything.  But it
+		 * prepares their transition tables, which has to be in a query that has triggers.
+		 */
+		ExecutorStart(query, 0);
 		pass = rows_pass(query, events);
 		ExecutorFinish(query);
 		ExecutorEnd(query);

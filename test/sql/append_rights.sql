@@ -209,6 +209,25 @@ set local role regress_append_tenant;
 select version, stored from evsource.append('stamped-1', 'A', id => '21000000-0000-4000-8000-000000000005');
 select version, stored from evsource.append('stamped-1', 'A', id => '21000000-0000-4000-8000-000000000005');
 rollback;
+-- And where a policy asks for a generated column, which is nobody's to give, also of who reads nothing.
+begin;
+alter table evsource.events add category text generated always as (split_part(stream, '-', 1)) stored;
+create policy generated on evsource.events for insert to regress_append_tenant with check (category = 'generated');
+set local role regress_append_tenant;
+select version, stored from evsource.append('generated-1', 'A', id => '21000000-0000-4000-8000-000000000007');
+select version, stored from evsource.append('generated-1', 'A', id => '21000000-0000-4000-8000-000000000007');
+rollback;
+-- To ask the policies fires no trigger of a statement, nor disturbs one that has a table of the new rows.
+begin;
+create function tell() returns trigger language plpgsql as $$ begin raise notice '% % of % events', tg_when, tg_op, (select count(*) from new_rows); return null; end $$;
+create function tell_before() returns trigger language plpgsql as $$ begin raise notice '% %', tg_when, tg_op; return null; end $$;
+create trigger tell after insert on evsource.events referencing new table as new_rows for each statement execute function tell();
+create trigger tell_before before insert on evsource.events for each statement execute function tell_before();
+set local role regress_append_tenant;
+select version, stored from evsource.append('tenant-7', 'A', id => '21000000-0000-4000-8000-000000000008');
+select version, stored from evsource.append('tenant-7', 'A', id => '21000000-0000-4000-8000-000000000008');
+do $$ declare appended record; begin appended := evsource.append('tenant-7', 'A', id => '21000000-0000-4000-8000-000000000009'); raise notice 'version %', appended.version; end $$;
+rollback;
 -- A policy may ask another table.
 begin;
 create table regress_append_allowed (stream text primary key);
