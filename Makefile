@@ -51,7 +51,7 @@ REBUILD = rebuild rebuild_row rebuild_readers rebuild_tables gate kept_waiting r
 	rebuild_worker shadow members swap
 
 # read models are verified, changed handlers tried
-VERIFY = standin trial compare verify verify_whole trace try
+VERIFY = standin trial compare compare_states verify verify_whole trace try
 
 # the beginning of a stream is removed
 TRUNCATE = truncate truncate_letters truncate_warn

@@ -1,9 +1,11 @@
 /*
  * compare.c - in what two versions of a read model differ.
  *
- * Rows are compared as jsonb: every type has that form, also those that have no
- * equality.  jsonb has no room for large values: a hash stands for these, and what is not
- * compared is not looked at.  The statements read with the active snapshot and change nothing.
+ * Rows are compared as jsonb: every type has that form, also those that have no equality.
+ * Where it has one form for values that are not the same (null, the bounds of arrays, json),
+ * their text is compared as well.  jsonb has no room for large values: a hash stands for
+ * these, and what is not compared is not looked at.  Rows of the same bytes are equal without
+ * all that.  The statements read with the active snapshot and change nothing.
  */
 #include "evsource.h"
 
@@ -29,7 +31,6 @@
 #include "identity.h"
 #include "query.h"
 #include "resolve.h"
-#include "text_array.h"
 
 /*
  * Longer values of a row (all together) are compared by their hashes.  As jsonb they may
@@ -64,11 +65,19 @@ static const char any_or_digest[] =
 " else to_jsonb(%1$s) end"
 " from (select concat(%1$s) as v offset 0) x)";
 
+/* concat() makes '' of NULL; and a value may be IS NULL that is not. */
+static const char any_as_text[] =
+"case when num_nulls(%1$s) = 0 then (select case when octet_length(v) > %2$d"
+" then " DIGEST("octet_length(v)", HASH_OF_TEXT("v"))
+" else v end"
+" from (select concat(%1$s) as v offset 0) x) end";
+
 /* What the statement for a table is made of. */
 typedef struct TableShape
 {
+	Oid			relid;
 	List	   *left_out;		/* columns (char *) that are not compared */
-	char	   *compared;		/* a select list of the others, from table t */
+	int			longest;		/* value that no hash stands for */
 	List	   *key;			/* columns (char *) of the primary key, or NIL */
 	List	   *operators;		/* equality of each of them, as OPERATOR() takes it */
 } TableShape;
@@ -189,9 +198,19 @@ may_be_long(const TableShape *shape, Form_pg_attribute attribute)
 		getBaseType(attribute->atttypid) != NUMERICOID;
 }
 
-static char *
-value_or_digest(Form_pg_attribute attribute, const char *value, int longest)
+/* How a row is seen. */
+typedef enum Form
 {
+	AS_STORED,					/* the values */
+	AS_SHOWN,					/* with names, to be made jsonb */
+	AS_TEXT						/* what that does not tell apart */
+} Form;
+
+static char *
+value_or_digest(Form form, Form_pg_attribute attribute, const char *value, int longest)
+{
+	if (form == AS_TEXT)
+		return psprintf(any_as_text, value, longest);
 	switch (getBaseType(attribute->atttypid))
 	{
 		case TEXTOID:
@@ -204,30 +223,86 @@ value_or_digest(Form_pg_attribute attribute, const char *value, int longest)
 	}
 }
 
-static void
-find_compared(TableShape *shape, Relation relation)
+/*
+ * Is all of a value in its jsonb?  So it is meant to be for numbers: which of two that are
+ * equal max() returns, 1.0 or 1.00, depends on how the events were divided into batches.
+ */
+static bool
+is_told_by_jsonb(Form_pg_attribute attribute)
 {
-	TupleDesc	desc = RelationGetDescr(relation);
-	StringInfoData list;
+	switch (getBaseType(attribute->atttypid))
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case BYTEAOID:
+		case UUIDOID:
+		case DATEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static void
+find_longest(TableShape *shape, TupleDesc desc)
+{
 	int			nlong = 0;
 
 	for (int i = 0; i < desc->natts; i++)
 		nlong += may_be_long(shape, TupleDescAttr(desc, i));
+	shape->longest = MAX_VALUES / Max(nlong, 1);
+}
+
+/* What is compared of a row of the table that goes by this name in the statement. */
+static char *
+columns_of(const TableShape *shape, const char *table, Form form)
+{
+	Relation	relation = table_open(shape->relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(relation);
+	StringInfoData list;
 
 	initStringInfo(&list);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
 		const char *name = quote_identifier(NameStr(attribute->attname));
-		char	   *value = psprintf("t.%s", name);
+		char	   *value = psprintf("%s.%s", table, name);
 
 		if (attribute->attisdropped || is_in(shape->left_out, NameStr(attribute->attname)))
 			continue;
-		if (may_be_long(shape, attribute))
-			value = value_or_digest(attribute, value, MAX_VALUES / nlong);
-		appendStringInfo(&list, "%s%s as %s", list.len > 0 ? ", " : "", value, name);
+		if (form == AS_TEXT && is_told_by_jsonb(attribute))
+			continue;
+		if (form == AS_TEXT && getBaseType(attribute->atttypid) == JSONBOID)
+			value = psprintf("num_nulls(%s)", value);
+		else if (form != AS_STORED && may_be_long(shape, attribute))
+			value = value_or_digest(form, attribute, value, shape->longest);
+		appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", value);
+		if (form == AS_SHOWN)
+			appendStringInfo(&list, " as %s", name);
 	}
-	shape->compared = list.data;
+	table_close(relation, NoLock);
+	return list.data;
+}
+
+static char *
+row_as_text(const TableShape *shape, const char *table)
+{
+	return psprintf("concat(row(%s)) collate \"C\"", columns_of(shape, table, AS_TEXT));
+}
+
+static char *
+row_as_shown(const TableShape *shape, const char *table)
+{
+	return psprintf("(select to_jsonb(r.*) from (select %s) r)",
+					columns_of(shape, table, AS_SHOWN));
 }
 
 static void
@@ -236,18 +311,30 @@ find_shape(TableShape *shape, Oid relid, ArrayType *ignored)
 	Relation	relation = table_open(relid, AccessShareLock);
 
 	memset(shape, 0, sizeof(TableShape));
+	shape->relid = relid;
 	shape->left_out = columns_to_leave_out(relation, ignored);
 	find_key(shape, relation);
-	find_compared(shape, relation);
+	find_longest(shape, RelationGetDescr(relation));
 	table_close(relation, NoLock);
 }
 
 /* ---- the statement ---- */
 
-/* select key, one, other, columns of the key: rows found by their key */
+/* NULL if the join has found no such row: the key has no NULL. */
+static char *
+if_there(const TableShape *shape, const char *table, const char *value)
+{
+	return psprintf("case when num_nulls(%s.%s) = 0 then %s end",
+					table, quote_identifier(linitial(shape->key)), value);
+}
+
+/* select key, one, other, one as text, columns of the key: rows found by their key */
 static char *
 statement_by_key(const TableShape *shape, const char *one, const char *other)
 {
+	const char *text_one = if_there(shape, "a", row_as_text(shape, "a"));
+	const char *shown_one = if_there(shape, "a", row_as_shown(shape, "a"));
+	const char *shown_other = if_there(shape, "b", row_as_shown(shape, "b"));
 	StringInfoData statement;
 	StringInfoData condition;
 	StringInfoData order;
@@ -269,13 +356,15 @@ statement_by_key(const TableShape *shape, const char *one, const char *other)
 						 name, (char *) lfirst(op), name);
 		appendStringInfo(&order, "%scoalesce(a.%s, b.%s)", comma, name, name);
 	}
+	appendStringInfo(&statement, ")::text, %s, %s, %s, %s from %s a full join %s b on %s",
+					 shown_one, shown_other, text_one, order.data, one, other, condition.data);
 	appendStringInfo(&statement,
-					 ")::text, to_jsonb(a.*), to_jsonb(b.*), %s"
-					 " from (select %s from %s t) a full join (select %s from %s t) b on %s"
-					 " where to_jsonb(a.*) is distinct from to_jsonb(b.*)"
+					 " where case when record_image_eq(row(%s), row(%s)) then false"
+					 " else %s is distinct from %s or %s is distinct from %s end"
 					 " order by %s limit $1",
-					 order.data, shape->compared, one, shape->compared, other, condition.data,
-					 order.data);
+					 columns_of(shape, "a", AS_STORED), columns_of(shape, "b", AS_STORED),
+					 shown_one, shown_other,
+					 text_one, if_there(shape, "b", row_as_text(shape, "b")), order.data);
 	return statement.data;
 }
 
@@ -283,11 +372,12 @@ statement_by_key(const TableShape *shape, const char *one, const char *other)
 static char *
 statement_by_row(const TableShape *shape, const char *one, const char *other)
 {
-	const char *rows = psprintf("select to_jsonb(r.*) as r from (select %s from", shape->compared);
+	const char *rows = psprintf("select %s as v, %s as r from",
+								row_as_text(shape, "t"), row_as_shown(shape, "t"));
 
-	return psprintf("select null::text, a.r, null::jsonb from (%s %s t) r except all %s %s t) r) a"
+	return psprintf("select null::text, a.r, null::jsonb from (%s %s t except all %s %s t) a"
 					" union all "
-					"select null::text, null::jsonb, b.r from (%s %s t) r except all %s %s t) r) b"
+					"select null::text, null::jsonb, b.r from (%s %s t except all %s %s t) b"
 					" order by 2, 3 limit $1",
 					rows, one, rows, other, rows, other, rows, one);
 }
@@ -301,7 +391,7 @@ jsonb_column(HeapTuple row, TupleDesc desc, int column)
 	return isnull ? NULL : DatumGetJsonbP(value);
 }
 
-/* Rows (key, one, other). */
+/* Rows (key, one, other), and of those with a key more: see statement_by_key(). */
 static void
 report_rows(const char *relation, HeapTuple *rows, TupleDesc desc, uint64 count,
 			EvsReportDifference report, void *argument)
@@ -315,10 +405,16 @@ report_rows(const char *relation, HeapTuple *rows, TupleDesc desc, uint64 count,
 			isnull ? NULL : DatumGetTextPP(key),
 			jsonb_column(rows[i], desc, 2),
 			jsonb_column(rows[i], desc, 3),
-			desc->natts >= EVS_KEY_COLUMN ? rows[i] : NULL,
-			desc,
 		};
 
+		if (desc->natts >= EVS_KEY_COLUMN)
+		{
+			Datum		value = SPI_getbinval(rows[i], desc, EVS_KEY_COLUMN - 1, &isnull);
+
+			difference.one_text = isnull ? NULL : DatumGetTextPP(value);
+			difference.key_row = rows[i];
+			difference.key_desc = desc;
+		}
 		report(argument, &difference);
 	}
 }
@@ -416,9 +512,9 @@ evs_row_finder(const char *owner, Oid relid, const char *table, ArrayType *ignor
 	finder->values = palloc(sizeof(Datum) * list_length(shape.key));
 
 	initStringInfo(&statement);
-	appendStringInfo(&statement,
-					 "select t.ctid, t.xmin, (select to_jsonb(r.*) from (select %s) r) from %s t",
-					 shape.compared, evs_resolve_only(table));
+	appendStringInfo(&statement, "select t.ctid, t.xmin, %s, %s from %s t",
+					 row_as_shown(&shape, "t"), row_as_text(&shape, "t"),
+					 evs_resolve_only(table));
 	forboth(cell, shape.key, op, shape.operators)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(difference->key_desc, column - 1);
@@ -468,60 +564,10 @@ evs_row_find(EvsRowFinder *finder, EvsRowFound *found)
 		found->ctid = *(ItemPointer) DatumGetPointer(SPI_getbinval(row, desc, 1, &isnull));
 		found->xmin = DatumGetTransactionId(SPI_getbinval(row, desc, 2, &isnull));
 		found->content = DatumGetJsonbPCopy(JsonbPGetDatum(content));
+		found->text = DatumGetTextPCopy(SPI_getbinval(row, desc, 4, &isnull));
 		MemoryContextSwitchTo(spi_context);
 	}
 	SPI_finish();
 	evs_identity_leave(&identity);
 	return exists;
-}
-
-/* ---- states ---- */
-
-int64
-evs_compare_states(const char *one, const char *other, ArrayType *ignored, int64 limit,
-				   EvsReportDifference report, void *argument)
-{
-	static EvsQuery query = {
-		"select coalesce(a.key, b.key), a.state, b.state"
-		" from (select key, state, case jsonb_typeof(state) when 'object' then state - $3 else state end as content"
-		"  from evsource.snapshots where projection = $1) a"
-		" full join (select key, state, case jsonb_typeof(state) when 'object' then state - $3 else state end as content"
-		"  from evsource.snapshots where projection = $2) b on a.key = b.key"
-		" where a.content is distinct from b.content"
-		" order by 1 limit $4",
-		4, {TEXTOID, TEXTOID, TEXTARRAYOID, INT8OID}, SPI_OK_SELECT
-	};
-	Datum		values[] = {
-		CStringGetTextDatum(one),
-		CStringGetTextDatum(other),
-		ignored ? PointerGetDatum(ignored) : evs_text_array_of_names(NIL),
-		Int64GetDatum(limit),
-	};
-	EvsQueryResult result;
-	int64		count;
-
-	if (limit <= 0)
-		return 0;
-	evs_query_begin(&query, values, NULL, GetActiveSnapshot(), &result);
-	count = (int64) result.count;
-	report_rows(NULL, result.rows, result.tupdesc, result.count, report, argument);
-	evs_query_end(&result);
-	return count;
-}
-
-static Datum
-without(Jsonb *state, ArrayType *ignored)
-{
-	Datum		value = JsonbPGetDatum(state);
-
-	if (ignored == NULL || !JB_ROOT_IS_OBJECT(state))
-		return value;
-	return DirectFunctionCall2(jsonb_delete_array, value, PointerGetDatum(ignored));
-}
-
-bool
-evs_same_state(Jsonb *one, Jsonb *other, ArrayType *ignored)
-{
-	return DatumGetBool(DirectFunctionCall2(jsonb_eq, without(one, ignored),
-											without(other, ignored)));
 }

@@ -18,11 +18,12 @@ typedef struct EvsDifference
 	text	   *key;			/* NULL: the table has none */
 	Jsonb	   *one;			/* NULL: only the other version has it */
 	Jsonb	   *other;
+	text	   *one_text;		/* of a row that has a key: what one does not tell apart */
 	HeapTuple	key_row;		/* of a table: NULL or the values of the key, from */
 	TupleDesc	key_desc;		/* column EVS_KEY_COLUMN on */
 } EvsDifference;
 
-#define EVS_KEY_COLUMN	4
+#define EVS_KEY_COLUMN	5
 
 typedef void (*EvsReportDifference) (void *argument, const EvsDifference *difference);
 
@@ -54,6 +55,7 @@ typedef struct EvsRowFound
 	ItemPointerData ctid;
 	TransactionId xmin;
 	Jsonb	   *content;		/* without what is not compared */
+	text	   *text;			/* what that does not tell apart */
 } EvsRowFound;
 
 extern bool evs_row_find(EvsRowFinder *finder, EvsRowFound *found);

@@ -168,6 +168,7 @@ remember(Whole *whole, const EvsDifference *difference, const EvsSnapshot *store
 	found->difference.key = copy_text(difference->key);
 	found->difference.one = copy_jsonb(difference->one);
 	found->difference.other = copy_jsonb(difference->other);
+	found->difference.one_text = copy_text(difference->one_text);
 	if (difference->key_row != NULL)
 	{
 		found->difference.key_row = heap_copytuple(difference->key_row);
@@ -338,7 +339,9 @@ look_at_row(EvsTrace *trace, EvsTraced *row, bool *as_stored)
 	written = !existed || found->xmin != now.xmin || !ItemPointerEquals(&found->ctid, &now.ctid);
 	found->xmin = now.xmin;
 	found->ctid = now.ctid;
-	*as_stored = row->is_stored && evs_same_state(found->difference.one, now.content, NULL);
+	*as_stored = row->is_stored &&
+		evs_same_state(found->difference.one, now.content, NULL) &&
+		evs_compare_text(found->difference.one_text, now.text) == 0;
 	return written;
 }
 

@@ -29,6 +29,92 @@ update floats set f = 0.1::float8 + 0.2::float8;
 select count(*) from evsource.verify_projection('floats');
 reset extra_float_digits;
 
+-- Values that have the same jsonb, or are equal by an operator, and are not the same.
+create type pair as (a int, b text);
+create type with_json as (j jsonb);
+create table texts (stream text primary key, j jsonb, js json, a int[], n numeric, f float8, p pair, b bytea, t text, "odd ""name" varchar[],
+    j2 jsonb, jp with_json, ja jsonb[]);
+create table texts_no_key (like texts);
+create function fill_texts(e evsource.event) returns void language sql as $$
+    insert into texts values (e.stream, null, '{"a": 1, "b": 2}', '{1,2}', 1.50, 0, row(null, null), '', '', '{x}', '{"a": 1.0}', row(null), '{NULL}');
+    insert into texts_no_key values (e.stream, null, '{"a": 1, "b": 2}', '{1,2}', 1.50, 0, row(null, null), '', '', '{x}', '{"a": 1.0}', row(null), '{NULL}') $$;
+select evsource.create_projection('texts', 'fill_texts', tables => '{texts,texts_no_key}', categories => '{text}');
+select count(*) from generate_series(1, 3) n, evsource.append('text-' || n, 'Happened');
+select * from evsource.verify_projection('texts');
+create procedure differs(change text) language plpgsql as $$
+declare
+    found text;
+begin
+    execute format('update texts set %1$s where stream = ''text-2''', change);
+    execute format('update texts_no_key set %1$s where stream = ''text-2''', change);
+    select string_agg(format('%s%s', relation, ' ' || position || case when is_missing then ' missing' else '' end), ', ') into found
+        from evsource.verify_projection('texts', max_differences => null);
+    rollback;
+    raise info '%: %', change, coalesce(found, 'the same');
+end $$;
+call differs($$j = 'null'$$);
+call differs($$j = '{}'$$);
+call differs($$js = '{"b": 2, "a": 1}'$$);
+call differs($$js = '{"a": 0, "a": 1, "b": 2}'$$);
+call differs($$js = '{"a": 1,  "b": 2}'$$);
+call differs($$js = null$$);
+call differs($$js = 'null'$$);
+call differs($$a = '[0:1]={1,2}'$$);
+call differs($$a = '{{1,2}}'$$);
+call differs($$a = null$$);
+call differs($$f = '-0'$$);
+call differs($$p = null$$);
+call differs($$p = row(null, '')$$);
+call differs($$b = null$$);
+call differs($$t = null$$);
+call differs($$"odd ""name" = '[2:2]={x}'$$);
+call differs($$jp = row('null')$$);
+call differs($$ja = array['null'::jsonb]$$);
+-- The same values, written or stored in another way.
+call differs($$n = 1.500$$);
+call differs($$j2 = '{"a": 1.00}'$$);
+call differs($$a = (array_remove(a || 3 || null, 3))[1:2]$$);
+update texts set a[2] = null, t = repeat('x', 10000);
+update texts set a[2] = 2, t = '';
+call differs($$t = ''$$);
+
+-- The JSON that is shown may be the same.
+update texts set a = '[0:1]={1,2}' where stream = 'text-3';
+select position, is_missing, stored = computed as same_json from evsource.verify_projection('texts');
+call evsource.rebuild_projection('texts');
+select * from evsource.verify_projection('texts');
+select a from texts where stream = 'text-3';
+
+-- Where the row was once what is stored, it is found which event that lacks.
+create table steps (stream text primary key, a int[]);
+create function step(e evsource.event) returns void language sql as $$
+    insert into steps values (e.stream, '{1,2}') on conflict (stream) do update set a = '[0:1]={1,2}' $$;
+select evsource.create_projection('steps', 'step', tables => '{steps}', categories => '{step}');
+select version from evsource.append('step-1', 'Happened');
+select version from evsource.append('step-1', 'Happened');
+select * from steps;
+select * from evsource.verify_projection('steps');
+update steps set a = '{1,2}';
+select version, is_missing from evsource.verify_projection('steps');
+update steps set a = '[5:6]={1,2}';
+select version, is_missing from evsource.verify_projection('steps');
+
+-- A key that has a NULL in it is a key.
+create table pairs (p pair primary key, n int);
+select evsource.create_projection('pairs', query => 'insert into pairs select row(version, null)::pair, 1 from new_events', tables => '{pairs}', categories => '{pair}');
+select version from evsource.append('pair-1', 'Happened');
+select * from evsource.verify_projection('pairs');
+update pairs set n = 2;
+select * from evsource.verify_projection('pairs');
+
+-- try_projection sees the same.
+create function fill_null(e evsource.event) returns void language sql as $$
+    insert into texts values (e.stream, 'null', '{"a": 1, "b": 2}', '{1,2}', 1.50, 0, row(null, null), '', '', '{x}', '{"a": 1.0}', row(null), '{NULL}');
+    insert into texts_no_key values (e.stream, null, '{"a": 1, "b": 2}', '[2:3]={1,2}', 1.50, 0, row(null, null), '', '', '{x}', '{"a": 1.0}', row(null), '{NULL}') $$;
+select relation, key from evsource.try_projection('texts', 'fill_null', max_differences => 4);
+select count(*) from evsource.try_projection('texts', 'fill_texts');
+select count(*) from evsource.try_projection('texts', 'fill_null', ignore => '{j,a}');
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_verify_exact;
