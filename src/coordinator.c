@@ -25,7 +25,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "attempt.h"
 #include "catalog.h"
 #include "clock.h"
 #include "daemon.h"
@@ -33,7 +32,6 @@
 #include "jobs.h"
 #include "listen.h"
 #include "notify.h"
-#include "positions.h"
 #include "publish.h"
 #include "wakeup.h"
 
@@ -72,7 +70,7 @@
 /* how long (ms) we wait for others who notify: our workers wait for us */
 #define NOTIFY_PATIENCE		500
 
-/* ms until notifying is tried again */
+/* ms until notifying, or publishing, is tried again */
 #define NOTIFY_DELAY		1000
 
 /* A worker that we have started. */
@@ -457,7 +455,8 @@ typedef struct Watch
 static bool
 publish(long *timeout)
 {
-	bool		waits = false;
+	MemoryContext context = CurrentMemoryContext;
+	volatile int64 safe = -1;
 
 	if (evs_publish_interval == 0 || max_wal_senders == 0)
 		return false;
@@ -467,21 +466,26 @@ publish(long *timeout)
 		return false;
 	}
 
-	evs_daemon_start_transaction();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (evs_horizon_safe_position() > published)
+	PG_TRY();
 	{
-		/* it is not for us to end a restore: see restore.c */
-		waits = !evs_positions_log_is_open() || !evs_publish_try_turn();
-		if (!waits)
-			published = evs_publish_safe_position();
-		publish_at = evs_clock_in(evs_publish_interval);
+		evs_daemon_start_transaction();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		safe = evs_publish_next(published);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	if (waits)
-		*timeout = Min(*timeout, evs_publish_interval);
-	return !waits;
+	PG_CATCH();
+	{
+		evs_daemon_give_up(context);	/* the workers need us all the same */
+		safe = -1;
+	}
+	PG_END_TRY();
+	if (safe != published)
+		publish_at = evs_clock_in(safe >= 0 ? evs_publish_interval : Max(evs_publish_interval, NOTIFY_DELAY));
+	published = Max(published, safe);
+	if (safe < 0)
+		*timeout = Min(*timeout, Max(evs_clock_left(publish_at), 10));
+	return safe >= 0;
 }
 
 /* Tell them, if there is something new. */
@@ -517,10 +521,7 @@ tell_listeners(void)
 	PG_CATCH();
 	{
 		/* others may have filled the queue just now */
-		MemoryContextSwitchTo(context);
-		EmitErrorReport();
-		evs_attempt_flush();
-		AbortCurrentTransaction();
+		evs_daemon_give_up(context);
 		notify_at = evs_clock_in(NOTIFY_DELAY);
 	}
 	PG_END_TRY();

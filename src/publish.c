@@ -19,6 +19,7 @@
 #include "barrier.h"
 #include "catalog.h"
 #include "horizon.h"
+#include "positions.h"
 #include "publish.h"
 #include "query.h"
 #include "replication.h"
@@ -56,11 +57,16 @@ evs_publish_safe_position(void)
 	return position;
 }
 
-bool
-evs_publish_try_turn(void)
+int64
+evs_publish_next(int64 published)
 {
-	return evs_replication_is_copy() ||
-		ConditionalLockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
+	if (evs_horizon_safe_position() <= published)
+		return published;
+	if (!evs_positions_log_is_open() ||
+		!(evs_replication_is_copy() ||
+		  ConditionalLockRelationOid(evs_catalog()->published, ShareRowExclusiveLock)))
+		return -1;
+	return evs_publish_safe_position();
 }
 
 /*

@@ -10,9 +10,10 @@
 extern int64 evs_publish_safe_position(void);
 
 /*
- * For who cannot wait: have our turn until the end of the transaction.  False: somebody else
- * has it, and may keep it.
+ * The same if it is higher than what was published before, for who cannot wait.  -1: another
+ * one publishes, and may not end; or the log is closed, and it is not for us to end a
+ * restore (restore.c).
  */
-extern bool evs_publish_try_turn(void);
+extern int64 evs_publish_next(int64 published);
 
 #endif							/* EVS_PUBLISH_H */

@@ -137,6 +137,19 @@ is($sql->('select evsource.start_daemon()'), 't', 'published: and starts');
 $append->();
 $soon->('select safe_position = (select max(position) from evsource.events) from evsource.published', 'published: and publishes again');
 
+# What fails for other reasons does not end it.
+my $coordinator = $sql->(q{select pid from evsource.daemon_status where role = 'coordinator'});
+$sql->('alter table evsource.published add check (safe_position < 0) not valid');
+my $log = -s $node->logfile;
+$append->();
+ok($node->wait_for_log(qr/violates check constraint "published/, $log), 'it cannot publish');
+$append->();
+$soon->($applied, 'and applies');
+is($sql->(q{select pid from evsource.daemon_status where role = 'coordinator'}), $coordinator, 'the coordinator has stayed');
+$sql->('alter table evsource.published drop constraint published_safe_position_check');
+$append->();
+$soon->('select safe_position = (select max(position) from evsource.events) from evsource.published', 'and publishes when it can');
+
 # It can be stopped also while the coordinator waits for a lock.
 $session = $node->background_psql('postgres');
 $session->query_safe('begin');
