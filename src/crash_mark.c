@@ -146,7 +146,7 @@ read_left(const char *projection, int partition, Mark *mark)
 		mark->attempts = evs_query_integer(&result, 0, 3);
 		mark->careful = evs_query_integer(&result, 0, 4);
 		mark->batch = evs_query_integer(&result, 0, 5);
-		mark->begun_at = evs_query_bigint(&result, 0, 6);
+		mark->begun_at = evs_query_timestamp(&result, 0, 6);
 	}
 	evs_query_end(&result);
 	return found;

@@ -167,6 +167,15 @@ evs_query_boolean(const EvsQueryResult *result, uint64 row, int column)
 	return !is_null && DatumGetBool(value);
 }
 
+TimestampTz
+evs_query_timestamp(const EvsQueryResult *result, uint64 row, int column)
+{
+	bool		is_null;
+	Datum		value = column_of(result, row, column, TIMESTAMPTZOID, &is_null);
+
+	return is_null ? 0 : DatumGetTimestampTz(value);
+}
+
 char *
 evs_query_text(const EvsQueryResult *result, uint64 row, int column)
 {

@@ -70,6 +70,7 @@ pg_noreturn extern void evs_query_rethrow(MemoryContext context, const char *sta
 extern int64 evs_query_bigint(const EvsQueryResult *result, uint64 row, int column);
 extern int32 evs_query_integer(const EvsQueryResult *result, uint64 row, int column);
 extern bool evs_query_boolean(const EvsQueryResult *result, uint64 row, int column);
+extern TimestampTz evs_query_timestamp(const EvsQueryResult *result, uint64 row, int column);
 extern char *evs_query_text(const EvsQueryResult *result, uint64 row, int column);
 
 /*

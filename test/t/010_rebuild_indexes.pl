@@ -28,8 +28,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 select evsource.wait_for('counts');
 });
 
-# Called, requested, and called with online => true, which is also what one is that has
-# begun online and starts over.
+# Called, requested, and called with online => true.
 foreach my $how ('called', 'requested', 'online')
 {
 	my $oid = $sql->("select pg_relation_filenode('counts')");
