@@ -15,7 +15,8 @@
 
 /*
  * Of the table and its partitions.  The triggers by which a foreign key watches the table
- * that it refers to are no reason: they fire when its keys change, and few do.
+ * that it refers to are no reason: they fire when its keys change, and few do.  A unique
+ * key's fires only where it meets the same key: all goes well until it is needed.
  */
 static EvsQuery find_deferred = {
 	"select unnest(array[what, tab]) from ("
@@ -40,7 +41,7 @@ evs_deferred_warn(Oid table)
 			(errcode(ERRCODE_WARNING),
 			 errmsg("constraint \"%s\" of table %s is initially deferred",
 					(char *) linitial(found), (char *) lsecond(found)),
-			 errdetail("A handler cannot write the table: the constraint's trigger would fire at the commit, with the rights of whoever appends."),
+			 errdetail("A handler cannot write what the constraint would be checked for at the commit, with the rights of whoever appends."),
 			 errhint("Make it INITIALLY IMMEDIATE or NOT DEFERRABLE.")));
 }
 

@@ -6,7 +6,7 @@
 
 #include "evsource.h"
 
-/* Warn that writing this table of a read model is going to fail, if it is. */
+/* Warn that writing this table of a read model is going to fail, or may, if so. */
 extern void evs_deferred_warn(Oid table);
 
 /* In an error context callback: a hint for the error that a handler gets who has done it. */

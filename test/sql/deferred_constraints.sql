@@ -42,7 +42,12 @@ create table deferred_part partition of deferred_parted default;
 create constraint trigger late after insert on deferred_part deferrable initially deferred
     for each row execute function deferred_refuse();
 select evsource.alter_projection('named', tables => '{deferred_parted}', query => 'insert into deferred_parted select version from new_events');
+-- A unique key is checked at the commit only where a row with that key is there already.
+create table deferred_ranks (rank int constraint deferred_key unique deferrable initially deferred);
+select evsource.alter_projection('named', tables => '{deferred_ranks}', query => 'insert into deferred_ranks select 1 from new_events');
+select version from evsource.append('deferred-2', 'Made');
+select version from evsource.append('deferred-2', 'Made');
 
 select evsource.drop_projection('named'), evsource.drop_projection('written');
-drop table deferred_child, deferred_parent, deferred_parted;
+drop table deferred_child, deferred_parent, deferred_parted, deferred_ranks;
 drop function deferred_refuse();
