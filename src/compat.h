@@ -81,8 +81,12 @@ static inline void
 evs_index_scan_let_go(IndexScanDesc scan)
 {
 #if PG_VERSION_NUM >= 190000
+	/* it is to last as long as the scan, not only for the event that is being applied */
+	MemoryContext caller = MemoryContextSwitchTo(GetMemoryChunkContext(scan));
+
 	table_index_fetch_end(scan->xs_heapfetch);
 	scan->xs_heapfetch = table_index_fetch_begin(scan->heapRelation, SO_NONE);
+	MemoryContextSwitchTo(caller);
 #else
 	table_index_fetch_reset(scan->xs_heapfetch);
 #endif
