@@ -64,7 +64,7 @@ extern bool evs_daemon_is_shut_out(void);
 
 /*
  * Has our database's daemon no worker, or does not even come, because the server has no
- * room for one more background process?
+ * room for one more background process?  Not so where it is off and does not come anyway.
  */
 extern bool evs_daemon_lacks_room(void);
 

@@ -76,7 +76,8 @@ evs_daemon_lacks_room(void)
 {
 	dsm_segment *segment;
 	EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
-	bool		lacks = lacks_room(team);
+	bool		is_there = team != NULL && team->coordinator != 0;
+	bool		lacks = (is_there || evs_daemon_enabled) && lacks_room(team);
 
 	if (team != NULL)
 		evs_crew_leave(segment);

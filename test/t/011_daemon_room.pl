@@ -51,6 +51,12 @@ $node->safe_psql('third', q{set evsource.daemon = off; create extension evsource
 my (undef, undef, $error) = $node->psql('third', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
 like($error, qr/ERROR:  53400/, 'start_daemon does not say that it is there');
 ok($node->poll_query_until('third', $waits), 'nor does its status');
+$node->safe_psql('postgres', 'alter database third set evsource.daemon = off');
+my (undef, undef, $off) = $node->psql('third', q{
+select evsource.append('a-1', 'Happened', '{}');
+select evsource.wait_for('fold', timeout => '100 ms')});
+like($off, qr/has not reached position .*HINT:  evsource.projection_status/s, 'a daemon that is off waits for no process');
+$node->safe_psql('postgres', 'alter database third reset evsource.daemon');
 $node->safe_psql('third', 'select evsource.stop_daemon()');
 
 $node->safe_psql('postgres', 'select evsource.stop_daemon()');
