@@ -173,7 +173,9 @@ rethrow(MemoryContext context, Relation events, text *stream, int64 expected_ver
 				(errcode(ERRCODE_EVS_DUPLICATE_EVENT_ID),
 				 errmsg("event id is already stored"),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
-				 errhint("Another transaction stored it at the same time. Run the command again to see the event that has it.")));
+				 evs_may_read_all() ?
+				 errhint("Another transaction stored it at the same time. Run the command again to see the event that has it.") :
+				 errhint("Run the command again: another transaction may have stored it at the same time. If that does not help, it is the id of an event that you cannot read.")));
 	}
 	if (is_unique_violation(error, EVS_EVENTS_STREAM, EVS_EVENTS_VERSION))
 	{

@@ -217,6 +217,19 @@ set local role regress_append_tenant;
 select version, stored from evsource.append('generated-1', 'A', id => '21000000-0000-4000-8000-000000000007');
 select version, stored from evsource.append('generated-1', 'A', id => '21000000-0000-4000-8000-000000000007');
 rollback;
+-- What an event gets as it is stored cannot be asked for before: a retry is recognised by who reads the event.
+begin;
+create policy numbered on evsource.events for insert to regress_append_tenant with check (stream = 'numbered-1' and version < 9);
+set local role regress_append_tenant;
+select version, stored from evsource.append('numbered-1', 'A', id => '21000000-0000-4000-8000-00000000000a');
+savepoint stored;
+select version, stored from evsource.append('numbered-1', 'A', id => '21000000-0000-4000-8000-00000000000a');
+rollback to stored;
+reset role;
+create policy numbered_read on evsource.events for select to regress_append_tenant using (stream = 'numbered-1');
+set local role regress_append_tenant;
+select version, stored from evsource.append('numbered-1', 'A', id => '21000000-0000-4000-8000-00000000000a');
+rollback;
 -- To ask the policies fires no trigger of a statement, nor disturbs one that has a table of the new rows.
 begin;
 create function tell() returns trigger language plpgsql as $$ begin raise notice '% % of % events', tg_when, tg_op, (select count(*) from new_rows); return null; end $$;
