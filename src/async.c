@@ -397,10 +397,7 @@ deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const E
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(caller);
-		EmitErrorReport();
-		evs_attempt_flush();
-		AbortCurrentTransaction();
+		evs_own_transaction_give_up(caller);
 		goes_on = true;
 	}
 	PG_END_TRY();

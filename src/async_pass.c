@@ -22,7 +22,6 @@
 #include "utils/snapmgr.h"
 
 #include "async.h"
-#include "attempt.h"
 #include "horizon.h"
 #include "own_transaction.h"
 #include "scan.h"
@@ -148,10 +147,7 @@ evs_async_pass(EvsAsyncPass *passes, int count)
 	PG_CATCH();
 	{
 		/* each by itself will find out whose fault it is */
-		MemoryContextSwitchTo(context);
-		EmitErrorReport();
-		evs_attempt_flush();
-		AbortCurrentTransaction();
+		evs_own_transaction_give_up(context);
 		for (int i = 0; i < count; i++)
 			passes[i].outcome = EVS_ASYNC_NOT_PASSED;
 	}

@@ -32,6 +32,7 @@
 #include "jobs.h"
 #include "listen.h"
 #include "notify.h"
+#include "own_transaction.h"
 #include "publish.h"
 #include "wakeup.h"
 
@@ -476,7 +477,7 @@ publish(long *timeout)
 	}
 	PG_CATCH();
 	{
-		evs_daemon_give_up(context);	/* the workers need us all the same */
+		evs_own_transaction_give_up(context);	/* the workers need us all the same */
 		safe = -1;
 	}
 	PG_END_TRY();
@@ -521,7 +522,7 @@ tell_listeners(void)
 	PG_CATCH();
 	{
 		/* others may have filled the queue just now */
-		evs_daemon_give_up(context);
+		evs_own_transaction_give_up(context);
 		notify_at = evs_clock_in(NOTIFY_DELAY);
 	}
 	PG_END_TRY();

@@ -34,7 +34,6 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "attempt.h"
 #include "clock.h"
 #include "crash_mark.h"
 #include "lock_classes.h"
@@ -293,10 +292,7 @@ take_back(void)
 	PG_CATCH();
 	{
 		/* it stays: one crash too many may be counted */
-		MemoryContextSwitchTo(caller);
-		EmitErrorReport();
-		evs_attempt_flush();
-		AbortCurrentTransaction();
+		evs_own_transaction_give_up(caller);
 		marked[0] = '\0';
 	}
 	PG_END_TRY();

@@ -30,7 +30,6 @@
 #include "utils/inval.h"
 #include "utils/syscache.h"
 
-#include "attempt.h"
 #include "catalog.h"
 #include "daemon.h"
 #include "replication.h"
@@ -314,15 +313,6 @@ evs_daemon_start_transaction(void)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-}
-
-void
-evs_daemon_give_up(MemoryContext context)
-{
-	MemoryContextSwitchTo(context);
-	EmitErrorReport();
-	evs_attempt_flush();
-	AbortCurrentTransaction();
 }
 
 void

@@ -83,9 +83,6 @@ extern bool evs_daemon_reload(void);
 /* Start a transaction as of now, so that it does not seem to be as old as the process. */
 extern void evs_daemon_start_transaction(void);
 
-/* After an error in one: log it, end the transaction, go on in this context. */
-extern void evs_daemon_give_up(MemoryContext context);
-
 /*
  * Sleep until something happens, with nothing held.  "Nothing to do" is asked in
  * a transaction, when whatever happens afterwards wakes us: see wakeup.h.  With

@@ -7,6 +7,7 @@
 #include "access/xact.h"
 #include "utils/snapmgr.h"
 
+#include "attempt.h"
 #include "own_transaction.h"
 
 void
@@ -24,4 +25,13 @@ evs_own_transaction_commit(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+}
+
+void
+evs_own_transaction_give_up(MemoryContext caller)
+{
+	MemoryContextSwitchTo(caller);
+	EmitErrorReport();
+	evs_attempt_flush();
+	AbortCurrentTransaction();
 }

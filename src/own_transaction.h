@@ -10,4 +10,7 @@
 extern void evs_own_transaction_begin(void);
 extern void evs_own_transaction_commit(void);
 
+/* After an error in one: log it, end the transaction, go on in this context. */
+extern void evs_own_transaction_give_up(MemoryContext caller);
+
 #endif							/* EVS_OWN_TRANSACTION_H */

@@ -218,10 +218,7 @@ put_on_record(Note *note)
 	PG_CATCH();
 	{
 		written = false;
-		MemoryContextSwitchTo(note->procedure->context);
-		EmitErrorReport();
-		evs_attempt_flush();
-		AbortCurrentTransaction();
+		evs_own_transaction_give_up(note->procedure->context);
 	}
 	PG_END_TRY();
 	return written;

@@ -26,7 +26,6 @@
 #include "utils/timestamp.h"
 
 #include "async.h"
-#include "attempt.h"
 #include "catalog.h"
 #include "clock.h"
 #include "crash_mark.h"
@@ -406,10 +405,7 @@ note_counts(void)
 	PG_CATCH();
 	{
 		/* the next time will do */
-		MemoryContextSwitchTo(step_context);
-		EmitErrorReport();
-		evs_attempt_flush();
-		AbortCurrentTransaction();
+		evs_own_transaction_give_up(step_context);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(step_context);
