@@ -70,12 +70,13 @@ evs_query_rethrow(MemoryContext context, const char *statement, const char *what
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	FlushErrorState();
 	found = error->context == NULL ? NULL : strstr(error->context, statement);
 	if (found != NULL)
 		error->context = psprintf("%.*s%s%s", (int) (found - error->context), error->context,
 								  what != NULL ? what : beginning_of(statement),
 								  found + strlen(statement));
+	/* what the caller has made for us in his PG_CATCH block goes now */
+	FlushErrorState();
 	ReThrowError(error);
 }
 
