@@ -581,6 +581,7 @@ evs_coordinator_main(Datum argument)
 		leave(EVS_VERDICT_AWAY);
 	}
 	team->coordinator = MyProcPid;
+	evs_crew_join(&post);
 
 	for (;;)
 	{

@@ -50,12 +50,20 @@ team_locktag(LOCKTAG *tag, const EvsPost *post)
 	SET_LOCKTAG_ADVISORY(*tag, post->database, post->crew, post->team, EVS_LOCK_CREW);
 }
 
-/* Not the tag of the coordinator, which has no segment in it. */
+/* Not the tag by which a coordinator claims its database, which has no segment in it. */
 static bool
 is_team_locktag(const LOCKTAG *tag, Oid database)
 {
 	return tag->locktag_type == LOCKTAG_ADVISORY && tag->locktag_field4 == EVS_LOCK_CREW &&
 		tag->locktag_field1 == database && tag->locktag_field2 != 0;
+}
+
+/* The launcher announces a team by this mode; a coordinator keeps to it by a weaker one. */
+static bool
+is_announced(const LockInstanceData *lock, Oid database)
+{
+	return is_team_locktag(&lock->locktag, database) &&
+		(lock->holdMask & LOCKBIT_ON(ExclusiveLock)) != 0;
 }
 
 EvsCrew *
@@ -96,6 +104,15 @@ evs_crew_withdraw(const EvsPost *post)
 }
 
 void
+evs_crew_join(const EvsPost *post)
+{
+	LOCKTAG		tag;
+
+	team_locktag(&tag, post);
+	(void) LockAcquire(&tag, AccessShareLock, true, true);
+}
+
+void
 evs_crew_leave(dsm_segment *segment)
 {
 	if (segment != own_segment)
@@ -132,25 +149,63 @@ evs_crew_attach(dsm_handle handle)
 	return crew;
 }
 
+/* The team of this tag, if it is the database's; leave its segment when done. */
+static EvsTeam *
+team_of(const LOCKTAG *tag, Oid database, dsm_segment **segment)
+{
+	EvsCrew    *crew = attach(tag->locktag_field2, segment);
+
+	if (crew == NULL)
+		return NULL;
+	if (tag->locktag_field3 < crew->nteams &&
+		crew->teams[tag->locktag_field3].database == database)
+		return &crew->teams[tag->locktag_field3];
+	evs_crew_leave(*segment);
+	return NULL;
+}
+
+/* Does one of the team's processes still use the database? */
+static bool
+is_there(EvsTeam *team)
+{
+	pid_t		pid = team->coordinator;
+
+	for (int i = 0; i <= EVS_MAX_WORKERS; i++)
+	{
+		PGPROC	   *proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+
+		if (proc != NULL && proc->databaseId == team->database)
+			return true;
+		if (i < EVS_MAX_WORKERS)
+			pid = team->members[i].pid;
+	}
+	return false;
+}
+
+/*
+ * While a launcher's successor has announced a team and the former coordinator has not left
+ * yet, there are two.  The one whose processes are there comes first.
+ */
 EvsTeam *
 evs_crew_find(Oid database, dsm_segment **segment)
 {
 	LockData   *locks = GetLockStatusData();
 
-	for (int i = 0; i < locks->nelements; i++)
+	for (int empty = 0; empty <= 1; empty++)
 	{
-		LOCKTAG    *tag = &locks->locks[i].locktag;
-		EvsCrew    *crew;
+		for (int i = 0; i < locks->nelements; i++)
+		{
+			EvsTeam    *team;
 
-		if (!is_team_locktag(tag, database))
-			continue;
-		crew = attach(tag->locktag_field2, segment);
-		if (crew == NULL)
-			continue;
-		if (tag->locktag_field3 < crew->nteams &&
-			crew->teams[tag->locktag_field3].database == database)
-			return &crew->teams[tag->locktag_field3];
-		evs_crew_leave(*segment);
+			if (!is_team_locktag(&locks->locks[i].locktag, database))
+				continue;
+			team = team_of(&locks->locks[i].locktag, database, segment);
+			if (team == NULL)
+				continue;
+			if (empty || is_there(team))
+				return team;
+			evs_crew_leave(*segment);
+		}
 	}
 	return NULL;
 }
@@ -164,19 +219,17 @@ evs_crew_is_elsewhere(const EvsPost *post)
 	{
 		LOCKTAG    *tag = &locks->locks[i].locktag;
 		dsm_segment *segment;
-		EvsCrew    *crew;
 		EvsTeam    *team;
-		bool		is_there;
+		bool		has_coordinator;
 
-		if (!is_team_locktag(tag, post->database) || tag->locktag_field2 == post->crew)
+		if (!is_announced(&locks->locks[i], post->database) || tag->locktag_field2 == post->crew)
 			continue;
-		crew = attach(tag->locktag_field2, &segment);
-		if (crew == NULL)
+		team = team_of(tag, post->database, &segment);
+		if (team == NULL)
 			continue;
-		team = tag->locktag_field3 < crew->nteams ? &crew->teams[tag->locktag_field3] : NULL;
-		is_there = team != NULL && team->database == post->database && team->coordinator != 0;
+		has_coordinator = team->coordinator != 0;
 		evs_crew_leave(segment);
-		if (is_there)
+		if (has_coordinator)
 			return true;
 	}
 	return false;
@@ -290,24 +343,6 @@ evs_crew_wake_coordinators(const EvsCrew *crew)
 		evs_crew_wake(crew->teams[i].coordinator);
 }
 
-/* Does one of the team's processes still use the database? */
-static bool
-is_there(EvsTeam *team)
-{
-	pid_t		pid = team->coordinator;
-
-	for (int i = 0; i <= EVS_MAX_WORKERS; i++)
-	{
-		PGPROC	   *proc = pid == 0 ? NULL : BackendPidGetProc(pid);
-
-		if (proc != NULL && proc->databaseId == team->database)
-			return true;
-		if (i < EVS_MAX_WORKERS)
-			pid = team->members[i].pid;
-	}
-	return false;
-}
-
 static void
 terminate(EvsTeam *team)
 {
@@ -339,9 +374,7 @@ evs_crew_is_full(void)
 
 	for (int i = 0; i < locks->nelements; i++)
 	{
-		LOCKTAG    *tag = &locks->locks[i].locktag;
-
-		if (is_team_locktag(tag, tag->locktag_field1))
+		if (is_announced(&locks->locks[i], locks->locks[i].locktag.locktag_field1))
 			count++;
 	}
 	return count >= max_worker_processes;

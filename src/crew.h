@@ -94,9 +94,12 @@ typedef struct EvsPost
 /* Launcher: make the memory of a crew; it lives as long as somebody has it. */
 extern EvsCrew *evs_crew_create(int nteams, dsm_handle *handle);
 
-/* Launcher: let others find a team by its database, and no longer. */
+/* Launcher: let others find a team by its database, and no longer (but see evs_crew_join). */
 extern void evs_crew_announce(const EvsPost *post);
 extern void evs_crew_withdraw(const EvsPost *post);
+
+/* Coordinator: the team can be found until we exit, also when the launcher has died. */
+extern void evs_crew_join(const EvsPost *post);
 
 /* Coordinator, worker: the crew that we belong to; NULL when it is gone. */
 extern EvsCrew *evs_crew_attach(dsm_handle handle);

@@ -548,6 +548,14 @@ reload(void)
 		evs_shmem_request(EVS_ALL_DATABASES);
 }
 
+/* Our teams look for us when they are woken: let them leave at once, others come soon. */
+static void
+launcher_exits(int code, Datum argument)
+{
+	crew->launcher = 0;
+	evs_crew_wake_coordinators(crew);
+}
+
 void
 evs_launcher_main(Datum argument)
 {
@@ -559,6 +567,7 @@ evs_launcher_main(Datum argument)
 	only_database = post.database;
 	crew = evs_crew_create(OidIsValid(only_database) ? 1 : max_worker_processes,
 						   &crew_handle);
+	before_shmem_exit(launcher_exits, (Datum) 0);
 	if (OidIsValid(only_database))
 		take_charge(only_database);
 	else
