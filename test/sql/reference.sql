@@ -68,6 +68,9 @@ select pg_describe_object(d.classid, d.objid, 0) as without_comment
 from pg_depend d join pg_extension x on x.oid = d.refobjid and x.extname = 'evsource'
 where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
     and obj_description(d.objid, d.classid::regclass::name) is null
+    -- row types of tables and types of arrays are members from 19 on
+    and not exists (select from pg_type t left join pg_class c on c.oid = t.typrelid
+                    where d.classid = 'pg_type'::regclass and t.oid = d.objid and (t.typcategory = 'A' or c.relkind <> 'c'))
 union all
 select format('column %I of %s', a.attname, a.attrelid::regclass)
 from pg_attribute a join pg_class c on c.oid = a.attrelid
