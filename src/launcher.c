@@ -63,6 +63,7 @@ typedef struct Charge
 	bool		starved;		/* the last one found no room for a worker: it wants more than its place */
 	bool		to_the_end;		/* of the line */
 	bool		closed;			/* the database allows no connections */
+	bool		locked;			/* somebody had locked it when we last looked */
 	EvsTime		started_at;
 	EvsTime		start_at;		/* not before that */
 	long		delay;			/* ms, of the last restart */
@@ -97,7 +98,7 @@ find_charge(Oid database)
 static bool
 waits_for_room(const Charge *charge)
 {
-	return charge->handle == NULL && !charge->closed &&
+	return charge->handle == NULL && !charge->closed && !charge->locked &&
 		(charge->post.team < 0 || crew->teams[charge->post.team].no_room);
 }
 
@@ -355,7 +356,8 @@ look_after(Charge *charge)
 		charge->closed = false;
 		charge->delay = 0;
 	}
-	if (is_locked(charge->post.database))
+	charge->locked = is_locked(charge->post.database);
+	if (charge->locked)
 	{
 		charge->start_at = evs_clock_in(FIRST_DELAY);
 		return false;

@@ -126,4 +126,22 @@ $node->safe_psql('postgres', 'alter database f allow_connections false');
 ok($node->poll_query_until('postgres', $in_line->('f', 0)), 'nor when it is closed');
 $node->stop;
 
+# A database that cannot be entered because it is locked waits for that, not for room: nobody
+# makes do with fewer workers.
+start_with_room_for('locked', 20);
+make_database($_, 3) foreach qw(a b);
+soon_runs('a c 1, a w 3, b c 1, b w 3', 'two databases have all of their workers');
+$node->safe_psql('postgres', 'create database other');
+$node->safe_psql('postgres', 'alter system set evsource.daemon = off');
+$node->reload;
+soon_runs('', 'they leave when the daemon is turned off');
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('begin; alter database other rename to another');
+$node->safe_psql('postgres', 'alter system reset evsource.daemon');
+$node->reload;
+soon_runs('a c 1, a w 3, b c 1, b w 3', 'turned on again all come back while a third database is locked');
+$holder->query_safe('rollback');
+$holder->quit;
+$node->stop;
+
 done_testing();
