@@ -343,7 +343,7 @@ comment on column evsource.cursors.acked_upto is 'Position up to which they were
 comment on column evsource.cursors.acked_in is 'Transaction that acknowledged them.';
 
 comment on column evsource.rebuilds.projection is 'Name of the projection.';
-comment on column evsource.rebuilds.request is 'Transaction that requested it.';
+comment on column evsource.rebuilds.request is 'Transaction that requested it last.';
 comment on column evsource.rebuilds.state is 'requested, building, failed or kept.';
 comment on column evsource.rebuilds.background is 'The daemon does it.';
 comment on column evsource.rebuilds.online is 'It was asked for beside the old version, or in place; null: beside it where that is possible.';

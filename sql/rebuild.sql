@@ -3,7 +3,7 @@
 
 create table evsource.rebuilds (
     projection    text collate "C" primary key,
-    request       xid8 not null default pg_catalog.pg_current_xact_id(),   -- which one: the transaction that made it
+    request       xid8 not null default pg_catalog.pg_current_xact_id(),   -- which one: the transaction that asked last
     state         text not null,         -- 'requested' | 'building' | 'failed' | 'kept'
     background    boolean not null,      -- by the daemon
     online        boolean,               -- asked for: beside the old read model; null: if possible

@@ -463,7 +463,7 @@ drop_or_keep(const EvsRebuild *rebuild)
 			(errmsg("the old version of projection \"%s\" is still there", rebuild->name),
 			 errdetail("%s", error->detail ? error->detail : error->message),
 			 errhint("Remove what is in the way, and drop it with evsource.accept_rebuild().")));
-	evs_rebuild_fail(rebuild->name, 0, error);
+	(void) evs_rebuild_fail(rebuild->name, rebuild->request, 0, error);
 }
 
 EvsOutcome

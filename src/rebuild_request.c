@@ -17,9 +17,10 @@
  *	kept		the old version is to be dropped (not keep_old), or stays to go back to.
  *
  * Asked for again, one that has begun, building or failed, goes on (building) if it is what is
- * wanted, and wants from then on what was asked for last.  Any other row is replaced
- * (requested), and so is one in place whose projection is not in its hands any more: another
- * session has completed, reset or paused it.
+ * wanted, and wants from then on what was asked for last.  It is another request then: an
+ * error of an attempt that began before was met by the one before, and does not fail it.  Any
+ * other row is replaced (requested), and so is one in place whose projection is not in its
+ * hands any more: another session has completed, reset or paused it.
  *
  * cancel_rebuild() leaves no row, and so does a dump; pg_upgrade takes it along, with its
  * shadow.  A row that says building and has nothing to go on with is requested again by
@@ -128,6 +129,7 @@ evs_rebuild_register(EvsRebuild *wanted)
 		current.online = wanted->online;
 		evs_rebuild_write(&current);
 		evs_rebuild_resume(wanted->name);
+		evs_rebuild_renew(wanted->name);
 		if (!evs_rebuild_is_online(&current))
 			evs_checkpoint_resume(wanted->name);
 		return;

@@ -85,6 +85,11 @@ static EvsQuery resume_rebuild = {
 	1, {TEXTOID}, SPI_OK_UPDATE
 };
 
+static EvsQuery renew_rebuild = {
+	"update evsource.rebuilds set request = pg_catalog.pg_current_xact_id() where projection = $1",
+	1, {TEXTOID}, SPI_OK_UPDATE
+};
+
 static EvsQuery note_snapshot = {
 	"update evsource.checkpoints set from_snapshot = true where projection = $1",
 	1, {TEXTOID}, SPI_OK_UPDATE
@@ -129,16 +134,16 @@ static EvsQuery restore_parts = {
 	2, {TEXTOID, TEXTOID}, SPI_OK_UPDATE
 };
 
+/* It has not ended: with an error, or with an old version that is to be kept. */
+#define UNDER_WAY "(state in ('requested', 'building') or state = 'kept' and not keep_old)"
+
 static EvsQuery fail_rebuild = {
 	"update evsource.rebuilds set state = case state when 'kept' then state else 'failed' end,"
 	"  keep_old = keep_old or state = 'kept', pid = null, waits_for = null, updated_at = clock_timestamp(),"
 	"  last_error_position = nullif($2, 0), sqlstate = $3, last_error = $4, detail = $5, hint = $6, context = $7"
-	" where projection = $1",
-	7, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}, SPI_OK_UPDATE
+	" where projection = $1 and request = $8 and " UNDER_WAY,
+	8, {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, XID8OID}, SPI_OK_UPDATE
 };
-
-/* It has not ended: with an error, or with an old version that is to be kept. */
-#define UNDER_WAY "(state in ('requested', 'building') or state = 'kept' and not keep_old)"
 
 static EvsQuery note_trouble = {
 	"update evsource.rebuilds set"
@@ -181,8 +186,7 @@ evs_rebuild_locktag(LOCKTAG *tag, const char *name)
 	uint64		hash = DatumGetUInt64(hash_any_extended((const unsigned char *) name,
 														strlen(name), REBUILD_SEED));
 
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
-						 EVS_LOCK_NAME);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash, EVS_LOCK_NAME);
 }
 
 void
@@ -352,19 +356,10 @@ evs_rebuild_write(const EvsRebuild *rebuild)
 	(void) evs_query_run(&write_rebuild, values, nulls);
 }
 
-/* Statements that have the name as their only parameter. */
-static void
-run_for(EvsQuery *query, const char *name)
-{
-	Datum		values[] = {CStringGetTextDatum(name)};
-
-	(void) evs_query_run(query, values, NULL);
-}
-
 void
 evs_rebuild_delete(const char *name)
 {
-	run_for(&delete_rebuild, name);
+	(void) evs_query_run_by_name(&delete_rebuild, name);
 	evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
 }
 
@@ -382,13 +377,19 @@ evs_rebuild_start(const EvsRebuild *rebuild, const EvsProjection *projection)
 void
 evs_rebuild_resume(const char *name)
 {
-	run_for(&resume_rebuild, name);
+	(void) evs_query_run_by_name(&resume_rebuild, name);
+}
+
+void
+evs_rebuild_renew(const char *name)
+{
+	(void) evs_query_run_by_name(&renew_rebuild, name);
 }
 
 void
 evs_rebuild_note_snapshot(const char *name)
 {
-	run_for(&note_snapshot, name);
+	(void) evs_query_run_by_name(&note_snapshot, name);
 }
 
 bool
@@ -449,7 +450,7 @@ evs_rebuild_waits_for_relations(const char *name, List *relations, bool with_rea
 void
 evs_rebuild_keep_parts(const char *name)
 {
-	run_for(&keep_parts, name);
+	(void) evs_query_run_by_name(&keep_parts, name);
 }
 
 char *
@@ -479,33 +480,32 @@ evs_rebuild_restore_parts(const char *name, const char *parts)
 	(void) evs_query_run(&restore_parts, values, NULL);
 }
 
-static void
+static bool
 record_error(EvsQuery *query, const char *name, uint64 request, int64 position,
 			 const ErrorData *error)
 {
 	EvsErrorText text;
 	Datum		values[8] = {CStringGetTextDatum(name), Int64GetDatum(position)};
-	char		nulls[8] = {' ', ' '};
+	char		nulls[8] = {' ', ' ', [7] = ' '};
 
 	evs_error_text(error, &text);
 	memcpy(&values[2], text.values, sizeof(text.values));
 	memcpy(&nulls[2], text.nulls, sizeof(text.nulls));
 	values[7] = FullTransactionIdGetDatum(FullTransactionIdFromU64(request));
-	nulls[7] = ' ';
-	(void) evs_query_run(query, values, nulls);
+	return evs_query_run(query, values, nulls) > 0;
 }
 
-void
-evs_rebuild_fail(const char *name, int64 position, const ErrorData *error)
+bool
+evs_rebuild_fail(const char *name, uint64 request, int64 position, const ErrorData *error)
 {
-	record_error(&fail_rebuild, name, 0, position, error);
+	return record_error(&fail_rebuild, name, request, position, error);
 }
 
 void
 evs_rebuild_note_trouble(const char *name, uint64 request, int64 position,
 						 const ErrorData *error)
 {
-	record_error(&note_trouble, name, request, position, error);
+	(void) record_error(&note_trouble, name, request, position, error);
 }
 
 void

@@ -22,7 +22,7 @@ typedef enum EvsRebuildState
 typedef struct EvsRebuild
 {
 	const char *name;			/* of the projection */
-	uint64		request;		/* another one for each request; not written with the row */
+	uint64		request;		/* another one for each, also of one that goes on; not written with the row */
 	EvsRebuildState state;
 	bool		background;		/* by the daemon */
 	bool		is_chosen;		/* what was asked for: online says something */
@@ -89,6 +89,9 @@ extern void evs_rebuild_start(const EvsRebuild *rebuild, const EvsProjection *pr
 /* This session goes on with it: the rate is counted from now. */
 extern void evs_rebuild_resume(const char *name);
 
+/* It is asked for again, and goes on: what the attempt before this meets is none of it. */
+extern void evs_rebuild_renew(const char *name);
+
 /*
  * In place: what evs_checkpoint_start() has begun goes on from a snapshot, whose mistakes
  * are in it; is that so of what there is, though its rebuild may be forgotten?
@@ -115,13 +118,14 @@ extern void evs_rebuild_keep_parts(const char *name);
 extern char *evs_rebuild_parts(const char *name, int *count);
 extern void evs_rebuild_restore_parts(const char *name, const char *parts);
 
-/* The error that stopped it, and at which event; 0: at none. */
-extern void evs_rebuild_fail(const char *name, int64 position, const ErrorData *error);
-
 /*
- * The same of an error that it goes on after, if it still is the request that has met it; and
- * it has got past that.
+ * The error that stopped it, and at which event; 0: at none.  False: it is not the request any
+ * more that has met it, and nothing was written.
  */
+extern bool evs_rebuild_fail(const char *name, uint64 request, int64 position,
+							 const ErrorData *error);
+
+/* The same of an error that it goes on after; and it has got past that. */
 extern void evs_rebuild_note_trouble(const char *name, uint64 request, int64 position,
 									 const ErrorData *error);
 extern void evs_rebuild_clear_trouble(const char *name);

@@ -134,6 +134,9 @@ leave_mark(EvsProcedure *procedure)
 	procedure->caution.careful = procedure->caution.crashes = 0;
 	if (!evs_rebuild_try_lock(procedure->name) || !evs_rebuild_read(procedure->name, &rebuild))
 		return true;
+	/* an error is of this one from here on; while it is held still it stays the same */
+	if (rebuild.request != procedure->request)
+		evs_procedure_begin_anew(procedure, rebuild.request);
 	if (rebuild.state == EVS_REBUILD_BUILDING)
 	{
 		projection = evs_projection_load(procedure->name, false);
@@ -179,8 +182,13 @@ typedef struct Note
 	ErrorData  *error;
 	int64		position;		/* of the event that is to blame, 0: none */
 	bool		passing;
+	bool		obsolete;		/* it is another request by now, or none */
 } Note;
 
+/*
+ * The abort has let somebody in who waited to ask for it again, or to cancel it: what is
+ * there after him has not failed.
+ */
 static void
 write_note(void *arg)
 {
@@ -189,8 +197,10 @@ write_note(void *arg)
 
 	if (!note->passing)
 	{
-		evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
-		evs_rebuild_fail(name, note->position, note->error);
+		evs_rebuild_lock(name);
+		note->obsolete = !evs_rebuild_fail(name, note->procedure->request, note->position, note->error);
+		if (!note->obsolete)
+			evs_crash_mark_clear(name, EVS_CRASH_REBUILD);
 		return;
 	}
 	evs_caution_withdraw(name, EVS_CRASH_REBUILD);
@@ -242,7 +252,7 @@ fail(EvsProcedure *procedure)
 	AbortCurrentTransaction();
 
 	if (put_on_record(&note) && !note.passing)
-		return EVS_DONE;
+		return note.obsolete ? EVS_MORE : EVS_DONE;
 	procedure->troubles++;
 	return EVS_WAIT;
 }

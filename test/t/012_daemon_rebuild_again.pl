@@ -263,6 +263,37 @@ $soon->(q{select count(*) = 1 from pg_attribute where attrelid = to_regclass('ev
 let_go($second_holder);
 is_done('changed tables');
 
+# Who waits for an attempt that fails, and then asks for it again, mended, is not answered with
+# that error: his request goes on, or begins.
+$sql->(q{
+create function mended_first() returns trigger language plpgsql as $$
+begin
+	-- an error that is noted by who has let go of the rebuild comes last
+	while exists (select from public.wrong)
+		and not exists (select from pg_locks where pid = pg_backend_pid() and locktype = 'advisory') loop
+		perform pg_sleep(0.01);
+	end loop;
+	return null;
+end $$;
+create trigger mended_first before update on evsource.rebuilds execute function mended_first()});
+foreach my $how ("request_rebuild('counts')", "request_rebuild('counts', online => false)", "cancel_rebuild('counts')")
+{
+	my $name = "$how during an attempt that fails";
+	spoil();
+	$holder = halted_at(3000, sub { request('online => true') });
+	$sql->('insert into wrong values (3001)');
+	my $mender = $node->background_psql('postgres');
+	my $pid = $mender->query_safe('select pg_backend_pid()');
+	$mender->query_until(qr/begun/, "\\echo begun\nbegin\\; select evsource.$how\\; delete from wrong\\; commit;\n\\echo mended\n");
+	$soon->("select count(*) = 1 from pg_locks where locktype = 'advisory' and pid = $pid and not granted", "$name: it waits");
+	let_go($holder);
+	$mender->query_until(qr/mended/, '');
+	$mender->quit;
+	request('online => false') if $how =~ /^cancel/;
+	is_done($name);
+}
+$sql->('drop trigger mended_first on evsource.rebuilds');
+
 # Somebody who is at the table just then is not waited for, and an index that is being made is no obstacle.
 spoil();
 $holder = halted_at(3000, sub { request('') });
