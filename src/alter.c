@@ -279,10 +279,27 @@ evsource_pause_projection(PG_FUNCTION_ARGS)
 }
 
 /*
+ * A rebuild in place that has come to its end with the pause: what is applied from here on
+ * completes its read model.  Who works on it sees to that himself.
+ */
+static void
+forget_in_place(const char *name)
+{
+	EvsRebuild	rebuild;
+
+	if (!evs_rebuild_try_lock(name) || !evs_rebuild_read(name, &rebuild))
+		return;
+	if ((rebuild.state == EVS_REBUILD_BUILDING || rebuild.state == EVS_REBUILD_FAILED) &&
+		!evs_rebuild_is_online(&rebuild) && evs_rebuild_has_begun(&rebuild))
+		evs_rebuild_forget(name);
+}
+
+/*
  * evsource.resume_projection(projection, concurrently) returns void
  *
  * An inline projection catches up with what was appended meanwhile, in this
- * transaction; concurrently leaves that to activate_projection.
+ * transaction; concurrently leaves that to activate_projection.  A rebuild in place that
+ * was paused is over.
  */
 Datum
 evsource_resume_projection(PG_FUNCTION_ARGS)
@@ -302,6 +319,7 @@ evsource_resume_projection(PG_FUNCTION_ARGS)
 		EVS_PROJECTION_CATCHING_UP : EVS_PROJECTION_ACTIVE;
 	evs_registry_update(projection);
 	evs_failures_clear(projection->name);
+	forget_in_place(projection->name);
 	if (projection->mode == EVS_MODE_INLINE && !concurrently)
 		evs_replay_activate(projection);
 

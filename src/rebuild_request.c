@@ -22,9 +22,10 @@
  * other row is replaced (requested), and so is one in place whose projection is not in its
  * hands any more: another session has completed, reset or paused it.
  *
- * cancel_rebuild() leaves no row, and so does a dump; pg_upgrade takes it along, with its
- * shadow.  A row that says building and has nothing to go on with is requested again by
- * whoever comes to it (a server could leave one that did not tell these apart).
+ * cancel_rebuild() leaves no row, nor does a dump, nor resume_projection() one in place;
+ * pg_upgrade takes it along, with its shadow.  A row that says building and has nothing to go
+ * on with is requested again by whoever comes to it (a server could leave one that did not
+ * tell these apart).
  *
  * Locks: the rebuild's before the projection's name; see evs_rebuild_lock().
  */

@@ -193,6 +193,7 @@ select evsource.pause_projection('counts');
 delete from wrong;
 select evsource.resume_projection('counts')});
 $soon->(q{select lag = 0 and state = 'active' from evsource.projection_status}, 'halfway in place: somebody completes it');
+is($sql->('select count(*) from evsource.progress'), 0, 'halfway in place: then it is not under way, nor has it failed');
 spoil();
 request('online => false');
 is_done('halfway in place');
