@@ -529,7 +529,8 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 		wake();
 	if ((changed || concerns_daemon) && evs_daemon_enabled)
 		evs_shmem_request(MyDatabaseId);
-	if (OidIsValid(opened_database) && evs_daemon_enabled)
+	/* whether the daemon is on there, this session's setting does not tell: it looks itself */
+	if (OidIsValid(opened_database))
 		evs_shmem_request(opened_database);
 	opened_database = InvalidOid;
 	appended = false;

@@ -93,6 +93,16 @@ foreach my $on ('reset evsource.daemon', 'set evsource.daemon = on', 'reset all'
 	$sql->(q{select evsource.append('a-1', 'Happened')});
 }
 
+# The same, said in the database itself by a session that has got "off" from that very setting.
+foreach my $on ('reset evsource.daemon', 'set evsource.daemon = on', 'reset all')
+{
+	$sql->("alter database postgres $on");
+	$soon->(q{select lag = 0 and worker_pid is not null from evsource.projection_status}, "$on in the database itself: it comes back");
+	$sql->(q{alter database postgres set evsource.daemon = off});
+	is($sql->('select evsource.stop_daemon()'), 't', 'until it is stopped once more');
+	$sql->(q{select evsource.append('a-1', 'Happened')});
+}
+
 # Off for the database, it does not come for who turns it on in his session; that is not for want of room.
 $node->safe_psql('postgres', 'create database without');
 $node->safe_psql('postgres', 'alter database without set evsource.daemon = off');
