@@ -580,8 +580,10 @@ evs_coordinator_main(Datum argument)
 		CommitTransactionCommand();
 		leave(EVS_VERDICT_AWAY);
 	}
-	team->coordinator = MyProcPid;
 	evs_crew_join(&post);
+	/* who has come for a look only is not to be taken for one that stays */
+	look();
+	team->coordinator = MyProcPid;
 
 	for (;;)
 	{

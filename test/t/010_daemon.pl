@@ -116,7 +116,9 @@ select evsource.create_projection('third', mode => 'async', types => '{Other}', 
 	$sql->(q{alter database postgres set evsource.daemon = off});
 	is($node->psql('postgres', 'select evsource.start_daemon()'), 3, "$mode: a database can be without it");
 	$sql->(q{set evsource.daemon = off; select evsource.drop_projection('slow'); alter database postgres reset evsource.daemon});
-	is($sql->('select evsource.start_daemon()'), 't', "$mode: and started again");
+	# preloaded it comes by itself, and may have done so already
+	$sql->('select evsource.start_daemon()');
+	is($sql->(q{select count(*) from evsource.daemon_status where role = 'coordinator' and pid is not null}), 1, "$mode: and started again");
 	$applied->('it goes on where it was');
 
 	# Whoever of them is killed comes back.
