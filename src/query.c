@@ -18,6 +18,7 @@
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "catalog.h"
 
