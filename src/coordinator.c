@@ -105,6 +105,7 @@ static void
 coordinator_exits(int code, Datum arg)
 {
 	team->coordinator = 0;
+	team->settled = false;
 	team->wants_room = team->starves = false;
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 		evs_crew_wake(team->members[i].pid);
@@ -580,10 +581,8 @@ evs_coordinator_main(Datum argument)
 		CommitTransactionCommand();
 		leave(EVS_VERDICT_AWAY);
 	}
-	evs_crew_join(&post);
-	/* who has come for a look only is not to be taken for one that stays */
-	look();
 	team->coordinator = MyProcPid;
+	evs_crew_join(&post);
 
 	for (;;)
 	{
@@ -593,6 +592,7 @@ evs_coordinator_main(Datum argument)
 		(void) evs_daemon_reload();
 		team->heartbeat = GetCurrentTimestamp();
 		look();
+		team->settled = true;
 		timeout = look_after_workers();
 		timeout = Min(timeout, time_to_stay());
 		watch.publish = publish(&timeout);

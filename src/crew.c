@@ -33,7 +33,7 @@
 #include "lock_classes.h"
 #include "wakeup.h"
 
-#define CREW_LAYOUT			6
+#define CREW_LAYOUT			7
 
 /* The segment that we belong to, if we do: nobody can attach to one twice. */
 static dsm_segment *own_segment = NULL;

@@ -66,6 +66,7 @@ typedef struct EvsTeam
 	EvsTime		tell_room_at;	/* the log says that it has no worker: not again before that */
 	EvsVerdict	verdict;
 	pid_t		coordinator;	/* 0: there is none */
+	bool		settled;		/* it has found that it is needed: it does not leave at once */
 	TimestampTz heartbeat;
 	int			size;			/* how many workers there should be */
 	EvsMember	members[EVS_MAX_WORKERS];

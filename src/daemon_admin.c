@@ -42,7 +42,7 @@ pause_between_looks(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* If none is, was it for want of room? */
+/* Does one stay, that is has not come for a look only?  If none does, was it for want of room? */
 static bool
 has_coordinator(bool *no_room)
 {
@@ -56,7 +56,7 @@ has_coordinator(bool *no_room)
 		*no_room = evs_crew_is_full();
 		return false;
 	}
-	is_there = team->coordinator != 0;
+	is_there = team->settled;
 	*no_room = team->no_room;
 	evs_crew_leave(segment);
 	return is_there;
