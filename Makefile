@@ -61,7 +61,7 @@ SUBSCRIBE = subscription subscription_lock subscribe cursor subscription_letters
 	subscription_truncate subscription_lag receipt hand_out fetch
 
 # the daemon
-DAEMON = crew jobs daemon databases launcher coordinator worker daemon_admin
+DAEMON = crew jobs daemon databases launcher coordinator staffing worker daemon_admin
 
 # capture
 CAPTURE = capture capture_definition capture_names capture_registry capture_walk \

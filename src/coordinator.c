@@ -1,5 +1,5 @@
 /*
- * coordinator.c - keep as many workers for a database as there is work.
+ * coordinator.c - find out what there is to do for a database, and have it done.
  *
  * It leaves when there is nothing to do for it: the extension is not there, no
  * projection is async and nobody listens, or the daemon is turned off for the
@@ -15,10 +15,8 @@
 #include "access/xact.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "replication/walsender.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -34,26 +32,11 @@
 #include "notify.h"
 #include "own_transaction.h"
 #include "publish.h"
+#include "staffing.h"
 #include "wakeup.h"
-
-/* ms until a worker that died is started again: at least, at most */
-#define FIRST_DELAY			100
-#define LAST_DELAY			60000
-
-/* at most, where it found no room: others than ours say nothing when they leave some (ms) */
-#define ROOM_DELAY			10000
-
-/* ms until the log says again that there is no room */
-#define TELL_ROOM			60000
 
 /* how long we try to start a first worker (ms) before we leave our place to another database */
 #define TIME_TO_STARVE		1000
-
-/* one that lived so long (ms) did not die of what it found at its start */
-#define LONG_LIFE			10000
-
-/* how long workers may take to leave by themselves (ms) */
-#define TIME_TO_LEAVE		200
 
 /* how long we sleep at most (ms): those who watch us want to know that we live */
 #define HEARTBEAT			30000
@@ -74,30 +57,16 @@
 /* ms until notifying, or publishing, is tried again */
 #define NOTIFY_DELAY		1000
 
-/* A worker that we have started. */
-typedef struct Worker
-{
-	BackgroundWorkerHandle *handle; /* NULL: there is none */
-	EvsTime		started_at;
-	EvsTime		start_at;		/* the next one: not before that */
-	long		delay;			/* ms, of the last restart */
-	bool		no_room;		/* the last one found none */
-} Worker;
-
 static EvsPost post;
 static EvsCrew *crew;
 static EvsTeam *team;
 static EvsJobs jobs;
 static char *database_name;
-static Worker workers[EVS_MAX_WORKERS];
 static int64 published = 0;
 static EvsTime publish_at;
 static int64 notified = 0;
 static EvsTime notify_at;
 static EvsTime listened_at;		/* when somebody listened last */
-static EvsTime starves_since;
-static bool shares = false;		/* one worker has to do: another database has none */
-static int	first_worker = 0;	/* then it is this one */
 static bool waits_for_adoption = false;
 static bool closed = false;		/* the database allows no connections any more */
 
@@ -111,48 +80,10 @@ coordinator_exits(int code, Datum arg)
 		evs_crew_wake(team->members[i].pid);
 }
 
-/* Have all workers gone? */
-static bool
-is_alone(void)
-{
-	pid_t		pid;
-
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		if (workers[i].handle != NULL &&
-			GetBackgroundWorkerPid(workers[i].handle, &pid) != BGWH_STOPPED)
-			return false;
-	}
-	return true;
-}
-
-/* End all workers, and ourselves.  Those that are in a transaction are not waited for. */
 static void
 leave(EvsVerdict verdict)
 {
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		team->members[i].dismissed = true;
-		evs_crew_wake(team->members[i].pid);
-	}
-	for (int waited = 0; waited < TIME_TO_LEAVE && !is_alone(); waited += 10)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 10, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		if (workers[i].handle != NULL)
-			TerminateBackgroundWorker(workers[i].handle);
-	}
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		if (workers[i].handle != NULL)
-			(void) WaitForBackgroundWorkerShutdown(workers[i].handle);
-	}
+	evs_staffing_end();
 	team->verdict = verdict;
 	proc_exit(0);
 }
@@ -233,138 +164,6 @@ look(void)
 }
 
 /*
- * Workers.
- */
-
-/* Not at once, and less and less often. */
-static void
-try_later(Worker *worker)
-{
-	worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), LAST_DELAY);
-	worker->start_at = evs_clock_in(worker->delay);
-}
-
-/* Say so in the log, now and then, whoever of our database has said it before. */
-static void
-tell_no_room(int number)
-{
-	if (!evs_clock_is_over(team->tell_room_at))
-		return;
-	team->tell_room_at = evs_clock_in(TELL_ROOM);
-	ereport(LOG,
-			(errmsg("evsource could not start worker %d of %d for database \"%s\"",
-					number + 1, team->size, database_name),
-			 errhint("Raise max_worker_processes, or lower evsource.max_workers.")));
-}
-
-static void
-start_worker(int number)
-{
-	Worker	   *worker = &workers[number];
-	EvsPost		its_post = post;
-	BackgroundWorker description;
-
-	its_post.member = number;
-	evs_daemon_describe(&description, "evsource worker", "evs_worker_main", &its_post);
-	description.bgw_notify_pid = MyProcPid;
-	worker->started_at = evs_clock_now();
-	team->members[number].dismissed = false;
-	worker->no_room = !RegisterDynamicBackgroundWorker(&description, &worker->handle);
-	if (!worker->no_room)
-		return;
-
-	/* often there is room soon: when a server starts, many look what there is to do */
-	worker->handle = NULL;
-	worker->delay = Min(Max(worker->delay * 2, FIRST_DELAY), ROOM_DELAY);
-	worker->start_at = evs_clock_in(worker->delay);
-	tell_no_room(number);
-}
-
-static void
-tell_launcher_of_room(void)
-{
-	crew->room = true;
-	pg_memory_barrier();
-	evs_crew_wake(crew->launcher);
-}
-
-/* Somebody has left some: who found none tries again. */
-static void
-use_room(void)
-{
-	if (!team->room)
-		return;
-	team->room = false;
-	pg_memory_barrier();
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		if (workers[i].no_room)
-		{
-			workers[i].start_at = EVS_NO_TIME;
-			workers[i].delay = 0;
-		}
-	}
-}
-
-/* Does some database have no worker, or no coordinator yet, for want of room? */
-static bool
-somebody_has_none(void)
-{
-	return crew->queue || evs_crew_count_starving(crew, crew->nteams) > 0;
-}
-
-/* How many workers shall there be?  None has a second one while another has none. */
-static int
-decide_size(void)
-{
-	int			size = waits_for_adoption ? 0 : Min(jobs.count, evs_max_workers);
-
-	shares = somebody_has_none();
-	first_worker = 0;
-	if (!shares || size <= 1)
-		return size;
-
-	for (int i = EVS_MAX_WORKERS - 1; i >= 0; i--)
-	{
-		if (workers[i].handle != NULL && !team->members[i].dismissed)
-			first_worker = i;
-	}
-	return 1;
-}
-
-static bool
-is_wanted(int number, int size)
-{
-	return number >= first_worker && number < first_worker + size;
-}
-
-/* Let the others know whether there is room for our workers. */
-static void
-note_room(int size)
-{
-	bool		wants_room = false;
-	bool		starves = true;
-
-	for (int i = 0; i < EVS_MAX_WORKERS && !closed; i++)
-	{
-		if (!is_wanted(i, size))
-			continue;
-		wants_room |= workers[i].no_room;
-		starves &= workers[i].no_room;
-	}
-	starves &= wants_room;
-	team->wants_room = wants_room || shares;	/* it may have more of them then */
-	if (starves == team->starves)
-		return;
-	team->starves = starves;
-	starves_since = evs_clock_now();
-	evs_crew_wake_coordinators(crew);
-	/* others have waited for us */
-	if (!starves)
-		tell_launcher_of_room();
-}
-
-/*
  * When many databases get a coordinator at once there may be no room left for workers.
  * One after the other makes room then, so that some of them are served, whoever listens
  * for what it does: none of them hears of anything while there are no workers.  The last
@@ -374,71 +173,11 @@ note_room(int size)
 static bool
 is_better_left(void)
 {
-	if (!team->starves || team->stay || evs_clock_since(starves_since) < TIME_TO_STARVE)
+	if (team->stay || evs_staffing_starves_for() < TIME_TO_STARVE)
 		return false;
 	if (evs_crew_count_starving(crew, crew->nteams) > 1)
 		return evs_crew_count_starving(crew, post.team) > 0;
 	return crew->newcomer && !somebody_listens();
-}
-
-/* It has gone: by itself, or because it died. */
-static void
-bury_worker(int number)
-{
-	Worker	   *worker = &workers[number];
-
-	pfree(worker->handle);
-	worker->handle = NULL;
-	tell_launcher_of_room();
-	if (evs_clock_since(worker->started_at) >= LONG_LIFE)
-		worker->delay = 0;
-	if (!team->members[number].dismissed)
-		try_later(worker);
-}
-
-/* Start those that are missing, end those that are too many; ms to sleep. */
-static long
-look_after_workers(void)
-{
-	int			size = decide_size();
-	long		timeout = HEARTBEAT;
-
-	if (team->size != size)
-	{
-		/* who does what depends on how many there are */
-		team->size = size;
-		evs_crew_wake_team(team);
-	}
-	use_room();
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		Worker	   *worker = &workers[i];
-		pid_t		pid;
-
-		if (worker->handle != NULL &&
-			GetBackgroundWorkerPid(worker->handle, &pid) == BGWH_STOPPED)
-			bury_worker(i);
-		if (!is_wanted(i, size) && worker->handle != NULL && !team->members[i].dismissed)
-		{
-			team->members[i].dismissed = true;
-			evs_crew_wake(team->members[i].pid);
-		}
-		if (is_wanted(i, size) && worker->handle == NULL)
-		{
-			bool		due = evs_clock_is_over(worker->start_at);
-
-			if (due && closed)
-				try_later(worker);
-			else if (due)
-				start_worker(i);
-			if (worker->handle == NULL)
-				timeout = Min(timeout, Max(evs_clock_left(worker->start_at), 10));
-		}
-	}
-	note_room(size);
-	if (is_better_left())
-		leave(EVS_VERDICT_NO_ROOM);
-	return timeout;
 }
 
 /*
@@ -552,7 +291,7 @@ nothing_to_do(void *argument)
 
 	if (evs_jobs_have_changed() || team->stop || team->room || !evs_catalog_exists())
 		return false;
-	if (shares != somebody_has_none() || is_better_left())
+	if (evs_staffing_is_outdated() || is_better_left())
 		return false;
 	if (watch->publish && evs_horizon_safe_position() > published)
 		return false;
@@ -573,6 +312,7 @@ evs_coordinator_main(Datum argument)
 	evs_daemon_start_transaction();
 	database_name = MemoryContextStrdup(TopMemoryContext, get_database_name(MyDatabaseId));
 	CommitTransactionCommand();
+	evs_staffing_begin(&post, crew, database_name);
 	if (!evs_crew_claim_database())
 	{
 		/* one whose launcher has gone sees that when it is woken, and makes room */
@@ -593,8 +333,10 @@ evs_coordinator_main(Datum argument)
 		team->heartbeat = GetCurrentTimestamp();
 		look();
 		team->settled = true;
-		timeout = look_after_workers();
-		timeout = Min(timeout, time_to_stay());
+		timeout = evs_staffing_look_after(waits_for_adoption ? 0 : jobs.count, closed,
+										  Min(HEARTBEAT, time_to_stay()));
+		if (is_better_left())
+			leave(EVS_VERDICT_NO_ROOM);
 		watch.publish = publish(&timeout);
 		watch.listened = somebody_listens();
 		watch.notify = watch.listened && notify(&timeout);

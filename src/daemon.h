@@ -3,7 +3,8 @@
  *
  *	launcher.c		one for the server (preloaded), or for a database that
  *					start_daemon() was called in: keeps a coordinator for each
- *	coordinator.c	one for a database: keeps as many workers as there is work
+ *	coordinator.c	one for a database: finds out what there is to do
+ *	staffing.c		keeps as many workers as that needs
  *	worker.c		applies projections
  *	jobs.c			what a worker has to choose from
  *	crew.c			what they know of each other
