@@ -63,11 +63,17 @@ extern bool evs_daemon_is_new(void);
  */
 extern bool evs_daemon_is_shut_out(void);
 
-/*
- * Has our database's daemon no worker, or does not even come, because the server has no
- * room for one more background process?  Not so where it is off and does not come anyway.
- */
-extern bool evs_daemon_lacks_room(void);
+/* What keeps the daemon from working on this database. */
+typedef enum EvsDaemonLack
+{
+	EVS_DAEMON_LACKS_NOTHING,	/* as far as can be seen here */
+	EVS_DAEMON_LACKS_ADOPTION,	/* a copy: evsource.adopt() was not called */
+	EVS_DAEMON_LACKS_ROOM,		/* no worker, or no process at all, for want of a free one */
+	EVS_DAEMON_IS_OFF,			/* evsource.daemon, in this session */
+	EVS_DAEMON_IS_NOT_STARTED	/* not preloaded: it does not come by itself */
+} EvsDaemonLack;
+
+extern EvsDaemonLack evs_daemon_lack(void);
 
 /*
  * Is this a copy of another database, or a restored one, that nobody has adopted?

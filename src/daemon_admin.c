@@ -71,17 +71,22 @@ lacks_room(const EvsTeam *team)
 	return team->coordinator != 0 ? team->starves : team->no_room;
 }
 
-bool
-evs_daemon_lacks_room(void)
+EvsDaemonLack
+evs_daemon_lack(void)
 {
 	dsm_segment *segment;
 	EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
-	bool		is_there = team != NULL && team->coordinator != 0;
-	bool		lacks = (is_there || evs_daemon_enabled) && lacks_room(team);
+	EvsDaemonLack lack = EVS_DAEMON_LACKS_NOTHING;
 
+	if (team == NULL || team->coordinator == 0)
+		lack = !evs_daemon_enabled ? EVS_DAEMON_IS_OFF :
+			!evs_shmem_is_preloaded() && team == NULL ? EVS_DAEMON_IS_NOT_STARTED :
+			EVS_DAEMON_LACKS_NOTHING;
+	if (lack == EVS_DAEMON_LACKS_NOTHING && lacks_room(team))
+		lack = EVS_DAEMON_LACKS_ROOM;
 	if (team != NULL)
 		evs_crew_leave(segment);
-	return lacks;
+	return evs_daemon_is_in_copy() ? EVS_DAEMON_LACKS_ADOPTION : lack;
 }
 
 /* Who looks after this database, if anybody does, may be in a pause after others that died. */

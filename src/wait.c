@@ -183,6 +183,48 @@ timeout_argument(FunctionCallInfo fcinfo)
 	return (long) Min(ceil(milliseconds), (double) INT_MAX);
 }
 
+/* What a user can do about a projection that has not come so far in time. */
+static const char *
+way_out(const Wait *wait)
+{
+	if (wait->progress.message)
+		return "See evsource.projection_failures for the error, and for when it is tried again.";
+	switch (evs_daemon_lack())
+	{
+		case EVS_DAEMON_LACKS_ADOPTION:
+			return "The daemon waits for evsource.adopt(): this database is a copy. evsource.run_projection() applies a projection without it.";
+		case EVS_DAEMON_LACKS_ROOM:
+			return psprintf("The daemon waits for a process: all %d background worker processes of the server are in use. Raise max_worker_processes.",
+							max_worker_processes);
+		case EVS_DAEMON_IS_OFF:
+			return "The daemon is off: evsource.daemon turns it on. evsource.run_projection() applies a projection without it.";
+		case EVS_DAEMON_IS_NOT_STARTED:
+			return "No daemon runs for this database: call evsource.start_daemon(), or evsource.run_projection(), which applies a projection without it.";
+		default:
+			return "evsource.projection_status shows whether a worker applies it, evsource.blockers whether an open append holds it back.";
+	}
+}
+
+static void
+report_timeout(const Wait *wait)
+{
+	const Progress *progress = &wait->progress;
+	const char *hint = way_out(wait);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_EVS_WAIT_TIMEOUT),
+			 errmsg("projection \"%s\" has not reached position %lld in time",
+					wait->projection, (long long) wait->upto),
+			 progress->message ?
+			 errdetail("It is %s and has applied the log up to position %lld; at position %lld: %s",
+					   progress->state, (long long) progress->position,
+					   (long long) progress->failed_at, progress->message) :
+			 errdetail("It is %s and has applied the log up to position %lld; the safe position is %lld.",
+					   progress->state, (long long) progress->position,
+					   (long long) evs_horizon_safe_position()),
+			 errhint("%s", hint)));
+}
+
 /*
  * evsource.wait_for(projection, up_to, timeout) returns bigint
  *
@@ -212,23 +254,7 @@ evsource_wait_for(PG_FUNCTION_ARGS)
 
 	if (!has_applied(&wait) &&
 		!evs_wakeup_wait_projection(wait.projection, has_applied, &wait, timeout))
-		ereport(ERROR,
-				(errcode(ERRCODE_EVS_WAIT_TIMEOUT),
-				 errmsg("projection \"%s\" has not reached position %lld in time",
-						wait.projection, (long long) wait.upto),
-				 wait.progress.message ?
-				 errdetail("It is %s and has applied the log up to position %lld; at position %lld: %s",
-						   wait.progress.state, (long long) wait.progress.position,
-						   (long long) wait.progress.failed_at, wait.progress.message) :
-				 errdetail("It is %s and has applied the log up to position %lld; the safe position is %lld.",
-						   wait.progress.state, (long long) wait.progress.position,
-						   (long long) evs_horizon_safe_position()),
-				 wait.progress.message ?
-				 errhint("See evsource.projection_failures for the error, and for when it is tried again.") :
-				 evs_daemon_lacks_room() ?
-				 errhint("The daemon waits for a process: all %d background worker processes of the server are in use. Raise max_worker_processes.",
-						 max_worker_processes) :
-				 errhint("evsource.projection_status shows whether a worker applies it, evsource.blockers whether an open append holds it back.")));
+		report_timeout(&wait);
 
 	PG_RETURN_INT64(wait.progress.live ? Max(wait.upto, wait.progress.position) :
 					wait.progress.position);

@@ -55,7 +55,7 @@ $node->safe_psql('postgres', 'alter database third set evsource.daemon = off');
 my (undef, undef, $off) = $node->psql('third', q{
 select evsource.append('a-1', 'Happened', '{}');
 select evsource.wait_for('fold', timeout => '100 ms')});
-like($off, qr/has not reached position .*HINT:  evsource.projection_status/s, 'a daemon that is off waits for no process');
+like($off, qr/has not reached position .*HINT:  The daemon is off/s, 'a daemon that is off waits for no process');
 $node->safe_psql('postgres', 'alter database third reset evsource.daemon');
 $node->safe_psql('third', 'select evsource.stop_daemon()');
 

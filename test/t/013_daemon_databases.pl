@@ -44,6 +44,8 @@ ok($node->poll_query_until('postgres', q{select count(*) = 0 from pg_stat_activi
 is($node->safe_psql('two', 'select role, pid, state, heartbeat from evsource.daemon_status'), 'coordinator||waiting for adopt|', 'the status goes on to say so');
 my ($status, undef, $error) = $node->psql('two', '\set VERBOSITY verbose' . "\nselect evsource.start_daemon()");
 like($error, qr/55000: evsource's daemon waits for evsource.adopt\(\)/, 'it cannot be started there');
+(undef, undef, $error) = $node->psql('two', q{select evsource.wait_for('counts', timeout => '100 ms')});
+like($error, qr/HINT:  The daemon waits for evsource.adopt\(\)/, 'who waits is told to adopt it');
 is($node->safe_psql('two', 'select evsource.adopt()'), 't', 'it is adopted');
 $applied->('two', 'and applied then');
 $working->('two');

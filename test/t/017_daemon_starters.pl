@@ -52,6 +52,16 @@ create function count_stream(e evsource.event) returns void language sql as
 	is($sql->('select evsource.start_daemon()'), 'f', "$mode: it is there");
 	is($sql->('select count(*), sum(event_count) from evsource.partitions'), '4|50', "$mode: each event counts once");
 
+	# Who waits hears that there is none, where none comes by itself.
+	if (!$preload)
+	{
+		$sql->('select evsource.stop_daemon()');
+		$append->();
+		($status, $out, $error) = $node->psql('postgres', q{select evsource.wait_for('counts', timeout => '100 ms')});
+		like($error, qr/HINT:  No daemon runs for this database: call evsource.start_daemon\(\)/, "$mode: who waits is told to start it");
+		$sql->('select evsource.start_daemon()');
+	}
+
 	# Its launcher is killed: it comes back, and no two daemons are there.
 	my $launcher = $sql->(q{select pid from pg_stat_activity where backend_type = 'evsource launcher'});
 	$sql->("select pg_terminate_backend($launcher)");
