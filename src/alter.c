@@ -280,7 +280,7 @@ evsource_pause_projection(PG_FUNCTION_ARGS)
 
 /*
  * A rebuild in place that has come to its end with the pause: what is applied from here on
- * completes its read model.  Who works on it sees to that himself.
+ * completes its read model.  A session that works on it sees to that itself.
  */
 static void
 forget_in_place(const char *name)

@@ -11,9 +11,9 @@
  * own lock is no obstacle.  Two of them at once are a deadlock, which
  * PostgreSQL ends with 40P01.
  *
- * Who begins to append queues behind who waits for the barrier.  So nobody waits in
- * the queue for long: he leaves it, lets the others append, waits until those are
- * through whom he has met, and tries again.
+ * A session that begins to append queues behind one that waits for the barrier.
+ * So none waits in the queue for long: it leaves the queue, lets the others append,
+ * waits until those that it has met are through, and tries again.
  */
 #include "evsource.h"
 

@@ -1,6 +1,6 @@
 /*
- * barrier.h - the moment between two appends: whoever holds the barrier knows
- * that no transaction with appends is open and that none begins before he ends.
+ * barrier.h - the moment between two appends: a transaction that holds the barrier
+ * knows that none with appends is open and that none begins before it ends itself.
  */
 #ifndef EVS_BARRIER_H
 #define EVS_BARRIER_H

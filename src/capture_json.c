@@ -13,8 +13,8 @@
  *	the rest	as the text that the type's output function gives
  *
  * to_jsonb would do for some of it, but it calls casts to json that anybody may have
- * defined for a type: a table's owner would have code of his run by whoever changes
- * the table or captures it.  Output functions are the work of superusers.
+ * defined for a type: a table's owner would have code of their own run by whoever
+ * changes the table or captures it.  Output functions are the work of superusers.
  *
  * Output functions may depend on settings.  They are set to what they must be
  * when such a function is about to run, and only then: it costs more than all

@@ -51,7 +51,7 @@ compare_changes(const void *left, const void *right)
 	return order != 0 ? order : (a->sequence < b->sequence ? -1 : 1);
 }
 
-/* Who appends comes first: each has a batch of his own. */
+/* The role that appends comes before the stream: each has a batch of its own. */
 static int
 compare_streams(const void *left, const void *right)
 {

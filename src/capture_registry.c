@@ -1,8 +1,8 @@
 /*
  * capture_registry.c - whose rights a capture has: evsource.captures.
  *
- * A trigger's arguments prove nothing: whoever may create a trigger writes there what
- * he likes.  So a capture is registered: by capture_table(), and when a trigger is
+ * A trigger's arguments prove nothing: whoever may create a trigger can write anything
+ * there.  So a capture is registered: by capture_table(), and when a trigger is
  * created by hand (capture_guard.c), both for a role that the caller can act as.  The
  * record says for which table and which arguments; a trigger that fires without one
  * is refused.  So it does not matter how the trigger came to be, nor whose the table

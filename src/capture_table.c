@@ -464,7 +464,7 @@ keep(Relation table, bool backfill)
 	provide_for_partitions(table);
 }
 
-/* What the caller says, of the table, or what is taken where he does not. */
+/* What the caller says of the table, or what is taken where nothing is said. */
 static void
 define(FunctionCallInfo fcinfo, Relation table, EvsCaptureDefinition *definition)
 {

@@ -244,7 +244,7 @@ tell_listeners(void)
 		if (safe > notified &&
 			!(evs_notify_turn_within(NOTIFY_PATIENCE) && evs_notify_events(safe)))
 		{
-			/* somebody notifies and does not end, or listens and does not take what he is sent */
+			/* a session notifies and does not end, or listens and does not take what it is sent */
 			notify_at = evs_clock_in(NOTIFY_DELAY);
 			safe = notified;
 		}

@@ -108,8 +108,9 @@ evs_launcher_start(Oid database)
  * What a database or a role was given by ALTER ... SET is not for us.
  *
  * No commit of ours waits for the disk, nor for a standby.  A crash takes read model and
- * checkpoint back together, and whoever reads positions flushes what he reads (read.c).  While
- * a synchronous standby is away, who waits for it keeps his locks and listens to nobody.
+ * checkpoint back together, and a session that reads positions flushes what it reads (read.c).
+ * While a synchronous standby is away, a process that waits for it keeps its locks and listens
+ * to nobody.
  */
 static void
 pin_settings(void)

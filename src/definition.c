@@ -410,7 +410,7 @@ check_combination(const EvsProjection *projection)
 				 errhint("Versions begin with 1.")));
 }
 
-/* Another owner: one that the caller could become himself. */
+/* Another owner: a role that the caller could become. */
 static void
 apply_owner(EvsProjection *projection, const char *owner)
 {

@@ -136,8 +136,8 @@ report_other(const EvsCommandId *command, const char *detail)
 }
 
 /*
- * The id was used, for a command of this stream that has this fingerprint.  Who may not
- * read all events is not told in what his own differs from it.
+ * The id was used, for a command of this stream that has this fingerprint.  A user who may
+ * not read all events is not told in what their own command differs from it.
  */
 static void
 check_same(const EvsCommandId *command, const text *stream, uint16 fingerprint)

@@ -14,9 +14,9 @@
  * the ack of all.  Nothing is written before there is something to hand out: who
  * polls or waits in vain has no transaction id and leaves no WAL.
  *
- * A cursor that is locked is not waited for: its partition is passed over.  Who has
- * it wakes us when he acknowledges or is rolled back; if he commits a lease, we do
- * not know of it before we look again, which is after a while.
+ * A cursor that is locked is not waited for: its partition is passed over.  The
+ * session that has it wakes us when it acknowledges or is rolled back; if it commits
+ * a lease, we do not know of it before we look again, which is after a while.
  *
  * Streams with a dead letter are passed over: their events become dead letters
  * behind it.
@@ -26,7 +26,7 @@
  *
  * Waiting: an appender wakes those that want its events, by their categories and types
  * (wakeup.c).  What it has committed may not be safe to read yet, because of another open
- * append; who sees that has only those wake him that hold it back: see wakeup_wait.c.
+ * append; a call that sees that is woken only by those that hold it back: see wakeup_wait.c.
  *
  * The statement that calls has a snapshot, which a function cannot give back; so nobody
  * waits for longer than evsource.max_wait, nor while the extension is to be changed: see

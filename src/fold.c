@@ -47,7 +47,7 @@ typedef struct Application
 /*
  * Does the policy want this state saved now, and can it be?  What is left to those who
  * ask is not to keep an append waiting, unless this session has asked and could not
- * save; who applies the log saves it himself.
+ * save; a session that applies the log saves it itself.
  */
 static bool
 is_to_be_saved(const Application *application, text *key, const EvsState *state)

@@ -1,17 +1,18 @@
 /*
  * gate.c - keep who has used tables that are to be exchanged from beginning to append.
  *
- * Who has read a table has it locked to his end.  If he then waits for the barrier, whoever
- * has that waits for the table in vain, and PostgreSQL ends it after deadlock_timeout.
- * rebuild_tables.c spares him as long as it can.  When that has not helped, one of them has
- * to give in: he, for his transaction has appended nothing yet.  To tell him at once, he must
- * not be waiting for a lock.
+ * A transaction that has read a table has it locked to its end.  If it then waits for the
+ * barrier, the rebuild that has the barrier waits for the table in vain, and PostgreSQL ends
+ * that after deadlock_timeout.  rebuild_tables.c spares the reader as long as it can.  When
+ * that has not helped, one of the two has to give in: the reader, for it has appended nothing
+ * yet.  It can be told at once only if it is not waiting for a lock.
  *
- * So whoever is about to lock the log looks here whether the gate is closed, which costs him
- * a look into shared memory.  If he has locked one of the tables, and not the log, he waits
- * for the gate's lock while the rebuild applies the last events and waits for old snapshots:
- * it may have to give up, and he appends then.  When the rebuild comes to the tables, he fails.
- * Nobody else does: new users of the tables queue for them, and those who only read end.
+ * So each transaction that is about to lock the log looks here whether the gate is closed,
+ * which costs it a look into shared memory.  If it has locked one of the tables, and not the
+ * log, it waits for the gate's lock while the rebuild applies the last events and waits for
+ * old snapshots: the rebuild may have to give up, and the reader appends then.  When the
+ * rebuild comes to the tables, the reader fails.  No other transaction does: new users of the
+ * tables queue for them, and those who only read end.
  *
  * An INSERT or COPY has locked the log when we first see it, and waits as before.
  *
@@ -80,9 +81,9 @@ refuse(Oid used)
 }
 
 /*
- * Who is told at once may come again before the rebuild stands in the queue for the table: he
- * reads it once more, and is told once more, many times in a row.  So he keeps it from
- * everybody for a moment.
+ * A client that is told at once may come again before the rebuild stands in the queue for the
+ * table: it reads that once more, and is told once more, many times in a row.  So nobody is
+ * told before a moment has passed.
  */
 static void
 wait_at_gate(EvsGate *gate)

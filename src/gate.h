@@ -28,10 +28,10 @@ extern void evs_gate_close(List *relations);
 extern bool evs_gate_is_closed(void);
 extern void evs_gate_locktag(LOCKTAG *tag);
 
-/* From here on he fails instead, which gives the tables back. */
+/* From here on such a transaction fails instead, which gives the tables back. */
 extern void evs_gate_refuse(void);
 
-/* For who ends no transaction with what he has kept. */
+/* For a caller that ends no transaction with what it has kept. */
 extern void evs_gate_open(void);
 
 #endif							/* EVS_GATE_H */

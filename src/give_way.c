@@ -11,8 +11,8 @@
  * again, it does not do so, and there is an error, which does.  wait_for() has nothing
  * to return: an error at once.
  *
- * Who comes before the tables are locked would come again and again.  So he waits for
- * a moment all the same; there is time for that.
+ * A caller that comes before the tables are locked would come again and again.  So it
+ * waits for a moment all the same; there is time for that.
  */
 #include "evsource.h"
 

@@ -13,15 +13,15 @@
 
 
 /*
- * Is somebody about to?  Then the wait is to end soon.  Asked before each sleep, by who has
- * registered (wakeup.h): who comes later wakes him.
+ * Is somebody about to?  Then the wait is to end soon.  Asked before each sleep, by a session
+ * that has registered (wakeup.h): whoever comes later wakes it.
  */
 extern bool evs_give_way(EvsTime *until);
 
 /* Error 55P03, if that somebody is still there; it lets go of the transaction's locks. */
 extern void evs_give_way_or_fail(void);
 
-/* For who has ended a wait without an error: the same if he waits again in that transaction. */
+/* For a caller that ends a wait without an error: the same if the transaction waits again. */
 extern void evs_give_way_once(void);
 
 #endif							/* EVS_GIVE_WAY_H */

@@ -31,7 +31,7 @@
  * changes.  For this the event trigger comes before the commands that make inheritance.
  *
  * Only the tables that belong to the extension are guarded: after ALTER
- * EXTENSION evsource DROP TABLE the owner may do with a table what he likes.
+ * EXTENSION evsource DROP TABLE a table's owner may do anything with it.
  */
 #include "evsource.h"
 
@@ -368,7 +368,7 @@ refuse_to_move(Node *statement)
 		getExtensionOfObject(RelationRelationId, relid) != get_extension_oid("evsource", false))
 		return;
 	schema = get_namespace_name(get_rel_namespace(relid));
-	/* not a table of somebody's that he has added to the extension */
+	/* not a table that somebody has added to the extension */
 	if (strcmp(schema, "evsource") != 0 && !evs_shadow_is_name(schema))
 		return;
 	name = quote_qualified_identifier(schema, get_rel_name(relid));
@@ -391,8 +391,8 @@ owns_extension(void)
 }
 
 /*
- * DROP OWNED BY an owner of tables: what a rebuild has built or kept for him is
- * the extension's, and would be in the way.
+ * DROP OWNED BY an owner of tables: what a rebuild has built or kept for that
+ * role is the extension's, and would be in the way.
  */
 static void
 drop_rebuilds(Node *statement)

@@ -400,8 +400,8 @@ evs_hand_out_dead_letter(EvsFetch *fetch, EvsClaim *claim, int64 position, int a
 }
 
 /*
- * Who listens or waits for it is to go on from there: he has not been told of these
- * events, or has come to the end of them.
+ * Those who listen or wait for it are to go on from there: they have not been told of
+ * these events, or have come to the end of them.
  */
 void
 evs_hand_out_later(const EvsFetch *fetch)

@@ -10,7 +10,7 @@
 
 /*
  * Between these two the projection's handler is called.  Errors: 42704 when its owner does not
- * exist, 42501 when he may not read the log.
+ * exist, 42501 when that role may not read the log.
  */
 extern void evs_handling_begin(const EvsProjection *projection, EvsIdentity *identity);
 extern void evs_handling_end(const EvsProjection *projection, EvsIdentity *identity);

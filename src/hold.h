@@ -23,7 +23,7 @@ extern bool evs_hold_is_held(void);
 /* What is kept is this transaction's, and ends with it.  False: nothing was. */
 extern bool evs_hold_end(void);
 
-/* Let go of it: for who has ended no transaction with his error. */
+/* Let go of it: for a caller that has ended no transaction with its error. */
 extern void evs_hold_drop(void);
 
 #endif							/* EVS_HOLD_H */

@@ -1,9 +1,9 @@
 /*
  * kept_waiting.c - who cannot go on before somebody else does, by the lock table.
  *
- * Who waits for a lock waits for those who have it in a mode that conflicts, and for
- * those before him in its queue.  What we read does not tell the order in the queue: so
- * whoever has asked for a mode that conflicts counts as before him.
+ * A process that waits for a lock waits for those that have it in a mode that conflicts,
+ * and for those that are before it in the queue.  What we read does not tell the order in
+ * the queue: so any other that has asked for a mode that conflicts counts as before it.
  *
  * Only locks that somebody waits for are looked at, as often as the longest chain has
  * links: a row's has two.
@@ -24,7 +24,7 @@ typedef struct Party
 {
 	int			pid;
 	bool		found;
-	LOCKMODE	mode;			/* in which he waits, for ... */
+	LOCKMODE	mode;			/* in which it waits, for ... */
 	Awaited    *awaited;
 } Party;
 

@@ -18,8 +18,8 @@
  *
  * There may be many more databases than processes: a server that starts looks at each.
  * Those that find no room wait in line; as soon as one of our processes has gone the first
- * of them get its place, but coordinators without any worker come before them.  Who gives
- * his own place up because he has no worker goes to the end of the line.
+ * of them get its place, but coordinators without any worker come before them.  One that
+ * gives up its own place because it has no worker goes to the end of the line.
  *
  * A database that allows no connections (ALTER DATABASE ... ALLOW_CONNECTIONS false,
  * mostly for a while) is not tried.  Whoever opens it again asks us to look at it
@@ -312,7 +312,7 @@ wait_until_open(Charge *charge)
 	if (evs_databases_find(EVS_DATABASES_CLOSED, charge->post.database) == NIL)
 		return false;
 
-	/* others may need the place; stop_daemon() finds who was started by hand by his */
+	/* others may need the place; but by its place stop_daemon() finds one started by hand */
 	if (!OidIsValid(only_database))
 		take_team(charge);
 	charge->closed = true;
@@ -397,7 +397,7 @@ tell_who_waits(void)
 			 errhint("Raise max_worker_processes if this does not pass.")));
 }
 
-/* Somebody has left: who waits for that need not wait for his time. */
+/* Somebody has left: those that wait for that need not wait for their time. */
 static void
 use_room(void)
 {

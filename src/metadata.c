@@ -118,8 +118,8 @@ evs_metadata_for(Jsonb *given)
 }
 
 /*
- * Who inserts through a view has no right on the table himself, not even on the stream:
- * the view's owner has, and lets him.
+ * A user who inserts through a view need not have any right on the table, not even on the
+ * stream: the view's owner has it.
  */
 Jsonb *
 evs_metadata_for_row(Relation events, Jsonb *given)

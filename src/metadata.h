@@ -17,8 +17,8 @@
 extern Jsonb *evs_metadata_for(Jsonb *given);
 
 /*
- * The same for a row that the current user INSERTs: 42501 when the defaults add to it and he
- * may insert into the table, but not into this column.
+ * The same for a row that the current user INSERTs: 42501 when the defaults add to it and the
+ * user may insert into the table, but not into this column.
  */
 extern Jsonb *evs_metadata_for_row(Relation events, Jsonb *given);
 

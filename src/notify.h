@@ -20,8 +20,8 @@ extern void evs_notify(const EvsProjection *projection, int64 position);
 extern bool evs_notify_events(int64 position);
 
 /*
- * Before that, for who cannot wait at his commit for others who notify, of whom one may never
- * end: have our turn until the end of the transaction.  False: not in so many ms.
+ * Before that, for a process that cannot wait at its commit for others that notify, of which
+ * one may never end: have our turn until the end of the transaction.  False: not in so many ms.
  */
 extern bool evs_notify_turn_within(int timeout);
 

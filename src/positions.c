@@ -332,7 +332,7 @@ evs_positions_open_log(void)
 	if (timeline >= 0)
 		return;
 	(void) set_last(evs_catalog()->timeline_seq, -timeline, false);
-	/* whoever goes on from what we tell him must find it open after a crash, too */
+	/* whoever goes on from what we tell must find it open after a crash, too */
 	XLogFlush(XactLastRecEnd);
 }
 

@@ -139,8 +139,8 @@ extern bool evs_procedure_has_tried(const EvsProcedure *procedure);
 extern void evs_procedure_gave_way_to_snapshots(EvsProcedure *procedure);
 
 /*
- * For whoever applied events behind the barrier, and met a lock of somebody else's:
- * he ends the transaction, which lets others append.
+ * For a caller that applied events behind the barrier, and met a lock of somebody else's:
+ * it ends the transaction, which lets others append.
  */
 extern void evs_procedure_gave_way_to_writers(EvsProcedure *procedure);
 

@@ -76,7 +76,7 @@ evs_query_rethrow(MemoryContext context, const char *statement, const char *what
 		error->context = psprintf("%.*s%s%s", (int) (found - error->context), error->context,
 								  what != NULL ? what : beginning_of(statement),
 								  found + strlen(statement));
-	/* what the caller has made for us in his PG_CATCH block goes now */
+	/* what the caller has made for us in its PG_CATCH block goes now */
 	FlushErrorState();
 	ReThrowError(error);
 }

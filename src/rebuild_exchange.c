@@ -2,10 +2,10 @@
  * rebuild_exchange.c - the end of an online rebuild: the new version takes the
  * place of the old.
  *
- * Who has taken a snapshot before that reads the new tables with it afterwards;
- * pg_dump does.  He has to find in them what he knows to be applied: of an inline
- * projection all the events that he sees, of another those up to the checkpoint
- * that he sees.  So
+ * A session whose snapshot is older than that reads the new tables with it
+ * afterwards; pg_dump does.  It has to find in them what it knows to be applied: of
+ * an inline projection all the events that it sees, of another those up to the
+ * checkpoint that it sees.  So
  *
  *	1. the projection is held still, at one position for all its partitions, and
  *	   the new version brought to the same; this commits, unless there was nothing

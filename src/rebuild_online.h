@@ -36,7 +36,7 @@ extern int64 evs_online_apply(EvsProcedure *procedure, EvsRebuild *rebuild,
 extern bool evs_online_lock_dropped(EvsProcedure *procedure, const EvsRebuild *rebuild);
 
 /*
- * The tables that somebody changes, if what is in the way may be gone when he is through: an
+ * The tables that somebody changes, if what is in the way may be gone when that is done: an
  * index is not valid while it is made or rebuilt CONCURRENTLY, which holds a lock.
  */
 extern List *evs_online_find_changed(const EvsProjection *projection, const char *obstacle);

@@ -9,13 +9,13 @@
  *
  * Two kinds of them are not waited for, because that would never end, or not for long.
  *
- * Who sleeps in fetch_events() or wait_for(): he may not go on before somebody appends or
- * the projection moves.
+ * Those that sleep in fetch_events() or wait_for(): they may not go on before somebody
+ * appends or the projection moves.
  *
- * And who waits for us while the projection is held still: to append, or for a lock of
- * one who waits to append, and so on; a row that two transactions change is enough.  They
- * all keep the snapshots that they have until we let the projection go.  Nor is who waits
- * for a lock of one who sleeps waited for.
+ * And those that wait for us while the projection is held still: to append, or for a lock of
+ * one that waits to append, and so on; a row that two transactions change is enough.  They
+ * all keep the snapshots that they have until we let the projection go.  Nor is one that
+ * waits for a lock of a sleeper waited for.
  *
  * Under READ COMMITTED the handlers of such a transaction and its next statement take
  * newer snapshots; and a table that the statement itself is to read it has locked, so that
@@ -25,8 +25,8 @@
  * later, and what a transaction under REPEATABLE READ does: see waited.c, which has it
  * fail if it opens a table that was exchanged.
  *
- * If the tables were taken before the barrier (rebuild_tables.c), who waits for them may only
- * want to read: we let go of them, so that he reads the old version and is gone.
+ * If the tables were taken before the barrier (rebuild_tables.c), one that waits for them may
+ * only want to read: we let go of them, so that it reads the old version and is gone.
  *
  * That is so in sessions that have loaded the library: in all where it is preloaded.
  * Elsewhere only those are left out who wait in a function of evsource's themselves; and
@@ -133,8 +133,8 @@ waits_for_tables(const VirtualTransactionId *reader, const EvsProcesses *waiting
 }
 
 /*
- * Who waits for tables that were taken before the barrier may only want to read: all such
- * are let in, unless it is known of each that he will append then.
+ * A session that waits for tables that were taken before the barrier may only want to read:
+ * all such are let in, unless each of them is known to append then.
  */
 static bool
 lets_in(EvsProcedure *procedure, const EvsProcesses *waiting, const EvsProcesses *elsewhere)

@@ -1,13 +1,13 @@
 /*
  * rebuild_tables.c - lock the tables that an online rebuild is to exchange.
  *
- * The tables of an inline projection are locked behind the barrier.  Who has read one has
- * it locked to his end, and if he then appends, he waits for the barrier: it is in vain to
- * wait for him.  As long as such transactions follow each other without a gap, the tables
- * are not to be had in this order, so the next attempt begins with the tables: others wait
- * to read them, who has read them goes on, appends and is gone.  But who appends without
- * having read waits for the tables then, with the log locked, and the barrier is not to be
- * had: so the attempt after that begins with the barrier.
+ * The tables of an inline projection are locked behind the barrier.  A transaction that has
+ * read one has it locked to its end, and if it then appends, it waits for the barrier: to
+ * wait for such a transaction is in vain.  As long as they follow each other without a gap,
+ * the tables are not to be had in this order, so the next attempt begins with the tables:
+ * others wait to read them, one that has read them goes on, appends and is gone.  But one
+ * that appends without having read waits for the tables then, with the log locked, and the
+ * barrier is not to be had: so the attempt after that begins with the barrier.
  *
  * In either order one of those who are in the way may wait for us.  PostgreSQL would end
  * that after deadlock_timeout, and mostly their transaction; so we look after a glance
@@ -17,13 +17,13 @@
  * Then we insist: who has used the tables and comes to append fails (gate.c), but for those who
  * are not seen before they wait for the log.
  *
- * With several tables the same is true of each: who has read one of them waits for another
- * when he appends.  So before the barrier only one is waited for, the one that was not to
- * be had before, while none of the others is ours.
+ * With several tables the same is true of each: a transaction that has read one of them
+ * waits for another when it appends.  So before the barrier only one is waited for, the one
+ * that was not to be had before, while none of the others is ours.
  *
- * Who waits for tables that were taken first has taken his snapshot before.  If that lacks
- * the last events, he is let in, behind the barrier: see rebuild_readers.c.  Who has read
- * then and appends waits for us once more, and it was in vain.  As each statement takes a
+ * One that waits for tables that were taken first has taken its snapshot before.  If that
+ * lacks the last events, it is let in, behind the barrier: see rebuild_readers.c.  If it then
+ * reads and appends, it waits for us once more, and it was in vain.  As each statement takes a
  * snapshot before it waits for its tables, there is mostly one that does so where they follow
  * each other without a gap.  So it is noted what became of those who were let in, and when
  * all that wait are sessions that appended then, they wait for the exchange.

@@ -31,8 +31,8 @@ extern bool evs_tables_take(EvsProcedure *procedure, List *relations);
 extern bool evs_tables_take_first(EvsProcedure *procedure, List *relations);
 
 /*
- * One who waits for tables that were taken first: note him, to see what becomes of him if
- * he is let in.  Was his session seen to append then, and to wait for us once more?
+ * A transaction that waits for tables that were taken first: note it, to see what becomes of
+ * it if it is let in.  Was its session seen to append then, and to wait for us once more?
  */
 extern void evs_tables_note(EvsProcedure *procedure, const VirtualTransactionId *transaction,
 							int pid);

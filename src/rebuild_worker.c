@@ -186,8 +186,8 @@ typedef struct Note
 } Note;
 
 /*
- * The abort has let somebody in who waited to ask for it again, or to cancel it: what is
- * there after him has not failed.
+ * The abort has let in a session that waited to ask for it again, or to cancel it: what is
+ * there after that has not failed.
  */
 static void
 write_note(void *arg)

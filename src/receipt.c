@@ -310,9 +310,9 @@ check_is_seen(Receipt *receipt)
  * This event and all before it in its partition are done.  False: the lease is
  * lost, somebody else has got the events or will.
  *
- * An ack may be repeated, and one of an earlier event may come after it.  But who
- * requires it stores his results in the same transaction.  When he cannot know
- * whether that was committed, and does all of it again, it must fail.
+ * An ack may be repeated, and one of an earlier event may come after it.  But a
+ * consumer that requires it stores its results in the same transaction.  When it
+ * cannot know whether that was committed, and does all of it again, the ack must fail.
  *
  * Errors: 22004 for null, 22023 for what is not a receipt, 42501, 40001 when the receipt is
  * newer than the transaction, VE005 when it is required and the lease is lost, or the ack

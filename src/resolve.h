@@ -67,7 +67,7 @@ extern void evs_resolve_check_may_read(const EvsProjection *projection, Oid owne
  */
 extern const char *evs_resolve_foreign_table(const EvsProjection *projection);
 
-/* 42501 unless its owner may read all events, and all that it names belongs to him. */
+/* 42501 unless its owner may read all events, and owns all that the projection names. */
 extern void evs_resolve_check_owner(const EvsProjection *projection);
 
 /*

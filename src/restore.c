@@ -27,7 +27,7 @@
  *
  * The owner may know that nobody follows the log: evsource.allow_passed_positions.
  *
- * Who will not meet a row though it is his is told of it: see missed.c.
+ * A projection that will not meet a row of its own is told of it: see missed.c.
  *
  * Where rows come in any order, a stream's first event may never come.  Such a
  * stream is noted at the end of the statement in evsource.truncations, for

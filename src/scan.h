@@ -59,9 +59,9 @@ extern EvsScan *evs_scan_id(const pg_uuid_t *id, Snapshot snapshot);
 extern bool evs_scan_next(EvsScan *scan, EvsEvent *event);
 
 /*
- * The same for who wants what the filter lets through after a position.  Of another
- * event he gets version and position, and passed is true: its data is neither
- * fetched nor upcast, which may fail.
+ * The same for a caller that wants what the filter lets through after a position.
+ * Of another event it gets version and position, and passed is true: the data is
+ * neither fetched nor upcast, which may fail.
  */
 extern bool evs_scan_next_or_pass(EvsScan *scan, const EvsFilter *filter, int64 after,
 								  EvsEvent *event, bool *passed);

@@ -9,7 +9,7 @@
  * transactions that build the shadow has a reason to lock the old tables.
  *
  * The shadow is made by its owner-to-be, since defaults, constraints and
- * indexes are code of his.
+ * indexes are code of that role.
  */
 #include "evsource.h"
 

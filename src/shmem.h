@@ -30,8 +30,8 @@ typedef struct EvsWaiter
 	uint32		channel;		/* for what; valid while database is not 0 */
 	uint32		wants;			/* which events besides: one of EVS_WANTS_... */
 	uint32		nkinds;			/* of them, by their hashes: see wakeup_channel.h */
-	uint64		group;			/* of which one is enough; 0: none, he is always woken */
-	pg_atomic_uint64 held_at;	/* appends with a higher bound pass him over; 0: none does */
+	uint64		group;			/* of which one is enough; 0: none, it is always woken */
+	pg_atomic_uint64 held_at;	/* appends with a higher bound pass it over; 0: none does */
 	pg_atomic_uint32 state;		/* in the group: one of EVS_WAITER_... */
 	uint32		kinds[EVS_WAITER_KINDS];
 } EvsWaiter;

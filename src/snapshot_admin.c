@@ -428,7 +428,7 @@ can_be_cleared(const EvsProjection *projection)
 	return projection->key_kind == EVS_KEY_STREAM;
 }
 
-/* Nobody who notes a rejection waits for us while we wait for him. */
+/* No session that notes a rejection waits for us while we wait for it. */
 static int64
 clear(const char *name)
 {

@@ -114,7 +114,7 @@ evs_snapshot_is_due(const EvsProjection *projection, text *key, const EvsState *
 	due = events >= every * patience(state->state) || !is_recent(snapshots, &newest);
 	table_close(snapshots, NoLock);
 
-	/* who has saved very many has no lock of the key: nor shall he wait for the row */
+	/* one that has saved very many has no lock of the key: nor shall it wait for the row */
 	return due && !newest.busy &&
 		evs_snapshot_lock(projection->name, key, EVS_SNAPSHOT_TRY_KEY);
 }

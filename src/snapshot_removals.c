@@ -8,11 +8,11 @@
  * version are looked up as they are now, so a state that began with such a row is
  * a mixture, and must neither be saved nor kept.
  *
- * Whoever removes leaves a row of evsource.snapshot_removals: who has a snapshot
- * that does not see its last version may still see rows that are gone.  And he
- * invalidates what sessions know of projections: who has a lock under which
- * snapshots are written, and has heard of nothing since before he read anything,
- * knows that what he read is still there.
+ * A removal leaves a row of evsource.snapshot_removals: a session that has a
+ * snapshot that does not see its last version may still see rows that are gone.
+ * And it invalidates what sessions know of projections: one that has a lock under
+ * which snapshots are written, and has heard of nothing since before it read
+ * anything, knows that what it read is still there.
  *
  * The row is written under the lock on all of the projection's snapshots.  It
  * stays when the projection is dropped: another one may get its name.

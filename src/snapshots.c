@@ -6,8 +6,8 @@
  * never replaced by an older one of the same definition.  A large state is
  * apart from its row: see snapshot_parts.c.
  *
- * Locks: whoever writes holds a row until its transaction ends, and somebody
- * who only asks for a state may write, unless he may idle afterwards (see
+ * Locks: a session that writes holds a row until its transaction ends, and one
+ * that only asks for a state may write, unless it may idle afterwards (see
  * save_by_the_way() in states.c).  Nobody shall ever wait for that: a row
  * is written under a lock tag of its own, which those who save by the way (an
  * append, a state that was asked for) take only if it is free.  What they do

@@ -135,7 +135,7 @@ static EvsQuery list_statements = {
 	2, {REGCLASSARRAYOID, TEXTOID}, SPI_OK_SELECT
 };
 
-/* The owner of the copies writes them whatever is forced on him: who compares will say so. */
+/* The owner of the copies writes them whatever is forced on owners: who compares will say so. */
 static EvsQuery list_access = {
 	"select s from evsource._shadow_access($1, $2, $3) s where s not like '% force row level security'",
 	3, {REGCLASSARRAYOID, TEXTOID, OIDOID}, SPI_OK_SELECT

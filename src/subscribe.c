@@ -76,7 +76,7 @@ filter_argument(FunctionCallInfo fcinfo, int argument, bool is_types, char *null
 	return PointerGetDatum(array);
 }
 
-/* A role that the caller could become himself; NULL when none is given. */
+/* A role that the caller could become; NULL when none is given. */
 static char *
 owner_argument(FunctionCallInfo fcinfo, int argument)
 {

@@ -2,9 +2,9 @@
  * subscription_lock.c - lock a subscription and its cursors, to change it.
  *
  * Consumers lock a cursor's row for as long as a transaction in which they fetch
- * or acknowledge is open.  Whoever wants them all would hold up the group while he
- * waits for one of them.  So he waits a moment, gives back what he has, lets the
- * others go on, and tries again: until it is enough.  How long that is says
+ * or acknowledge is open.  A session that wants them all would hold up the group
+ * while it waits for one of them.  So it waits a moment, gives back what it has, lets
+ * the others go on, and tries again: until it is enough.  How long that is says
  * lock_timeout, if it is set.
  */
 #include "evsource.h"

@@ -8,8 +8,8 @@
  * type holds the barrier, so an appender, who locks the log first, knows every
  * definition that was committed before; a statement trigger tells the others.
  *
- * Whoever gets a type gets a copy: his functions may well make us read the
- * list anew.
+ * A caller that gets a type gets a copy: the functions that it runs then may well
+ * make us read the list anew.
  */
 #include "types.h"
 

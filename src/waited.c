@@ -8,7 +8,7 @@
  * statement calls, and by all that follows under REPEATABLE READ.  One that was
  * exchanged meanwhile would look empty, or older than it should: so that is an error.
  *
- * Who sleeps notes it himself.  For the others the rebuild says in shared memory by which
+ * A sleeper notes it itself.  For the others the rebuild says in shared memory by which
  * transaction it has built what it exchanges.  Snapshots that see that were waited for,
  * or are new enough.  Those that do not may be used by others as well: parallel workers, and
  * who imports them.  Where the library is not preloaded not every session would look

@@ -6,7 +6,7 @@
  * kinds (hashes of categories and types), for other things.  A transaction that
  * appended ends: its bound is withdrawn, its locks are released, then, after a
  * barrier, it looks at the counters.  Nobody waits: that was all.  One alone waits
- * for a kind of its events: it looks at his entry.  Else it goes through the words
+ * for a kind of its events: it looks at that entry.  Else it goes through the words
  * that say in short what each waits for, and the entries of those that it may
  * concern.  It sets the latches of those that wait for what it did.
  *
@@ -94,7 +94,7 @@ has_appended_some(const EvsWaiter *waiter)
 	return any_kind();
 }
 
-/* Does he wait for the end of another append, with a lower bound?  See wakeup_wait.c. */
+/* Is that one waiting for the end of another append, with a lower bound?  See wakeup_wait.c. */
 static bool
 passes_over(EvsWaiter *waiter)
 {

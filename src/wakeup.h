@@ -115,10 +115,10 @@ typedef struct EvsWanted
 extern void evs_wakeup_wanted(const EvsFilter *filter, EvsWanted *wanted);
 
 /*
- * Of those who wait for one subscription one is woken, and whoever leaves has another
- * look in his place: see wakeup_group.c.  So each tells when he looks, and what came of
- * it: whether, having found nothing, he watches what will be there at some time to come.
- * False: he was woken meanwhile, and is to look again.
+ * Of those that wait for one subscription one is woken, and one that leaves has another
+ * look in its place: see wakeup_group.c.  So each tells when it looks, and what came of
+ * that: whether, having found nothing, it watches what will be there at some time to come.
+ * False: it was woken meanwhile, and is to look again.
  */
 extern void evs_wakeup_looks(void);
 extern bool evs_wakeup_found_nothing(bool watches);
@@ -128,8 +128,8 @@ extern void evs_wakeup_register_subscription(const char *subscription, const Evs
 /*
  * Having looked: what to be woken by from now on.  0: by what is wanted.  Else events of
  * these positions are held back: by any append whose bound is that or lower, when it
- * ends.  True: something else did so before, look again.  If not, who has given a bound
- * asks evs_horizon_is_held() once more before he sleeps.
+ * ends.  True: something else did so before, look again.  If not, a caller that has given
+ * a bound asks evs_horizon_is_held() once more before it sleeps.
  */
 extern bool evs_wakeup_want(const EvsWanted *wanted, int64 held_at);
 extern void evs_wakeup_unregister(void);

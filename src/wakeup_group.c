@@ -6,19 +6,19 @@
  * looks after it: one that sleeps, or else one that is looking just now does so
  * again.  One that was woken and has not begun to look yet is enough.
  *
- * Who was woken may not be able to take all there is: there may be something in other
- * partitions, or his time is over.  And what he takes comes free again when his lease
- * runs out, which somebody must know.  So whoever leaves hands on, to one more, unless
- * he has looked in vain and knows of nothing to come (wakeup_wait.c).
+ * The one that was woken may not be able to take all there is: there may be something
+ * in other partitions, or its time is over.  And what it takes comes free again when its
+ * lease runs out, which somebody must know.  So one that leaves hands on, to one more,
+ * unless it has looked in vain and knows of nothing to come (wakeup_wait.c).
  *
  * The states go round by compare-and-swap:
  *
- *	gone -> looks		he has registered
- *	looks -> sleeps		he has found nothing
- *	sleeps -> woken		a committer; he also sets the latch
- *	looks -> woken		a committer: he is not to sleep, but to look again
- *	any -> looks		he looks: what was committed before is seen
- *	any -> gone			he leaves, and knows whether he was woken
+ *	gone -> looks		it has registered
+ *	looks -> sleeps		it has found nothing
+ *	sleeps -> woken		by a committer, which also sets the latch
+ *	looks -> woken		by a committer: it is not to sleep, but to look again
+ *	any -> looks		it looks: what was committed before is seen
+ *	any -> gone			it leaves, and knows whether it was woken
  */
 #include "evsource.h"
 
@@ -49,8 +49,8 @@ place_of(uint64 group)
 }
 
 /*
- * True: this one will look, after what we have committed.  If he is looking just now
- * he is asked to only if there is nobody else.
+ * True: this one will look, after what we have committed.  If it is looking just now
+ * it is asked to only if there is no other.
  */
 static bool
 rouse(EvsWaiter *waiter, int number, uint64 group, bool also_looking)
@@ -66,7 +66,7 @@ rouse(EvsWaiter *waiter, int number, uint64 group, bool also_looking)
 		}
 	}
 	pg_read_barrier();
-	/* he may be somebody else by now */
+	/* the entry may be another's by now */
 	return state == EVS_WAITER_WOKEN && waiter->group == group;
 }
 

@@ -15,7 +15,7 @@
 extern void evs_group_begin(void);
 extern bool evs_group_offer(EvsWaiter *waiter, int number, bool again);
 
-/* Who leaves a group: somebody else is to look in his place. */
+/* For one that leaves a group: another is to look in its place. */
 extern void evs_group_hand_on(EvsShared *shared, uint64 group);
 
 #endif							/* EVS_WAKEUP_GROUP_H */

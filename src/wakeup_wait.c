@@ -1,35 +1,35 @@
 /*
  * wakeup_wait.c - wait until something was committed: the other side of wakeup.c.
  *
- * Who waits is registered before he looks whether he has to; from then on
- * nothing that he waits for is missed.
+ * A waiter is registered before it looks whether it has to wait; from then on
+ * nothing that it waits for is missed.
  *
- * What he wants may be committed and not safe to read: another append is open and holds
+ * What it wants may be committed and not safe to read: another append is open and holds
  * the safe position, S, below it.  To look at each commit would be in vain for as long as
- * that lasts, and a hundred who do so leave the others a twentieth of their speed.  So he
- * notes in his entry where he is held, at S + 1, and appends with a higher bound pass him
- * over (wakeup.c).  No wake-up is lost by that:
+ * that lasts, and a hundred that do so leave the others a twentieth of their speed.  So the
+ * waiter notes in its entry where it is held, at S + 1, and appends with a higher bound pass
+ * it over (wakeup.c).  No wake-up is lost by that:
  *
- * - He notes it, passes a full barrier, and then asks whether an append is open whose bound
- *   is at or below his note (evs_horizon_is_held()).  If not, he looks again.  If so, then
- *   until that append ends nothing above S is safe to read, and up to S all was looked at.
- *   When it ends, it withdraws its bound, passes a full barrier, and then reads the note.
- *   He has seen the bound, so it was withdrawn after that, and the note is seen; the bound
- *   is not higher, so he is woken, or one of his group is; and his note is taken out, so
- *   that the next append does not pass him over.  What he may have noted anew by then goes
- *   with it, for which he looks in vain once more.
- * - It may be any of those at or below the note.  Which is the lowest, and what others come
- *   or go meanwhile, be it with lower bounds, as imports can, decides only how often he
- *   looks in vain: whenever he is woken he finds out and notes all of it again.
+ * - The waiter makes its note, passes a full barrier, and then asks whether an append is open
+ *   whose bound is at or below the note (evs_horizon_is_held()).  If not, it looks again.  If
+ *   so, then until that append ends nothing above S is safe to read, and up to S all was
+ *   looked at.  When the append ends, it withdraws its bound, passes a full barrier, and then
+ *   reads the note.  The waiter has seen the bound, so that was withdrawn afterwards, and the
+ *   note is seen; the bound is not higher, so the waiter is woken, or one of its group is; and
+ *   its note is taken out, so that the next append does not pass it over.  What it may have
+ *   noted anew by then goes with that, for which it looks in vain once more.
+ * - It may be any append at or below the note.  Which is the lowest, and what others come or
+ *   go meanwhile, be it with lower bounds, as imports can, decides only how often the waiter
+ *   looks in vain: whenever it is woken it finds out and notes all of it again.
  * - An append ends by a commit, a rollback, the end of its session, or PREPARE: each of
  *   them calls the same callback, and then wakes.  A savepoint's rollback leaves the bound
  *   and so ends nothing.  The bound of a prepared one is a lock; the command that ends that
  *   does not know it, and wakes everybody.  A process that ends it without a command, such as
- *   one of logical replication, wakes nobody: so who is held looks now and then, where there
+ *   one of logical replication, wakes nobody: so a held waiter looks now and then, where there
  *   can be prepared ones.  Where a backend dies otherwise, so do all who wait.
- * - The note stays while he looks, so that no other disturbs him.  What has passed him over
- *   meanwhile is above S if he is held again.  If he is not, he takes the note back and
- *   looks once more (evs_wakeup_want()).
+ * - The note stays while the waiter looks, so that no other append disturbs it.  What has
+ *   passed it over meanwhile is above S if it is held again.  If it is not, it takes the note
+ *   back and looks once more (evs_wakeup_want()).
  * - In a group, nobody may look after a commit that has passed over all of it.  The end of
  *   what they are held by wakes one, and who leaves before hands on.
  * - What else there is to wait for, cursors that come free and the like, asks for no note.
@@ -56,7 +56,7 @@
 #include "wakeup_channel.h"
 #include "wakeup_group.h"
 
-/* how long we sleep where somebody may not know that he should wake us (ms) */
+/* how long we sleep where a session may not know that it should wake us (ms) */
 #define SAFETY_TIMEOUT		1000
 
 /* what we wait for */

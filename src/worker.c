@@ -76,7 +76,7 @@ static bool failed = false;		/* an error ends us, that nobody has dealt with */
 static void
 worker_exits(int code, Datum arg)
 {
-	/* who is not told to leave, does not leave by himself and has no error, dies of a handler */
+	/* one that is not told to leave, does not leave by itself and has no error dies of a handler */
 	if (code == 0 || failed || evs_daemon_was_told_to_leave())
 		evs_crash_mark_at_exit();
 	SpinLockAcquire(&team->mutex);
@@ -113,8 +113,8 @@ is_held_up(const EvsMember *home, TimestampTz now)
 /*
  * Claim a job unless somebody else has it.  Not one that is at home with
  * another worker, unless that one is busy; then say that it may be so later.
- * Also if it is at home with us: who has it may not know that, and wake somebody
- * else when he is done, if the list has changed since he took it.
+ * Also if it is at home with us: the worker that has it may not know that, and wake
+ * another when it is done, if the list has changed since it took the job.
  */
 static bool
 claim(int number, bool *later)
@@ -323,7 +323,7 @@ static int64 safe_position = 0;
 
 /*
  * Is the extension another version than when we began?  Whoever updates it tells
- * us, unless his session does not know of evsource: then a look now and then will
+ * us, unless that session does not know of evsource: then a look now and then will
  * do.
  */
 static bool
