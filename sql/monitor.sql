@@ -74,7 +74,7 @@ create view evsource.projection_status as
         select distinct on (v.projection) v.projection, v.pid, v.heartbeat
         from evsource._projection_workers() v
         order by v.projection, v.busy desc, v.partition) w on w.projection = p.projection
-    -- Whoever works on one has a lock of its name to the end of his transaction: of
+    -- A session that works on one has a lock of its name to the end of its transaction: of
     -- the hash, see src/lock_classes.h. A prepared transaction has no
     -- pid; it is known by the lock of its own id.
     left join (

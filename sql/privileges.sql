@@ -221,8 +221,8 @@ end
 $$;
 revoke all on schema evsource from public;
 
--- ... but the category of a name: a pure function, and who inserts into
--- evsource.events by a grant of his own must be able to compute its indexes. And
+-- ... but the category of a name: a pure function, and a role that inserts into
+-- evsource.events by a grant of its own must be able to compute its indexes. And
 -- the right to use evsource.event as a type, which all types give: without
 -- USAGE on the schema nobody can name it.
 

@@ -314,7 +314,7 @@ select * from evsource.retry_dead_letters('event');
 select evsource.run_projection();
 table violations;
 
--- Whoever may run it may retry it if it is his.
+-- Whoever may run it may retry it if it is theirs.
 create role regress_async_owner;
 create role regress_async_other;
 select evsource.grant_access('regress_async_other', 'admin');

@@ -1,5 +1,5 @@
 -- Nobody gains rights by a capture: not who owns a table that others capture, nor who
--- makes the trigger himself, by whatever command.
+-- makes the trigger by hand, by whatever command.
 
 -- A log of its own.
 \set home :DBNAME
@@ -37,8 +37,8 @@ select max(position) as told from evsource.events \gset
 
 drop table theirs.people;
 
--- Who may execute the trigger function captures with no rights but his own, whatever
--- the command is that creates the trigger.
+-- A role that may execute the trigger function captures with no rights but its own,
+-- whatever the command is that creates the trigger.
 create role regress_capture_boss;
 select evsource.grant_access('regress_capture_boss', 'admin');
 grant usage on schema evsource to regress_capture_mallory;
@@ -117,7 +117,7 @@ reset role;
 select * from evsource.captures;
 
 -- A trigger by hand has the rights of whoever registered it, whose the table has become
--- since: rights that its author never had are not his through the table's new owner.
+-- since: rights that its author never had do not come with the table's new owner.
 set role regress_capture_mallory;
 create trigger mine after insert on theirs.other for each row execute function evsource.capture('payment', 'id');
 reset role;

@@ -139,7 +139,7 @@ set role regress_capture_app;
 select evsource.release_table('app.orders');
 reset role;
 
--- Nobody captures by a trigger of his own with rights that are not his: not with
+-- Nobody captures by a trigger of their own with rights that are not theirs: not with
 -- those of the role that it names, nor of the table's owner.
 grant execute on function evsource.capture to regress_capture_app;
 set role regress_capture_app;

@@ -57,7 +57,7 @@ select version from evsource.execute_command('mover', 's-1', '9');
 reset role;
 grant select on evsource.events to regress_commands_writer;
 
--- Nor is the decider's owner, as soon as he may not.
+-- Nor is the decider's owner, as soon as that role may not.
 revoke select on evsource.events from regress_commands_owner;
 select evsource.alter_projection('moves', owner => current_user);
 set role regress_commands_writer;

@@ -74,7 +74,7 @@ alter sequence evsource.position_seq rename to gone;
 alter view evsource.projection_status rename to gone;
 alter table evsource.projection_status rename to gone;
 alter table if exists evsource.nothing rename to gone;
--- What somebody has added to the extension is his.
+-- What somebody has added to the extension is theirs.
 create table guard_added (n int);
 alter extension evsource add table guard_added;
 alter table guard_added rename to guard_moved;

@@ -212,13 +212,13 @@ insert into evsource.events (stream, type) values ('order-1', 'T');
 select evsource.save_snapshot();
 reset role;
 
--- A stranger does nothing: he cannot even look into the schema,
+-- A stranger does nothing: such a role cannot even look into the schema,
 set role regress_stranger;
 select * from evsource.read_all();
 select evsource.category('a-1');
 select evsource.append('order-1', 'T');
 reset role;
--- and when he can, there is nothing for him but the category of a name.
+-- and when it can, there is nothing there for it but the category of a name.
 grant usage on schema evsource to regress_stranger;
 create schema regress_stranger authorization regress_stranger;
 set role regress_stranger;
@@ -242,7 +242,7 @@ rollback;
 select nextval('evsource.position_seq');
 table evsource.store;
 create table regress_stranger.events (like evsource.events);
--- The triggers' functions are not for his tables.
+-- The triggers' functions are not for its tables.
 create table regress_stranger.mine (stream text);
 create trigger t before insert on regress_stranger.mine for each row execute function evsource._intake_row();
 create trigger t before insert on regress_stranger.mine for each row execute function evsource._replace_store();

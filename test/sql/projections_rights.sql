@@ -47,7 +47,7 @@ select evsource.create_projection('applied', 'remember', tables => '{applied}', 
 set role regress_root;
 select owner, search_path from evsource.projections;
 
--- A writer has no right on the read model; what he appends is applied to it by
+-- A writer has no right on the read model; what a writer appends is applied to it by
 -- the owner, with the owner's search_path, whatever the writer puts in the way.
 set role regress_writer;
 set search_path = pg_temp, public;
@@ -59,7 +59,7 @@ set role regress_root;
 set search_path = shop;
 select type, applied_by, session_of = session_user as by_session, path from shop.applied;
 
--- Nobody but the owner, his colleagues and the owner of evsource changes it.
+-- Nobody but the owner, the members of that role and the owner of evsource changes it.
 set role regress_stranger;
 select evsource.alter_projection('applied', mode => 'async');
 select evsource.pause_projection('applied');
@@ -116,7 +116,7 @@ set role regress_writer;
 select version from evsource.append('order-1', 'Placed');
 
 -- A function that comes to belong to another does not run with the owner's rights:
--- he could replace it. A superuser's does, as after a restore without owners.
+-- that role could replace it. A superuser's does, as after a restore without owners.
 set role regress_root;
 alter function shop.remember(evsource.event) owner to regress_stranger;
 set role regress_writer;

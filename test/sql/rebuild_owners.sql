@@ -1,5 +1,5 @@
 -- A rebuild exchanges tables that are the projection owner's: one that was given away, or
--- that has come to the name, is not his to read or to replace.
+-- that has come to the name, is not the owner's to read or to replace.
 \set home :DBNAME
 set client_min_messages = warning;
 drop database if exists evsource_rebuild_owners;

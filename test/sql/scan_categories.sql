@@ -1,5 +1,5 @@
--- scan_categories: who wants a few categories does not look at the events of others that
--- lie before the first of his own.
+-- scan_categories: a reader that wants a few categories does not look at the events of others
+-- that lie before the first of its own.
 
 \set home :DBNAME
 set client_min_messages = warning;

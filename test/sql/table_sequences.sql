@@ -5,7 +5,7 @@ create schema others;
 set search_path = numbered, others;
 set client_min_messages = warning;
 
--- A sequence is known by its column: one that somebody else has by its old name is his.
+-- A sequence is known by its column: one that somebody else has by its old name is theirs.
 create table others.bills (id bigserial primary key, v text);
 insert into others.bills (v) select 'x' from generate_series(1, 1000);
 create table numbered.bills (id bigserial primary key, v text);

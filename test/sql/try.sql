@@ -93,7 +93,7 @@ $$insert into public.totals values (e.stream, 0) on conflict do nothing$$;
 select * from evsource.try_projection('totals', 'add_qualified');
 \echo :LAST_ERROR_SQLSTATE
 
--- It runs as the projection's owner: for whoever has his rights, with his
+-- It runs as the projection's owner: for whoever has that role's rights, with its
 -- functions.
 create role regress_try;
 select evsource.grant_access('regress_try', 'admin');

@@ -48,7 +48,7 @@ select evsource.create_projection('counts', mode => 'async', types => '{Counted}
 	is($sql->('select evsource.start_daemon()'), 'f', "$mode: it is started once");
 	$soon->(q{select array_agg(role || ' ' || state order by role) = '{coordinator idle,worker idle}' from evsource.daemon_status}, 'a coordinator and a worker, as there is one projection');
 
-	# A committed append is applied at once: long before anybody would look by himself.
+	# A committed append is applied at once: long before anybody would look unasked.
 	my $asleep = q{select bool_and(wait_event in ('Extension', 'EvsourceIdle')) from pg_stat_activity where backend_type in ('evsource coordinator', 'evsource worker')};
 	my $late = 0;
 	foreach my $i (1 .. 10)

@@ -110,7 +110,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 			$third->send('update accounts set n = n + 1 where id = 2;');
 			$waits->('third');
 		}, sub {
-			is(ends($second), '', "$mode: then who waited for his row goes on");
+			is(ends($second), '', "$mode: then one that waited for its row goes on");
 			$second->must('commit');
 			is(ends($third), '', "$mode: then who waited for the other row does");
 		});
@@ -144,7 +144,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 		});
 	}
 
-	# who has that snapshot from him, as the workers of pg_dump do, and parallel workers
+	# others that import its snapshot, as the workers of pg_dump do, and parallel workers
 	my $snapshot;
 	$scene->('a transaction waits whose snapshot others import', 0, sub {
 		$first->must('select pg_advisory_xact_lock(1)');
@@ -170,7 +170,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	is(ends($first), $total, "$mode: who begins afterwards reads all");
 	$first->must('commit');
 
-	# who waits to append himself, and is told that he must not read any more
+	# one that waits to append itself, and is told that it must not read any more
 	$comes_to_barrier->();
 	$second->must('begin isolation level repeatable read');
 	$second->must('select 1');

@@ -1,6 +1,6 @@
 # While an online rebuild holds an inline projection still before the exchange, nobody
-# appends.  Who waits for that with an older snapshot, whatever he appends, would read
-# less of the read model than he knows to be applied: he tries again.
+# appends.  A session that waits for that with an older snapshot, whatever it appends, would
+# read less of the read model than it knows to be applied: it tries again.
 
 use strict;
 use warnings;

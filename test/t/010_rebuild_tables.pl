@@ -1,7 +1,7 @@
-# Who has read the read model of an inline projection has its table locked, and when he
-# appends in the same transaction, he waits for the rebuild that is about to exchange it.
-# So it does not wait for him, but lets go of all, and takes the tables first the next time.
-# Nobody dies of that, and it ends; and who only reads then reads what he knows of.
+# A session that has read the read model of an inline projection has its table locked, and when
+# it appends in the same transaction, it waits for the rebuild that is about to exchange that.
+# So the rebuild does not wait for it, but lets go of all, and takes the tables first the next
+# time. No session dies of that, and it ends; and one that only reads then reads what it knows of.
 
 use strict;
 use warnings;
@@ -89,7 +89,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	$holder->send(qq{select from await_lock('counts', 'AccessShareLock', false, $reads); commit;});
 	$user->must('commit');
 	my $read = ends($reader);
-	is($read, $known, "$mode: who reads meanwhile with an older snapshot reads what he knows of");
+	is($read, $known, "$mode: a session that reads meanwhile with an older snapshot reads what it knows of");
 	is(ends($holder), '', "$mode: so does who has locked the table");
 	is(ends($rebuild), '', "$mode: then the rebuild ends");
 	is($sql->('select sum(n) from counts'), 22, "$mode: with all events");

@@ -101,7 +101,7 @@ select count(*) from generate_series(1, 20) i, lateral evsource.append('account-
 	$call->();
 	is(ends($rebuild), '', "$mode: a rebuild ends while somebody waits for its projection");
 	$sql->(q{select evsource.run_projection('counts')});
-	is(ends($consumer), $position, "$mode: he is through when it is applied");
+	is(ends($consumer), $position, "$mode: that one is through when it is applied");
 	is($sql->('select total()'), $total, "$mode: with all events");
 
 	# the same by the daemon

@@ -103,7 +103,7 @@ select from evsource.append('a-1', 'Happened');
 	$sql->('create role keeper superuser; set role keeper;' . ($make =~ s/;/; reset role;/r) . $start);
 	$at_work->('the handler of one that somebody else owns is at work');
 	$sql->('set evsource.allow_drop = on; drop owned by keeper cascade');
-	$gone->('it leaves at once when what he owns is dropped');
+	$gone->('it leaves at once when what that role owns is dropped');
 	is($sql->('select count(*) from applied'), 0, "$mode: what it did is rolled back");
 
 	# From a session that knows nothing of evsource, while a handler is at work that would never be done.

@@ -264,8 +264,8 @@ $soon->(q{select count(*) = 1 from pg_attribute where attrelid = to_regclass('ev
 let_go($second_holder);
 is_done('changed tables');
 
-# Who waits for an attempt that fails, and then asks for it again, mended, is not answered with
-# that error: his request goes on, or begins.
+# A session that waits for an attempt that fails, and then asks for it again, mended, is not
+# answered with that error: its request goes on, or begins.
 $sql->(q{
 create function mended_first() returns trigger language plpgsql as $$
 begin

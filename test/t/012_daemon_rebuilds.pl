@@ -130,8 +130,8 @@ $soon->(q{select not exists (select from evsource.progress)}, 'it is rebuilt');
 is($sql->('select count(*) from unmarked'), 0, 'nothing without a mark');
 is($sql->(q{select sum(n) from four}), 112, 'and right');
 
-# What was replaced refers to a table that somebody has read: it is dropped when he ends, and
-# nobody waits meanwhile.
+# What was replaced refers to a table that somebody has read: it is dropped when that transaction
+# ends, and nobody waits meanwhile.
 $sql->(q{
 create table lookup (id int primary key);
 create table five (stream text primary key, n int, id int references lookup);

@@ -103,7 +103,7 @@ foreach my $on ('reset evsource.daemon', 'set evsource.daemon = on', 'reset all'
 	$sql->(q{select evsource.append('a-1', 'Happened')});
 }
 
-# Off for the database, it does not come for who turns it on in his session; that is not for want of room.
+# Off for the database, it does not come for a session that turns it on for itself; that is not for want of room.
 $node->safe_psql('postgres', 'create database without');
 $node->safe_psql('postgres', 'alter database without set evsource.daemon = off');
 my (undef, undef, $error) = $node->psql('without', q{

@@ -99,7 +99,7 @@ select evsource.create_projection('slow', 'public.slow', mode => 'async')});
 	$comes_later->must('begin');
 	is($comes_later->must($fetch), '0', "$mode: who comes meanwhile does not wait either");
 	$comes_later->send($fetch);
-	is(ends($comes_later), '55P03', "$mode: nor does he keep his locks when he calls again in the same transaction");
+	is(ends($comes_later), '55P03', "$mode: nor does that one keep its locks when it calls again in the same transaction");
 	$reads->must('commit');
 	is(ends($updates), '', "$mode: the update goes on");
 	is($comes_later->must('rollback; select count(*) from evsource.subscriptions where made_up is null'), '1', "$mode: and who has come meanwhile");

@@ -1,6 +1,6 @@
 # Who waits for events sleeps until there are some: appended, let go by another
 # consumer, or come free with the end of a lease. What cannot be read yet because
-# of another open append wakes him when that ends.
+# of another open append wakes the waiter when that ends.
 
 use strict;
 use warnings;
@@ -120,7 +120,7 @@ foreach my $preload ('', 'evsource')
 	$sql->(q{select pg_terminate_backend(pid) from pg_stat_activity where query ~ '^select count.*1 hour'});
 	is($ended->(), 'some-28', "$mode: or its session ends");
 
-	# and does not wake who waits when it is: he still learns when its lease is over
+	# and does not wake a waiter when it is: that one still learns when the lease is over
 	$other = $node->background_psql('postgres');
 	$sql->(q{select evsource.append('some-29', 'Written')});
 	$hold->(sprintf $fetch, '1 s');
@@ -166,7 +166,7 @@ foreach my $preload ('', 'evsource')
 	$sql->(q{select evsource.append('other-2', 'Written')});
 	is($ended->(), 'other-2', "$mode: a wait of months ends, too, when there is something");
 
-	# who has acknowledged in his transaction does not sleep in it
+	# a consumer that has acknowledged in its transaction does not sleep in it
 	$sql->(q{select evsource.append('some-9', 'Written')});
 	is($sql->(q{create temporary table got as select receipt from evsource.fetch_events('some')}, q{begin}, q{select evsource.ack(receipt) from got},
 			q{select count(*) from evsource.fetch_events('some', wait => '50 s')}, q{commit}), "t\n0", "$mode: an ack is not kept open by a wait");
@@ -187,7 +187,7 @@ foreach my $preload ('', 'evsource')
 	$wait->('some');
 	$sql->(q{select evsource.drop_subscription('some')});
 	is($ended->(), '42704', "$mode: and ends when the subscription is dropped");
-	cmp_ok(time - $start, '<', 50, "$mode: nobody has waited for the end of his time");
+	cmp_ok(time - $start, '<', 50, "$mode: nobody has waited to the end of the time given");
 
 	$waiter->quit;
 	$node->stop;

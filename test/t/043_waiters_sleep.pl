@@ -1,5 +1,5 @@
-# Who waits for some kinds of events sleeps while others append events of other
-# kinds: nothing wakes him, and so he costs them nothing.
+# A consumer that waits for some kinds of events sleeps while others append events of
+# other kinds: nothing wakes it, and so it costs them nothing.
 
 use strict;
 use warnings;

@@ -1,4 +1,4 @@
-# Of a group that waits for one subscription, an event wakes one, and what he cannot
+# Of a group that waits for one subscription, an event wakes one, and what that one cannot
 # take wakes another: not all of them for each event, and nothing is left lying.
 
 use strict;
@@ -45,7 +45,7 @@ for (1 .. $appends)
 	# each is over before the next
 	$all_sleep->($waiters, 'after an append');
 }
-# one commit has something for each of them: who has got his part wakes the next
+# one commit has something for each of them: one that has got its part wakes the next
 my $start = time;
 $sql->(q{insert into evsource.events (stream, type) select 'w1-' || i, 'w1' from generate_series(1, 1000) i});
 my ($looks, $got) = (0, 0);

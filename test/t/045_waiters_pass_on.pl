@@ -1,4 +1,4 @@
-# In a ring of consumers each waits for what the one before him appends, while others
+# In a ring of consumers each waits for what the one before it appends, while others
 # append, roll back and hold up the log: a wake-up that is lost stops the ring.
 
 use strict;
@@ -19,7 +19,7 @@ $node->safe_psql('postgres', qq{
 	create extension evsource;
 	create table lost (consumer int);
 	create table over (at timestamptz);
-	-- who is alone with what he waits for: a category, a type, two categories
+	-- one that is alone with what it waits for: a category, a type, two categories
 	select evsource.create_subscription('ring' || i, start => 'now',
 		categories => case when i % 3 = 0 then array['ring' || i] when i % 3 = 1 then array['ring' || i, 'other' || i] end,
 		types => case when i % 3 = 2 then array['Ring' || i] end)

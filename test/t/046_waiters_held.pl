@@ -1,6 +1,6 @@
-# What is committed behind an open append is not safe to read. Who waits for it sleeps
-# until that append ends, however it does: other appends, which hold nothing back, do not
-# wake him, and the end of the one that does is never missed.
+# What is committed behind an open append is not safe to read. A consumer that waits for it
+# sleeps until that append ends, however it does: other appends, which hold nothing back, do
+# not wake it, and the end of the one that does is never missed.
 
 use strict;
 use warnings;
@@ -79,7 +79,7 @@ sub held
 	}
 	is(join("\n", @got), $expected, "$mode, $what: gets all of it, in order");
 	cmp_ok(time - $begun, '<', 60, "$mode, $what: at once");
-	# three when each begins, two when he first sees that something is held back, and when an append ends that may have been it
+	# three when each begins, two when it first sees that something is held back, and when an append ends that may have been it
 	cmp_ok($looks, '<', $waiting * (12 + 2 * @ends), "$mode, $what: sleeps meanwhile ($looks looks)") if $preload;
 	eval { $_->quit } for @open;
 	$_->quit for @waiters;
@@ -143,8 +143,8 @@ foreach my $library ('', 'evsource')
 
 	$appender->quit;
 
-	# consumers that wait, each for what is his, and writers that hold up the log for a
-	# while, or not: who misses the end of what he waits for is not woken by any later one
+	# consumers that wait, each for its own, and writers that hold up the log for a while,
+	# or not: one that misses the end of what it waits for is not woken by any later one
 	$sql->(q{create table over (at timestamptz)}, q{create table seen (consumer int, position bigint)}, q{create table lost (consumer int)},
 		"select count(evsource.create_subscription('consumer' || i, start => 'now', categories => case when i % 2 = 0 then array['c' || i % 4] end)) from generate_series(1, $consumers) i",
 		qq{create procedure consume(me int) language plpgsql as \$\$
