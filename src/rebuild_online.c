@@ -277,6 +277,8 @@ report_obstacle(EvsProcedure *procedure, const EvsRebuild *rebuild, const char *
 			 errmsg("rebuilding projection \"%s\" in place: readers see it grow", rebuild->name),
 			 errdetail("%s", detail),
 			 hint != NULL ? errhint("%s", hint) :
+			 demanded && rebuild->keep_old ?
+			 errhint("Remove what is in the way; or rebuild in place, with online => false, which keeps no old version.") :
 			 demanded ? errhint("Remove what is in the way; or rebuild in place, with online => false.") : 0));
 }
 

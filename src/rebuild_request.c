@@ -60,13 +60,16 @@ PG_FUNCTION_INFO_V1(evsource_replaying);
 /* ---- requests ---- */
 
 void
-evs_rebuild_check(const EvsRebuild *wanted)
+evs_rebuild_check(EvsRebuild *wanted)
 {
 	if (wanted->keep_old && wanted->is_chosen && !wanted->online)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keep_old requires an online rebuild"),
 				 errhint("keep_old goes with online => true.")));
+	/* in place there would be no way back, and only a notice before it is gone */
+	if (wanted->keep_old)
+		wanted->is_chosen = wanted->online = true;
 	if (wanted->from_snapshot && wanted->is_chosen && wanted->online)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

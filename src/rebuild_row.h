@@ -139,8 +139,8 @@ extern void evs_rebuild_forget(const char *name);
 /* Forget those whose new or old tables belong to one of these roles. */
 extern void evs_rebuild_forget_owned(List *roles);
 
-/* Do the arguments of a request make sense?  22023 when they do not. */
-extern void evs_rebuild_check(const EvsRebuild *wanted);
+/* Do the arguments of a request make sense?  22023 when they do not.  keep_old means online. */
+extern void evs_rebuild_check(EvsRebuild *wanted);
 
 /*
  * Is there a rebuild, or a version, that a request replaces?  Checks rights and takes the

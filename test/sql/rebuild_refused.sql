@@ -143,6 +143,13 @@ select evsource.create_projection('nothing', query => 'select from new_events');
 call evsource.rebuild_projection('nothing', online => true);
 call evsource.rebuild_projection('nothing');
 
+-- Whoever wants a way back does not lose the old version for want of one.
+call evsource.rebuild_projection('fold', keep_old => true);
+call evsource.rebuild_projection('nothing', keep_old => true);
+select evsource.request_rebuild('fold', keep_old => true);
+select online, keep_old from evsource.rebuilds where projection = 'fold';
+select evsource.cancel_rebuild('fold');
+
 -- Options that do not go together.
 call evsource.rebuild_projection('counts', online => false, keep_old => true);
 call evsource.rebuild_projection('counts', online => true, from_snapshot => true);
