@@ -33,7 +33,14 @@ from (select max(x.position) from evsource.events x) last (position)
     join evsource.events e on e.position = last.position
     cross join evsource.position_seq s
 where s.last_value + s.is_called::int <= e.position
+union all
+select null, null, null, format('index %I is missing or not valid', n.name)
+from unnest('{events_pkey, events_stream_version_key, events_id_key, events_category_idx, events_first_idx}'::name[]) n (name)
+where not exists (
+    select from pg_index i
+        join pg_class c on c.oid = i.indexrelid
+    where i.indrelid = 'evsource.events'::regclass and c.relname = n.name and i.indisvalid)
 order by 3, 4
 $$;
 comment on function evsource.check_log() is
-'Checks the whole log and returns what is wrong with it: missing versions, positions that contradict the order of a stream, a sequence that is behind. Returns no rows when the log is sound.';
+'Checks the whole log and returns what is wrong with it: missing versions, positions that contradict the order of a stream, a sequence that is behind, an index that is not there. Returns no rows when the log is sound.';

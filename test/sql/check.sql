@@ -36,6 +36,13 @@ alter table evsource.events enable always trigger immutable;
 select setval('evsource.position_seq', 3);
 select stream, version, problem from evsource.check_log();
 
+-- Without an index nothing keeps a version or an id unique.
+begin;
+alter table evsource.events drop constraint events_stream_version_key;
+drop index evsource.events_id_key;
+select * from evsource.check_log() where stream is null;
+rollback;
+
 -- It shows every stream's name: for who administers the store.
 create role evsource_check_writer;
 create role evsource_check_admin;
