@@ -13,10 +13,11 @@
  *
  * Any other key has a row, which is written once a batch and which is the
  * state.  One worker at a time applies such a projection; whoever runs it sees
- * to that.  Events at or below the row's position are in the state already.
+ * to that.  So each event comes after the row's position: one that does not is refused.
  */
 #include "fold.h"
 
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -138,6 +139,23 @@ apply_to_stream(Application *application, const EvsKeyGroup *group)
 		evs_state_cache_put(entry, &state);
 }
 
+/* What the state has gone past can have no place in it any more, and must not count as applied. */
+static void
+check_comes_after(const EvsProjection *projection, const EvsKeyGroup *group,
+				  const EvsEvent *event, const EvsState *state)
+{
+	if (event->position > state->position)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("projection \"%s\" cannot apply the event at position " INT64_FORMAT " to key \"%s\"",
+					projection->name, event->position, text_to_cstring(group->key)),
+			 errdetail("The key's state has gone on to position " INT64_FORMAT " already.",
+					   state->position),
+			 errhint("CALL evsource.rebuild_projection('%s') applies all events in their order.",
+					 projection->name)));
+}
+
 /* Fold the events of a key that is no stream. */
 static void
 apply_to_row(Application *application, const EvsKeyGroup *group)
@@ -148,8 +166,8 @@ apply_to_row(Application *application, const EvsKeyGroup *group)
 	evs_state_load_row(folder, group->key, application->before, application->snapshot, &state);
 	for (int i = 0; i < group->count; i++)
 	{
-		if (group->events[i]->position > state.position)
-			evs_state_advance(folder, &state, group->events[i]);
+		check_comes_after(application->projection, group, group->events[i], &state);
+		evs_state_advance(folder, &state, group->events[i]);
 	}
 	evs_state_finish(folder, &state);
 	if (state.event_count > state.saved_count || state.rejections > 0)

@@ -5,7 +5,9 @@
  * In the order of the log, a portion at a time.  An event that fails again keeps
  * its place, and those of its keys wait on behind it; the others are applied and
  * their rows go.  All in the caller's transaction, which holds the projection's
- * name: no later event of these keys is looked at meanwhile.
+ * name: no later event of these keys is looked at meanwhile.  Keys are those under which
+ * an event was parked.  Where the projection gives it others by now, later events have not
+ * waited for it, and their states have gone past it: it fails.
  *
  * And, for whoever applies a unit, those that have waited behind an event that was
  * truncated: the same, but an event that has failed before is not tried again, and
@@ -139,7 +141,8 @@ failed_again(Retry *retry, const EvsLetter *letter, const ErrorData *error)
 			 errdetail("%s", error->message ? error->message : ""),
 			 retry->untried_only ?
 			 errhint("It stays parked: see evsource.dead_letters, and evsource.retry_dead_letters('%s').",
-					 retry->projection->name) : 0));
+					 retry->projection->name) :
+			 error->hint ? errhint("%s", error->hint) : 0));
 }
 
 typedef struct Work
@@ -306,6 +309,7 @@ apply_portion(Retry *retry, EvsLetter *letters, int count)
 			count = drop_gone(retry, letters, count);
 			continue;
 		}
+		few = evs_letters_check_keys(retry->projection, letters, few);
 		done = apply_letters(retry, letters, few);
 		retry->tries += done;
 		letters += done;

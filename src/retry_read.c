@@ -202,6 +202,76 @@ evs_letters_read_events(EvsLetter *letters, int count)
 	return all;
 }
 
+/* ---- keys ---- */
+
+static bool
+same_keys(const EvsKeys *a, const EvsKeys *b)
+{
+	bool		same = a->count == b->count;
+
+	for (int i = 0; i < a->count && same; i++)
+	{
+		same = false;
+		for (int k = 0; k < b->count && !same; k++)
+			same = evs_same_text(a->keys[i], b->keys[k]);
+	}
+	return same;
+}
+
+static char *
+keys_text(const EvsKeys *keys)
+{
+	return OidOutputFunctionCall(F_ARRAY_OUT, evs_text_array(keys->keys, keys->count));
+}
+
+/* Later events of the new keys did not wait for it. */
+static ErrorData *
+other_keys(const EvsProjection *projection, const EvsLetter *letter, const EvsKeys *keys)
+{
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	error->message = pstrdup("the event has other keys now than when it was parked");
+	error->detail = psprintf("Later events waited for it under %s; now it has %s.",
+							 keys_text(&letter->keys), keys_text(keys));
+	error->hint = psprintf("CALL evsource.rebuild_projection('%s') applies all events, this one included.",
+						   projection->name);
+	return error;
+}
+
+int
+evs_letters_check_keys(EvsProjection *projection, EvsLetter *letters, int count)
+{
+	int		   *places = palloc(sizeof(int) * count);
+	EvsEvent   *events = palloc(sizeof(EvsEvent) * count);
+	EvsKeys    *keys = palloc(sizeof(EvsKeys) * count);
+	int			nevents = 0;
+	int			found;
+	ErrorData  *error;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (letters[i].keys_checked || letters[i].error != NULL)
+			continue;
+		places[nevents] = i;
+		events[nevents++] = letters[i].event;
+	}
+	if (nevents == 0)
+		return count;
+	found = evs_keys_of(projection, events, nevents, keys, &error);
+	for (int i = 0; i < found; i++)
+	{
+		EvsLetter  *letter = &letters[places[i]];
+
+		letter->keys_checked = true;
+		if (!same_keys(&letter->keys, &keys[i]))
+			letter->error = other_keys(projection, letter, &keys[i]);
+	}
+	/* it fails again when it is its turn */
+	return found < nevents ? places[found] + 1 : count;
+}
+
 /* ---- rows ---- */
 
 static Datum
