@@ -40,8 +40,10 @@ create table evsource.rebuilds (
 comment on table evsource.rebuilds is 'Rebuilds that were requested or are under way, and old versions that are kept.';
 
 -- Why a table cannot be built beside itself and swapped, or null. What is meant
--- here is: without a copy of its rows, and without anybody noticing.
-create function evsource._shadow_obstacle(tables regclass[]) returns text
+-- here is: without a copy of its rows, and without anybody noticing. What is built
+-- (building) has no triggers but those that shape a row, so one of another kind must
+-- not be what fills another of the tables. A constraint trigger is taken for a check.
+create function evsource._shadow_obstacle(tables regclass[], building boolean) returns text
     language sql stable set search_path = pg_catalog, pg_temp
     set join_collapse_limit = 1 set from_collapse_limit = 1   -- to look for better plans takes longer than these
     as $$
@@ -81,13 +83,18 @@ with t as (
         from t join pg_attribute a on a.attrelid = t.oid
         where a.attisdropped and a.attnum > 0 and evsource._shadow_filler(a.attlen, a.attalign) is null
     union all
+    select 13, format('trigger %I of table %s does not fire for rows that are built, and may fill another of the tables', g.tgname, name)
+        from t join pg_trigger g on g.tgrelid = t.oid
+        where building and cardinality(tables) > 1 and not g.tgisinternal and g.tgconstraint = 0
+            and g.tgenabled in ('O', 'A') and g.tgtype & 3 <> 3 and g.tgtype & 28 <> 0
+    union all
     select 12, 'the tables belong to different roles' from t having count(distinct relowner) > 1
     union all
     select 11, format('there are two tables named %I', relname) from t group by relname having count(*) > 1
 )
 select reason from reasons order by priority, reason limit 1
 $$;
-comment on function evsource._shadow_obstacle(regclass[]) is 'Internal: why these tables cannot be rebuilt online, or null.';
+comment on function evsource._shadow_obstacle(regclass[], boolean) is 'Internal: why these tables cannot be rebuilt online, or null.';
 
 -- A dropped column still takes its place in the rows. How long that is, and where it
 -- begins, its length and alignment say. Whether it was passed by value only who reads it
@@ -107,7 +114,10 @@ comment on function evsource._shadow_filler(smallint, "char") is 'Internal: a ty
 -- Of the triggers those that shape a row. They tell, too, whether the tables have
 -- changed: so the same tables must give the same statements in every session.
 -- Tables that only a trial needs (passing) need not survive a crash, nor have the
--- files of others: they have no dropped columns, and refer to each other only.
+-- files of others: they have no dropped columns, and refer to each other only. With
+-- what it does a trial is taken back, so among several tables the triggers that may
+-- fill another of them run, as they do for the tables themselves: see
+-- _shadow_obstacle(). Not those of evsource, which capture them.
 create function evsource._shadow_statements(tables regclass[], shadow text, passing boolean default false) returns setof text
     language plpgsql stable set search_path = pg_catalog, pg_temp
     set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres'
@@ -284,7 +294,10 @@ begin
 
         for r in
             select g.tgname, g.tgenabled, pg_get_triggerdef(g.oid) as definition from pg_trigger g
-            where g.tgrelid = t.oid and not g.tgisinternal and g.tgtype & 3 = 3 and g.tgenabled in ('O', 'A')
+            where g.tgrelid = t.oid and not g.tgisinternal and g.tgenabled in ('O', 'A')
+                and (g.tgtype & 3 = 3
+                    or passing and cardinality(tables) > 1 and g.tgconstraint = 0 and g.tgtype & 28 <> 0
+                        and (select p.pronamespace from pg_proc p where p.oid = g.tgfoid) <> 'evsource'::regnamespace)
             order by g.tgname
         loop
             head := format(' ON %s ', t.name);

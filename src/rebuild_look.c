@@ -86,7 +86,7 @@ evs_online_find_changed(const EvsProjection *projection, const char *obstacle)
 void
 evs_online_check_again(const EvsRebuild *rebuild, EvsProjection *projection)
 {
-	const char *obstacle = evs_shadow_obstacle(projection);
+	const char *obstacle = evs_shadow_obstacle(projection, true);
 
 	if (obstacle != NULL)
 		ereport(ERROR,
@@ -109,7 +109,7 @@ look(void *arg)
 {
 	Look	   *look = arg;
 	const EvsRebuild *rebuild = look->rebuild;
-	const char *obstacle = evs_shadow_obstacle(look->projection);
+	const char *obstacle = evs_shadow_obstacle(look->projection, true);
 
 	if (obstacle == NULL)
 		look->same = strcmp(evs_shadow_shape(rebuild->tables, rebuild->shadow), rebuild->shape) == 0;

@@ -211,7 +211,7 @@ find_obstacle(const EvsRebuild *rebuild, EvsProjection *projection)
 		(live.event_count == 0 || projection->state == EVS_PROJECTION_REBUILDING ||
 		 projection->state == EVS_PROJECTION_CATCHING_UP))
 		return "";
-	return evs_shadow_obstacle(projection);
+	return evs_shadow_obstacle(projection, true);
 }
 
 /* Does it pass?  Then whoever it is is waited for. */

@@ -260,7 +260,7 @@ check_way_back(const EvsRebuild *rebuild, const EvsProjection *projection)
 	const char *obstacle;
 
 	exchanged.tables = rebuild->tables;
-	obstacle = exists ? evs_shadow_obstacle(&exchanged) : NULL;
+	obstacle = exists ? evs_shadow_obstacle(&exchanged, false) : NULL;
 	if (obstacle != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -47,8 +47,8 @@
 #define SCHEMA_PREFIX	"evsource_shadow_"
 
 static EvsQuery find_obstacle = {
-	"select evsource._shadow_obstacle($1)",
-	1, {REGCLASSARRAYOID}, SPI_OK_SELECT
+	"select evsource._shadow_obstacle($1, $2)",
+	2, {REGCLASSARRAYOID, BOOLOID}, SPI_OK_SELECT
 };
 
 static EvsQuery list_statements = {
@@ -157,9 +157,11 @@ find_hidden_table(const EvsProjection *projection)
 }
 
 const char *
-evs_shadow_obstacle(EvsProjection *projection)
+evs_shadow_obstacle(EvsProjection *projection, bool building)
 {
-	Datum		values[] = {PointerGetDatum(table_array(projection->tables))};
+	Datum		values[] = {
+		PointerGetDatum(table_array(projection->tables)), BoolGetDatum(building)
+	};
 	const char *reason;
 
 	Oid			namespace = get_namespace_oid(schema_name(projection->name), true);

@@ -15,9 +15,10 @@ extern bool evs_shadow_is_name(const char *name);
 
 /*
  * Why the projection's tables cannot have a shadow, as a sentence without its
- * end; NULL when they can.
+ * end; NULL when they can.  building: asked for one that is filled by the handler
+ * alone, not for one that was in use.
  */
-extern const char *evs_shadow_obstacle(EvsProjection *projection);
+extern const char *evs_shadow_obstacle(EvsProjection *projection, bool building);
 
 /*
  * Make it: tables of the same shape in a schema of their own, whose name is
