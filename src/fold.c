@@ -38,7 +38,6 @@
 typedef struct Application
 {
 	EvsProjection *projection;
-	int64		before;			/* the position before the batch */
 	EvsFolder  *folder;
 	EvsSnapshotWriter *writer;
 	Snapshot	snapshot;		/* sees all that was committed, and our own */
@@ -156,14 +155,19 @@ check_comes_after(const EvsProjection *projection, const EvsKeyGroup *group,
 					 projection->name)));
 }
 
-/* Fold the events of a key that is no stream. */
+/*
+ * Fold the events of a key that is no stream.  A state that has to be computed from the
+ * log has all that comes before these: a batch of dead letters is not all of the log
+ * from its first event to its last.
+ */
 static void
 apply_to_row(Application *application, const EvsKeyGroup *group)
 {
 	EvsFolder  *folder = application->folder;
 	EvsState	state = {0};
 
-	evs_state_load_row(folder, group->key, application->before, application->snapshot, &state);
+	evs_state_load_row(folder, group->key, group->events[0]->position - 1,
+					   application->snapshot, &state);
 	for (int i = 0; i < group->count; i++)
 	{
 		check_comes_after(application->projection, group, group->events[i], &state);
@@ -184,7 +188,6 @@ evs_fold_apply(EvsProjection *projection, EvsEvent *const *events, int count)
 
 	groups = evs_group_by_key(projection, events, count, &ngroups);
 	application.projection = projection;
-	application.before = events[0]->position - 1;
 	application.folder = evs_folder_open(projection);
 	/* nobody defines event types while events are applied */
 	application.writer = evs_snapshot_writer(projection, 0);

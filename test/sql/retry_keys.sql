@@ -103,6 +103,22 @@ select key, state from evsource.states where projection = 'k' order by key;
 select stale, event_count, dead_letters from evsource.projection_status;
 select * from evsource.verify_projection('k');
 
+-- A state that a version of before has made is computed from the log when the next event of its key
+-- is applied: from all events of the key before that one, wherever in the log the letters are.
+insert into broken values ('Bad');
+set client_min_messages = error;
+select evsource.create_projection('v', 'collect', mode => 'async', key => 'by_a', categories => '{v}', on_error => 'dead_letter');
+select count(evsource.append('v-1', type, jsonb_build_object('c', key)))
+from (values ('Bad', 'one'), ('Good', 'two'), ('Good', 'two'), ('Bad', 'two')) e (type, key);
+select evsource.run_projection('v');
+select keys from evsource.dead_letters order by position;
+delete from broken;
+select evsource.alter_projection('v', state_version => 2);
+set client_min_messages = warning;
+select * from evsource.retry_dead_letters('v');
+select key, jsonb_array_length(state -> 'events') as events from evsource.states where projection = 'v' order by key;
+select * from evsource.verify_projection('v');
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_retry_keys;
