@@ -295,17 +295,67 @@ forget_in_place(const char *name)
 }
 
 /*
+ * The projection; while it is rebuilt in place with the rebuild's lock, which comes before
+ * that on the name.  Beside the old version that is free, so it may be paused and resumed.
+ */
+static EvsProjection *
+open_to_resume(const char *name)
+{
+	EvsProjection *projection = evs_projection_load(name, false);
+
+	evs_registry_check_rights(projection);
+	if (projection->state == EVS_PROJECTION_REBUILDING)
+		evs_rebuild_lock(name);
+	return evs_registry_open(name);
+}
+
+/*
+ * A rebuild in place of a projection that was paused pauses it again when it is complete.
+ * Not if it is resumed meanwhile.  False: there is no such rebuild.
+ */
+static bool
+resume_after_rebuild(const EvsProjection *projection)
+{
+	static EvsQuery forget_pause = {
+		"update evsource.rebuilds set paused = false"
+		" where projection = $1 and paused and state <> 'kept'",
+		1, {TEXTOID}, SPI_OK_UPDATE
+	};
+
+	if (projection->state != EVS_PROJECTION_REBUILDING)
+		return false;
+	/* it may have begun just now */
+	if (!evs_rebuild_try_lock(projection->name))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("projection \"%s\" was changed meanwhile", projection->name),
+				 errdetail("Its state is \"%s\".", evs_projection_state_name(projection->state)),
+				 errhint("Call again.")));
+	return evs_query_run_by_name(&forget_pause, projection->name) > 0;
+}
+
+/*
  * evsource.resume_projection(projection, concurrently) returns void
  *
  * An inline projection catches up with what was appended meanwhile, in this
  * transaction; concurrently leaves that to activate_projection.  A rebuild in place that
- * was paused is over.
+ * was paused is over; one of a projection that was paused leaves it active in the end.
+ *
+ * Errors: 42704, 42501, 55P03 when a rebuild begins just then, whatever the handler raises.
  */
 Datum
 evsource_resume_projection(PG_FUNCTION_ARGS)
 {
-	EvsProjection *projection = evs_registry_open(evs_argument_name(fcinfo, 0));
+	EvsProjection *projection = open_to_resume(evs_argument_name(fcinfo, 0));
 	bool		concurrently = evs_argument_bool(fcinfo, 1, false);
+
+	if (resume_after_rebuild(projection))
+	{
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" is being rebuilt", projection->name),
+				 errdetail("It was to be paused again when that is complete; now it will be active.")));
+		PG_RETURN_VOID();
+	}
 
 	if (projection->state != EVS_PROJECTION_PAUSED && projection->state != EVS_PROJECTION_FAILED)
 	{

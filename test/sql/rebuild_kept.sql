@@ -99,6 +99,17 @@ select state from evsource.projection_status;
 select evsource.resume_projection('sums');
 table model;
 
+-- Resumed while it is rebuilt, it is not paused again when that is complete.
+select evsource.pause_projection('sums');
+insert into obstacle select max(position) from evsource.events;
+call evsource.rebuild_projection('sums', online => false);
+select evsource.resume_projection('sums');
+select evsource.resume_projection('sums');
+truncate obstacle;
+call evsource.rebuild_projection('sums', online => false);
+select state from evsource.projection_status;
+table model;
+
 -- Async: what it has applied is history, the rest is not.
 select evsource.alter_projection('sums', mode => 'async');
 select version from evsource.append('a-1', 'Happened');
