@@ -121,7 +121,7 @@ comment on function evsource._shadow_filler(smallint, "char") is 'Internal: a ty
 create function evsource._shadow_statements(tables regclass[], shadow text, passing boolean default false) returns setof text
     language plpgsql stable set search_path = pg_catalog, pg_temp
     set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres'
-    set extra_float_digits = 1 set bytea_output = 'hex' set quote_all_identifiers = off
+    set extra_float_digits = 1 set bytea_output = 'hex' set quote_all_identifiers = off set standard_conforming_strings = on
     set join_collapse_limit = 1 set from_collapse_limit = 1 set plan_cache_mode = force_generic_plan
     as $$
 declare
@@ -322,6 +322,8 @@ comment on function evsource._shadow_statements(regclass[], text, boolean) is 'I
 -- made the tables are taken back.
 create function evsource._shadow_access(tables regclass[], shadow text, builder oid) returns setof text
     language sql stable set search_path = pg_catalog, pg_temp
+    set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres'
+    set extra_float_digits = 1 set bytea_output = 'hex' set quote_all_identifiers = off set standard_conforming_strings = on
     set join_collapse_limit = 1 set from_collapse_limit = 1
     as $$
 with t as (
@@ -381,7 +383,8 @@ begin
         where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
             and d.refobjid = any (tables) and d.refobjsubid > 0 and d.deptype = 'a'
     loop
-        expression := replace(expression, quote_literal(r.name) || '::regclass',
+        -- as pg_get_expr() has it, which leaves backslashes alone
+        expression := replace(expression, '''' || replace(r.name, '''', '''''') || '''::regclass',
             quote_literal(format('%I.%I', shadow, r.relname)) || '::regclass');
     end loop;
     return expression;

@@ -235,6 +235,8 @@ evs_shadow_execute(List *statements, const char *role)
 	ListCell   *cell;
 
 	evs_identity_enter(&identity, role, "pg_catalog, pg_temp");
+	/* the statements mean what they were made of, whatever the session's settings are */
+	evs_identity_pin_settings();
 	/* what a statement does not name is where the old table has it: nowhere special */
 	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);

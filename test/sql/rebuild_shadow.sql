@@ -25,6 +25,26 @@ select evsource.alter_projection('numbered', handler => 'by_path');
 call evsource.rebuild_projection('numbered', online => true, keep_old => true);
 select array_agg(id order by id) from numbered;
 
+-- Numbers of a table whose name is odd are the new table's, too.
+create table "a\b'c" (stream text primary key, number serial, note text default 'a\b''c');
+create function by_odd(e evsource.event) returns void language sql as
+    $$ insert into "a\b'c" (stream) values ((e).stream) on conflict do nothing $$;
+select evsource.create_projection('odd', 'by_odd', tables => array[$$"a\b'c"$$]);
+call evsource.rebuild_projection('odd', online => true);
+select * from "a\b'c" order by number;
+select * from evsource.verify_projection('odd');
+
+-- Nor do other settings of the session change what a definition means.
+alter table "a\b'c" add nulls text[] default '{NULL}', add check (note = null);
+set array_nulls = off;
+set transform_null_equals = on;
+call evsource.rebuild_projection('odd', online => true);
+select nulls, count(*), count(nulls[1]) from "a\b'c" group by 1;
+select * from evsource.verify_projection('odd');
+reset array_nulls;
+reset transform_null_equals;
+select evsource.drop_projection('odd');
+
 -- The names of its schemas are no names of projections.
 select evsource.create_projection('evsource_shadow_numbered', 'by_path', mode => 'async', start => 'now');
 \echo :LAST_ERROR_SQLSTATE
