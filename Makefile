@@ -28,7 +28,7 @@ APPEND = metadata append append_json append_many duplicate store inserter store_
 READ = read read_secured publish blockers wait waited
 
 # dispatch to projections
-DISPATCH = projection identity handling dispatch handlers new_events new_events_stream
+DISPATCH = projection identity handling dispatch handlers compile new_events new_events_stream
 
 # folds, their states and snapshots
 FOLD = fold fold_groups fold_key folder fold_builtin jsonb_merge state_cache \

@@ -11,6 +11,7 @@
 
 #include "capture.h"
 #include "catalog.h"
+#include "compile.h"
 #include "daemon.h"
 #include "dispatch.h"
 #include "event.h"
@@ -71,6 +72,7 @@ _PG_init(void)
 	evs_capture_truncate_init();
 	evs_guard_init();
 	evs_standin_init();
+	evs_compile_init();
 	evs_utility_init();
 	evs_listen_init();
 	evs_jobs_init();

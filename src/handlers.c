@@ -64,6 +64,12 @@ evs_handlers_init(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, syscache_callback, (Datum) 0);
 }
 
+uint64
+evs_handler_changes(void)
+{
+	return function_changes;
+}
+
 /* The projection's runtime, empty unless what it knows is still true. */
 static Handler *
 get_handler(EvsProjection *projection)

@@ -50,6 +50,9 @@ extern void evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next,
  */
 extern Oid	evs_handler_function(EvsProjection *projection);
 
+/* Counts the changes of functions and schemas that this session has heard of, from 1. */
+extern uint64 evs_handler_changes(void);
+
 /* Is it in a language in which it may take long?  In C it is taken to be quick.  Errors as above. */
 extern bool evs_handler_may_tarry(EvsProjection *projection);
 

@@ -5,6 +5,7 @@
 #include "evsource.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -17,6 +18,8 @@
 typedef struct Running
 {
 	bool		replaying;		/* it gets history */
+	const char *search_path;	/* with which it was called */
+	const char *live_path;		/* of its projection, where that is another one, or NULL */
 	SubTransactionId subid;		/* in which it was called; 0: none runs */
 	struct Running *outer;		/* within which it runs, or NULL */
 } Running;
@@ -26,7 +29,10 @@ static Running running;
 static void
 begin_handler(const EvsProjection *projection)
 {
-	Running		handler = {projection->replaying, GetCurrentSubTransactionId()};
+	Running		handler = {
+		.replaying = projection->replaying, .search_path = projection->search_path,
+		.live_path = projection->live_path, .subid = GetCurrentSubTransactionId()
+	};
 
 	if (running.subid != InvalidSubTransactionId)
 	{
@@ -87,6 +93,14 @@ bool
 evs_handling_is_replaying(void)
 {
 	return running.replaying;
+}
+
+const char *
+evs_handling_live_path(void)
+{
+	if (running.live_path == NULL || strcmp(namespace_search_path, running.search_path) != 0)
+		return NULL;
+	return running.live_path;
 }
 
 void

@@ -18,6 +18,12 @@ extern void evs_handling_end(const EvsProjection *projection, EvsIdentity *ident
 /* Does it get events that are history (see EvsProjection's replaying)? */
 extern bool evs_handling_is_replaying(void);
 
+/*
+ * While a handler runs that works on copies of its tables, and its search_path holds: the one
+ * that it has without them.  NULL: not now.
+ */
+extern const char *evs_handling_live_path(void);
+
 /* What a subtransaction has begun is over with it; so is all with the transaction. */
 extern void evs_handling_aborted(SubTransactionId subid);
 extern void evs_handling_forget(void);

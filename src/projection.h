@@ -66,6 +66,7 @@ typedef struct EvsProjection
 	int			state_version;
 	char	   *owner;			/* role name */
 	char	   *search_path;	/* what its functions run with */
+	char	   *live_path;		/* and without copies of its tables; NULL: the same */
 	EvsSnapshotPolicy policy;
 	char	   *is_compatible;	/* qualified signatures or NULL */
 	char	   *migrate_state;

@@ -425,6 +425,7 @@ evs_shadow_redirect(const EvsProjection *projection, const char *schema)
 
 	*redirected = *projection;
 	redirected->runtime = NULL;
+	redirected->live_path = projection->search_path;
 	redirected->search_path = psprintf("%s, %s", quote_identifier(schema),
 									   projection->search_path);
 	return redirected;

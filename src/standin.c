@@ -122,6 +122,7 @@ plan_copies(const EvsProjection *projection, const char *schema)
 	evs_resolve_check_tables(projection);
 	standin->schema = pstrdup(schema);
 	standin->projection = evs_standin_projection(projection);
+	standin->projection->live_path = projection->search_path;
 	standin->projection->search_path = psprintf("%s, %s", quote_identifier(schema),
 											   projection->search_path);
 	foreach(cell, projection->tables)
