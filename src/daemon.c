@@ -33,6 +33,7 @@
 #include "catalog.h"
 #include "daemon.h"
 #include "replication.h"
+#include "settings.h"
 #include "shmem.h"
 #include "wakeup.h"
 
@@ -196,9 +197,8 @@ evs_daemon_begin(bool with_database)
 	listen_for_farewell();
 	BackgroundWorkerUnblockSignals();
 
-	/* as the bootstrap superuser; handlers run as their projection's owner */
-	BackgroundWorkerInitializeConnectionByOid(with_database ? post.database : InvalidOid,
-											  InvalidOid, 0);
+	/* handlers run as their projection's owner */
+	evs_settings_connect(with_database ? post.database : InvalidOid);
 	pin_session_user();
 	pin_settings();
 	pgstat_report_appname(MyBgworkerEntry->bgw_type);

@@ -4,6 +4,8 @@
 #ifndef EVS_SETTINGS_H
 #define EVS_SETTINGS_H
 
+#include "evsource.h"
+
 extern bool evs_allow_drop;
 extern bool evs_allow_passed_positions;
 extern int	evs_async_attempts;
@@ -18,5 +20,11 @@ extern int	evs_max_wait;
 extern char *evs_metadata;
 
 extern void evs_settings_init(void);
+
+/*
+ * Background worker: connect to a database (invalid: to none) as the bootstrap superuser.  Of
+ * evsource's settings, those of the database and the server are in force, and none of a role.
+ */
+extern void evs_settings_connect(Oid database);
 
 #endif							/* EVS_SETTINGS_H */

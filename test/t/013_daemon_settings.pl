@@ -1,4 +1,5 @@
-# What a database is given by ALTER DATABASE ... SET is not for the daemon; its
+# What a database is given by ALTER DATABASE ... SET is not for the daemon, unless it is a
+# setting of evsource, and of what a role is given nothing is; its
 # handlers may look at the daemon itself; it comes for a projection that was
 # created in a prepared transaction; and it is turned off and on by a reload.
 
@@ -22,8 +23,15 @@ my $database = 'postgres';
 my $sql = sub { return $node->safe_psql($database, $_[0]) };
 my $soon = sub { my ($query, $name) = @_; ok($node->poll_query_until($database, $query), $name) };
 
-# Settings that would keep it from its work.
-$sql->(q{
+# Settings that would keep it from its work, also of the role that its processes are connected as.
+my $user = $sql->('select current_user');
+$sql->(qq{
+alter role $user set evsource.daemon = off;
+alter role $user in database postgres set evsource.daemon = off;
+alter role $user set evsource.async_attempts = 17;
+alter role $user in database postgres set evsource.async_retry_delay = 18;
+alter role $user set evsource.metadata = '{"by": "role"}';
+alter database postgres set evsource.async_attempts = 7;
 create role anybody;
 alter database postgres set role = anybody;
 alter database postgres set session_authorization = anybody;
@@ -32,16 +40,18 @@ alter database postgres set lock_timeout = '10ms';
 });
 my $timeout = $sql->(q{set role none; select count(*) from pg_settings where name = 'transaction_timeout'});
 $sql->(q{set role none; alter database postgres set transaction_timeout = '10ms'}) if $timeout;
-$ENV{PGOPTIONS} = '-c role=none -c statement_timeout=0 -c lock_timeout=0' . ($timeout ? ' -c transaction_timeout=0' : '');
+my $options = '-c role=none -c statement_timeout=0 -c lock_timeout=0' . ($timeout ? ' -c transaction_timeout=0' : '');
+$ENV{PGOPTIONS} = "$options -c evsource.daemon=on";
 
 $sql->(q{
 create extension evsource;
-create table counts (stream text primary key, n int, workers int);
+create table counts (stream text primary key, n int, workers int, settings text);
 create function count_events(e evsource.event) returns void language plpgsql as $$
 begin
 	perform pg_sleep(0.02);    -- longer than the time that the settings allow
 	perform from evsource.projection_status;
-	insert into counts values (e.stream, 1, (select count(*) from evsource.daemon_status where role = 'worker'))
+	insert into counts values (e.stream, 1, (select count(*) from evsource.daemon_status where role = 'worker'), concat_ws(' ',
+		current_setting('evsource.async_attempts'), current_setting('evsource.async_retry_delay'), current_setting('evsource.metadata')))
 	on conflict (stream) do update set n = counts.n + 1, workers = excluded.workers;
 end $$;
 select evsource.create_projection('counts', 'count_events', mode => 'async', tables => '{counts}');
@@ -49,10 +59,14 @@ select count(*) from generate_series(1, 5) i, lateral evsource.append('account-'
 });
 $soon->(q{select lag = 0 from evsource.projection_status}, 'it applies');
 is($sql->(q{select sum(n), min(workers) > 0 from counts}), '5|t', 'with handlers that look at the daemon');
+is($sql->(q{select distinct settings from counts}), '7 200ms ', "and the database's settings, not those of a role");
+unlike(slurp_file($node->logfile), qr/evsource\.(async|daemon|metadata)\w*"/, 'the log is not full of that');
 $sql->(q{delete from counts; select evsource.request_rebuild('counts', online => true)});
 $soon->(q{select not exists (select from evsource.progress)}, 'it rebuilds');
 is($sql->(q{select sum(n) from counts}), '5', 'what is right then');
 is($sql->(q{select state, last_error is null from evsource.projection_status}), 'active|t', 'and nothing went wrong');
+$sql->("alter role $user reset all; alter role $user in database postgres reset all");
+$ENV{PGOPTIONS} = $options;
 
 # The first async projection of a database, and of two phases.
 $sql->('create database later');
