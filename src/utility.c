@@ -11,7 +11,8 @@
  * command is over; nobody is asked by a command that the user may not run.
  *
  * CREATE DATABASE may make one that has the extension already, and ALTER DATABASE
- * ... ALLOW_CONNECTIONS opens one: the launcher is to look at it.
+ * ... ALLOW_CONNECTIONS opens one: the launcher is to look at it.  So it is when ALTER
+ * DATABASE ... SET, or ALTER ROLE ALL, turns the daemon on.
  *
  * ALTER EXTENSION ... UPDATE may change what the daemon's processes have looked
  * up: they are woken, and make room for others (evs_daemon_is_outdated()).  After
@@ -178,19 +179,33 @@ turns_daemon_on(VariableSetStmt *setting)
 	return value == NULL || (parse_bool(value, &on) && on);
 }
 
-/* Which database the daemon may come to after this command, and could not before; NULL: none. */
-static const char *
-opens_database(Node *statement)
+/*
+ * May the daemon come to a database after this command, and could not before?  To which:
+ * NULL is for all.
+ */
+static bool
+opens_database(Node *statement, const char **name)
 {
-	if (IsA(statement, CreatedbStmt))
-		return ((CreatedbStmt *) statement)->dbname;
-	if (IsA(statement, AlterDatabaseStmt) &&
-		option_value(((AlterDatabaseStmt *) statement)->options, "allow_connections") != NULL)
-		return ((AlterDatabaseStmt *) statement)->dbname;
-	if (IsA(statement, AlterDatabaseSetStmt) &&
-		turns_daemon_on(((AlterDatabaseSetStmt *) statement)->setstmt))
-		return ((AlterDatabaseSetStmt *) statement)->dbname;
-	return NULL;
+	switch (nodeTag(statement))
+	{
+		case T_CreatedbStmt:
+			*name = ((CreatedbStmt *) statement)->dbname;
+			return true;
+		case T_AlterDatabaseStmt:
+			*name = ((AlterDatabaseStmt *) statement)->dbname;
+			return option_value(((AlterDatabaseStmt *) statement)->options,
+								"allow_connections") != NULL;
+		case T_AlterDatabaseSetStmt:
+			*name = ((AlterDatabaseSetStmt *) statement)->dbname;
+			return turns_daemon_on(((AlterDatabaseSetStmt *) statement)->setstmt);
+		case T_AlterRoleSetStmt:
+			/* of all roles; those of a single one the daemon does not obey */
+			*name = ((AlterRoleSetStmt *) statement)->database;
+			return ((AlterRoleSetStmt *) statement)->role == NULL &&
+				turns_daemon_on(((AlterRoleSetStmt *) statement)->setstmt);
+		default:
+			return false;
+	}
 }
 
 static bool
@@ -230,7 +245,8 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 {
 	Node	   *statement = pstmt->utilityStmt;
 	bool		ends_prepared = ends_prepared_transaction(statement);
-	const char *opened = opens_database(statement);
+	const char *opened = NULL;
+	bool		opens = opens_database(statement, &opened);
 
 	clear_database(statement);
 	evs_role_guard_command(statement);
@@ -249,10 +265,11 @@ process_utility(EVS_PROCESS_UTILITY_PARAMETERS)
 	evs_listen_command(statement);
 	if (IsA(statement, ReassignOwnedStmt))
 		evs_capture_owners_reassigned();
-	if (opened != NULL)
+	if (opens)
 	{
 		CommandCounterIncrement();
-		evs_wakeup_database_opened(get_database_oid(opened, true));
+		evs_wakeup_database_opened(opened == NULL ? EVS_ALL_DATABASES :
+								   get_database_oid(opened, true));
 	}
 }
 

@@ -98,14 +98,25 @@ foreach (qw(later postgres))
 $sql->(q{alter database postgres set evsource.daemon = off});
 is($sql->('set evsource.daemon = on; select evsource.stop_daemon()'), 't', 'off for a database, it is stopped');
 $sql->(q{select evsource.append('a-1', 'Happened')});
-foreach my $on ('reset evsource.daemon', 'set evsource.daemon = on', 'reset all')
+foreach my $on ('alter database postgres reset evsource.daemon', 'alter database postgres set evsource.daemon = on', 'alter database postgres reset all',
+	'alter role all in database postgres reset evsource.daemon', 'alter role all in database postgres set evsource.daemon = on')
 {
-	$node->safe_psql('later', "alter database postgres $on");
+	$node->safe_psql('later', $on);
 	$soon->(q{select lag = 0 and worker_pid is not null from evsource.projection_status}, "$on: it comes back by itself");
 	$sql->(q{alter database postgres set evsource.daemon = off});
 	is($sql->('select evsource.stop_daemon()'), 't', 'until it is stopped again');
 	$sql->(q{select evsource.append('a-1', 'Happened')});
 }
+
+# Or for all databases. (Nobody notices that the setting of this one goes.)
+$node->safe_psql('later', q{
+alter role all set evsource.daemon = off;
+delete from pg_db_role_setting where setdatabase = (select oid from pg_database where datname = 'postgres');
+alter role all reset evsource.daemon});
+$soon->(q{select lag = 0 and worker_pid is not null from evsource.projection_status}, 'on for all roles: it comes back by itself');
+$sql->(q{alter database postgres set evsource.daemon = off});
+is($sql->('select evsource.stop_daemon()'), 't', 'until it is stopped again');
+$sql->(q{select evsource.append('a-1', 'Happened')});
 
 # The same, said in the database itself by a session that has got "off" from that very setting.
 foreach my $on ('reset evsource.daemon', 'set evsource.daemon = on', 'reset all')
