@@ -44,7 +44,7 @@ REGISTER = registry resolve resolve_tables deferred check_query definition barri
 
 # the log is applied to them
 APPLY = replay run price attempt failure crash_mark dead_letters retry retry_read unit projection_lag apply apply_read \
-	apply_park apply_gather own_transaction hold known async async_pass procedure activate
+	apply_park apply_gather own_transaction hold known async async_pass async_record procedure activate
 
 # and applied again, beside the old version
 REBUILD = rebuild rebuild_row rebuild_readers rebuild_tables gate kept_waiting rebuild_online rebuild_look rebuild_exchange rebuild_request \

@@ -504,6 +504,31 @@ evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution)
 	return result;
 }
 
+EvsApplied
+evs_apply_blame(EvsApply *apply, int64 upto, ErrorData *error)
+{
+	EvsUnit    *unit = &apply->unit;
+	EvsReading	reading;
+	EvsApplied	result = EVS_APPLY_END;
+
+	if (unit->has_released)
+	{
+		int64		position = evs_letters_first_released(unit);
+
+		evs_dead_letters_blame_released(unit, position, 1, error);
+		report(apply, position, 1, error, "It stays parked: see evsource.dead_letters.");
+		result = EVS_APPLY_MORE;
+	}
+	else
+	{
+		evs_apply_read(apply->projection, unit->checkpoint.position, upto, 1, &reading);
+		if (reading.batch->count > 0)
+			result = fail_at(apply, reading.batch->events, false, true, error);
+	}
+	CommandCounterIncrement();
+	return result;
+}
+
 void
 evs_apply_end(EvsApply *apply)
 {

@@ -70,6 +70,13 @@ extern EvsApplied evs_apply_batch(EvsApply *apply, int64 upto, int64 max_events,
 extern EvsApplied evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution);
 
 /*
+ * The next event is to blame for an error that came when it had been applied, at the commit of
+ * a batch of its own: the same, and it is tried again until it has failed often enough.
+ * EVS_APPLY_END: there is none that is.
+ */
+extern EvsApplied evs_apply_blame(EvsApply *apply, int64 upto, ErrorData *error);
+
+/*
  * Write down where the unit is now, and tell listeners.  Of a rebuild the caller
  * does so with unit.checkpoint.
  */

@@ -11,8 +11,9 @@
  * event that is at fault: that costs a transaction id more and more than a single
  * event does, so only who has to pays for it.  What fails all the same fails with
  * the whole transaction.  If it is nobody's fault it is tried
- * again; if it is something else, which an event cannot be blamed for (a commit
- * that fails, say), the attempts count.
+ * again.  If it was the commit that failed, because of a constraint of another server's, say,
+ * it is tried again with half as many events, until one is left, which is to blame.  If it is
+ * something else, which an event cannot be blamed for, the attempts count.
  *
  * Locks: the unit first, and only if nobody else has it: who changes, rebuilds
  * or runs the projection is not waited for.
@@ -25,6 +26,7 @@
 
 #include "apply.h"
 #include "async.h"
+#include "async_record.h"
 #include "attempt.h"
 #include "barrier.h"
 #include "clock.h"
@@ -157,7 +159,7 @@ apply_rest(void *arg)
  * needs, let the others go on, and come back.
  */
 static EvsAsyncOutcome
-finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
+finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing, int *suspects)
 {
 	EvsProjection active = *apply->projection;
 	Rest		rest = {&active, apply->unit.checkpoint};
@@ -179,6 +181,9 @@ finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing)
 		evs_known_forget(active.name);
 		return retry_after(pacing, BARRIER_TIMEOUT);
 	}
+	/* nor is it one of the batch's that is to blame, perhaps: they are part of one the next time */
+	if (rest.checkpoint.event_count > apply->unit.checkpoint.event_count)
+		*suspects = 0;
 	pacing->started = false;
 	return EVS_ASYNC_STOPPED;
 }
@@ -195,6 +200,19 @@ next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
 
 	batch = Min(Min(batch, evs_async_batch_events), evs_apply_limit(projection));
 	return (int) evs_caution_batch(&pacing->caution, batch);
+}
+
+/* How many events the next transaction takes, at most. */
+static int
+taken_at_most(const EvsApply *apply, const EvsAsyncPacing *pacing)
+{
+	const EvsUnit *unit = &apply->unit;
+
+	/* what has failed is tried alone: see apply.c */
+	if (!unit->has_released && unit->failure.exists &&
+		unit->failure.position > unit->checkpoint.position)
+		return 1;
+	return next_batch(apply->projection, pacing);
 }
 
 EvsProjection *
@@ -255,6 +273,9 @@ typedef struct Step
 	bool		may_guard;		/* an error that gets out now may be one of an event's */
 	bool		ran;			/* the handler has been called */
 	bool		settled;		/* the mark that was left is taken back */
+	bool		committing;		/* all is done, and is to last */
+	int			suspects;		/* of so many events one may be why it does not; 0: none */
+	int64		began_at;		/* position */
 	EvsAsyncOutcome outcome;
 } Step;
 
@@ -287,7 +308,7 @@ apply_next(Step *step)
 
 	safe = evs_horizon_safe_position();
 	evs_apply_begin(&apply, projection, partition);
-	pacing->position = apply.unit.checkpoint.position;
+	pacing->position = step->began_at = apply.unit.checkpoint.position;
 	if (evs_failure_waits(failure))
 	{
 		pacing->retry_at = evs_clock_at(failure->retry_at);
@@ -314,9 +335,12 @@ apply_next(Step *step)
 			(evs_known_used(name) ||
 			 !(failure->exists && failure->position > pacing->position));
 		step->ran = true;
+		step->suspects = taken_at_most(&apply, pacing);
 		result = evs_apply_batch(&apply, safe, next_batch(projection, pacing),
 								 evs_clock_after(began, evs_async_batch_time));
 		step->may_guard = false;
+		/* it may be one more, where they are read again */
+		step->suspects = apply.applied > 0 ? Max(step->suspects, apply.applied) : 0;
 	}
 	evs_apply_end(&apply);
 	remove_mark(name, partition, pacing, apply.unit.checkpoint.position, result);
@@ -331,7 +355,8 @@ apply_next(Step *step)
 		case EVS_APPLY_MORE:
 			return EVS_ASYNC_MORE;
 		case EVS_APPLY_END:
-			return is_catching_up(projection) ? finish_catching_up(&apply, pacing) : EVS_ASYNC_IDLE;
+			return is_catching_up(projection) ?
+				finish_catching_up(&apply, pacing, &step->suspects) : EVS_ASYNC_IDLE;
 		case EVS_APPLY_RETRY:
 			pacing->retry_at = evs_clock_at(failure->retry_at);
 			return EVS_ASYNC_RETRY;
@@ -341,79 +366,71 @@ apply_next(Step *step)
 	return EVS_ASYNC_STOPPED;
 }
 
-/*
- * The transaction failed as a whole: say so where people look.  Counts unless it
- * was nobody's fault; false when that was the last attempt.
- */
-static bool
-put_on_record(const char *name, int partition, const ErrorData *error, EvsTime *retry_at)
+/* Has the commit failed because of an event?  Which one it is still to be found. */
+static int
+count_suspects(const Step *step, const ErrorData *error)
 {
-	EvsProjection *projection = evs_async_try_claim(name, partition);
-	EvsUnit		unit;
-
-	if (projection == NULL)
-		return true;
-
-	/* an error is no crash */
-	evs_caution_withdraw(name, partition);
-	if (evs_failure_is_transient(error->sqlerrcode))
-	{
-		evs_failure_note(name, partition, error);
-		return true;
-	}
-
-	evs_unit_read(projection, partition, &unit);
-	unit.failure.attempts = unit.failure.exists ? unit.failure.attempts + 1 : 1;
-	if (unit.failure.attempts < evs_async_attempts)
-	{
-		unit.failure.retry_at = evs_failure_retry_at(unit.failure.attempts);
-		*retry_at = evs_clock_at(unit.failure.retry_at);
-	}
-	else
-	{
-		unit.failure.retry_at = 0;
-		evs_failure_stop(name);
-	}
-	evs_failure_write(name, partition, &unit.failure, error);
-	return unit.failure.retry_at != 0;
+	return step->committing && !evs_failure_is_transient_at_commit(error) ? step->suspects : 0;
 }
 
-/* What put_on_record() itself fails with is logged. */
+/* Nothing of it has happened. */
+static void
+take_back(Step *step, const ErrorData *error, int suspects)
+{
+	EvsAsyncPacing *pacing = step->pacing;
+
+	if (step->committing)
+		pacing->position = step->began_at;
+	if (suspects > 1)
+	{
+		ereport(LOG,
+				(errmsg("projection \"%s\" failed at the commit, and takes fewer events at once",
+						step->name),
+				 errdetail("It has applied %lld: %s", (long long) pacing->applied, error->message)));
+		pacing->batch = (int) Max(Min(suspects, pacing->applied) / 2, 1);
+	}
+	else if (pacing->batch > 0 && evs_failure_is_transient_at_commit(error))
+		shorten(pacing);
+	pacing->applied = 0;
+}
+
+/* What evs_async_record() itself fails with is logged. */
 static EvsAsyncOutcome
-deal_with_error(const char *name, int partition, EvsAsyncPacing *pacing, const ErrorData *error)
+deal_with_error(Step *step, ErrorData *error)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile bool goes_on = true;
+	int			suspects = count_suspects(step, error);
+	volatile EvsAsyncOutcome outcome = EVS_ASYNC_RETRY;
 
-	(void) back_off(pacing, &pacing->troubles, MAX_DELAY);
-	if (pacing->batch > 0 && evs_failure_is_transient(error->sqlerrcode))
-		shorten(pacing);
-	evs_known_forget(name);
+	(void) back_off(step->pacing, &step->pacing->troubles, MAX_DELAY);
+	take_back(step, error, suspects);
+	evs_known_forget(step->name);
 	PG_TRY();
 	{
 		evs_own_transaction_begin();
-		goes_on = put_on_record(name, partition, error, &pacing->retry_at);
+		outcome = evs_async_record(step->name, step->partition, step->pacing, error, suspects);
 		evs_own_transaction_commit();
 	}
 	PG_CATCH();
 	{
 		evs_own_transaction_give_up(caller);
-		goes_on = true;
+		outcome = EVS_ASYNC_RETRY;
 	}
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(caller);
-	return goes_on ? EVS_ASYNC_RETRY : EVS_ASYNC_STOPPED;
+	return outcome;
 }
 
-/* NULL, or what it failed with, which is in the log unless it is to be guarded. */
+/* NULL, or what it failed with, which is in the log unless it is found out what to say of it. */
 static ErrorData *
 run(Step *step)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
 
-	step->may_guard = step->settled = false;
+	step->may_guard = step->settled = step->committing = false;
+	step->suspects = 0;
 	PG_TRY();
 	{
 		bool		my_turn = true;
@@ -428,6 +445,7 @@ run(Step *step)
 		evs_own_transaction_begin();
 		evs_caution_keep_turn();
 		step->outcome = my_turn ? apply_next(step) : EVS_ASYNC_MORE;
+		step->committing = true;
 		evs_own_transaction_commit();
 		if (step->settled)
 			evs_caution_settled();
@@ -439,7 +457,7 @@ run(Step *step)
 		error = CopyErrorData();
 		if (evs_failure_is_transient(error->sqlerrcode))
 			step->may_guard = false;
-		if (!step->may_guard)
+		if (!step->may_guard && count_suspects(step, error) == 0)
 			EmitErrorReport();
 		evs_attempt_flush();
 		AbortCurrentTransaction();
@@ -488,7 +506,7 @@ evs_async_step(const char *name, int partition, EvsAsyncPacing *pacing)
 		error = run(&step);
 	}
 	if (error != NULL)
-		step.outcome = deal_with_error(name, partition, pacing, error);
+		step.outcome = deal_with_error(&step, error);
 	if (step.ran && (pacing->applied > 0 || step.outcome == EVS_ASYNC_RETRY ||
 					 step.outcome == EVS_ASYNC_STOPPED))
 		evs_known_set_used(name);

@@ -96,6 +96,20 @@ evs_failure_is_transient(int sqlerrcode)
 	}
 }
 
+/* Its SQLSTATE is that of all limits.  The message is as it was before any translation. */
+static bool
+is_of_full_queue(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && error->message_id != NULL &&
+		strcmp(error->message_id, "too many notifications in the NOTIFY queue") == 0;
+}
+
+bool
+evs_failure_is_transient_at_commit(const ErrorData *error)
+{
+	return evs_failure_is_transient(error->sqlerrcode) || is_of_full_queue(error);
+}
+
 /*
  * Functions keep for the life of a session what they know of tables: types of
  * fields, results of plans.  PL/pgSQL does not notice when they change.

@@ -23,6 +23,12 @@ typedef struct EvsFailure
  */
 extern bool evs_failure_is_transient(int sqlerrcode);
 
+/*
+ * The same of an error that may have come from a commit: a queue of notifications that is
+ * full, because a session listens and idles, is nobody's fault either.
+ */
+extern bool evs_failure_is_transient_at_commit(const ErrorData *error);
+
 /* An error that a new process may not meet: what this one remembers is out of date. */
 extern bool evs_failure_may_be_stale(int sqlerrcode);
 

@@ -32,9 +32,9 @@
 
 /* Nobody's fault: the next attempt may succeed; unless it has crashed too often. */
 static bool
-is_passing(int sqlerrcode)
+is_passing(const ErrorData *error)
 {
-	return evs_failure_is_transient(sqlerrcode) && sqlerrcode != ERRCODE_CRASH_SHUTDOWN;
+	return evs_failure_is_transient_at_commit(error) && error->sqlerrcode != ERRCODE_CRASH_SHUTDOWN;
 }
 
 /* What the worker remembers of the rebuilds that it works on, in turns. */
@@ -248,7 +248,7 @@ fail(EvsProcedure *procedure)
 	note.error = CopyErrorData();
 	EmitErrorReport();
 	evs_attempt_flush();
-	note.passing = is_passing(note.error->sqlerrcode);
+	note.passing = is_passing(note.error);
 	AbortCurrentTransaction();
 
 	if (put_on_record(&note) && !note.passing)

@@ -43,6 +43,12 @@ is($sql->(q{select version from evsource.append('a-1', 'Happened')}), '1', 'an a
 $sql->(q{select evsource.wait_for('async', timeout => '1min')});
 is($sql->(q{select string_agg(state || ' ' || lag, ', ') from evsource.projection_status}), 'active 0, active 0', 'the projections are up to date');
 
+# What notifies itself cannot commit: that is no attempt, and for no event's fault.
+$sql->(q{select evsource.create_projection('tells', mode => 'async', start => 'now', query => $$select pg_notify('other', stream) from new_events$$)});
+$sql->(q{select version from evsource.append('t-1', 'Happened')});
+$node->poll_query_until('postgres', q{select count(*) = 1 from evsource.projection_failures where message like 'too many notifications%'}) or die 'no failure';
+is($sql->(q{select attempts, f.position is null, state from evsource.projection_failures f join evsource.projection_status using (projection)}), '0|t|active', 'a projection that notifies itself waits');
+
 # Half of the time that the statement has is over when it begins: what it passes over is kept.
 $sql->(q{
 insert into evsource.events (stream, type) select 'cold-1', 'Common' from generate_series(1, 3000);
@@ -55,16 +61,18 @@ select position > 1000 and position < 3000 from evsource.cursors where subscript
 
 $listener->query_safe('commit');
 $node->poll_query_until('postgres', 'select pg_notification_queue_usage() < 0.9') or die 'the queue does not empty';
+$sql->(q{select evsource.wait_for('tells', timeout => '2min')});
+is($sql->(q{select count(*) from evsource.projection_failures}), '0', 'when there is room it goes on');
 my $heard = $listener->query_safe('listen evsource_projection');
 $sql->(q{select version from evsource.append('a-1', 'Happened'); select evsource.wait_for('async', timeout => '1min')});
 $heard .= $listener->query_safe('select 1');
-like($heard, qr/"projection": "inline", "position": 3002/, 'when there is room it is told again');
+like($heard, qr/"projection": "inline", "position": 3003/, 'when there is room it is told again');
 foreach (1 .. 600)
 {
-	last if $heard =~ /"evsource_events" with payload "3002"/;
+	last if $heard =~ /"evsource_events" with payload "3003"/;
 	$heard .= $listener->query_safe('select pg_sleep(0.1)');
 }
-like($heard, qr/"evsource_events" with payload "3002"/, 'also of events');
+like($heard, qr/"evsource_events" with payload "3003"/, 'also of events');
 $listener->quit;
 $node->stop;
 done_testing();
