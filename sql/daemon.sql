@@ -4,7 +4,7 @@ create function evsource.start_daemon() returns boolean
     language c volatile parallel unsafe
     as 'MODULE_PATHNAME', 'evsource_start_daemon';
 comment on function evsource.start_daemon() is
-'Starts the daemon for this database; false when it runs already, or has nothing to do yet (or not before this transaction commits) and comes by itself. With shared_preload_libraries it starts by itself. Errors: 55000 where it cannot run, 53400 when max_worker_processes has no room.';
+'Starts the daemon for this database; false when it runs already, or has nothing to do yet (or not before this transaction commits) and comes by itself. With shared_preload_libraries it starts by itself. Errors: 55000 where it cannot run, 53400 when max_worker_processes has no room, 55P03 while the extension is updated or dropped.';
 
 create function evsource.stop_daemon() returns boolean
     language c volatile parallel unsafe

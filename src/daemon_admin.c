@@ -16,6 +16,7 @@
 #include "barrier.h"
 #include "daemon.h"
 #include "dispatch.h"
+#include "give_way.h"
 #include "listen.h"
 #include "rebuild.h"
 #include "shmem.h"
@@ -117,6 +118,19 @@ refuse_for_room(bool comes_later)
 			 errhint("Raise max_worker_processes, or call again when there is room.")));
 }
 
+static void
+refuse_for_absence(bool no_room)
+{
+	if (no_room)
+		refuse_for_room(true);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("could not start evsource's daemon"),
+			 errdetail("No process of it has come for this database, and stayed, within %d seconds.",
+					   TIME_TO_START / 1000),
+			 errhint("See the server log for what has become of it, and whether evsource.daemon is off for the database.")));
+}
+
 /* Preloaded, it comes as soon as there is something, and would leave before that. */
 static bool
 would_leave(void)
@@ -147,7 +161,8 @@ refuse_before_commit(void)
  * Errors: 55000 in a handler or on_reset function, on a standby, where evsource.daemon is off,
  * where connections are not allowed, in a copy that the daemon has nothing to do in before
  * evsource.adopt(), not preloaded in the transaction that creates or updates the extension,
- * or when nobody has come; 53400 when that was because max_worker_processes leaves no room.
+ * or when nobody has come; 53400 when that was because max_worker_processes leaves no room;
+ * 55P03 while the extension is updated or dropped.
  */
 Datum
 evsource_start_daemon(PG_FUNCTION_ARGS)
@@ -215,16 +230,12 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 	{
 		pause_between_looks();
 		is_there = has_coordinator(&no_room);
+		/* nobody can come before that has ended, and it waits for what we have read */
+		if (!is_there)
+			evs_give_way_or_fail();
 	}
-	if (!is_there && no_room)
-		refuse_for_room(true);
 	if (!is_there)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("could not start evsource's daemon"),
-				 errdetail("No process of it has come for this database, and stayed, within %d seconds.",
-						   TIME_TO_START / 1000),
-				 errhint("See the server log for what has become of it, and whether evsource.daemon is off for the database.")));
+		refuse_for_absence(no_room);
 	PG_RETURN_BOOL(true);
 }
 

@@ -8,8 +8,8 @@
  *
  * fetch_events() ends as if its time was over, which every consumer knows: its statement
  * ends, mostly its transaction, and so do its locks.  If the same transaction calls
- * again, it does not do so, and there is an error, which does.  wait_for() has nothing
- * to return: an error at once.
+ * again, it does not do so, and there is an error, which does.  wait_for() and start_daemon()
+ * have nothing to return: an error at once.
  *
  * A caller that comes before the tables are locked would come again and again.  So it
  * waits for a moment all the same; there is time for that.

@@ -1,8 +1,8 @@
 /*
  * give_way.h - who waits gives way to who updates or drops the extension.
  *
- * A session that sleeps in fetch_events() or wait_for() has locked what it has read
- * until its statement ends, or its transaction.
+ * A session that sleeps in fetch_events(), wait_for() or start_daemon() has locked what it
+ * has read until its statement ends, or its transaction.
  */
 #ifndef EVS_GIVE_WAY_H
 #define EVS_GIVE_WAY_H

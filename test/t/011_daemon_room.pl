@@ -51,6 +51,23 @@ $node->safe_psql('third', q{set evsource.daemon = off; create extension evsource
 my (undef, undef, $error) = $node->psql('third', "\\set VERBOSITY sqlstate\nselect evsource.start_daemon()");
 like($error, qr/ERROR:  53400/, 'start_daemon does not say that it is there');
 ok($node->poll_query_until('third', $waits), 'nor does its status');
+
+# While it waits, it stands in nobody's way.
+foreach my $command ('alter extension evsource update', 'drop extension evsource')
+{
+	my $starter = $node->background_psql('third', on_error_stop => 0);
+	$starter->query_until(qr/asked/, "\\set VERBOSITY sqlstate\n\\echo asked\nselect evsource.start_daemon();\n\\echo answered\n");
+	ok($node->poll_query_until('third', q{select count(*) = 1 from pg_stat_activity a join pg_locks l using (pid)
+		where l.relation = 'evsource.projections'::regclass and a.query ~ '^select evsource.start_daemon'}), 'one waits for the daemon');
+	my $changer = $node->background_psql('third');
+	$changer->query("begin; $command");
+	$starter->query_until(qr/answered/, '');
+	like($starter->{stderr}, qr/ERROR:  55P03/, "$command: who waits for the daemon gives way");
+	$changer->query('rollback');
+	$starter->quit;
+	$changer->quit;
+}
+
 $node->safe_psql('postgres', 'alter database third set evsource.daemon = off');
 my (undef, undef, $off) = $node->psql('third', q{
 select evsource.append('a-1', 'Happened', '{}');
