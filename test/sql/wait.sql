@@ -47,6 +47,20 @@ exception when object_not_in_prerequisite_state then
 end $$;
 select evsource.resume_projection('wait_seen');
 
+-- What was parked holds nobody up: the projection is past it, without it.
+create function wait_refuse(e evsource.event) returns void language plpgsql as $$ begin raise 'cannot take it'; end $$;
+select evsource.create_projection('wait_parks', 'wait_refuse', mode => 'async', types => '{Refused}', start => 'now', on_error => 'dead_letter');
+set evsource.async_attempts = 1;
+set client_min_messages = error;
+select position as written from evsource.append('waited-1', 'Refused') \gset
+select evsource.run_projection('wait_parks');
+select evsource.wait_for('wait_parks', :written) >= :written as reached,
+    exists (select from evsource.dead_letters where projection = 'wait_parks' and position = :written) as parked;
+set client_min_messages = warning;
+reset evsource.async_attempts;
+select evsource.drop_projection('wait_parks');
+drop function wait_refuse(evsource.event);
+
 -- What this transaction has appended cannot be waited for before it commits; what
 -- was there before can.
 begin;
@@ -89,7 +103,7 @@ select evsource.create_projection('wait_handler', 'wait_in_handler', mode => 'ma
 select count(*) from evsource.append('waited-1', 'Happened');
 set client_min_messages = error;
 select evsource.run_projection('wait_handler');
-reset client_min_messages;
+set client_min_messages = warning;
 select state, sqlstate, message, hint from evsource.projection_status join evsource.projection_failures using (projection) where projection = 'wait_handler';
 select evsource.drop_projection('wait_handler');
 drop function wait_in_handler;
