@@ -103,6 +103,14 @@ look(Wait *wait)
 	MemoryContextSwitchTo(caller);
 }
 
+/* What it fails at, and where, if that is an event's fault. */
+static const char *
+failure_text(const Progress *progress)
+{
+	return progress->failed_at == 0 ? progress->message :
+		psprintf("at position %lld: %s", (long long) progress->failed_at, progress->message);
+}
+
 /* A projection that has stopped would be waited for in vain. */
 static void
 check_not_stopped(const Wait *wait)
@@ -118,9 +126,8 @@ check_not_stopped(const Wait *wait)
 			 errmsg("cannot wait for projection \"%s\": it %s", wait->projection,
 					failed ? "has failed" : "is paused"),
 			 progress->message ?
-			 errdetail("It has applied the log up to position %lld; at position %lld: %s",
-					   (long long) progress->position, (long long) progress->failed_at,
-					   progress->message) :
+			 errdetail("It has applied the log up to position %lld; %s",
+					   (long long) progress->position, failure_text(progress)) :
 			 errdetail("It has applied the log up to position %lld.",
 					   (long long) progress->position),
 			 errhint("evsource.resume_projection() lets it go on.")));
@@ -216,9 +223,8 @@ report_timeout(const Wait *wait)
 			 errmsg("projection \"%s\" has not reached position %lld in time",
 					wait->projection, (long long) wait->upto),
 			 progress->message ?
-			 errdetail("It is %s and has applied the log up to position %lld; at position %lld: %s",
-					   progress->state, (long long) progress->position,
-					   (long long) progress->failed_at, progress->message) :
+			 errdetail("It is %s and has applied the log up to position %lld; %s",
+					   progress->state, (long long) progress->position, failure_text(progress)) :
 			 errdetail("It is %s and has applied the log up to position %lld; the safe position is %lld.",
 					   progress->state, (long long) progress->position,
 					   (long long) evs_horizon_safe_position()),

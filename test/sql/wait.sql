@@ -56,7 +56,27 @@ select position as written from evsource.append('waited-1', 'Refused') \gset
 select evsource.run_projection('wait_parks');
 select evsource.wait_for('wait_parks', :written) >= :written as reached,
     exists (select from evsource.dead_letters where projection = 'wait_parks' and position = :written) as parked;
+
+-- What it fails at has a position, or none: a commit that fails, another server that cannot be reached.
+select evsource.alter_projection('wait_parks', on_error => 'stop');
+select evsource.append('waited-1', 'Refused') is null;
+select evsource.run_projection('wait_parks');
 set client_min_messages = warning;
+create procedure wait_detail() language plpgsql as $$
+declare
+    about text;
+begin
+    perform evsource.wait_for('wait_parks', timeout => '0');
+exception when others then
+    get stacked diagnostics about = pg_exception_detail;
+    raise warning '% %', sqlstate, regexp_replace(about, '[1-9]\d*', 'N', 'g');
+end $$;
+call wait_detail();
+update evsource.projection_failures set position = null where projection = 'wait_parks';
+call wait_detail();
+update evsource.projections set state = 'active' where projection = 'wait_parks';
+call wait_detail();
+drop procedure wait_detail();
 reset evsource.async_attempts;
 select evsource.drop_projection('wait_parks');
 drop function wait_refuse(evsource.event);
@@ -103,7 +123,7 @@ select evsource.create_projection('wait_handler', 'wait_in_handler', mode => 'ma
 select count(*) from evsource.append('waited-1', 'Happened');
 set client_min_messages = error;
 select evsource.run_projection('wait_handler');
-set client_min_messages = warning;
+reset client_min_messages;
 select state, sqlstate, message, hint from evsource.projection_status join evsource.projection_failures using (projection) where projection = 'wait_handler';
 select evsource.drop_projection('wait_handler');
 drop function wait_in_handler;
