@@ -69,7 +69,7 @@ typedef enum EvsDaemonLack
 	EVS_DAEMON_LACKS_NOTHING,	/* as far as can be seen here */
 	EVS_DAEMON_LACKS_ADOPTION,	/* a copy: evsource.adopt() was not called */
 	EVS_DAEMON_LACKS_ROOM,		/* no worker, or no process at all, for want of a free one */
-	EVS_DAEMON_IS_OFF,			/* evsource.daemon, in this session */
+	EVS_DAEMON_IS_OFF,			/* evsource.daemon, in this session or for the database */
 	EVS_DAEMON_IS_NOT_STARTED	/* not preloaded: it does not come by itself */
 } EvsDaemonLack;
 

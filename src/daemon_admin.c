@@ -4,6 +4,7 @@
 #include "evsource.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -18,6 +19,7 @@
 #include "dispatch.h"
 #include "give_way.h"
 #include "listen.h"
+#include "query.h"
 #include "rebuild.h"
 #include "shmem.h"
 #include "wakeup.h"
@@ -72,6 +74,28 @@ lacks_room(const EvsTeam *team)
 	return team->coordinator != 0 ? team->starves : team->no_room;
 }
 
+/* Do our processes find it off here, whatever our session says?  As far as that is in the catalog. */
+static bool
+is_off_for_database(void)
+{
+	static EvsQuery query = {
+		"select pg_catalog.split_part(c, '=', 2) from pg_catalog.pg_db_role_setting s, unnest(s.setconfig) c"
+		" where s.setrole = 0 and s.setdatabase in (0, $1)"
+		" and lower(pg_catalog.split_part(c, '=', 1)) = 'evsource.daemon'"
+		" order by s.setdatabase desc limit 1",
+		1, {OIDOID}, SPI_OK_SELECT
+	};
+	Datum		values[] = {ObjectIdGetDatum(MyDatabaseId)};
+	EvsQueryResult result;
+	bool		on = true;
+
+	evs_query_begin(&query, values, NULL, NULL, &result);
+	if (result.count > 0 && !parse_bool(evs_query_text(&result, 0, 1), &on))
+		on = true;
+	evs_query_end(&result);
+	return !on;
+}
+
 EvsDaemonLack
 evs_daemon_lack(void)
 {
@@ -80,7 +104,7 @@ evs_daemon_lack(void)
 	EvsDaemonLack lack = EVS_DAEMON_LACKS_NOTHING;
 
 	if (team == NULL || team->coordinator == 0)
-		lack = !evs_daemon_enabled ? EVS_DAEMON_IS_OFF :
+		lack = !evs_daemon_enabled || is_off_for_database() ? EVS_DAEMON_IS_OFF :
 			!evs_shmem_is_preloaded() && team == NULL ? EVS_DAEMON_IS_NOT_STARTED :
 			EVS_DAEMON_LACKS_NOTHING;
 	if (lack == EVS_DAEMON_LACKS_NOTHING && lacks_room(team))
@@ -119,16 +143,31 @@ refuse_for_room(bool comes_later)
 }
 
 static void
+refuse_off(const char *where)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("evsource's daemon is turned off"),
+			 errdetail("Setting evsource.daemon is off %s. The daemon itself obeys the setting of the database.",
+					   where),
+			 errhint("Set evsource.daemon to on for the database and the session.")));
+}
+
+static void
 refuse_for_absence(bool no_room)
 {
-	if (no_room)
+	EvsDaemonLack lack = evs_daemon_lack();
+
+	if (no_room || lack == EVS_DAEMON_LACKS_ROOM)
 		refuse_for_room(true);
+	if (lack == EVS_DAEMON_IS_OFF)
+		refuse_off("for this database");
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("could not start evsource's daemon"),
 			 errdetail("No process of it has come for this database, and stayed, within %d seconds.",
 					   TIME_TO_START / 1000),
-			 errhint("See the server log for what has become of it, and whether evsource.daemon is off for the database.")));
+			 errhint("See the server log for what has become of it, and whether evsource.daemon is off for the server.")));
 }
 
 /* Preloaded, it comes as soon as there is something, and would leave before that. */
@@ -180,14 +219,14 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 				 errdetail("Read models come to a standby from its primary."),
 				 errhint("Start it on the primary. With shared_preload_libraries = 'evsource' it starts by itself after a promotion.")));
 	if (!evs_daemon_enabled)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("evsource's daemon is turned off"),
-				 errdetail("Setting evsource.daemon is off in this session. The daemon itself obeys the setting of the database."),
-				 errhint("Set evsource.daemon to on for the database and the session.")));
+		refuse_off("in this session");
 
 	if (has_coordinator(&no_room))
 		PG_RETURN_BOOL(false);
+
+	/* it would look, and leave */
+	if (is_off_for_database())
+		refuse_off("for this database");
 
 	if (evs_daemon_is_shut_out())
 		ereport(ERROR,
@@ -196,7 +235,7 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 				 errdetail("Its processes would have to connect."),
 				 errhint("Use ALTER DATABASE ... ALLOW_CONNECTIONS true.")));
 
-	/* it would look, and leave; one that is started by hand stays */
+	/* the same; one that is started by hand stays */
 	if (evs_shmem_is_preloaded() && evs_daemon_is_in_copy() && !evs_listen_anybody())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -316,7 +355,7 @@ static bool
 is_needed(void)
 {
 	return evs_shmem_is_preloaded() && evs_daemon_enabled && !RecoveryInProgress() &&
-		evs_async_units() != NIL;
+		evs_async_units() != NIL && !is_off_for_database();
 }
 
 /* What it waits for; NULL: it waits for events only. */

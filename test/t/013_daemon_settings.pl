@@ -137,8 +137,12 @@ set evsource.daemon = on;
 select evsource.create_projection('fold', 'evsource.fold_count', mode => 'async');
 \set VERBOSITY verbose
 select evsource.start_daemon()});
-like($error, qr/55000: could not start evsource's daemon\nDETAIL:  No process of it has come/, 'start_daemon() does not speak of room');
-like($error, qr/HINT:.* evsource\.daemon is off for the database/, 'and says what it may be');
+like($error, qr/55000: evsource's daemon is turned off\nDETAIL:  Setting evsource.daemon is off for this database\. /, 'start_daemon() says so');
+(undef, undef, $error) = $node->psql('without', q{
+set evsource.daemon = on;
+select evsource.append('a-1', 'Happened');
+select evsource.wait_for('fold', timeout => '100 ms')});
+like($error, qr/HINT:  The daemon is off/, 'and so does wait_for()');
 
 # Where there is nothing to do yet, who calls it does not wait for what would leave; it comes later.
 $node->safe_psql('postgres', 'create database idle');
