@@ -10,7 +10,7 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION)
 # tells the way of an event, file by file.
 
 # what all rooms stand on: settings, catalog, shared memory, our own SQL
-GROUND = evsource clock settings relations catalog shmem query text_array rights utility \
+GROUND = evsource clock alarm settings relations catalog shmem query text_array rights utility \
 	role_guard parameters
 
 # the log: positions, order, rows, streams, who waits for it
@@ -28,10 +28,11 @@ APPEND = metadata append append_json append_many duplicate store inserter store_
 READ = read read_secured publish blockers wait waited
 
 # dispatch to projections
-DISPATCH = projection identity handling dispatch handlers compile new_events new_events_stream
+DISPATCH = projection identity handling run_batch dispatch handlers compile new_events \
+	new_events_stream
 
 # folds, their states and snapshots
-FOLD = fold fold_groups fold_key folder fold_builtin jsonb_merge state_cache \
+FOLD = fold fold_groups fold_kept fold_key folder fold_builtin jsonb_merge state_cache \
 	state_advance state_load state_past state_missing state_truncated state_keys state_diff states \
 	snapshots snapshot_parts snapshot_history snapshot_check snapshot_due snapshot_reject snapshot_removals \
 	snapshot_admin table_rows table_snapshots

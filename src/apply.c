@@ -180,6 +180,8 @@ typedef struct BatchWork
 {
 	EvsProjection *projection;
 	EvsBatch	batch;
+	EvsTime		until;
+	int			done;			/* of the batch */
 } BatchWork;
 
 static void
@@ -187,18 +189,19 @@ apply_events(void *arg)
 {
 	BatchWork  *work = arg;
 
-	(void) evs_dispatch_batch(work->projection, &work->batch);
+	work->done = evs_dispatch_some(work->projection, &work->batch, work->until);
 }
 
 /*
- * Apply events, as many from the first on as the handler can take; returns how
- * many that were.  known: that all of them together fail is known already.
+ * Apply events, as many from the first on as the handler can take and there is time
+ * for; returns how many that were.  known: that all of them together fail is known
+ * already.
  */
 static int
-apply_what_works(EvsApply *apply, EvsEvent *events, int count, ErrorData *known,
+apply_what_works(EvsApply *apply, EvsEvent *events, int count, EvsTime until, ErrorData *known,
 				 ErrorData **error)
 {
-	BatchWork	work = {apply->projection, {events, count}};
+	BatchWork	work = {apply->projection, {events, count}, until};
 	int			half;
 	int			done;
 
@@ -208,13 +211,13 @@ apply_what_works(EvsApply *apply, EvsEvent *events, int count, ErrorData *known,
 	if (apply->raise)
 	{
 		apply_events(&work);
-		return count;
+		return work.done;
 	}
 
 	if (known == NULL)
 		known = attempt_watched(apply->projection, apply_events, &work);
 	if (known == NULL)
-		return count;
+		return work.done;
 	if (evs_failure_is_transient(known->sqlerrcode))
 		ReThrowError(known);
 	if (count == 1)
@@ -224,10 +227,10 @@ apply_what_works(EvsApply *apply, EvsEvent *events, int count, ErrorData *known,
 	}
 
 	half = count / 2;
-	done = apply_what_works(apply, events, half, NULL, error);
-	if (done < half)
+	done = apply_what_works(apply, events, half, until, NULL, error);
+	if (done < half || (evs_clock_is_set(until) && evs_clock_is_over(until)))
 		return done;
-	return half + apply_what_works(apply, events + half, count - half, NULL, error);
+	return half + apply_what_works(apply, events + half, count - half, until, NULL, error);
 }
 
 static void
@@ -307,14 +310,15 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, bool may_park, ErrorData 
 
 /* known: what the next so many events, together, failed with. */
 static EvsApplied
-apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
-				int64 nknown)
+apply_carefully(EvsApply *apply, int64 upto, int64 max_events, EvsTime until,
+				ErrorData *known, int64 nknown)
 {
 	EvsReading	reading;
 	EvsBatch   *batch;
 	EvsSorted	sorted;
 	bool		unread = false;
 	EvsEvent   *failed = NULL;
+	EvsEvent   *late = NULL;	/* there is no time left for it */
 	ErrorData  *error = NULL;
 	int64		position;
 	int			done;
@@ -325,9 +329,11 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 	evs_apply_sort_out(apply, batch, &sorted);
 	if (sorted.count != nknown)
 		known = NULL;
-	done = apply_what_works(apply, sorted.events, sorted.count, known, &error);
+	done = apply_what_works(apply, sorted.events, sorted.count, until, known, &error);
 
-	if (done < sorted.count)
+	if (done < sorted.count && error == NULL)
+		late = &sorted.events[done];
+	else if (done < sorted.count)
 		failed = &sorted.events[done];
 	else if (sorted.looked_at < batch->count)
 	{
@@ -343,8 +349,8 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, ErrorData *known,
 	if (failed != NULL && apply->raise)
 		ReThrowError(error);
 
-	if (failed != NULL)
-		position = failed->position - 1;
+	if (failed != NULL || late != NULL)
+		position = (failed ? failed : late)->position - 1;
 	else if (reading.at_end)
 		position = upto;
 	else
@@ -386,9 +392,9 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, EvsTime until)
 
 	/* what has failed is tried alone, before anything comes after it */
 	if (unit->failure.exists && unit->failure.position > unit->checkpoint.position)
-		return apply_carefully(apply, upto, 1, NULL, 0);
+		return apply_carefully(apply, upto, 1, until, NULL, 0);
 	if (unit->has_dead_letters)
-		return apply_carefully(apply, upto, max_events, NULL, 0);
+		return apply_carefully(apply, upto, max_events, until, NULL, 0);
 
 	if (apply->raise)
 		apply_scan(&work);
@@ -409,8 +415,8 @@ apply_batch(EvsApply *apply, int64 upto, int64 max_events, EvsTime until)
 
 	/* it may have been the next one that could not be read */
 	if (evs_types_any_now())
-		return apply_carefully(apply, upto, Min(max_events, PG_INT32_MAX - 1) + 1, NULL, 0);
-	return apply_carefully(apply, upto, max_events, error, work.scanned.taken);
+		return apply_carefully(apply, upto, Min(max_events, PG_INT32_MAX - 1) + 1, until, NULL, 0);
+	return apply_carefully(apply, upto, max_events, until, error, work.scanned.taken);
 }
 
 EvsApplied

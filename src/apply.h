@@ -54,8 +54,8 @@ extern EvsTime evs_apply_due(const EvsApply *apply);
 
 /*
  * Apply the next events after the checkpoint, up to a position below which no
- * event can appear any more.  At most so many; whoever gets them one by one or
- * as a stream gets no more after the time is up (0: as many).
+ * event can appear any more.  At most so many, and no more after the time is up
+ * (EVS_NO_TIME: as many): one event, or one call of who gets many at once, is the least.
  *
  * An error of the handler's is isolated to its event, recorded and reported by
  * a WARNING: what came before it stays applied.  Errors that are nobody's fault

@@ -25,6 +25,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "alarm.h"
 #include "alter.h"
 #include "catalog.h"
 #include "event.h"
@@ -34,6 +35,7 @@
 #include "identity.h"
 #include "notify.h"
 #include "resolve.h"
+#include "run_batch.h"
 #include "scan.h"
 #include "settings.h"
 
@@ -80,95 +82,6 @@ start_dispatch(void)
 	dispatch.context = CurrentMemoryContext;
 }
 
-/*
- * Under REPEATABLE READ and above a handler reads with the transaction's snapshot,
- * and so does the transaction afterwards.  It must not see half of a read model:
- * of one that was rebuilt, reset or changed since, by somebody whom we have waited for.
- */
-static void
-check_serializable(const EvsProjection *projection)
-{
-	Snapshot	snapshot;
-
-	if (!IsolationUsesXactSnapshot() || projection->kind == EVS_KIND_FOLD ||
-		TransactionIdIsCurrentTransactionId(projection->changed_by))
-		return;
-	snapshot = GetTransactionSnapshot();
-	if (!XidInMVCCSnapshot(projection->changed_by, snapshot) ||
-		!evs_projection_exists(projection->name, snapshot))
-		return;
-
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access because projection \"%s\" was changed", projection->name),
-			 errdetail("Another transaction has changed, reset or rebuilt it since this one began to read."),
-			 errhint("Run the whole transaction again.")));
-}
-
-/* Apply events that have passed the filter. */
-static void
-apply(EvsProjection *projection, EvsEvent *const *events, int count)
-{
-	EvsIdentity identity;
-	EvsHandlerContext errors;
-
-	ereport(DEBUG1,
-			(errmsg_internal("dispatching %d events to projection \"%s\"",
-							 count, projection->name)));
-
-	evs_handler_context_push(&errors, projection, events, count);
-	evs_handling_begin(projection, &identity);
-	evs_handler_context_pop(&errors);
-	evs_handler_run(projection, events, count);
-	evs_handling_end(projection, &identity);
-}
-
-static inline bool
-accepts(const EvsProjection *projection, const EvsEvent *event)
-{
-	return event->position > projection->start_after &&
-		evs_filter_accepts(&projection->filter, event);
-}
-
-/* Run a batch through a projection; returns how many events it applied. */
-static int
-run_batch(EvsProjection *projection, const EvsBatch *batch)
-{
-	EvsEvent   *single;
-	EvsEvent  **events = &single;
-	int			first = 0;
-	int			count = 0;
-	MemoryContext context;
-	MemoryContext caller;
-
-	/* whatever it is about, the transaction may read the read model next */
-	check_serializable(projection);
-
-	/* most events are of no concern to most projections: that costs no more than the filter */
-	while (first < batch->count && !accepts(projection, &batch->events[first]))
-		first++;
-	if (first == batch->count)
-		return 0;
-
-	context = AllocSetContextCreate(CurrentMemoryContext, "evsource dispatch",
-									ALLOCSET_DEFAULT_SIZES);
-	caller = MemoryContextSwitchTo(context);
-
-	if (batch->count > 1)
-		events = MemoryContextAllocHuge(context, sizeof(EvsEvent *) * (batch->count - first));
-	events[count++] = &batch->events[first];
-	for (int i = first + 1; i < batch->count; i++)
-	{
-		if (accepts(projection, &batch->events[i]))
-			events[count++] = &batch->events[i];
-	}
-	apply(projection, events, count);
-
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(context);
-	return count;
-}
-
 static void
 run_inline(const EvsBatch *batch)
 {
@@ -177,7 +90,7 @@ run_inline(const EvsBatch *batch)
 
 	foreach(cell, projections)
 	{
-		if (run_batch(lfirst(cell), batch) > 0)
+		if (evs_run_batch(lfirst(cell), batch, NULL) > 0)
 			evs_notify(lfirst(cell), batch->events[batch->count - 1].position);
 	}
 	evs_projections_release(projections);
@@ -215,7 +128,7 @@ is_anyone_interested(const EvsBatch *batch)
 		EvsProjection *projection = lfirst(cell);
 
 		for (int i = 0; i < batch->count && !found; i++)
-			found = accepts(projection, &batch->events[i]);
+			found = evs_run_accepts(projection, &batch->events[i]);
 	}
 	evs_projections_release(projections);
 	return found;
@@ -331,12 +244,30 @@ evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch)
 	int			applied;
 
 	if (dispatch.running)
-		return run_batch(projection, batch);
+		return evs_run_batch(projection, batch, NULL);
 
 	start_dispatch();
-	applied = run_batch(projection, batch);
+	applied = evs_run_batch(projection, batch, NULL);
 	finish_dispatch();
 	return applied;
+}
+
+int
+evs_dispatch_some(EvsProjection *projection, const EvsBatch *batch, EvsTime until)
+{
+	int			taken = batch->count;
+
+	if (dispatch.running || !evs_clock_is_set(until))
+	{
+		(void) evs_dispatch_batch(projection, batch);
+		return taken;
+	}
+	start_dispatch();
+	evs_alarm_set(until);
+	(void) evs_run_batch(projection, batch, &taken);
+	evs_alarm_off();
+	finish_dispatch();
+	return taken;
 }
 
 /* The next events of a scan that the projection wants, as many as were asked for. */
@@ -350,18 +281,14 @@ typedef struct ScanSource
 	bool		is_ahead;		/* it has been fetched and is still to come */
 } ScanSource;
 
-/* For a stream the time is looked at now and then. */
+/* A query that gets them all at once has not begun yet. */
 static bool
 time_is_up(const ScanSource *source)
 {
 	const EvsProjection *projection = source->projection;
-	int64		applied = source->result->applied;
 
-	if (!evs_clock_is_set(source->limit->until) || applied == 0)
-		return false;
-	if (projection->kind == EVS_KIND_QUERY && (!projection->streaming || applied % 128 != 0))
-		return false;
-	return evs_clock_is_over(source->limit->until);
+	return evs_clock_is_set(source->limit->until) && source->result->applied > 0 &&
+		evs_alarm_rang() && (projection->kind != EVS_KIND_QUERY || projection->streaming);
 }
 
 /*
@@ -385,7 +312,7 @@ next_of_scan(void *arg)
 		{
 			result->taken++;
 			result->position = source->event.position;
-			if (accepts(source->projection, &source->event))
+			if (evs_run_accepts(source->projection, &source->event))
 			{
 				result->applied++;
 				return &source->event;
@@ -407,7 +334,10 @@ scan_stream(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 	EvsHandlerContext errors;
 
 	if (next_of_scan(&source) == NULL)
+	{
+		result->at_end = evs_scan_is_done(scan);
 		return;
+	}
 	source.is_ahead = true;
 
 	evs_handler_context_push(&errors, projection, &first, 1);
@@ -421,6 +351,7 @@ scan_stream(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit,
 
 	evs_handler_run_stream(projection, next_of_scan, &source);
 	evs_handling_end(projection, &identity);
+	result->at_end = evs_scan_is_done(scan);
 }
 
 /* Everything else gets copies of them. */
@@ -430,13 +361,17 @@ scan_batch(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, 
 	int			memory_kb = limit->memory_kb > 0 ? limit->memory_kb : Min(maintenance_work_mem, MAX_BATCH_KB);
 	EvsBatch   *batch = evs_scan_batch(scan, Min(limit->max_events, PG_INT32_MAX), memory_kb);
 
+	int			taken = batch->count;
+
 	evs_scan_let_go(scan);
-	result->taken = batch->count;
-	if (batch->count > 0)
-	{
-		result->position = batch->events[batch->count - 1].position;
-		result->applied = run_batch(projection, batch);
-	}
+	result->taken = taken;
+	result->at_end = evs_scan_is_done(scan);
+	if (taken == 0)
+		return;
+	result->applied = evs_run_batch(projection, batch, evs_clock_is_set(limit->until) ? &taken : NULL);
+	result->at_end &= taken == result->taken;
+	result->taken = taken;
+	result->position = batch->events[taken - 1].position;
 }
 
 /* The next events of a scan, to one projection. */
@@ -448,11 +383,14 @@ run_scan(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, Ev
 	MemoryContext caller = MemoryContextSwitchTo(context);
 
 	memset(result, 0, sizeof(EvsScanned));
+	if (evs_clock_is_set(limit->until))
+		evs_alarm_set(limit->until);
 	if (projection->kind == EVS_KIND_EVENT || projection->kind == EVS_KIND_QUERY)
 		scan_stream(projection, scan, limit, result);
 	else
 		scan_batch(projection, scan, limit, result);
-	result->at_end = evs_scan_is_done(scan);
+	if (evs_clock_is_set(limit->until))
+		evs_alarm_off();
 
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
@@ -487,7 +425,7 @@ evs_dispatch_inline_scans(EvsBeginScan begin, const void *arg, int64 last)
 		EvsScanned	some = {0};
 		bool		applied = false;
 
-		check_serializable(projection);
+		evs_run_check_serializable(projection);
 		for (scan = begin(&projection->filter, arg); !some.at_end; applied |= some.applied > 0)
 			run_scan(projection, scan, &limit, &some);
 		evs_scan_end(scan);

@@ -45,6 +45,12 @@ extern void evs_dispatch_inline_scans(EvsBeginScan begin, const void *arg, int64
 extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch);
 
 /*
+ * The same for as many events, from the first on and at least one, as there is time for;
+ * returns how many that were, also counting those that the filter does not let through.
+ */
+extern int	evs_dispatch_some(EvsProjection *projection, const EvsBatch *batch, EvsTime until);
+
+/*
  * The same for the next events of a scan.  Event handlers and queries get them
  * straight from the scan and are not bound by memory: the more a query sees at
  * once, the fewer rows it writes twice.  The others get what fits into
@@ -53,8 +59,8 @@ extern int64 evs_dispatch_batch(EvsProjection *projection, const EvsBatch *batch
 typedef struct EvsScanLimit
 {
 	int64		max_events;		/* at most so many */
-	EvsTime		until;			/* who gets them one by one, or as a stream, gets no
-								 * more after that time, if it is set */
+	EvsTime		until;			/* if it is set, no more after that time: whoever gets
+								 * many at once gets no other call */
 	int			memory_kb;		/* that limit; 0: there is none */
 } EvsScanLimit;
 

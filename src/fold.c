@@ -14,6 +14,11 @@
  * Any other key has a row, which is written once a batch and which is the
  * state.  One worker at a time applies such a projection; whoever runs it sees
  * to that.  So each event comes after the row's position: one that does not is refused.
+ *
+ * When the time for a batch is over, the fold of a single key ends where it is.  With
+ * several keys there is no event up to which all is folded, and nothing after it: all of
+ * that is given up, and whoever calls has less of it folded.  A fold function does nothing
+ * but compute, so nobody notices.
  */
 #include "fold.h"
 
@@ -21,7 +26,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "alarm.h"
 #include "fold_groups.h"
+#include "fold_kept.h"
 #include "folder.h"
 #include "snapshots.h"
 #include "state_cache.h"
@@ -42,7 +49,22 @@ typedef struct Application
 	EvsSnapshotWriter *writer;
 	Snapshot	snapshot;		/* sees all that was committed, and our own */
 	MemoryContext context;		/* of one key's work */
+	bool		bounded;		/* it may end before its end */
+	bool		late;			/* and has */
+	EvsEvent   *next;			/* that comes next then */
+	EvsKeptStates *kept;		/* saved at the end; NULL: each is at once */
 } Application;
+
+/* Is the time over?  Asked before each event but the first. */
+static inline bool
+is_late(Application *application, EvsEvent *next)
+{
+	if (!application->bounded || !evs_alarm_rang())
+		return false;
+	application->late = true;
+	application->next = next;
+	return true;
+}
 
 /*
  * Does the policy want this state saved now, and can it be?  What is left to those who
@@ -76,7 +98,15 @@ is_to_be_saved(const Application *application, text *key, const EvsState *state)
 static void
 save(Application *application, text *key, EvsState *state)
 {
-	evs_snapshot_add(application->writer, key, state);
+	if (application->kept == NULL)
+		evs_snapshot_add(application->writer, key, state);
+	else if (!evs_kept_add(application->kept, key, state))
+	{
+		/* what is written cannot be given up */
+		application->bounded = false;
+		evs_kept_save(application->kept, application->writer);
+		application->kept = NULL;
+	}
 	evs_state_saved(state);
 }
 
@@ -98,6 +128,8 @@ fold_stream(Application *application, const EvsKeyGroup *group, EvsState *state)
 
 	for (int i = 0; i < group->count; i++)
 	{
+		if (i > 0 && is_late(application, group->events[i]))
+			break;
 		if (group->events[i]->version > state->seen_version)
 			evs_state_advance(folder, state, group->events[i]);
 	}
@@ -170,6 +202,8 @@ apply_to_row(Application *application, const EvsKeyGroup *group)
 					   application->snapshot, &state);
 	for (int i = 0; i < group->count; i++)
 	{
+		if (i > 0 && is_late(application, group->events[i]))
+			break;
 		check_comes_after(application->projection, group, group->events[i], &state);
 		evs_state_advance(folder, &state, group->events[i]);
 	}
@@ -178,34 +212,82 @@ apply_to_row(Application *application, const EvsKeyGroup *group)
 		save(application, group->key, &state);
 }
 
-void
-evs_fold_apply(EvsProjection *projection, EvsEvent *const *events, int count)
+/* What a batch that is given up has left with the session is ahead of the log's checkpoint. */
+static void
+forget_states(const Application *application, const EvsKeyGroup *groups, int count)
 {
-	Application application;
+	const EvsState nothing = {0};
+
+	for (int i = 0; i < count; i++)
+	{
+		EvsCachedState *entry = evs_state_cache_take(application->projection->name, groups[i].key,
+													 application->folder->generation);
+
+		if (entry != NULL)
+			evs_state_cache_put(entry, &nothing);
+	}
+}
+
+/* How many events come before this one? */
+static int
+events_before(EvsEvent *const *events, const EvsEvent *event)
+{
+	int			count = 0;
+
+	while (events[count] != event)
+		count++;
+	return count;
+}
+
+int
+evs_fold_apply(EvsProjection *projection, EvsEvent *const *events, int count, bool bounded)
+{
+	Application application = {.bounded = bounded};
 	EvsKeyGroup *groups;
 	int			ngroups;
+	int			done;
 	MemoryContext caller;
 
-	groups = evs_group_by_key(projection, events, count, &ngroups);
+	groups = evs_group_by_key(projection, events, count, bounded, &ngroups);
+	if (groups == NULL)
+		return 0;
 	application.projection = projection;
 	application.folder = evs_folder_open(projection);
 	/* nobody defines event types while events are applied */
 	application.writer = evs_snapshot_writer(projection, 0);
 	application.snapshot = GetActiveSnapshot();
+	if (bounded && ngroups > 1)
+		application.kept = evs_kept_create();
 	application.context = AllocSetContextCreate(CurrentMemoryContext, "evsource fold key",
 												ALLOCSET_DEFAULT_SIZES);
 
 	caller = MemoryContextSwitchTo(application.context);
-	for (int i = 0; i < ngroups; i++)
+	for (done = 0; done < ngroups && !application.late; done++)
 	{
+		if (done > 0 && is_late(&application, groups[done].events[0]))
+			break;
 		if (projection->key_kind == EVS_KEY_STREAM)
-			apply_to_stream(&application, &groups[i]);
+			apply_to_stream(&application, &groups[done]);
 		else
-			apply_to_row(&application, &groups[i]);
+			apply_to_row(&application, &groups[done]);
 		MemoryContextReset(application.context);
 	}
 	MemoryContextSwitchTo(caller);
 
+	if (application.late && ngroups > 1)
+	{
+		if (projection->key_kind == EVS_KEY_STREAM)
+			forget_states(&application, groups, done);
+		count = 0;
+	}
+	else
+	{
+		if (application.late)
+			count = events_before(events, application.next);
+		if (application.kept != NULL)
+			evs_kept_save(application.kept, application.writer);
+	}
 	(void) evs_snapshot_finish(application.writer);
 	evs_folder_close(application.folder);
+	return count;
 }

@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "alarm.h"
 #include "fold_key.h"
 
 /* From a key to its number. */
@@ -101,31 +102,36 @@ add_member(Grouping *grouping, int event, int group)
 	grouping->groups[group].count++;
 }
 
-/* Number the keys, and note each event's. */
-static void
-number_keys(Grouping *grouping, EvsProjection *projection, EvsEvent *const *events, int count)
+/* Number the keys, and note each event's.  False: there was not the time for it. */
+static bool
+number_keys(Grouping *grouping, EvsProjection *projection, EvsEvent *const *events, int count,
+			bool bounded)
 {
 	EvsKeyer   *keyer;
+	int			i;
 
 	if (projection->key_kind == EVS_KEY_STREAM)
 	{
 		for (int i = 0; i < count; i++)
 			add_member(grouping, i, number_of(grouping, events[i]->stream, false));
-		return;
+		return true;
 	}
 
 	keyer = evs_keyer_open(projection);
-	for (int i = 0; i < count; i++)
+	for (i = 0; i < count; i++)
 	{
 		text	  **keys;
 		int			nkeys;
 
 		CHECK_FOR_INTERRUPTS();
+		if (bounded && i > 0 && evs_alarm_rang())
+			break;
 		nkeys = evs_keyer_keys(keyer, events[i], &keys);
 		for (int k = 0; k < nkeys; k++)
 			add_member(grouping, i, number_of(grouping, keys[k], true));
 	}
 	evs_keyer_close(keyer);
+	return i == count;
 }
 
 /* Lay the events out. */
@@ -152,7 +158,8 @@ place_events(Grouping *grouping, EvsEvent *const *events)
 }
 
 EvsKeyGroup *
-evs_group_by_key(EvsProjection *projection, EvsEvent *const *events, int count, int *ngroups)
+evs_group_by_key(EvsProjection *projection, EvsEvent *const *events, int count, bool bounded,
+				 int *ngroups)
 {
 	Grouping	grouping = {0};
 
@@ -174,7 +181,8 @@ evs_group_by_key(EvsProjection *projection, EvsEvent *const *events, int count, 
 	grouping.members_allocated = count;
 	grouping.members = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Member) * count);
 
-	number_keys(&grouping, projection, events, count);
+	if (!number_keys(&grouping, projection, events, count, bounded))
+		return NULL;
 	place_events(&grouping, events);
 	numbers_destroy(grouping.numbers);
 	pfree(grouping.members);

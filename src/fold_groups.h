@@ -17,11 +17,12 @@ typedef struct EvsKeyGroup
 
 /*
  * The groups of a batch, in the order of their first events, in
- * CurrentMemoryContext.  Call as the projection's owner.
+ * CurrentMemoryContext.  NULL: it is bounded in time, and that is over.  Call as
+ * the projection's owner.
  *
  * Errors: as evs_keyer_open() and evs_keyer_keys().
  */
 extern EvsKeyGroup *evs_group_by_key(EvsProjection *projection, EvsEvent *const *events,
-									 int count, int *ngroups);
+									 int count, bool bounded, int *ngroups);
 
 #endif							/* EVS_FOLD_GROUPS_H */

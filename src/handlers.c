@@ -27,6 +27,7 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
+#include "alarm.h"
 #include "catalog.h"
 #include "deferred.h"
 #include "event.h"
@@ -342,10 +343,11 @@ size_of_call(EvsEvent *const *events, int count)
 	return size;
 }
 
-/* f(evsource.event[]), as many events at a time as make a good array */
-static void
-run_batch_handler(EvsProjection *projection, EvsEvent *const *events, int count)
+/* f(evsource.event[]), as many events at a time as make a good array; returns how many in all */
+static int
+run_batch_handler(EvsProjection *projection, EvsEvent *const *events, int count, bool bounded)
 {
+	int			done = 0;
 	LOCAL_FCINFO(fcinfo, 1);
 	FmgrInfo	flinfo;
 	EvsHandlerContext errors;
@@ -361,19 +363,19 @@ run_batch_handler(EvsProjection *projection, EvsEvent *const *events, int count)
 	per_call = AllocSetContextCreate(CurrentMemoryContext, "evsource events",
 									 ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(per_call);
-	while (count > 0)
+	while (done < count && !(bounded && done > 0 && evs_alarm_rang()))
 	{
-		int			size = size_of_call(events, count);
+		int			size = size_of_call(events + done, count - done);
 
 		CHECK_FOR_INTERRUPTS();
-		set_context(&errors, events, size);
-		call_function(fcinfo, evs_event_row_array(&row, events, size));
+		set_context(&errors, events + done, size);
+		call_function(fcinfo, evs_event_row_array(&row, events + done, size));
 		MemoryContextReset(per_call);
-		events += size;
-		count -= size;
+		done += size;
 	}
 	MemoryContextSwitchTo(caller);
 	evs_handler_context_pop(&errors);
+	return done;
 }
 
 /* ---- all of them ---- */
@@ -392,8 +394,10 @@ evs_handler_run_stream(EvsProjection *projection, EvsNextEvent next, void *sourc
 /* Events in an array, one after the other. */
 typedef struct ArraySource
 {
-	EvsEvent   *const *next;
-	EvsEvent   *const *end;
+	EvsEvent   *const *events;
+	int			count;
+	int			given;
+	bool		bounded;
 } ArraySource;
 
 static const EvsEvent *
@@ -401,27 +405,29 @@ next_of_array(void *source)
 {
 	ArraySource *array = source;
 
-	return array->next < array->end ? *array->next++ : NULL;
+	if (array->given == array->count ||
+		(array->bounded && array->given > 0 && evs_alarm_rang()))
+		return NULL;
+	return array->events[array->given++];
 }
 
-void
-evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count)
+int
+evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count, bool bounded)
 {
-	ArraySource array = {events, events + count};
+	ArraySource array = {events, count, 0, bounded && projection->kind == EVS_KIND_EVENT};
 
 	switch (projection->kind)
 	{
 		case EVS_KIND_EVENT:
 		case EVS_KIND_QUERY:
-			evs_handler_run_stream(projection, next_of_array, &array);
 			break;
 		case EVS_KIND_BATCH:
-			run_batch_handler(projection, events, count);
-			break;
+			return run_batch_handler(projection, events, count, bounded);
 		case EVS_KIND_FOLD:
-			evs_fold_apply(projection, events, count);
-			break;
+			return evs_fold_apply(projection, events, count, bounded);
 	}
+	evs_handler_run_stream(projection, next_of_array, &array);
+	return array.given;
 }
 
 /*

@@ -30,8 +30,13 @@ extern void evs_handlers_init(void);
 /*
  * Apply events (already filtered, in order) to the projection.  Leaves nothing
  * in CurrentMemoryContext that matters.  Each kind pushes its EvsHandlerContext.
+ *
+ * Returns how many from the first on that were.  bounded: it ends soon after the alarm
+ * (alarm.h) has rung.  That is after one event, or one call of who gets many, unless a fold
+ * has to be given up, which is 0.
  */
-extern void evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count);
+extern int	evs_handler_run(EvsProjection *projection, EvsEvent *const *events, int count,
+							bool bounded);
 
 /*
  * The same for events that need not all be in memory, and for the kinds that

@@ -24,6 +24,7 @@
 #include "registry.h"
 #include "replay.h"
 #include "run.h"
+#include "settings.h"
 #include "unit.h"
 
 PG_FUNCTION_INFO_V1(evsource_run_projection);
@@ -69,6 +70,7 @@ run_unit(EvsProjection *projection, int partition, int64 safe, const Extent *ext
 {
 	EvsApply	apply;
 	EvsApplied	result = EVS_APPLY_MORE;
+	EvsTime		until = EVS_NO_TIME;
 
 	evs_apply_begin(&apply, projection, partition);
 	/* it will roll back: an error on record would be lost */
@@ -78,8 +80,13 @@ run_unit(EvsProjection *projection, int partition, int64 safe, const Extent *ext
 		 result == EVS_APPLY_MORE &&
 		 (extent->max_batches == 0 || batches < extent->max_batches);
 		 batches++)
+	{
+		/* who counts batches wants short ones, as a worker's are */
+		if (extent->max_batches > 0)
+			until = evs_clock_in(evs_async_batch_time);
 		result = evs_apply_batch(&apply, Min(safe, extent->upto),
-								 evs_apply_limit(projection), EVS_NO_TIME);
+								 evs_apply_limit(projection), until);
+	}
 	if (extent->include_own && result == EVS_APPLY_END)
 		apply_own(&apply, extent->upto);
 

@@ -173,7 +173,7 @@ fold_batch(Past *past, EvsBatch *batch)
 	}
 	if (count == 0)
 		return;
-	groups = evs_group_by_key(past->folder->projection, events, count, &ngroups);
+	groups = evs_group_by_key(past->folder->projection, events, count, false, &ngroups);
 	for (int i = 0; i < ngroups; i++)
 		fold_group(past, &groups[i]);
 }
