@@ -59,7 +59,7 @@ select evsource.wait_for('wait_parks', :written) >= :written as reached,
 
 -- What it fails at has a position, or none: a commit that fails, another server that cannot be reached.
 select evsource.alter_projection('wait_parks', on_error => 'stop');
-select evsource.append('waited-1', 'Refused') is null;
+select evsource.append('waited-2', 'Refused') is null;
 select evsource.run_projection('wait_parks');
 set client_min_messages = warning;
 create procedure wait_detail() language plpgsql as $$
