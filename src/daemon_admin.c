@@ -358,10 +358,22 @@ is_needed(void)
 		evs_async_units() != NIL && !is_off_for_database();
 }
 
+/*
+ * A session that drops the extension sends the daemon away before it locks tables.  It may
+ * have all of them, and wait for the view that asks us: so we touch none then.
+ */
+static bool
+is_sent_away(void)
+{
+	return evs_crew_changes_extension() != 0;
+}
+
 /* What it waits for; NULL: it waits for events only. */
 static const char *
 coordinator_waits_for(const EvsTeam *team)
 {
+	if (is_sent_away())
+		return NULL;
 	if ((team == NULL || team->coordinator == 0) && !is_needed())
 		return NULL;
 	if (evs_daemon_is_in_copy())
@@ -509,7 +521,7 @@ evsource_projection_workers(PG_FUNCTION_ARGS)
 	int			number = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
-	team = evs_crew_find(MyDatabaseId, &segment);
+	team = is_sent_away() ? NULL : evs_crew_find(MyDatabaseId, &segment);
 	if (team == NULL)
 		return (Datum) 0;
 	foreach(cell, evs_async_units())
