@@ -58,12 +58,25 @@ static const char bytea_or_digest[] =
 " then " DIGEST("octet_length(%1$s::bytea)", "left(encode(sha256(%1$s::bytea), 'hex'), 16)")
 " when %1$s is not null then concat(%1$s) end";
 
-/* The text is made once, and by no cast: there may be one that leaves something out. */
+/*
+ * The text is made once, and by no cast: there may be one that leaves something out.  It
+ * stands for what jsonb has no place for (%3$s).
+ */
 static const char any_or_digest[] =
 "(select case when octet_length(v) > %2$d"
 " then to_jsonb(" DIGEST("octet_length(v)", HASH_OF_TEXT("v")) ")"
-" else to_jsonb(%1$s) end"
+" when %3$s then to_jsonb(v) else to_jsonb(%1$s) end"
 " from (select concat(%1$s) as v offset 0) x)";
+
+/*
+ * In json there may be escapes of what no text has.  Two escapes of one character are told
+ * from these in json alone, not in types that quote it.
+ */
+#define HAS_ESCAPES		"strpos(v, '\\u') > 0 and "
+#define NO_TEXT			" ~ '\\\\u(0000|[dD][89a-fA-F])'"
+#define JSON_IS_ODD		HAS_ESCAPES \
+	"regexp_replace(replace(v, '\\\\', ''), '\\\\u[dD][89abAB]..\\\\u[dD][c-fC-F]..', '', 'g')" NO_TEXT
+#define ANY_IS_ODD		HAS_ESCAPES "v" NO_TEXT
 
 /* concat() makes '' of NULL; and a value may be IS NULL that is not. */
 static const char any_as_text[] =
@@ -218,8 +231,13 @@ value_or_digest(Form form, Form_pg_attribute attribute, const char *value, int l
 			return psprintf(text_or_digest, value, longest);
 		case BYTEAOID:
 			return psprintf(bytea_or_digest, value, longest);
+		case BPCHAROID:
+		case JSONBOID:
+			return psprintf(any_or_digest, value, longest, "false");
+		case JSONOID:
+			return psprintf(any_or_digest, value, longest, JSON_IS_ODD);
 		default:
-			return psprintf(any_or_digest, value, longest);
+			return psprintf(any_or_digest, value, longest, ANY_IS_ODD);
 	}
 }
 
