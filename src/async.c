@@ -44,8 +44,11 @@
 #define MAX_BUSY_DELAY	1600
 #define MAX_DELAY		60000
 
-/* the events of the first batch */
+/* the events of the first batch, and of the next one when there is little to do */
 #define FIRST_BATCH		128
+
+/* so many times as many while a batch takes less than a tenth of its time */
+#define FAST_GROWTH		8
 
 /* So many must end well before they grow again, once others have ended one. */
 #define STEADY			32
@@ -98,8 +101,30 @@ back_off(EvsAsyncPacing *pacing, int *times, int longest)
 }
 
 /*
- * How many events the next transaction may take: twice as many while there are more and it
- * is quick, half as many or fewer when it took too long.
+ * How many events the first transaction may take.  One event after the other ends when the
+ * time is over; of what gets many at once nobody knows yet how long each will take.
+ */
+static int
+first_batch(const EvsProjection *projection)
+{
+	return projection->kind == EVS_KIND_EVENT ? FIRST_BATCH : 1;
+}
+
+/*
+ * What took too long: with as many as there was time for.  Of a single event nobody knows
+ * whether it is slow or the statement is, which takes as long with more: two tell (price.h).
+ */
+static int
+fewer(const EvsAsyncPacing *pacing, double took, double wanted)
+{
+	double		events = pacing->applied > 0 ? Min(pacing->batch, pacing->applied) : pacing->batch;
+
+	return Max(pacing->applied == 1 ? 2 : 1, (int) (events * Min(wanted / took, 0.5)));
+}
+
+/*
+ * How many events the next transaction may take: several times as many while there are more
+ * and it is quick, half as many or fewer when it took too long.
  */
 static void
 pace(EvsAsyncPacing *pacing, EvsApplied result, EvsTime began)
@@ -109,11 +134,12 @@ pace(EvsAsyncPacing *pacing, EvsApplied result, EvsTime began)
 	double		wanted = evs_async_batch_time;
 
 	if (took > wanted)
-		pacing->batch = Max(1, (int) (pacing->batch * Min(wanted / took, 0.5)));
+		pacing->batch = fewer(pacing, took, wanted);
 	else if (pacing->steady > 0)
 		pacing->steady--;
 	else if (result == EVS_APPLY_MORE && took * 2 < wanted)
-		pacing->batch = (int) Min((int64) pacing->batch * 2, evs_async_batch_events);
+		pacing->batch = (int) Min((int64) pacing->batch * (took * 10 < wanted ? FAST_GROWTH : 2),
+								  evs_async_batch_events);
 	else if (result == EVS_APPLY_END && pacing->batch > FIRST_BATCH)
 		pacing->batch = Max(FIRST_BATCH, pacing->batch / 2);
 }
@@ -196,7 +222,7 @@ finish_catching_up(EvsApply *apply, EvsAsyncPacing *pacing, int *suspects)
 static int
 next_batch(const EvsProjection *projection, const EvsAsyncPacing *pacing)
 {
-	int			batch = pacing->batch > 0 ? pacing->batch : FIRST_BATCH;
+	int			batch = pacing->batch > 0 ? pacing->batch : first_batch(projection);
 
 	batch = Min(Min(batch, evs_async_batch_events), evs_apply_limit(projection));
 	return (int) evs_caution_batch(&pacing->caution, batch);
@@ -325,7 +351,8 @@ apply_next(Step *step)
 		return EVS_ASYNC_MORE;
 	}
 
-	pacing->batch = Min(pacing->batch > 0 ? pacing->batch : FIRST_BATCH, evs_apply_limit(projection));
+	pacing->batch = Min(pacing->batch > 0 ? pacing->batch : first_batch(projection),
+						evs_apply_limit(projection));
 	if (evs_caution_blames(&pacing->caution) > 0)
 		result = evs_apply_crashed(&apply, safe, &pacing->caution);
 	else

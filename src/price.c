@@ -26,7 +26,8 @@ evs_price_without(EvsPrice *price, double events, double elapsed)
 	{
 		double		each = (elapsed - price->last_elapsed) / (events - before);
 
-		price->price = Max(elapsed - Max(each, 0) * events, 0);
+		/* both have paid it: it is no more than what the quicker one took */
+		price->price = Min(Max(elapsed - Max(each, 0) * events, 0), price->last_elapsed);
 	}
 	price->last_events = events;
 	price->last_elapsed = elapsed;

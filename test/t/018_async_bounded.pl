@@ -121,5 +121,49 @@ $wait->('calls');
 is($sql->(q{select max(n) from (select count(*) as n from taken where projection = 'calls' and type = 'Slow' group by transaction) t}),
 	'1', 'a batch handler: one slow call a transaction');
 
+# A batch of run_projection, too.
+$sql->(q{select evsource.create_projection('manual', 'take', mode => 'manual', types => '{Slow}', tables => '{taken}')});
+is($sql->(q{select string_agg(evsource.run_projection('manual', max_batches => 1)::text, ' ') from generate_series(1, 3)}),
+	'1 1 1', 'a batch of run_projection ends with a slow event');
+
+# A worker that is new to it does not know how long its events will take, and asks with one.
+# What takes too long gets no more than two of them from then on.
+$sql->(q{
+create function take_each(events evsource.event[]) returns void language plpgsql as $$ begin
+	perform pg_sleep(0.1 * cardinality(events));
+	insert into public.taken select 'new calls', position, type from unnest(events);
+end $$;
+create function take_row(type text) returns text language plpgsql as $$ begin
+	perform pg_sleep(0.1);
+	return type;
+end $$;
+call append_all('i-', 'New', 10, 1);
+select evsource.create_projection('new calls', 'take_each', mode => 'async', types => '{New}', tables => '{taken}');
+select evsource.create_projection('new query', mode => 'async', types => '{New}', tables => '{taken}',
+	query => $$insert into taken (projection, position, type) select 'new query', position, take_row(type) from new_events$$);
+});
+$wait->($_) for 'new calls', 'new query';
+is($sql->(q{select string_agg(projection || ' ' || first || ' ' || bounded || ' ' || sum, ', ' order by projection) from
+	(select projection, (array_agg(n order by transaction))[1] as first, max(n) <= 2 as bounded, sum(n) from
+		(select projection, transaction, count(*) as n from taken where type = 'New' and projection like 'new %' group by 1, 2) t group by projection) t}),
+	'new calls 1 true 10, new query 1 true 10', 'a new worker begins with an event, and does not go on with many that are slow');
+
+# After a call that was slow the next one is as small as that says.
+$sql->(q{
+create or replace function take_each(events evsource.event[]) returns void language plpgsql as $$ begin
+	perform pg_sleep(0.002 * (select count(*) from unnest(events) where type = 'Late'));
+	insert into public.taken select 'paced', position, type from unnest(events);
+end $$;
+truncate taken;
+call append_all('j-', 'Even', 10, 1000);
+select evsource.create_projection('paced', 'take_each', mode => 'async', types => '{Even,Late}', tables => '{taken}');
+});
+$wait->('paced');
+$sql->(q{call append_all('k-', 'Late', 2, 1000)});
+$wait->('paced');
+is($sql->(q{select n <= 50 from (select count(*) as n, transaction from taken where projection = 'paced' and type = 'Late' group by transaction) t
+	order by transaction limit 1 offset 1}), 't', 'a batch after a slow one is small at once');
+is($sql->(q{select count(*), count(distinct position) from taken where projection = 'paced'}), '12000|12000', 'and each event is applied once');
+
 $node->stop;
 done_testing();
