@@ -129,13 +129,16 @@ create trigger replace_truncation before insert on evsource.truncations
 alter table evsource.truncations enable always trigger replace_truncation;
 
 -- The safe position as published for those that cannot compute it: a standby,
--- a logical subscriber.
+-- a logical subscriber. What a subscription has stored here is in arrived, too: a database
+-- that becomes a copy may have published something of its own before.
 create table evsource.published (
     safe_position bigint not null,
-    published_at  timestamptz not null
+    published_at  timestamptz not null,
+    arrived       bigint,
+    one           boolean primary key default true check (one)
 );
 comment on table evsource.published is 'Internal: one row at most: a position that was safe to read at that time.';
-create unique index published_one_row on evsource.published ((true));
+comment on column evsource.published.arrived is 'The same where a subscription has stored the row, for a copy to go by.';
 
 select pg_catalog.pg_extension_config_dump('evsource.position_seq', '');
 select pg_catalog.pg_extension_config_dump('evsource.events', '');

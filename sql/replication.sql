@@ -9,6 +9,21 @@ create trigger replicated_row before insert on evsource.events
     for each row execute function evsource._replicated_row();
 alter table evsource.events enable replica trigger replicated_row;
 
--- Tables of one row have no key. A publication needs to know which row changed.
+-- What is published arrives as a new row each time (src/publish.c), and takes the place of whatever
+-- is there: nothing, if the table did not come with the log, or what this database has published itself.
+create function evsource._published_arrives() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp
+    as $$
+begin
+    delete from evsource.published;
+    new.arrived := new.safe_position;
+    return new;
+end
+$$;
+comment on function evsource._published_arrives() is 'Internal: notes in a copy which position has come from the original.';
+create trigger published_arrives before insert on evsource.published
+    for each row execute function evsource._published_arrives();
+alter table evsource.published enable replica trigger published_arrives;
+
+-- This table has no key, and a publication needs to know which row changed.
 alter table evsource.store replica identity full;
-alter table evsource.published replica identity full;

@@ -272,12 +272,20 @@ evs_horizon_holders(int *count)
 	return holders;
 }
 
-/* A standby, or a logical copy, has no slots and no tags: the primary publishes in a table. */
+/* Columns of evsource.published. */
+#define PUBLISHED_SAFE_POSITION	1
+#define PUBLISHED_ARRIVED		3
+
+/*
+ * A standby, or a logical copy, has no slots and no tags: the primary publishes in a table.
+ * What a copy has there may be its own word, from before it was one; or null, and nothing
+ * is safe until the original publishes next.
+ */
 static int64
-published_safe_position(void)
+published_safe_position(AttrNumber column)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64		safe = evs_reached_in(evs_catalog()->published, 1, snapshot);
+	int64		safe = evs_reached_in(evs_catalog()->published, column, snapshot);
 
 	UnregisterSnapshot(snapshot);
 	return safe;
@@ -334,9 +342,9 @@ evs_horizon_safe_position(void)
 	int64		lowest;
 
 	if (evs_replication_is_copy())
-		return evs_replication_is_ordered() ? published_safe_position() : 0;
+		return evs_replication_is_ordered() ? published_safe_position(PUBLISHED_ARRIVED) : 0;
 	if (RecoveryInProgress())
-		return published_safe_position();
+		return published_safe_position(PUBLISHED_SAFE_POSITION);
 	if (!holds_events())
 		return 0;
 	pg_memory_barrier();

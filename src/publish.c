@@ -6,6 +6,10 @@
  * of the row comes after the commits of all events at or below the position,
  * for the position was safe before the row was written.
  *
+ * A logical copy cannot know that either.  In its table there may be no row, or one that
+ * it published itself before it was a copy, and an UPDATE would be lost.  So the row is
+ * written anew each time.  A trigger (replication.sql) notes there what has arrived.
+ *
  * ShareRowExclusiveLock on the table makes publishers take turns, so that there
  * is one row at most and its position never goes back.
  */
@@ -28,13 +32,9 @@
 PG_FUNCTION_INFO_V1(evsource_publish_safe_position);
 
 static EvsQuery replace_row = {
-	"update evsource.published"
-	" set safe_position = greatest(safe_position, $1), published_at = now()",
-	1, {INT8OID}, SPI_OK_UPDATE
-};
-
-static EvsQuery first_row = {
-	"insert into evsource.published (safe_position, published_at) values ($1, now())",
+	"with before as (delete from evsource.published returning safe_position)"
+	" insert into evsource.published (safe_position, published_at)"
+	" select greatest(max(safe_position), $1), now() from before",
 	1, {INT8OID}, SPI_OK_INSERT
 };
 
@@ -44,16 +44,18 @@ evs_publish_safe_position(void)
 	int64		position;
 	Datum		values[1];
 
-	/* a copy is told; a row of its own would be in the way of the next one */
+	/* a copy is told; a row of its own would take the place of what it was told */
 	if (evs_replication_is_copy())
 		return evs_horizon_safe_position();
 
 	LockRelationOid(evs_catalog()->published, ShareRowExclusiveLock);
+	if (evs_replication_is_copy())
+		return evs_horizon_safe_position();	/* by now */
+
 	/* whoever reads it goes on from there */
 	position = evs_restore_reader_comes(0);
 	values[0] = Int64GetDatum(position);
-	if (evs_query_run(&replace_row, values, NULL) == 0)
-		evs_query_run(&first_row, values, NULL);
+	(void) evs_query_run(&replace_row, values, NULL);
 	return position;
 }
 

@@ -19,12 +19,19 @@
  *   order of their commits, so the row that says "safe up to here" comes after all
  *   those events; but while a table is being copied at first, it has a worker and
  *   an order of its own.  Until then nothing is safe.
+ *
+ * - A database that becomes a copy may hold a log already: it was made of a standby.
+ *   Who followed that log while no subscription filled it went by what had arrived, and
+ *   may be past an event that comes later.  Such an event is refused.  Whoever follows the
+ *   copy later goes by what is published, which all events to come are above: so it is
+ *   enough to look at them when a worker stores its first event.
  */
 #include "evsource.h"
 
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_subscription_rel.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "utils/catcache.h"
@@ -36,7 +43,9 @@
 #include "event.h"
 #include "guard.h"
 #include "positions.h"
+#include "query.h"
 #include "replication.h"
+#include "settings.h"
 
 PG_FUNCTION_INFO_V1(evsource_replicated_row);
 
@@ -46,6 +55,9 @@ static bool is_copy = false;
 
 /* highest position that this transaction has stored for a subscription */
 static int64 replicated = 0;
+
+/* and up to which somebody followed the log here before; -1: it is to be asked */
+static int64 passed = -1;
 
 bool
 evs_replication_is_copy(void)
@@ -108,6 +120,50 @@ evs_replication_refuse(const char *action)
 }
 
 /*
+ * Who follows the log by its positions.  An inline projection does not: what it has stored
+ * is what was appended.
+ */
+#define FOLLOWERS \
+	" from (select 'projection' as kind, c.projection as name, c.position" \
+	"  from evsource.checkpoints c join evsource.projections p on p.projection = c.projection" \
+	"  where p.mode <> 'inline'" \
+	" union all select 'projection', c.projection, c.position from evsource.partitions c" \
+	" union all select 'subscription', c.subscription, greatest(c.position, c.seen) from evsource.cursors c) f"
+
+static EvsQuery select_passed = {
+	"select max(f.position)" FOLLOWERS, 0, {0}, SPI_OK_SELECT
+};
+
+static EvsQuery select_who_passed = {
+	"select pg_catalog.format('%s \"%s\"', f.kind, f.name)" FOLLOWERS
+	" where f.position >= $1 order by f.position desc, f.kind, f.name limit 1",
+	1, {INT8OID}, SPI_OK_SELECT
+};
+
+static void
+refuse_passed(int64 position)
+{
+	Datum		values[] = {Int64GetDatum(position)};
+	List	   *who;
+
+	if (passed < 0)
+		passed = DatumGetInt64(evs_query_value_latest(&select_passed, NULL, NULL, Int64GetDatum(0)));
+	if (position > passed || evs_allow_passed_positions)
+		return;
+	who = evs_query_texts_latest(&select_who_passed, values, NULL);
+	passed = -1;
+	if (who != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot store the event at position %lld: %s has passed it",
+						(long long) position, (char *) linitial(who)),
+				 errdetail("It has followed the log in this database while no subscription filled it, "
+						   "and would never meet the event."),
+				 errhint("Begin anew with evsource.reset_projection or evsource.seek_subscription, or drop it. "
+						 "Replication then goes on by itself.")));
+}
+
+/*
  * For each row that is stored while session_replication_role is replica: its
  * position is given.  The trigger fires for other rows too once somebody has
  * disabled and enabled all triggers of the table, as pg_restore does: those are
@@ -137,6 +193,8 @@ evsource_replicated_row(PG_FUNCTION_ARGS)
 				 errmsg("cannot append by INSERT or COPY while session_replication_role is replica"),
 				 errdetail("The row has no position, and the trigger that gives it does not fire."),
 				 errhint("Set session_replication_role to origin, or call evsource.append.")));
+	if (evs_replication_is_copy())
+		refuse_passed(DatumGetInt64(position));
 	replicated = Max(replicated, DatumGetInt64(position));
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
@@ -168,6 +226,7 @@ static void
 subscriptions_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	asked_for = InvalidOid;
+	passed = -1;
 	evs_positions_ask_again();
 }
 
