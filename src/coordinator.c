@@ -137,7 +137,7 @@ look(void)
 	evs_daemon_start_transaction();
 	closed = evs_daemon_is_shut_out();
 	exists = evs_catalog_exists();
-	if (evs_crew_in_the_way())
+	if (evs_crew_in_the_way(MyDatabaseId))
 		verdict = EVS_VERDICT_AWAY;
 	else if (team->stop)
 		verdict = EVS_VERDICT_STOPPED;

@@ -244,11 +244,11 @@ evs_crew_claim_database(void)
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* Of who drops or updates the extension in this database. */
+/* Of who drops or updates the extension in a database. */
 static void
-extension_locktag(LOCKTAG *tag)
+extension_locktag(LOCKTAG *tag, Oid database)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, 1, EVS_LOCK_CREW);
+	SET_LOCKTAG_ADVISORY(*tag, database, 0, 1, EVS_LOCK_CREW);
 }
 
 static bool
@@ -261,23 +261,15 @@ is_locked(const LOCKTAG *tag)
 }
 
 bool
-evs_crew_database_is_locked(Oid database)
+evs_crew_in_the_way(Oid database)
 {
 	LOCKTAG		tag;
 
 	/* the lock that a session takes while it connects */
 	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
-	return is_locked(&tag);
-}
-
-bool
-evs_crew_in_the_way(void)
-{
-	LOCKTAG		tag;
-
-	if (evs_crew_database_is_locked(MyDatabaseId))
+	if (is_locked(&tag))
 		return true;
-	extension_locktag(&tag);
+	extension_locktag(&tag, database);
 	return is_locked(&tag);
 }
 
@@ -290,7 +282,7 @@ evs_crew_changes_extension(void)
 	int			count;
 	pid_t		pid = 0;
 
-	extension_locktag(&tag);
+	extension_locktag(&tag, MyDatabaseId);
 	if (LockWaiterCount(&tag) == 0)
 		return 0;
 	holders = GetLockConflicts(&tag, RowExclusiveLock, &count);
@@ -416,7 +408,7 @@ evs_crew_make_room(void)
 	EvsTeam    *team;
 	LOCKTAG		tag;
 
-	extension_locktag(&tag);
+	extension_locktag(&tag, MyDatabaseId);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	evs_wakeup_everybody();
 	evs_crew_clear_database(MyDatabaseId);

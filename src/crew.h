@@ -115,14 +115,11 @@ extern bool evs_crew_is_elsewhere(const EvsPost *post);
 /* Coordinator: is there no other for this database?  Held until we exit. */
 extern bool evs_crew_claim_database(void);
 
-/* Does somebody drop, rename, move or copy a database?  In a transaction. */
-extern bool evs_crew_database_is_locked(Oid database);
-
 /*
- * Does somebody want to drop, rename, move or copy our database, or to drop or
- * update the extension in it?  In a transaction.
+ * Does somebody want to drop, rename, move or copy a database, or to drop or update the
+ * extension in it?  In a transaction.
  */
-extern bool evs_crew_in_the_way(void);
+extern bool evs_crew_in_the_way(Oid database);
 
 /* The process of another session that drops or updates the extension in our database, or 0. */
 extern pid_t evs_crew_changes_extension(void);

@@ -283,7 +283,7 @@ bury(Charge *charge)
 
 /*
  * A coordinator would wait until it is not, and then find out whether there is still a
- * database.
+ * database; or, while the extension is dropped in it, leave at once.
  */
 static bool
 is_locked(Oid database)
@@ -291,7 +291,7 @@ is_locked(Oid database)
 	bool		locked;
 
 	evs_daemon_start_transaction();
-	locked = evs_crew_database_is_locked(database);
+	locked = evs_crew_in_the_way(database);
 	CommitTransactionCommand();
 	return locked;
 }

@@ -352,7 +352,7 @@ look(void)
 	bool		stay;
 
 	evs_daemon_start_transaction();
-	stay = evs_catalog_exists() && !is_outdated() && !evs_crew_in_the_way() &&
+	stay = evs_catalog_exists() && !is_outdated() && !evs_crew_in_the_way(MyDatabaseId) &&
 		(!evs_jobs_have_changed() || look_again());
 	if (stay)
 	{

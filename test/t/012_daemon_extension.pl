@@ -8,15 +8,16 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use FindBin;
-use lib $FindBin::RealBin;
+use lib $FindBin::RealBin, "$FindBin::RealBin/../stress";
 use Node;
+use Session;
 
 let_daemon_work();
 
 foreach my $preload ('evsource', '')
 {
 	my $mode = $preload ? 'preloaded' : 'not preloaded';
-	my $node = start_node('extension' . $preload, "shared_preload_libraries = '$preload'\nmax_worker_processes = 16");
+	my $node = start_node('extension' . $preload, "shared_preload_libraries = '$preload'\nmax_worker_processes = 16\nlog_min_messages = debug1");
 
 	my ($sql, $soon) = asking($node, $mode);
 	my $applied = sub { $soon->('select coalesce(sum(n), 0) = (select count(*) from evsource.events) from counts', $_[0]) };
@@ -72,6 +73,19 @@ select evsource.request_rebuild('resets', online => false);
 		$sql->(q{select evsource.cancel_rebuild('resets'); select evsource.drop_projection(p) from unnest('{handles,resets}'::text[]) p});
 	}
 	unlike(slurp_file($node->logfile), qr/worker.*terminating background worker/, "$mode: no worker is told to leave");
+
+	# While a drop is open nobody comes to look, again and again, whether it still is.
+	my $dropper = Session->new(database => $node->connstr('postgres'));
+	$dropper->must("begin; set client_min_messages = error; $drop");
+	$soon->(q{select count(*) = 0 from pg_stat_activity where backend_type in ('evsource coordinator', 'evsource worker')}, 'it leaves when a drop begins');
+	my $log = -s $node->logfile;
+	my $begin = $sql->('select now()');
+	$soon->("select clock_timestamp() > '$begin'::timestamptz + interval '1.6 seconds'", 'the drop lasts for a while');
+	unlike(substr(slurp_file($node->logfile), $log), qr/starting background worker process "evsource coordinator/, "$mode: nobody looks meanwhile");
+	$dropper->run('rollback');
+	$dropper->close;
+	$sql->(q{select from evsource.append('a-3', 'Counted')});
+	$applied->('it is back after a rollback');
 	$node->stop;
 }
 
