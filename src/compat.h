@@ -424,8 +424,11 @@ evs_same_lock_holder(const LockInstanceData *a, const LockInstanceData *b)
 #if PG_VERSION_NUM >= 190000
 #define evs_die(number, info) \
 	die(number, &(pg_signal_info) {.pid = (info)->si_pid, .uid = (info)->si_uid})
+#define evs_cancel(number, info) \
+	StatementCancelHandler(number, &(pg_signal_info) {.pid = (info)->si_pid, .uid = (info)->si_uid})
 #else
 #define evs_die(number, info) die(number)
+#define evs_cancel(number, info) StatementCancelHandler(number)
 #endif
 
 /* A jsonb that is being built keeps its result since 19; before, each push returned it. */

@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "replication/walsender.h"
 #include "storage/ipc.h"
+#include "storage/lwlock.h"
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -70,14 +71,16 @@ static EvsTime listened_at;		/* when somebody listened last */
 static bool waits_for_adoption = false;
 static bool closed = false;		/* the database allows no connections any more */
 
+/* However it ends: the next coordinator would not know our workers, and start others. */
 static void
 coordinator_exits(int code, Datum arg)
 {
+	/* an error may have left some */
+	LWLockReleaseAll();
 	team->coordinator = 0;
 	team->settled = false;
 	team->wants_room = team->starves = false;
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-		evs_crew_wake(team->members[i].pid);
+	evs_staffing_terminate();
 }
 
 static void
@@ -308,6 +311,7 @@ evs_coordinator_main(Datum argument)
 	if (crew == NULL)
 		proc_exit(0);
 	team = &crew->teams[post.team];
+	post.term = ++team->term;
 	before_shmem_exit(coordinator_exits, (Datum) 0);
 	evs_daemon_start_transaction();
 	database_name = MemoryContextStrdup(TopMemoryContext, get_database_name(MyDatabaseId));

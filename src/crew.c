@@ -8,6 +8,9 @@
  * the segment and the team's number.  So it works the same whether the library
  * is preloaded or not.  Nobody ever waits for these locks.
  *
+ * The others of the team hold that tag, too, in a weaker mode: none of them is missed when
+ * its launcher, or also its coordinator, has died.
+ *
  * A coordinator holds another such tag, so that a database has one of them even
  * when two launchers have been started for it.
  *
@@ -33,7 +36,7 @@
 #include "lock_classes.h"
 #include "wakeup.h"
 
-#define CREW_LAYOUT			7
+#define CREW_LAYOUT			8
 
 /* The segment that we belong to, if we do: nobody can attach to one twice. */
 static dsm_segment *own_segment = NULL;
@@ -58,7 +61,7 @@ is_team_locktag(const LOCKTAG *tag, Oid database)
 		tag->locktag_field1 == database && tag->locktag_field2 != 0;
 }
 
-/* The launcher announces a team by this mode; a coordinator keeps to it by a weaker one. */
+/* The launcher announces a team by this mode; the others keep to it by a weaker one. */
 static bool
 is_announced(const LockInstanceData *lock, Oid database)
 {
@@ -183,15 +186,16 @@ is_there(EvsTeam *team)
 }
 
 /*
- * While a launcher's successor has announced a team and the former coordinator has not left
- * yet, there are two.  The one whose processes are there comes first.
+ * While a launcher's successor has announced a team and the former coordinator, or only a
+ * worker of it, has not left yet, there are two.  One with a coordinator comes first, then one
+ * with a launcher.
  */
 EvsTeam *
 evs_crew_find(Oid database, dsm_segment **segment)
 {
 	LockData   *locks = GetLockStatusData();
 
-	for (int empty = 0; empty <= 1; empty++)
+	for (int choice = 0; choice <= 2; choice++)
 	{
 		for (int i = 0; i < locks->nelements; i++)
 		{
@@ -202,12 +206,70 @@ evs_crew_find(Oid database, dsm_segment **segment)
 			team = team_of(&locks->locks[i].locktag, database, segment);
 			if (team == NULL)
 				continue;
-			if (empty || is_there(team))
+			if (choice == 2 || team->coordinator != 0 ||
+				(choice == 1 && is_announced(&locks->locks[i], database)))
 				return team;
 			evs_crew_leave(*segment);
 		}
 	}
 	return NULL;
+}
+
+/* Is the lock of this number the first of its tag?  Each process of a team has one. */
+static bool
+is_first_of_tag(const LockData *locks, int number)
+{
+	for (int i = 0; i < number; i++)
+	{
+		if (memcmp(&locks->locks[i].locktag, &locks->locks[number].locktag, sizeof(LOCKTAG)) == 0)
+			return false;
+	}
+	return true;
+}
+
+int
+evs_crew_visit(Oid database, EvsTeamVisitor visit, void *argument)
+{
+	LockData   *locks = GetLockStatusData();
+	int			count = 0;
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		dsm_segment *segment;
+		EvsTeam    *team;
+
+		if (!is_team_locktag(&locks->locks[i].locktag, database) || !is_first_of_tag(locks, i))
+			continue;
+		team = team_of(&locks->locks[i].locktag, database, &segment);
+		if (team == NULL)
+			continue;
+		visit(team, argument);
+		evs_crew_leave(segment);
+		count++;
+	}
+	/* who waits asks often */
+	pfree(locks->locks);
+	pfree(locks);
+	return count;
+}
+
+bool
+evs_crew_is_taken(const EvsMember *member)
+{
+	pid_t		pid = member->pid;
+
+	return pid != 0 && BackendPidGetProc(pid) != NULL;
+}
+
+bool
+evs_crew_has_workers(const EvsTeam *team)
+{
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (evs_crew_is_taken(&team->members[i]))
+			return true;
+	}
+	return false;
 }
 
 bool
@@ -327,6 +389,32 @@ evs_crew_count_starving(const EvsCrew *crew, int first)
 	return count;
 }
 
+bool
+evs_crew_has_free_team(const EvsCrew *crew)
+{
+	for (int i = 0; i < crew->nteams; i++)
+	{
+		if (!OidIsValid(crew->teams[i].database))
+			return true;
+	}
+	return false;
+}
+
+void
+evs_crew_offer_room(EvsCrew *crew)
+{
+	for (int i = 0; i < crew->nteams; i++)
+	{
+		EvsTeam    *team = &crew->teams[i];
+
+		if (!team->wants_room)
+			continue;
+		team->room = true;
+		pg_memory_barrier();
+		evs_crew_wake(team->coordinator);
+	}
+}
+
 void
 evs_crew_wake_coordinators(const EvsCrew *crew)
 {
@@ -335,16 +423,45 @@ evs_crew_wake_coordinators(const EvsCrew *crew)
 		evs_crew_wake(crew->teams[i].coordinator);
 }
 
+void
+evs_crew_terminate(const EvsMember *member, Oid database)
+{
+	pid_t		pid = member->pid;
+	PGPROC	   *proc = pid == 0 ? NULL : BackendPidGetProc(pid);
+
+	if (proc != NULL && proc->databaseId == database)
+		(void) kill(pid, SIGTERM);
+}
+
 static void
-terminate(EvsTeam *team)
+terminate(EvsTeam *team, void *argument)
 {
 	if (team->coordinator != 0)
 		(void) kill(team->coordinator, SIGTERM);
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		if (team->members[i].pid != 0)
-			(void) kill(team->members[i].pid, SIGTERM);
-	}
+		evs_crew_terminate(&team->members[i], team->database);
+}
+
+static void
+wake_team(EvsTeam *team, void *argument)
+{
+	evs_crew_wake_team(team);
+}
+
+static void
+look_who_is_there(EvsTeam *team, void *argument)
+{
+	*(bool *) argument |= is_there(team);
+}
+
+/* Does any process of ours use the database? */
+static bool
+anybody_is_there(Oid database)
+{
+	bool		found = false;
+
+	(void) evs_crew_visit(database, look_who_is_there, &found);
+	return found;
 }
 
 bool
@@ -372,49 +489,43 @@ evs_crew_is_full(void)
 	return count >= max_worker_processes;
 }
 
-/* Wait for the team to leave; false if it has not after so many ms. */
+/* Wait for all of them to leave; false if they have not after so many ms. */
 static bool
-wait_until_gone(EvsTeam *team, int milliseconds)
+wait_until_gone(Oid database, int milliseconds)
 {
-	for (int waited = 0; waited < milliseconds && is_there(team); waited += 10)
+	bool		gone = false;
+
+	for (int waited = 0; waited < milliseconds; waited += 10)
 	{
+		gone = !anybody_is_there(database);
+		if (gone)
+			break;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 10, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	return !is_there(team);
+	return gone;
 }
 
 void
 evs_crew_clear_database(Oid database)
 {
-	dsm_segment *segment;
-	EvsTeam    *team = evs_crew_find(database, &segment);
-
-	if (team == NULL)
+	if (evs_crew_visit(database, wake_team, NULL) == 0)
 		return;
-	evs_crew_wake_team(team);
 	/* the command waits until they have gone */
-	if (!wait_until_gone(team, TIME_TO_LEAVE))
-		terminate(team);
-	evs_crew_leave(segment);
+	if (!wait_until_gone(database, TIME_TO_LEAVE))
+		(void) evs_crew_visit(database, terminate, NULL);
 }
 
 void
 evs_crew_make_room(void)
 {
-	dsm_segment *segment;
-	EvsTeam    *team;
 	LOCKTAG		tag;
 
 	extension_locktag(&tag, MyDatabaseId);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	evs_wakeup_everybody();
 	evs_crew_clear_database(MyDatabaseId);
-	team = evs_crew_find(MyDatabaseId, &segment);
-	if (team == NULL)
-		return;
-	(void) wait_until_gone(team, TIME_TO_END);
-	evs_crew_leave(segment);
+	(void) wait_until_gone(MyDatabaseId, TIME_TO_END);
 }

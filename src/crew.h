@@ -66,6 +66,7 @@ typedef struct EvsTeam
 	EvsTime		tell_room_at;	/* the log says that it has no worker: not again before that */
 	EvsVerdict	verdict;
 	pid_t		coordinator;	/* 0: there is none */
+	uint32		term;			/* counts coordinators: workers of another one are to leave */
 	bool		settled;		/* it has found that it is needed: it does not leave at once */
 	TimestampTz heartbeat;
 	int			size;			/* how many workers there should be */
@@ -90,6 +91,7 @@ typedef struct EvsPost
 	dsm_handle	crew;
 	int			team;
 	int			member;
+	uint32		term;			/* of the coordinator that has started it */
 } EvsPost;
 
 /* Launcher: make the memory of a crew; it lives as long as somebody has it. */
@@ -99,15 +101,28 @@ extern EvsCrew *evs_crew_create(int nteams, dsm_handle *handle);
 extern void evs_crew_announce(const EvsPost *post);
 extern void evs_crew_withdraw(const EvsPost *post);
 
-/* Coordinator: the team can be found until we exit, also when the launcher has died. */
+/* Coordinator, worker: the team can be found until we exit, also when the others have died. */
 extern void evs_crew_join(const EvsPost *post);
 
 /* Coordinator, worker: the crew that we belong to; NULL when it is gone. */
 extern EvsCrew *evs_crew_attach(dsm_handle handle);
 
-/* Anybody: the team of a database, or NULL; leave its segment when done. */
+/*
+ * Anybody: the team of a database, or NULL; leave its segment when done.  There can be
+ * others, of launchers that have died: of these there are no more than workers left.
+ */
 extern EvsTeam *evs_crew_find(Oid database, dsm_segment **segment);
 extern void evs_crew_leave(dsm_segment *segment);
+
+/* Call a function with each team of a database; returns how many there are. */
+typedef void (*EvsTeamVisitor) (EvsTeam *team, void *argument);
+extern int	evs_crew_visit(Oid database, EvsTeamVisitor visit, void *argument);
+
+/* Does a process live that a member's place is, or was, given to? */
+extern bool evs_crew_is_taken(const EvsMember *member);
+
+/* Has a team any such process? */
+extern bool evs_crew_has_workers(const EvsTeam *team);
 
 /* Does another crew than the post's, whose launcher lives, have a coordinator there? */
 extern bool evs_crew_is_elsewhere(const EvsPost *post);
@@ -124,12 +139,21 @@ extern bool evs_crew_in_the_way(Oid database);
 /* The process of another session that drops or updates the extension in our database, or 0. */
 extern pid_t evs_crew_changes_extension(void);
 
+/* Have a member's process end, if it works on a database; it may be busy. */
+extern void evs_crew_terminate(const EvsMember *member, Oid database);
+
 /* Set the latch of a process, if it lives. */
 extern void evs_crew_wake(pid_t pid);
 extern void evs_crew_wake_team(EvsTeam *team);
 
 /* How many of the first teams have a coordinator, but no worker for want of room? */
 extern int	evs_crew_count_starving(const EvsCrew *crew, int first);
+
+/* Launcher: is there a team without a database? */
+extern bool evs_crew_has_free_team(const EvsCrew *crew);
+
+/* Launcher: let the coordinators that lack some know that there is room. */
+extern void evs_crew_offer_room(EvsCrew *crew);
 
 /* Have all coordinators look at what the others lack. */
 extern void evs_crew_wake_coordinators(const EvsCrew *crew);

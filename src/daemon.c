@@ -47,6 +47,7 @@
 #define COPY_INTERVAL		1000
 
 static volatile sig_atomic_t told_to_leave = false;
+static volatile sig_atomic_t may_be_cancelled = false;
 
 bool		evs_daemon_enabled = true;
 int			evs_max_workers = 4;
@@ -148,37 +149,68 @@ pin_session_user(void)
 	CommitTransactionCommand();
 }
 
+/* Is this a child between fork() and exec(), of a handler, say?  Our latch is not its own. */
+static bool
+is_for_child(int number)
+{
+	if (MyProcPid == (int) getpid())
+		return false;
+	signal(number, SIG_DFL);
+	raise(number);
+	return true;
+}
+
 /* A handler may have sent the signal, to whoever runs it: nobody has told us then. */
 static void
 leave_soon(int number, siginfo_t *info, void *context)
 {
 	int			saved_errno = errno;
 
-	/* a child between fork() and exec(), of a handler, say: our latch is not its own */
-	if (MyProcPid != (int) getpid())
-	{
-		signal(number, SIG_DFL);
-		raise(number);
+	if (is_for_child(number))
 		return;
-	}
 	if (info->si_pid != MyProcPid)
 		told_to_leave = true;
 	evs_die(number, info);
 	errno = saved_errno;
 }
 
-/* pqsignal() has no way to ask who has sent it; what it does besides, leave_soon() does. */
+/*
+ * A cancel is for what a handler does.  Anything else it would end, and the process with it.
+ * A timeout of our own comes from ourselves.
+ */
 static void
-listen_for_farewell(void)
+cancel_step(int number, siginfo_t *info, void *context)
+{
+	int			saved_errno = errno;
+
+	if (is_for_child(number))
+		return;
+	if (may_be_cancelled || info->si_pid == MyProcPid)
+		evs_cancel(number, info);
+	errno = saved_errno;
+}
+
+/* pqsignal() has no way to ask who has sent it; what it does besides, the handlers do. */
+static void
+handle_signal(int number, void (*handler) (int number, siginfo_t *info, void *context))
 {
 	struct sigaction action;
 
 	memset(&action, 0, sizeof(action));
-	action.sa_sigaction = leave_soon;
+	action.sa_sigaction = handler;
 	action.sa_flags = SA_SIGINFO | SA_RESTART;
 	sigemptyset(&action.sa_mask);
-	if (sigaction(SIGTERM, &action, NULL) < 0)
+	if (sigaction(number, &action, NULL) < 0)
 		elog(ERROR, "could not install a signal handler: %m");
+}
+
+/* One that came too late for the step is not for what follows. */
+void
+evs_daemon_allow_cancel(bool allow)
+{
+	may_be_cancelled = allow;
+	if (!allow)
+		QueryCancelPending = false;
 }
 
 bool
@@ -194,7 +226,8 @@ evs_daemon_begin(bool with_database)
 
 	memcpy(&post, MyBgworkerEntry->bgw_extra, sizeof(EvsPost));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	listen_for_farewell();
+	handle_signal(SIGTERM, leave_soon);
+	handle_signal(SIGINT, cancel_step);
 	BackgroundWorkerUnblockSignals();
 
 	/* handlers run as their projection's owner */

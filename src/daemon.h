@@ -84,6 +84,9 @@ extern bool evs_daemon_is_in_copy(void);
 /* Has somebody told this process to end? */
 extern bool evs_daemon_was_told_to_leave(void);
 
+/* Worker: may pg_cancel_backend() end what it does now?  The other processes ignore it. */
+extern void evs_daemon_allow_cancel(bool allow);
+
 /* Reload the configuration if that was asked for; returns whether it was. */
 extern bool evs_daemon_reload(void);
 

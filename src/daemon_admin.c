@@ -278,6 +278,18 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(true);
 }
 
+/* Says whether that is new to it. */
+static void
+stop_team(EvsTeam *team, void *argument)
+{
+	if (team->stop)
+		return;
+	team->stop = true;
+	pg_memory_barrier();
+	evs_crew_wake(team->launcher);
+	*(bool *) argument = true;
+}
+
 /*
  * evsource.stop_daemon() returns boolean
  *
@@ -289,29 +301,21 @@ evsource_start_daemon(PG_FUNCTION_ARGS)
 Datum
 evsource_stop_daemon(PG_FUNCTION_ARGS)
 {
+	bool		told;
 	bool		stopped = false;
 
 	evs_dispatch_refuse("stop evsource's daemon",
 						"It may run in a process of the daemon, and would wait for itself.",
 						"Stop it in a session of its own.");
-	for (;;)
+	for (told = false; evs_crew_visit(MyDatabaseId, stop_team, &told) > 0; told = false)
 	{
-		dsm_segment *segment;
-		EvsTeam    *team = evs_crew_find(MyDatabaseId, &segment);
-
-		if (team == NULL)
-			PG_RETURN_BOOL(stopped);
-		team->stop = true;
-		pg_memory_barrier();
-		if (!stopped)
-			evs_crew_wake(team->launcher);
-		evs_crew_leave(segment);
 		/* also one that waits for a lock, and does not hear of it */
-		if (!stopped)
+		if (told || !stopped)
 			evs_crew_clear_database(MyDatabaseId);
 		stopped = true;
 		pause_between_looks();
 	}
+	PG_RETURN_BOOL(stopped);
 }
 
 /*
@@ -446,6 +450,13 @@ put_worker(ReturnSetInfo *result, EvsTeam *team, int number)
 	put_row(result, values, nulls);
 }
 
+static void
+put_workers(EvsTeam *team, void *result)
+{
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+		put_worker(result, team, i);
+}
+
 /*
  * evsource._daemon_workers() returns setof (role, pid, state, projection,
  * partition, since, heartbeat)
@@ -462,12 +473,22 @@ evsource_daemon_workers(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	team = evs_crew_find(MyDatabaseId, &segment);
 	put_coordinator(result, team);
-	if (team == NULL)
-		return (Datum) 0;
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-		put_worker(result, team, i);
-	evs_crew_leave(segment);
+	if (team != NULL)
+		evs_crew_leave(segment);
+	(void) evs_crew_visit(MyDatabaseId, put_workers, result);
 	return (Datum) 0;
+}
+
+static void
+copy_team(EvsTeam *team, void *argument)
+{
+	List	  **teams = argument;
+	EvsTeam    *copy = palloc(sizeof(EvsTeam));
+
+	SpinLockAcquire(&team->mutex);
+	memcpy(copy, team, sizeof(EvsTeam));
+	SpinLockRelease(&team->mutex);
+	*teams = lappend(*teams, copy);
 }
 
 /*
@@ -475,28 +496,31 @@ evsource_daemon_workers(PG_FUNCTION_ARGS)
  * at home with, see worker.c.
  */
 static void
-put_unit(ReturnSetInfo *result, EvsTeam *team, const EvsAsyncUnit *unit, int number)
+put_unit(ReturnSetInfo *result, List *teams, const EvsAsyncUnit *unit, int number)
 {
 	EvsMember	found = {0};
 	Datum		values[5];
 	bool		nulls[5] = {0};
 	bool		busy = false;
+	ListCell   *cell;
 
-	SpinLockAcquire(&team->mutex);
-	if (team->size > 0)
-		found = team->members[number % team->size];
-	for (int i = 0; i < EVS_MAX_WORKERS && !busy; i++)
+	foreach(cell, teams)
 	{
-		const EvsMember *member = &team->members[i];
+		const EvsTeam *team = lfirst(cell);
 
-		busy = member->pid != 0 && member->job == EVS_JOB_APPLY &&
-			member->partition == unit->partition &&
-			strcmp(member->projection, unit->projection) == 0;
-		if (busy)
-			found = *member;
+		if (!busy && team->size > 0 && is_alive(&team->members[number % team->size]))
+			found = team->members[number % team->size];
+		for (int i = 0; i < EVS_MAX_WORKERS && !busy; i++)
+		{
+			const EvsMember *member = &team->members[i];
+
+			busy = member->job == EVS_JOB_APPLY && member->partition == unit->partition &&
+				strcmp(member->projection, unit->projection) == 0 && is_alive(member);
+			if (busy)
+				found = *member;
+		}
 	}
-	SpinLockRelease(&team->mutex);
-	if (!is_alive(&found))
+	if (found.pid == 0)
 		return;
 
 	values[0] = CStringGetTextDatum(unit->projection);
@@ -515,17 +539,14 @@ Datum
 evsource_projection_workers(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	dsm_segment *segment;
-	EvsTeam    *team;
+	List	   *teams = NIL;
 	ListCell   *cell;
 	int			number = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
-	team = is_sent_away() ? NULL : evs_crew_find(MyDatabaseId, &segment);
-	if (team == NULL)
+	if (is_sent_away() || evs_crew_visit(MyDatabaseId, copy_team, &teams) == 0)
 		return (Datum) 0;
 	foreach(cell, evs_async_units())
-		put_unit(result, team, lfirst(cell), number++);
-	evs_crew_leave(segment);
+		put_unit(result, teams, lfirst(cell), number++);
 	return (Datum) 0;
 }

@@ -51,6 +51,9 @@
 /* ms until the log says again that there is no room */
 #define TELL_ROOM			60000
 
+/* ms until it is seen that the last worker has gone */
+#define LOOK_AGAIN			50
+
 /* one that lived so long (ms) did not die of what it found at its start */
 #define LONG_LIFE			10000
 
@@ -102,15 +105,12 @@ waits_for_room(const Charge *charge)
 		(charge->post.team < 0 || crew->teams[charge->post.team].no_room);
 }
 
+/* Are workers there whose coordinator has died?  By the team alone they are found. */
 static bool
-has_free_team(void)
+has_heirs(const Charge *charge)
 {
-	for (int i = 0; i < crew->nteams; i++)
-	{
-		if (!OidIsValid(crew->teams[i].database))
-			return true;
-	}
-	return false;
+	return charge->post.team >= 0 && charge->handle == NULL &&
+		evs_crew_has_workers(&crew->teams[charge->post.team]);
 }
 
 /* Have a look at a database. */
@@ -313,7 +313,7 @@ wait_until_open(Charge *charge)
 		return false;
 
 	/* others may need the place; but by its place stop_daemon() finds one started by hand */
-	if (!OidIsValid(only_database))
+	if (!OidIsValid(only_database) && !has_heirs(charge))
 		take_team(charge);
 	charge->closed = true;
 	try_later(charge);
@@ -334,7 +334,10 @@ look_after(Charge *charge)
 			return true;
 	}
 	if (charge->post.team >= 0 && crew->teams[charge->post.team].stop)
-		return true;
+	{
+		charge->start_at = evs_clock_in(LOOK_AGAIN);
+		return !has_heirs(charge);
+	}
 	if (charge->post.team >= 0 && crew->teams[charge->post.team].hurry)
 	{
 		charge->delay = 0;
@@ -344,7 +347,7 @@ look_after(Charge *charge)
 		return false;
 	/* not for each of many a look for nothing */
 	if (waits_for_room(charge) &&
-		(full || (charge->post.team < 0 && !has_free_team())) && is_open(charge->post.database))
+		(full || (charge->post.team < 0 && !evs_crew_has_free_team(crew))) && is_open(charge->post.database))
 	{
 		wait_for_room(charge);
 		return false;
@@ -403,16 +406,7 @@ use_room(void)
 {
 	ListCell   *cell;
 
-	for (int i = 0; i < crew->nteams; i++)
-	{
-		EvsTeam    *team = &crew->teams[i];
-
-		if (!team->wants_room)
-			continue;
-		team->room = true;
-		pg_memory_barrier();
-		evs_crew_wake(team->coordinator);
-	}
+	evs_crew_offer_room(crew);
 	foreach(cell, charges)
 	{
 		Charge	   *charge = lfirst(cell);

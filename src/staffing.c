@@ -4,6 +4,10 @@
  * One for each job, up to evsource.max_workers.  Where the server has too few processes, no
  * database has a second worker while another has none.  One that died is started again,
  * less and less often.
+ *
+ * A coordinator that ends, however that is, has its workers terminated.  One that does not
+ * hear of that for a while keeps its place, for all to see: the next coordinator gives that to
+ * nobody else before it has gone.
  */
 #include "evsource.h"
 
@@ -40,6 +44,7 @@ typedef struct Worker
 	EvsTime		start_at;		/* the next one: not before that */
 	long		delay;			/* ms, of the last restart */
 	bool		no_room;		/* the last one found none */
+	pid_t		heir;			/* who is in its place, and is told to leave; 0: nobody is */
 } Worker;
 
 static EvsPost post;
@@ -58,6 +63,26 @@ evs_staffing_begin(const EvsPost *its_post, EvsCrew *its_crew, const char *its_d
 	crew = its_crew;
 	team = &crew->teams[post.team];
 	database_name = its_database_name;
+}
+
+/* Is somebody in this place whom we have not started? */
+static bool
+has_heir(int number)
+{
+	return workers[number].handle == NULL && evs_crew_is_taken(&team->members[number]);
+}
+
+/* Its own coordinator has told it, if it could. */
+static void
+see_off(int number)
+{
+	EvsMember  *member = &team->members[number];
+
+	if (workers[number].heir == member->pid)
+		return;
+	workers[number].heir = member->pid;
+	member->dismissed = true;
+	evs_crew_terminate(member, post.database);
 }
 
 /* Not at once, and less and less often. */
@@ -92,7 +117,11 @@ start_worker(int number)
 	evs_daemon_describe(&description, "evsource worker", "evs_worker_main", &its_post);
 	description.bgw_notify_pid = MyProcPid;
 	worker->started_at = evs_clock_now();
+	worker->heir = 0;
+	SpinLockAcquire(&team->mutex);
+	team->members[number].pid = 0;	/* of one that died in its exit */
 	team->members[number].dismissed = false;
+	SpinLockRelease(&team->mutex);
 	worker->no_room = !RegisterDynamicBackgroundWorker(&description, &worker->handle);
 	if (!worker->no_room)
 		return;
@@ -223,6 +252,12 @@ evs_staffing_look_after(int jobs, bool closed, long timeout)
 		if (worker->handle != NULL &&
 			GetBackgroundWorkerPid(worker->handle, &pid) == BGWH_STOPPED)
 			bury_worker(i);
+		if (has_heir(i))
+		{
+			/* it wakes us when it goes */
+			see_off(i);
+			continue;
+		}
 		if (!is_wanted(i, size) && worker->handle != NULL && !team->members[i].dismissed)
 		{
 			team->members[i].dismissed = true;
@@ -267,8 +302,31 @@ is_alone(void)
 		if (workers[i].handle != NULL &&
 			GetBackgroundWorkerPid(workers[i].handle, &pid) != BGWH_STOPPED)
 			return false;
+		if (has_heir(i))
+			return false;
 	}
 	return true;
+}
+
+static void
+wait_for_exits(long timeout)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+void
+evs_staffing_terminate(void)
+{
+	for (int i = 0; i < EVS_MAX_WORKERS; i++)
+	{
+		if (workers[i].handle != NULL)
+			TerminateBackgroundWorker(workers[i].handle);
+		else if (has_heir(i))
+			see_off(i);
+	}
 }
 
 /* Those that are in a transaction are not waited for long. */
@@ -281,21 +339,8 @@ evs_staffing_end(void)
 		evs_crew_wake(team->members[i].pid);
 	}
 	for (int waited = 0; waited < TIME_TO_LEAVE && !is_alone(); waited += 10)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 10, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		if (workers[i].handle != NULL)
-			TerminateBackgroundWorker(workers[i].handle);
-	}
-	for (int i = 0; i < EVS_MAX_WORKERS; i++)
-	{
-		if (workers[i].handle != NULL)
-			(void) WaitForBackgroundWorkerShutdown(workers[i].handle);
-	}
+		wait_for_exits(10);
+	evs_staffing_terminate();
+	while (!is_alone())
+		wait_for_exits(100);
 }

@@ -27,4 +27,7 @@ extern long evs_staffing_starves_for(void);
 /* End all workers, and wait until they have gone; those that do not go by themselves are terminated. */
 extern void evs_staffing_end(void);
 
+/* Have all workers terminated, without waiting; for a coordinator that exits, however it does. */
+extern void evs_staffing_terminate(void);
+
 #endif							/* EVS_STAFFING_H */

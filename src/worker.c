@@ -74,11 +74,16 @@ static MemoryContext step_context;
 static bool failed = false;		/* an error ends us, that nobody has dealt with */
 
 static void
-worker_exits(int code, Datum arg)
+take_mark_back(int code, Datum arg)
 {
 	/* one that is not told to leave, does not leave by itself and has no error dies of a handler */
 	if (code == 0 || failed || evs_daemon_was_told_to_leave())
 		evs_crash_mark_at_exit();
+}
+
+static void
+leave_place(int code, Datum arg)
+{
 	SpinLockAcquire(&team->mutex);
 	me->pid = 0;
 	me->job = EVS_JOB_NONE;
@@ -87,9 +92,43 @@ worker_exits(int code, Datum arg)
 	evs_crew_wake_team(team);
 }
 
+/* Is the coordinator that has started us still there? */
+static bool
+has_coordinator(void)
+{
+	return team->coordinator != 0 && team->term == post.term;
+}
+
+/*
+ * Take the place in the team that we were started for; false if it is not for us any more.
+ * Our coordinator may have ended meanwhile, and another one put somebody else there.
+ */
+static bool
+take_place(void)
+{
+	bool		ours;
+
+	SpinLockAcquire(&team->mutex);
+	ours = has_coordinator() && me->pid == 0;
+	if (ours)
+	{
+		me->pid = MyProcPid;
+		me->job = EVS_JOB_NONE;
+	}
+	SpinLockRelease(&team->mutex);
+	return ours;
+}
+
 /*
  * Claims.
  */
+
+/* Is there somebody to leave a job to that is at home there?  Not for one who is to go. */
+static bool
+is_somebody(const EvsMember *home)
+{
+	return home->pid != 0 && !home->dismissed;
+}
 
 static bool
 is_claimed_by(const EvsMember *member, const EvsJob *job)
@@ -130,7 +169,7 @@ claim(int number, bool *later)
 		if (&team->members[i] != me && is_claimed_by(&team->members[i], job))
 			free = false;
 	}
-	if (free && home != me && home->pid != 0)
+	if (free && home != me && is_somebody(home))
 	{
 		free = is_held_up(home, now);
 		if (!free && home->job != EVS_JOB_NONE)
@@ -158,7 +197,7 @@ may_take(int number)
 	bool		free;
 
 	SpinLockAcquire(&team->mutex);
-	free = home == me || home->pid == 0 || is_held_up(home, now);
+	free = home == me || !is_somebody(home) || is_held_up(home, now);
 	SpinLockRelease(&team->mutex);
 	return free;
 }
@@ -231,7 +270,7 @@ step(EvsJob *job)
 static bool
 is_interrupted(void)
 {
-	return me->dismissed || team->coordinator == 0 || evs_jobs_have_changed();
+	return me->dismissed || !has_coordinator() || evs_jobs_have_changed();
 }
 
 /* Go on with a job that we have claimed, as long as it may. */
@@ -247,7 +286,9 @@ work_on(EvsJob *job)
 	{
 		(void) evs_daemon_reload();
 		pgstat_report_activity(STATE_RUNNING, job->projection);
+		evs_daemon_allow_cancel(true);
 		more = step(job);
+		evs_daemon_allow_cancel(false);
 		MemoryContextSwitchTo(step_context);
 		MemoryContextReset(step_context);
 		me->heartbeat = GetCurrentTimestamp();
@@ -456,7 +497,7 @@ work(void)
 
 		(void) evs_daemon_reload();
 		me->heartbeat = GetCurrentTimestamp();
-		if (me->dismissed || team->coordinator == 0 || !look())
+		if (me->dismissed || !has_coordinator() || !look())
 			proc_exit(0);
 		evs_jobs_write(&jobs, may_take);
 		MemoryContextSwitchTo(step_context);
@@ -484,13 +525,14 @@ evs_worker_main(Datum argument)
 		proc_exit(0);
 	team = &crew->teams[post.team];
 	me = &team->members[post.member];
-	before_shmem_exit(worker_exits, (Datum) 0);
+	evs_crew_join(&post);
+	if (!take_place())
+		proc_exit(0);
+	/* last what must be done even if the other one fails */
+	before_shmem_exit(leave_place, (Datum) 0);
+	before_shmem_exit(take_mark_back, (Datum) 0);
 	step_context = AllocSetContextCreate(TopMemoryContext, "evsource worker step",
 										 ALLOCSET_DEFAULT_SIZES);
-	SpinLockAcquire(&team->mutex);
-	me->pid = MyProcPid;
-	me->job = EVS_JOB_NONE;
-	SpinLockRelease(&team->mutex);
 
 	PG_TRY();
 	{
