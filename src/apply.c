@@ -324,7 +324,7 @@ apply_carefully(EvsApply *apply, int64 upto, int64 max_events, EvsTime until,
 	int			done;
 
 	evs_apply_read(apply->projection, apply->unit.checkpoint.position, upto, max_events,
-				   &reading);
+				   until, &reading);
 	batch = reading.batch;
 	evs_apply_sort_out(apply, batch, &sorted);
 	if (sorted.count != nknown)
@@ -490,7 +490,7 @@ evs_apply_crashed(EvsApply *apply, int64 upto, const EvsCaution *caution)
 
 	/* if it dies of this, too, the upcaster or the function of keys is at fault */
 	if (blames == 1)
-		evs_apply_read(projection, after, upto, 1, &reading);
+		evs_apply_read(projection, after, upto, 1, EVS_NO_TIME, &reading);
 	else
 		evs_apply_read_stored(projection, after, upto, &reading);
 	if (reading.batch->count == 0 && reading.unreadable == NULL)
@@ -527,7 +527,7 @@ evs_apply_blame(EvsApply *apply, int64 upto, ErrorData *error)
 	}
 	else
 	{
-		evs_apply_read(apply->projection, unit->checkpoint.position, upto, 1, &reading);
+		evs_apply_read(apply->projection, unit->checkpoint.position, upto, 1, EVS_NO_TIME, &reading);
 		if (reading.batch->count > 0)
 			result = fail_at(apply, reading.batch->events, false, true, error);
 	}

@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "utils/snapmgr.h"
 
+#include "alarm.h"
 #include "apply_read.h"
 #include "attempt.h"
 #include "event.h"
@@ -29,6 +30,7 @@ typedef struct Read
 	int64		upto;
 	int			max_events;
 	bool		as_stored;
+	bool		bounded;		/* by the alarm */
 	EvsBatch   *batch;
 	bool		at_end;
 } Read;
@@ -45,7 +47,7 @@ read_events(void *arg)
 	if (read->as_stored)
 		evs_scan_as_stored(scan);
 	read->batch = evs_scan_batch(scan, read->max_events,
-								 Min(maintenance_work_mem, MAX_BATCH_KB));
+								 Min(maintenance_work_mem, MAX_BATCH_KB), read->bounded);
 	read->at_end = evs_scan_is_done(scan);
 	evs_scan_end(scan);
 	UnregisterSnapshot(snapshot);
@@ -87,7 +89,7 @@ read_stored(const Read *read)
 
 /*
  * So many events cannot be read: read those before the first that is at fault.
- * Returns why it is, or NULL if memory is full before it.
+ * Returns why it is, or NULL if memory is full before it, or the time is over.
  *
  * An upcaster may fail now and then: what could be read a moment ago counts only
  * when it is read once more, at the end; else the search begins again, with less.
@@ -122,13 +124,14 @@ read_up_to_failure(Read *read, int fails, ErrorData *error)
 
 void
 evs_apply_read(const EvsProjection *projection, int64 after, int64 upto, int64 max_events,
-			   EvsReading *reading)
+			   EvsTime until, EvsReading *reading)
 {
-	Read		read = {projection, after, upto};
+	Read		read = {projection, after, upto, .bounded = evs_clock_is_set(until)};
 	int			count = (int) Min(max_events, PG_INT32_MAX);
 	ErrorData  *error = NULL;
 
 	memset(reading, 0, sizeof(EvsReading));
+	evs_alarm_set(until);
 	if (evs_types_any_now())
 		error = try_to_read(&read, count);
 	else
@@ -139,6 +142,7 @@ evs_apply_read(const EvsProjection *projection, int64 after, int64 upto, int64 m
 
 	if (error != NULL)
 		reading->error = read_up_to_failure(&read, count, error);
+	evs_alarm_off();
 	if (reading->error != NULL)
 		reading->unreadable = read_stored(&read);
 	reading->batch = read.batch;

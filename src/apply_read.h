@@ -6,6 +6,7 @@
 #define EVS_APPLY_READ_H
 
 #include "evsource.h"
+#include "clock.h"
 #include "projection.h"
 
 /* What there is after a position and up to another. */
@@ -18,12 +19,12 @@ typedef struct EvsReading
 } EvsReading;
 
 /*
- * The next events that the projection wants, at most so many and what fits into
- * memory, in CurrentMemoryContext.  Ends before the first one that cannot be
+ * The next events that the projection wants, at most so many, what fits into
+ * memory and what there is time for (EVS_NO_TIME: all), in CurrentMemoryContext.  Ends before the first one that cannot be
  * brought to its newest version.  Errors that are nobody's fault get out.
  */
 extern void evs_apply_read(const EvsProjection *projection, int64 after, int64 upto,
-						   int64 max_events, EvsReading *reading);
+						   int64 max_events, EvsTime until, EvsReading *reading);
 
 /* The next one alone, as it is stored: no code of the user's is called for it. */
 extern void evs_apply_read_stored(const EvsProjection *projection, int64 after, int64 upto,

@@ -256,7 +256,7 @@ load_events(const Command *command, const EvsExecuted *outcome, int64 *position)
 	evs_event_row_init(&row);
 	scan = evs_scan_stream(command->stream, outcome->version - outcome->count + 1,
 						   outcome->version, false, GetLatestSnapshot());
-	batch = evs_scan_batch(scan, outcome->count, MAX_KILOBYTES);
+	batch = evs_scan_batch(scan, outcome->count, MAX_KILOBYTES, false);
 	evs_scan_end(scan);
 
 	events = palloc(Max(batch->count, 1) * sizeof(EvsEvent *));

@@ -281,14 +281,11 @@ typedef struct ScanSource
 	bool		is_ahead;		/* it has been fetched and is still to come */
 } ScanSource;
 
-/* A query that gets them all at once has not begun yet. */
 static bool
 time_is_up(const ScanSource *source)
 {
-	const EvsProjection *projection = source->projection;
-
 	return evs_clock_is_set(source->limit->until) && source->result->applied > 0 &&
-		evs_alarm_rang() && (projection->kind != EVS_KIND_QUERY || projection->streaming);
+		evs_alarm_rang();
 }
 
 /*
@@ -359,8 +356,8 @@ static void
 scan_batch(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, EvsScanned *result)
 {
 	int			memory_kb = limit->memory_kb > 0 ? limit->memory_kb : Min(maintenance_work_mem, MAX_BATCH_KB);
-	EvsBatch   *batch = evs_scan_batch(scan, Min(limit->max_events, PG_INT32_MAX), memory_kb);
-
+	bool		bounded = evs_clock_is_set(limit->until);
+	EvsBatch   *batch = evs_scan_batch(scan, Min(limit->max_events, PG_INT32_MAX), memory_kb, bounded);
 	int			taken = batch->count;
 
 	evs_scan_let_go(scan);
@@ -368,7 +365,7 @@ scan_batch(EvsProjection *projection, EvsScan *scan, const EvsScanLimit *limit, 
 	result->at_end = evs_scan_is_done(scan);
 	if (taken == 0)
 		return;
-	result->applied = evs_run_batch(projection, batch, evs_clock_is_set(limit->until) ? &taken : NULL);
+	result->applied = evs_run_batch(projection, batch, bounded ? &taken : NULL);
 	result->at_end &= taken == result->taken;
 	result->taken = taken;
 	result->position = batch->events[taken - 1].position;

@@ -97,7 +97,7 @@ dispatch_copy(const EvsRuns *runs)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	EvsScan    *scan = begin_scan(NULL, runs);
-	EvsBatch   *batch = evs_scan_batch(scan, PG_INT32_MAX, MAX_KILOBYTES);
+	EvsBatch   *batch = evs_scan_batch(scan, PG_INT32_MAX, MAX_KILOBYTES, false);
 
 	evs_scan_end(scan);
 	evs_dispatch_inline(batch);
@@ -121,7 +121,7 @@ dispatch_parts(const EvsRuns *runs)
 		MemoryContext caller = MemoryContextSwitchTo(context);
 
 		CHECK_FOR_INTERRUPTS();
-		evs_dispatch_inline(evs_scan_batch(scan, MOST_COPIED, work_mem));
+		evs_dispatch_inline(evs_scan_batch(scan, MOST_COPIED, work_mem, false));
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(context);
 	}

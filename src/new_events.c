@@ -217,7 +217,6 @@ execute(EvsProjection *projection, EphemeralNamedRelation relation, int class,
 	EvsEventStream *previous = evs_new_events_set_stream(stream);
 	int			result;
 
-	projection->streaming = stream != NULL;
 	PG_TRY();
 	{
 		result = SPI_execute_plan(get_plan(projection, relation, class), NULL, NULL, false, 0);
@@ -226,7 +225,6 @@ execute(EvsProjection *projection, EphemeralNamedRelation relation, int class,
 	}
 	PG_FINALLY();
 	{
-		projection->streaming = false;
 		evs_new_events_set_stream(previous);
 	}
 	PG_END_TRY();

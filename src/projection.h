@@ -85,7 +85,6 @@ typedef struct EvsProjection
 	MemoryContext context;		/* holds all of the above */
 	void	   *runtime;		/* handlers.c's or, of a query, new_events.c's */
 	bool		replaying;		/* what is dispatched to it now is history */
-	bool		streaming;		/* its query gets what is dispatched as a stream */
 	void		(*applied) (void *argument);	/* called when the handler is
 												 * through with a batch, before
 												 * what it appended is dispatched */

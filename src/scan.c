@@ -38,6 +38,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "alarm.h"
 #include "catalog.h"
 #include "event.h"
 #include "scan.h"
@@ -545,7 +546,7 @@ evs_scan_as_stored(EvsScan *scan)
 }
 
 EvsBatch *
-evs_scan_batch(EvsScan *scan, int max_events, int memory_kb)
+evs_scan_batch(EvsScan *scan, int max_events, int memory_kb, bool bounded)
 {
 	EvsBatch   *batch = palloc0(sizeof(EvsBatch));
 	Size		max_size = (Size) memory_kb * 1024;
@@ -558,7 +559,7 @@ evs_scan_batch(EvsScan *scan, int max_events, int memory_kb)
 	batch->events = palloc(allocated * sizeof(EvsEvent));
 
 	while (batch->count < max_events && size < max_size &&
-		   evs_scan_next(scan, &event))
+		   !(bounded && batch->count > 0 && evs_alarm_rang()) && evs_scan_next(scan, &event))
 	{
 		if (batch->count == allocated)
 		{

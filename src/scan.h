@@ -85,8 +85,9 @@ extern Relation evs_scan_relation(EvsScan *scan);
 /*
  * Copy what the scan still has, up to max_events or memory_kb, whichever is
  * reached first, into CurrentMemoryContext.  A count of 0 means: at its end.
+ * bounded: no more than one after the alarm (alarm.h) has rung, for upcasters may be slow.
  */
-extern EvsBatch *evs_scan_batch(EvsScan *scan, int max_events, int memory_kb);
+extern EvsBatch *evs_scan_batch(EvsScan *scan, int max_events, int memory_kb, bool bounded);
 
 /* Has the scan been asked for more than it had? */
 extern bool evs_scan_is_done(const EvsScan *scan);

@@ -201,7 +201,7 @@ walk_log(Past *past)
 	caller = MemoryContextSwitchTo(past->scratch);
 	do
 	{
-		EvsBatch   *batch = evs_scan_batch(scan, MAX_EVENTS, work_mem);
+		EvsBatch   *batch = evs_scan_batch(scan, MAX_EVENTS, work_mem, false);
 
 		count = batch->count;
 		if (count > 0)

@@ -126,6 +126,24 @@ $sql->(q{select evsource.create_projection('manual', 'take', mode => 'manual', t
 is($sql->(q{select string_agg(evsource.run_projection('manual', max_batches => 1)::text, ' ') from generate_series(1, 3)}),
 	'1 1 1', 'a batch of run_projection ends with a slow event');
 
+# Upcasters that are slow.
+$sql->(q{
+create function upcast(data jsonb) returns jsonb language plpgsql as $$ begin
+	perform pg_sleep(0.1);
+	return data;
+end $$;
+call append_all('old-', 'Old', 4, 1);
+select evsource.define_event_type('Old', 2, upcaster => 'upcast');
+create function count_xids(state jsonb, e evsource.event) returns jsonb language sql as
+	$$ select coalesce(state, '{}') || jsonb_build_object(pg_current_xact_id()::text, 1, e.stream, 1) $$;
+select evsource.create_projection('upcast', 'count_xids', mode => 'async', key => 'global', types => '{Old}');
+select evsource.create_projection('upcast query', mode => 'async', types => '{Old}', tables => '{taken}',
+	query => $$insert into taken (projection, position, type) select 'upcast query', position, type from new_events$$);
+});
+$wait->($_) for 'upcast', 'upcast query';
+is($sql->(q{select count(*) from evsource.snapshots s, jsonb_object_keys(state) where projection = 'upcast'}), '8', 'a fold of what takes long to read');
+is($sql->(q{select count(distinct transaction) from taken where projection = 'upcast query'}), '4', 'and a query');
+
 # A worker that is new to it does not know how long its events will take, and asks with one.
 # What takes too long gets no more than two of them from then on.
 $sql->(q{
