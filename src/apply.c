@@ -281,6 +281,13 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, bool may_park, ErrorData 
 	int			attempt = 1;
 	const char *obstacle = NULL;
 
+	if (apply->worn && evs_failure_may_be_stale(error->sqlerrcode))
+	{
+		evs_handler_blamed = event->position;
+		error->hint = evs_failure_stale_hint(error);
+		ReThrowError(error);
+	}
+
 	if (failure->exists && failure->position == event->position)
 		attempt += failure->attempts;
 

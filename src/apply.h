@@ -34,6 +34,7 @@ typedef struct EvsApply
 	bool		raise;			/* let errors through, record nothing, and do
 								 * without subtransactions */
 	bool		rebuilds;		/* let an error through that would stop it */
+	bool		worn;			/* or that a new process may not meet */
 	int64		applied;		/* events */
 	int64		began_at;		/* position */
 } EvsApply;

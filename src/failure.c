@@ -122,6 +122,32 @@ evs_failure_may_be_stale(int sqlerrcode)
 		sqlerrcode == ERRCODE_INTERNAL_ERROR;
 }
 
+/* Unsupported features are evsource's own, where they have hints. */
+char *
+evs_failure_stale_hint(const ErrorData *error)
+{
+	static const char again[] = "What its handler remembers in this session may be out of date: try again in a new session.";
+
+	if (!evs_failure_may_be_stale(error->sqlerrcode))
+		return error->hint;
+	if (error->hint == NULL)
+		return pstrdup(again);
+	if (error->sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED || strstr(error->hint, again) != NULL)
+		return error->hint;
+	return psprintf("%s %s", error->hint, again);
+}
+
+void
+evs_failure_hint_stale(MemoryContext context)
+{
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	const char *hint = evs_failure_stale_hint(CopyErrorData());
+
+	if (hint != NULL)
+		errhint("%s", hint);
+	MemoryContextSwitchTo(caller);
+}
+
 /* Was another transaction in the way? */
 static bool
 is_conflict(int sqlerrcode)

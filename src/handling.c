@@ -26,6 +26,9 @@ typedef struct Running
 
 static Running running;
 
+/* So many times one was called in this process. */
+static uint64 calls = 0;
+
 static void
 begin_handler(const EvsProjection *projection)
 {
@@ -40,6 +43,7 @@ begin_handler(const EvsProjection *projection)
 		*handler.outer = running;
 	}
 	running = handler;
+	calls++;
 }
 
 static void
@@ -93,6 +97,12 @@ bool
 evs_handling_is_replaying(void)
 {
 	return running.replaying;
+}
+
+uint64
+evs_handling_calls(void)
+{
+	return calls;
 }
 
 const char *

@@ -18,6 +18,9 @@ extern void evs_handling_end(const EvsProjection *projection, EvsIdentity *ident
 /* Does it get events that are history (see EvsProjection's replaying)? */
 extern bool evs_handling_is_replaying(void);
 
+/* How many batches handlers have got in this process. */
+extern uint64 evs_handling_calls(void);
+
 /*
  * While a handler runs that works on copies of its tables, and its search_path holds: the one
  * that it has without them.  NULL: not now.

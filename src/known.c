@@ -7,6 +7,7 @@
  */
 #include "evsource.h"
 
+#include "access/xact.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -73,7 +74,9 @@ find(const char *name)
 	if (known != NULL)
 		return known;
 
-	forget_outdated();
+	/* what is out of date is in the catalogs */
+	if (IsTransactionState())
+		forget_outdated();
 	known = hash_search(known_projections, name, HASH_ENTER, NULL);
 	known->generation = 0;
 	known->projection = NULL;

@@ -29,6 +29,8 @@
 #include "barrier.h"
 #include "catalog.h"
 #include "dead_letters.h"
+#include "failure.h"
+#include "handling.h"
 #include "horizon.h"
 #include "parameters.h"
 #include "procedure.h"
@@ -365,6 +367,7 @@ evs_procedure_apply(EvsProcedure *procedure, EvsProjection *projection, const ch
 		return evs_replay_some(projection, checkpoint, upto, &limit);
 
 	evs_apply_begin_rebuild(&apply, projection, troubles, checkpoint);
+	apply.worn = procedure->worn;
 	if (!evs_clock_is_set(evs_apply_due(&apply)))
 	{
 		if (crashes)
@@ -497,14 +500,24 @@ wait_between(EvsProcedure *procedure)
 void
 evs_procedure_repeat(EvsProcedure *procedure, EvsOutcome (*step) (EvsProcedure *))
 {
-	EvsOutcome	outcome;
+	volatile EvsOutcome outcome;
 
 	do
 	{
 		MemoryContext caller = MemoryContextSwitchTo(procedure->context);
 
 		PushActiveSnapshot(GetTransactionSnapshot());
-		outcome = step(procedure);
+		PG_TRY();
+		{
+			outcome = step(procedure);
+		}
+		PG_CATCH();
+		{
+			if (procedure->worn)
+				evs_failure_hint_stale(procedure->context);
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
 		PopActiveSnapshot();
 
 		MemoryContextSwitchTo(caller);
@@ -525,6 +538,7 @@ evs_procedure_init(EvsProcedure *procedure, const char *name, EvsProjectionState
 	procedure->name = name;
 	procedure->state = state;
 	procedure->timeout = timeout;
+	procedure->worn = evs_handling_calls() > 0;
 	SetInvalidVirtualTransactionId(procedure->awaited);
 	procedure->context = AllocSetContextCreate(CurrentMemoryContext,
 											   "evsource replay step",
@@ -538,6 +552,7 @@ evs_procedure_begin_anew(EvsProcedure *procedure, uint64 request)
 		.name = procedure->name, .state = procedure->state, .timeout = procedure->timeout,
 		.at_once = procedure->at_once, .background = procedure->background,
 		.caution = procedure->caution, .wanted = procedure->wanted,
+		.worn = procedure->worn || procedure->request != 0,
 		.context = procedure->context, .request = request
 	};
 

@@ -23,6 +23,8 @@ typedef struct EvsProcedure
 	bool		at_once;		/* all is one transaction: no other attempt */
 	bool		background;		/* waits for nobody: says EVS_WAIT instead */
 	EvsCaution	caution;		/* in the background: what has crashed before */
+	bool		worn;			/* handlers have run in this process: what they
+								 * remember may be of other times */
 	struct EvsRebuild *wanted;	/* rebuild: what the call asks for, at first */
 	MemoryContext context;		/* of one transaction */
 
@@ -73,6 +75,8 @@ typedef enum EvsOutcome
 {
 	EVS_MORE,					/* go on at once */
 	EVS_WAIT,					/* the barrier was not to be had */
+	EVS_WORN,					/* in the background: it failed at what a new process
+								 * may not fail at */
 	EVS_DONE
 } EvsOutcome;
 

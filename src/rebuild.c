@@ -31,6 +31,7 @@
 #include "barrier.h"
 #include "definition.h"
 #include "failure.h"
+#include "handling.h"
 #include "hold.h"
 #include "horizon.h"
 #include "procedure.h"
@@ -423,7 +424,7 @@ evs_rebuild_advance(EvsProcedure *procedure)
 
 /* What failed is tried again at once: nobody can mend it meanwhile. */
 static void
-apply_all(EvsProjection *projection)
+apply_all(const EvsProcedure *procedure, EvsProjection *projection)
 {
 	EvsCheckpoint checkpoint;
 	EvsApply	apply;
@@ -432,6 +433,7 @@ apply_all(EvsProjection *projection)
 
 	evs_checkpoint_read(projection->name, &checkpoint);
 	evs_apply_begin_rebuild(&apply, projection, projection->name, &checkpoint);
+	apply.worn = procedure->worn;
 	do
 		result = evs_apply_batch(&apply, safe, evs_apply_limit(projection), EVS_NO_TIME);
 	while (result == EVS_APPLY_MORE || result == EVS_APPLY_RETRY);
@@ -481,7 +483,7 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 		evs_replay_activate(projection);
 	else
 	{
-		apply_all(projection);
+		apply_all(procedure, projection);
 		evs_procedure_finish_async(projection);
 	}
 	if (rebuild.paused)
@@ -491,7 +493,7 @@ rebuild_at_once(EvsProcedure *procedure, bool from_snapshot)
 bool
 evs_rebuild_from_snapshot(const char *name)
 {
-	EvsProcedure procedure = {.name = name};
+	EvsProcedure procedure = {.name = name, .worn = evs_handling_calls() > 0};
 
 	rebuild_at_once(&procedure, true);
 	return procedure.from_snapshots;

@@ -31,7 +31,8 @@ extern List *evs_rebuilds_requested(void);
  *
  * EVS_MORE: call again at once.  EVS_WAIT: something is in the way (an open
  * append, a reader of the table to be swapped, an old snapshot, another worker
- * whose turn it is), call again after so many ms.  EVS_DONE: complete, cancelled or failed; nothing to do for this name.
+ * whose turn it is), call again after so many ms.  EVS_WORN: end, and let another
+ * process go on.  EVS_DONE: complete, cancelled or failed; nothing to do for this name.
  *
  * An error of the handler's is logged and kept in evsource.rebuilds, and ends
  * the request; one that is nobody's fault, or a cancel, is kept there and is EVS_WAIT, for

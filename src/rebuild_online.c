@@ -518,6 +518,7 @@ evs_online_start_over(EvsProcedure *procedure, EvsRebuild *rebuild)
 	evs_rebuild_write(rebuild);
 	evs_rebuild_readers_forget(procedure);
 	procedure->attempts = 0;
+	procedure->worn = true;
 	return EVS_MORE;
 }
 

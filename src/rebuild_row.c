@@ -41,7 +41,7 @@ static EvsQuery select_rebuild = {
 	"select r.state, r.background, r.online, r.from_snapshot, r.keep_old, r.tables,"
 	" r.shadow, r.shape, coalesce(r.definition = " DEFINITION("p.lapses") ", false), r.kept_stale,"
 	" r.position, r.event_count, coalesce(r.total, 0), r.rounds, r.paused, coalesce(r.pid, 0),"
-	" case when not r.truncated_both then r.truncated end, r.request, r.last_error is not null,"
+	" case when not r.truncated_both then r.truncated end, r.request, r.sqlstate,"
 	" r.started_at is not null"
 	" from evsource.rebuilds r join evsource.projections p using (projection)"
 	" where projection = $1",
@@ -275,7 +275,7 @@ read_row(const EvsQueryResult *result, EvsRebuild *rebuild)
 	rebuild->pid = DatumGetInt32(get_value(result, 16, &is_null));
 	rebuild->truncated = get_text(result, 17);
 	rebuild->request = U64FromFullTransactionId(DatumGetFullTransactionId(get_value(result, 18, &is_null)));
-	rebuild->has_error = DatumGetBool(get_value(result, 19, &is_null));
+	rebuild->trouble = get_text(result, 19);
 	rebuild->started = DatumGetBool(get_value(result, 20, &is_null));
 }
 

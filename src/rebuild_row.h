@@ -39,7 +39,7 @@ typedef struct EvsRebuild
 	char	   *truncated;		/* not written with the row: the version that is kept stands
 								 * for truncated events that are not in the other one */
 	EvsCheckpoint checkpoint;	/* of what is in the shadow */
-	bool		has_error;		/* not written with the row: one is on record */
+	char	   *trouble;		/* not written with the row: SQLSTATE of the error that is on record, if any */
 	bool		started;		/* nor this: it has made its tables, or emptied the read model */
 	int64		total;			/* events there were to apply */
 	int			rounds;			/* that came to the end and found more */

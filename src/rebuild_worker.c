@@ -11,7 +11,9 @@
 #include "crash_mark.h"
 #include "failure.h"
 #include "handlers.h"
+#include "handling.h"
 #include "hold.h"
+#include "known.h"
 #include "own_transaction.h"
 #include "procedure.h"
 #include "rebuild.h"
@@ -58,6 +60,7 @@ get_procedure(const char *name)
 	procedure = palloc(sizeof(EvsProcedure));
 	evs_procedure_init(procedure, pstrdup(name), EVS_PROJECTION_REBUILDING, WORKER_TIMEOUT);
 	procedure->background = true;
+	procedure->worn = evs_known_used(name);
 	MemoryContextSwitchTo(TopMemoryContext);
 	procedures = lappend(procedures, procedure);
 	MemoryContextSwitchTo(caller);
@@ -123,6 +126,15 @@ refuse_crash(const EvsCaution *caution, EvsRebuildState state)
 				 errhint("See the server log for what ended the process.")));
 }
 
+/* A new process was to try it again: that is this one. */
+static bool
+is_retried(const EvsRebuild *rebuild)
+{
+	const char *s = rebuild->trouble;
+
+	return s != NULL && evs_failure_may_be_stale(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]));
+}
+
 /* See crash_mark.h.  False: it is somebody else's turn. */
 static bool
 leave_mark(EvsProcedure *procedure)
@@ -137,6 +149,8 @@ leave_mark(EvsProcedure *procedure)
 	/* an error is of this one from here on; while it is held still it stays the same */
 	if (rebuild.request != procedure->request)
 		evs_procedure_begin_anew(procedure, rebuild.request);
+	if (is_retried(&rebuild))
+		procedure->worn = false;
 	if (rebuild.state == EVS_REBUILD_BUILDING)
 	{
 		projection = evs_projection_load(procedure->name, false);
@@ -169,7 +183,7 @@ settle(EvsProcedure *procedure, EvsOutcome outcome)
 	}
 	evs_caution_end(&procedure->caution, procedure->name, EVS_CRASH_REBUILD,
 					find_position(&rebuild), outcome == EVS_DONE);
-	if (rebuild.has_error)
+	if (rebuild.trouble != NULL)
 		evs_rebuild_clear_trouble(procedure->name);
 }
 
@@ -182,6 +196,7 @@ typedef struct Note
 	ErrorData  *error;
 	int64		position;		/* of the event that is to blame, 0: none */
 	bool		passing;
+	bool		stale;			/* a new process is to try it */
 	bool		obsolete;		/* it is another request by now, or none */
 } Note;
 
@@ -195,6 +210,14 @@ write_note(void *arg)
 	Note	   *note = arg;
 	const char *name = note->procedure->name;
 
+	if (note->stale)
+	{
+		/* it is to know that it is the second one */
+		evs_caution_withdraw(name, EVS_CRASH_REBUILD);
+		evs_rebuild_lock(name);
+		evs_rebuild_note_trouble(name, note->procedure->request, note->position, note->error);
+		return;
+	}
 	if (!note->passing)
 	{
 		evs_rebuild_lock(name);
@@ -249,9 +272,17 @@ fail(EvsProcedure *procedure)
 	EmitErrorReport();
 	evs_attempt_flush();
 	note.passing = is_passing(note.error);
+	note.stale = procedure->worn && evs_failure_may_be_stale(note.error->sqlerrcode);
 	AbortCurrentTransaction();
 
-	if (put_on_record(&note) && !note.passing)
+	if (note.stale && put_on_record(&note))
+	{
+		ereport(LOG,
+				(errmsg("the rebuild of projection \"%s\" failed, and is continued by a new process", procedure->name),
+				 errdetail("What its handler remembers may be out of date: %s", note.error->message)));
+		return EVS_WORN;
+	}
+	if (!note.stale && put_on_record(&note) && !note.passing)
 		return note.obsolete ? EVS_MORE : EVS_DONE;
 	procedure->troubles++;
 	return EVS_WAIT;
@@ -338,8 +369,12 @@ evs_rebuild_step(const char *name, int *wait)
 	MemoryContext caller = CurrentMemoryContext;
 	EvsProcedure *procedure = get_procedure(name);
 	int			troubles = procedure->troubles;
+	uint64		calls = evs_handling_calls();
 	EvsOutcome	outcome = step(procedure);
 	int			rest = evs_caution_rest();
+
+	if (evs_handling_calls() != calls)
+		evs_known_set_used(name);
 
 	*wait = procedure->troubles > troubles ?
 		Min(REBUILD_DELAY << Min(troubles, 10), MAX_DELAY) : REBUILD_DELAY;

@@ -22,6 +22,8 @@
 #include "utils/snapmgr.h"
 
 #include "dispatch.h"
+#include "failure.h"
+#include "handling.h"
 #include "scan.h"
 #include "snapshots.h"
 #include "trial.h"
@@ -71,6 +73,7 @@ evs_trial_run(const char *function, EvsTrialWork work, void *argument)
 	ResourceOwner owner = CurrentResourceOwner;
 	MemoryContext context;
 	ErrorData  *volatile error = NULL;
+	bool		worn = evs_handling_calls() > 0;
 
 	PreventCommandIfReadOnly(function);
 	PreventCommandDuringRecovery(function);
@@ -92,8 +95,11 @@ evs_trial_run(const char *function, EvsTrialWork work, void *argument)
 	CurrentResourceOwner = owner;
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
-	if (error != NULL)
-		ReThrowError(error);
+	if (error == NULL)
+		return;
+	if (worn)
+		error->hint = evs_failure_stale_hint(error);
+	ReThrowError(error);
 }
 
 EvsStandin *

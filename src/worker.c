@@ -257,6 +257,9 @@ step(EvsJob *job)
 				case EVS_WAIT:
 					job->retry_at = evs_clock_in(wait);
 					return false;
+				case EVS_WORN:
+					me->dismissed = true;
+					return false;
 				case EVS_DONE:
 					job->retry_at = EVS_NEVER;
 					return false;
