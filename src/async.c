@@ -415,6 +415,8 @@ take_back(Step *step, const ErrorData *error, int suspects)
 						step->name),
 				 errdetail("It has applied %lld: %s", (long long) pacing->applied, error->message)));
 		pacing->batch = (int) Max(Min(suspects, pacing->applied) / 2, 1);
+		/* not so many again before it is passed, or found */
+		pacing->steady = STEADY;
 	}
 	else if (pacing->batch > 0 && evs_failure_is_transient_at_commit(error))
 		shorten(pacing);
