@@ -39,10 +39,25 @@ create table evsource.rebuilds (
 );
 comment on table evsource.rebuilds is 'Rebuilds that were requested or are under way, and old versions that are kept.';
 
+-- The triggers that do not shape a row, and may fill another of the tables. Whether
+-- one asks evsource.replaying() in its WHEN: it says itself, then, what it does not do
+-- in a replay. A constraint trigger is taken for a check; those of evsource capture.
+create function evsource._shadow_triggers(tables regclass[], out trigger oid, out asks boolean) returns setof record
+    language sql stable set search_path = pg_catalog, pg_temp
+    as $$
+select g.oid, exists (select from pg_depend d where d.classid = 'pg_trigger'::regclass and d.objid = g.oid
+    and d.refclassid = 'pg_proc'::regclass and d.refobjid = 'evsource.replaying()'::regprocedure)
+from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+where g.tgrelid = any (tables) and cardinality(tables) > 1 and not g.tgisinternal and g.tgconstraint = 0
+    and g.tgenabled in ('O', 'A') and g.tgtype & 3 <> 3 and g.tgtype & 28 <> 0
+    and p.pronamespace <> 'evsource'::regnamespace
+$$;
+comment on function evsource._shadow_triggers(regclass[]) is 'Internal: the triggers that may fill another of these tables.';
+
 -- Why a table cannot be built beside itself and swapped, or null. What is meant
 -- here is: without a copy of its rows, and without anybody noticing. What is built
 -- (building) has no triggers but those that shape a row, so one of another kind must
--- not be what fills another of the tables. A constraint trigger is taken for a check.
+-- not be what fills another of the tables.
 create function evsource._shadow_obstacle(tables regclass[], building boolean) returns text
     language sql stable set search_path = pg_catalog, pg_temp
     set join_collapse_limit = 1 set from_collapse_limit = 1   -- to look for better plans takes longer than these
@@ -83,10 +98,10 @@ with t as (
         from t join pg_attribute a on a.attrelid = t.oid
         where a.attisdropped and a.attnum > 0 and evsource._shadow_filler(a.attlen, a.attalign) is null
     union all
-    select 13, format('trigger %I of table %s does not fire for rows that are built, and may fill another of the tables', g.tgname, name)
-        from t join pg_trigger g on g.tgrelid = t.oid
-        where building and cardinality(tables) > 1 and not g.tgisinternal and g.tgconstraint = 0
-            and g.tgenabled in ('O', 'A') and g.tgtype & 3 <> 3 and g.tgtype & 28 <> 0
+    select 13, format('trigger %I of table %s does not fire for rows that are built, and may fill another of the tables;'
+            ' if it does not, give it WHEN (not evsource.replaying())', g.tgname, name)
+        from evsource._shadow_triggers(tables) f join pg_trigger g on g.oid = f.trigger join t on t.oid = g.tgrelid
+        where building and not f.asks
     union all
     select 12, 'the tables belong to different roles' from t having count(distinct relowner) > 1
     union all
@@ -116,8 +131,7 @@ comment on function evsource._shadow_filler(smallint, "char") is 'Internal: a ty
 -- Tables that only a trial needs (passing) need not survive a crash, nor have the
 -- files of others: they have no dropped columns, and refer to each other only. With
 -- what it does a trial is taken back, so among several tables the triggers that may
--- fill another of them run, as they do for the tables themselves: see
--- _shadow_obstacle(). Not those of evsource, which capture them.
+-- fill another of them run, as they do for the tables themselves: see _shadow_triggers().
 create function evsource._shadow_statements(tables regclass[], shadow text, passing boolean default false) returns setof text
     language plpgsql stable set search_path = pg_catalog, pg_temp
     set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres'
@@ -295,17 +309,15 @@ begin
         for r in
             select g.tgname, g.tgenabled, pg_get_triggerdef(g.oid) as definition from pg_trigger g
             where g.tgrelid = t.oid and not g.tgisinternal and g.tgenabled in ('O', 'A')
-                and (g.tgtype & 3 = 3
-                    or passing and cardinality(tables) > 1 and g.tgconstraint = 0 and g.tgtype & 28 <> 0
-                        and (select p.pronamespace from pg_proc p where p.oid = g.tgfoid) <> 'evsource'::regnamespace)
+                and (g.tgtype & 3 = 3 or passing and g.oid in (select f.trigger from evsource._shadow_triggers(tables) f))
             order by g.tgname
         loop
-            head := format(' ON %s ', t.name);
-            if strpos(r.definition, head) = 0 then
+            -- to the first ON that is no part of a name
+            head := substring(r.definition from '^(?:[^"]|"[^"]*")*? ON ');
+            if head is null or not starts_with(r.definition, head || t.name || ' ') then
                 raise exception 'unexpected definition of a trigger: %', r.definition;
             end if;
-            return next overlay(r.definition placing format(' ON %s ', target)
-                from strpos(r.definition, head) for length(head));
+            return next head || target || substr(r.definition, length(head || t.name) + 1);
             if r.tgenabled = 'A' then
                 return next format('alter table %s enable always trigger %I', target, r.tgname);
             end if;

@@ -142,6 +142,11 @@ static EvsQuery list_access = {
 	3, {REGCLASSARRAYOID, TEXTOID, OIDOID}, SPI_OK_SELECT
 };
 
+static EvsQuery list_fired = {
+	"select trigger::text from evsource._shadow_triggers($1) where not asks",
+	1, {REGCLASSARRAYOID}, SPI_OK_SELECT
+};
+
 static Datum
 table_array(const EvsStandin *standin)
 {
@@ -179,6 +184,14 @@ create_copies(const EvsStandin *standin, Oid builder)
 	evs_shadow_execute(evs_query_texts(&list_access, values, NULL), standin->projection->owner);
 }
 
+static bool
+triggers_fire(const EvsStandin *standin)
+{
+	Datum		values[] = {table_array(standin)};
+
+	return evs_query_texts(&list_fired, values, NULL) != NIL;
+}
+
 /*
  * Each session has names of its own, or two of them would wait for each other;
  * and nobody's schema is in the way.
@@ -201,6 +214,7 @@ evs_standin_create(const EvsProjection *projection, const char *prefix)
 
 	create_schema(standin, builder);
 	create_copies(standin, builder);
+	standin->fires = triggers_fire(standin);
 	return standin;
 }
 

@@ -31,6 +31,7 @@ typedef struct EvsStandin
 	char	   *schema;			/* that holds the copies */
 	EvsProjection *projection;	/* the projection, but that it writes the copies */
 	List	   *tables;			/* of EvsStandinTable */
+	bool		fires;			/* the copies have triggers that may fill another table */
 } EvsStandin;
 
 /*

@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -30,6 +31,38 @@
 
 /* so many events at a time; folds and batch handlers take what fits into memory */
 #define EVENTS_PER_BATCH	100000
+
+/* ---- triggers of the copies ---- */
+
+/* Was it in a trigger that the last error of a replay was raised? */
+static bool failed_in_trigger = false;
+
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0));
+}
+
+/*
+ * Called for every report.  The one that ends the trial is the last of them; when it
+ * is caught, the triggers have been left.
+ */
+static void
+look_for_trigger(void *arg)
+{
+	failed_in_trigger = trigger_depth() > *(const int *) arg;
+}
+
+/* A trigger may use its table in ways that a copy of another name does not allow. */
+static char *
+trigger_hint(const ErrorData *error)
+{
+	static const char way_out[] = "If the trigger fills none of the projection's tables, give it WHEN (not evsource.replaying()): a replay leaves it out then.";
+
+	return error->hint == NULL ? pstrdup(way_out) : psprintf("%s %s", error->hint, way_out);
+}
+
+/* ---- the trial ---- */
 
 /* In the subtransaction. */
 static void
@@ -78,6 +111,7 @@ evs_trial_run(const char *function, EvsTrialWork work, void *argument)
 	PreventCommandIfReadOnly(function);
 	PreventCommandDuringRecovery(function);
 
+	failed_in_trigger = false;
 	context = AllocSetContextCreate(caller, "evsource trial", ALLOCSET_DEFAULT_SIZES);
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
@@ -97,6 +131,8 @@ evs_trial_run(const char *function, EvsTrialWork work, void *argument)
 	MemoryContextDelete(context);
 	if (error == NULL)
 		return;
+	if (failed_in_trigger)
+		error->hint = trigger_hint(error);
 	if (worn)
 		error->hint = evs_failure_stale_hint(error);
 	ReThrowError(error);
@@ -162,9 +198,13 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *s
 	MemoryContext batch_context = AllocSetContextCreate(trial->context, "evsource trial batch",
 														ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(batch_context);
+	int			depth = trigger_depth();
+	ErrorContextCallback callback = {error_context_stack, look_for_trigger, &depth};
 
 	if (standin != NULL)
 		evs_standin_enter(standin);
+	if (standin != NULL && standin->fires)
+		error_context_stack = &callback;
 	projection->replaying = true;
 	while (position < upto)
 	{
@@ -193,6 +233,8 @@ evs_trial_replay(EvsTrial *trial, EvsProjection *projection, const EvsStandin *s
 		MemoryContextReset(batch_context);
 	}
 	projection->replaying = false;
+	error_context_stack = callback.previous;
+	failed_in_trigger = false;
 	if (standin != NULL)
 		evs_standin_leave();
 

@@ -89,6 +89,86 @@ select count(*) from evsource.verify_projection('items');
 select (select count(*) from items) as items, count(*) as audit, (select last_value from audit_id_seq) as drawn from audit;
 drop trigger note_row on items;
 
+-- One that asks says itself what it does in a replay, and is not in the way: neither of a row,
+-- nor of a statement. One that asks something else is.
+create trigger note_row after insert on items for each row when (new.n > 0 and not evsource.replaying()) execute function note_row();
+create trigger note_statement before insert on items for each statement when (not evsource.replaying()) execute function nothing();
+call evsource.rebuild_projection('items', online => true);
+call evsource.rebuild_projection('items', keep_old => true);
+select evsource.accept_rebuild('items');
+select count(*) from evsource.verify_projection('items');
+select (select count(*) from items) as items, count(*) as audit, (select last_value from audit_id_seq) as drawn from audit;
+drop trigger note_row on items;
+create trigger note_row after insert on items for each row when (new.n > 0) execute function note_row();
+call evsource.rebuild_projection('items', online => true);
+drop trigger note_row on items;
+drop trigger note_statement on items;
+
+-- A trigger may use its table in ways that a copy does not allow: a name that is made of that of
+-- its schema, or its row type. The error says what to do; not where no trigger has failed.
+create table items_history (like items);
+create function keep_by_name() returns trigger language plpgsql as $$
+begin
+    execute format('insert into %I.%I select ($1).*', tg_table_schema, tg_table_name || '_history') using new;
+    return null;
+end $$;
+create function keep_item(item items) returns void language sql as 'insert into items_history select item.*';
+create function keep_by_type() returns trigger language plpgsql as $$
+begin
+    perform keep_item(new);
+    return null;
+end $$;
+create function fail_at_once(e evsource.event) returns void language plpgsql as $$ begin raise exception 'no item'; end $$;
+create function fail_after_trigger(e evsource.event) returns void language plpgsql as $$
+begin
+    insert into items values (e.stream, e.version, 1);
+    raise exception 'no item';
+exception when raise_exception then
+    raise exception 'still no item' using hint = 'Look at it.';
+end $$;
+-- what PostgreSQL says itself is not the same in every version
+create function hint_of(query text, out state text, out hint text) language plpgsql as $$
+begin
+    execute query;
+exception when others then
+    get stacked diagnostics state = returned_sqlstate, hint = pg_exception_hint;
+    hint := regexp_replace(hint, '^No .* (?=If the trigger)', '... ');
+end $$;
+create trigger keep after insert on items for each row execute function keep_by_type();
+select * from hint_of($$select evsource.verify_projection('items')$$);
+drop trigger keep on items;
+create trigger keep after insert on items for each row execute function keep_by_name();
+select * from hint_of($$select evsource.verify_projection('items')$$);
+select * from hint_of($$select evsource.try_projection('items', 'add_item')$$);
+drop trigger keep on items;
+create trigger keep after insert on items for each row execute function nothing();
+select * from hint_of($$select evsource.try_projection('items', 'fail_at_once')$$);
+select * from hint_of($$select evsource.try_projection('items', 'fail_after_trigger')$$);
+drop trigger keep on items;
+create trigger keep after insert on items for each row when (not evsource.replaying()) execute function keep_by_name();
+select version from evsource.append('item-3', 'Added');
+select * from evsource.verify_projection('items');
+select count(*) from evsource.try_projection('items', 'add_item');
+call evsource.rebuild_projection('items', online => true);
+table items_history;
+drop trigger keep on items;
+
+-- Names in which the beginning of the statement ends too early: of a trigger, and of a column.
+create function count_trigger() returns trigger language plpgsql as $$
+begin
+    insert into totals as t values (tg_name, 1) on conflict (name) do update set n = t.n + 1;
+    return null;
+end $$;
+alter table items add column " ON public.items " integer default 0;
+create trigger " ON public.items ""x" after insert or update of n, " ON public.items " on items
+    for each row when (new.n > 0) execute function count_trigger(' ON public.items ');
+call evsource.rebuild_projection('items', online => false);
+select name, n from totals order by name;
+select * from evsource.verify_projection('items');
+drop trigger " ON public.items ""x" on items;
+alter table items drop column " ON public.items ";
+call evsource.rebuild_projection('items', online => false);
+
 -- A trigger that names the schema would work on the table itself.
 create function add_by_schema() returns trigger language plpgsql as $$
 begin
