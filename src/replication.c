@@ -30,10 +30,12 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_subscription.h"
 #include "catalog/pg_subscription_rel.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/catcache.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
@@ -59,6 +61,24 @@ static int64 replicated = 0;
 /* and up to which somebody followed the log here before; -1: it is to be asked */
 static int64 passed = -1;
 
+/*
+ * The subscription whose table this is; InvalidOid where it belongs to another database:
+ * CREATE DATABASE has copied the row of its template.
+ */
+static Oid
+subscription_of(HeapTuple table)
+{
+	Oid			subscription = ((Form_pg_subscription_rel) GETSTRUCT(table))->srsubid;
+	HeapTuple	row = SearchSysCache1(SUBSCRIPTIONOID, ObjectIdGetDatum(subscription));
+
+	if (!HeapTupleIsValid(row))
+		return InvalidOid;
+	if (((Form_pg_subscription) GETSTRUCT(row))->subdbid != MyDatabaseId)
+		subscription = InvalidOid;
+	ReleaseSysCache(row);
+	return subscription;
+}
+
 bool
 evs_replication_is_copy(void)
 {
@@ -66,22 +86,25 @@ evs_replication_is_copy(void)
 
 	if (asked_for != events)
 	{
-		CatCList   *subscriptions;
+		CatCList   *list;
+		bool		found = false;
 
 		/* the answer may change while it is looked up */
 		asked_for = events;
-		subscriptions = SearchSysCacheList1(SUBSCRIPTIONRELMAP, ObjectIdGetDatum(events));
-		is_copy = subscriptions->n_members > 0;
-		ReleaseSysCacheList(subscriptions);
+		list = SearchSysCacheList1(SUBSCRIPTIONRELMAP, ObjectIdGetDatum(events));
+		for (int i = 0; !found && i < list->n_members; i++)
+			found = OidIsValid(subscription_of(&list->members[i]->tuple));
+		is_copy = found;
+		ReleaseSysCacheList(list);
 	}
 	return is_copy;
 }
 
 /* Is the first copy of a table over, for the worker that applies changes? */
 static bool
-is_ready(HeapTuple subscription)
+is_ready(HeapTuple table)
 {
-	return ((Form_pg_subscription_rel) GETSTRUCT(subscription))->srsubstate == SUBREL_STATE_READY;
+	return ((Form_pg_subscription_rel) GETSTRUCT(table))->srsubstate == SUBREL_STATE_READY;
 }
 
 bool
@@ -89,22 +112,27 @@ evs_replication_is_ordered(void)
 {
 	CatCList   *list = SearchSysCacheList1(SUBSCRIPTIONRELMAP,
 										   ObjectIdGetDatum(evs_catalog()->events));
-	bool		ordered = list->n_members > 0;
+	bool		found = false;
+	bool		ordered = true;
 
 	for (int i = 0; ordered && i < list->n_members; i++)
 	{
 		HeapTuple	events = &list->members[i]->tuple;
-		Oid			subscription = ((Form_pg_subscription_rel) GETSTRUCT(events))->srsubid;
-		HeapTuple	published = SearchSysCache2(SUBSCRIPTIONRELMAP,
-												ObjectIdGetDatum(evs_catalog()->published),
-												ObjectIdGetDatum(subscription));
+		Oid			subscription = subscription_of(events);
+		HeapTuple	published;
 
+		if (!OidIsValid(subscription))
+			continue;
+		found = true;
+		published = SearchSysCache2(SUBSCRIPTIONRELMAP,
+									ObjectIdGetDatum(evs_catalog()->published),
+									ObjectIdGetDatum(subscription));
 		ordered = is_ready(events) && HeapTupleIsValid(published) && is_ready(published);
 		if (HeapTupleIsValid(published))
 			ReleaseSysCache(published);
 	}
 	ReleaseSysCacheList(list);
-	return ordered;
+	return found && ordered;
 }
 
 void
@@ -235,4 +263,5 @@ evs_replication_init(void)
 {
 	RegisterXactCallback(transaction_ends, NULL);
 	CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, subscriptions_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(SUBSCRIPTIONOID, subscriptions_changed, (Datum) 0);
 }

@@ -119,6 +119,14 @@ $copy->safe_psql('plain', q{delete from evsource.published});
 arrives('plain');
 same_log('plain', 'a row that has gone comes again');
 
+# A database that is made of the copy is none: the subscription is not its own.
+$copy->safe_psql('plain', 'alter subscription log_plain disable');
+$copy->poll_query_until('postgres', q{select count(*) = 0 from pg_stat_activity where datname = 'plain'}) or die 'the copy is in use';
+$copy->safe_psql('postgres', 'create database twin template plain');
+$copy->safe_psql('plain', 'alter subscription log_plain enable');
+is($copy->safe_psql('twin', q{select evsource.adopt(); select (evsource.append('account-1', 'Own')).version > 0}), "t\nt", 'a database made of the copy is a log of its own');
+is($copy->safe_psql('twin', q{select type from evsource.read_all(0, null) order by position desc limit 1}), 'Own', 'that is read');
+
 # --- who is too far --------------------------------------------------------------
 
 # Whoever follows the log before the subscription may be past what the original has yet to commit.
