@@ -67,6 +67,12 @@ evs_rebuild_check(EvsRebuild *wanted)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keep_old requires an online rebuild"),
 				 errhint("keep_old goes with online => true.")));
+	if (wanted->keep_old && wanted->from_snapshot)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("from_snapshot and keep_old exclude each other"),
+				 errdetail("A snapshot is restored in place, where no old version stays; keep_old means an online rebuild."),
+				 errhint("Leave one of them out.")));
 	/* in place there would be no way back, and only a notice before it is gone */
 	if (wanted->keep_old)
 		wanted->is_chosen = wanted->online = true;

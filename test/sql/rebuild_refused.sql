@@ -153,6 +153,7 @@ select evsource.cancel_rebuild('fold');
 -- Options that do not go together.
 call evsource.rebuild_projection('counts', online => false, keep_old => true);
 call evsource.rebuild_projection('counts', online => true, from_snapshot => true);
+call evsource.rebuild_projection('counts', keep_old => true, from_snapshot => true);
 begin;
 call evsource.rebuild_projection('counts', keep_old => true);
 rollback;
