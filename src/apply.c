@@ -271,6 +271,22 @@ stop_at(EvsApply *apply, int64 position, int attempt, ErrorData *error, const ch
 	return EVS_APPLY_FAILED;
 }
 
+/*
+ * The tables themselves may take the event: it is the rebuild that fails, before it exchanges
+ * them for copies that lack it.
+ */
+static void
+refuse_copy(const EvsProjection *projection, const EvsEvent *event, ErrorData *error)
+{
+	error->detail = psprintf("Its handler failed at position %lld, perhaps because a copy's rows are of another type than the table's: %s",
+							 (long long) event->position, error->message ? error->message : "");
+	error->message = psprintf("cannot rebuild projection \"%s\" in copies of its tables", projection->name);
+	error->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	error->hint = pstrdup("Rebuild it in place with online => false, or keep row variables and rows of tables out of one expression in the handler.");
+	evs_handler_blamed = event->position;
+	ReThrowError(error);
+}
+
 /* Everything before the event is applied.  It is not.  unread: it is as stored. */
 static EvsApplied
 fail_at(EvsApply *apply, EvsEvent *event, bool unread, bool may_park, ErrorData *error)
@@ -287,6 +303,9 @@ fail_at(EvsApply *apply, EvsEvent *event, bool unread, bool may_park, ErrorData 
 		error->hint = evs_failure_stale_hint(error);
 		ReThrowError(error);
 	}
+	if (apply->rebuilds && projection->live_path != NULL && !unread &&
+		evs_failure_may_be_of_copy(error->sqlerrcode))
+		refuse_copy(projection, event, error);
 
 	if (failure->exists && failure->position == event->position)
 		attempt += failure->attempts;

@@ -122,6 +122,15 @@ evs_failure_may_be_stale(int sqlerrcode)
 		sqlerrcode == ERRCODE_INTERNAL_ERROR;
 }
 
+/* No conversion, no function, or no common type of both. */
+bool
+evs_failure_may_be_of_copy(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_CANNOT_COERCE ||
+		sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
+		sqlerrcode == ERRCODE_DATATYPE_MISMATCH;
+}
+
 /* Unsupported features are evsource's own, where they have hints. */
 char *
 evs_failure_stale_hint(const ErrorData *error)

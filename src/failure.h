@@ -32,7 +32,10 @@ extern bool evs_failure_is_transient_at_commit(const ErrorData *error);
 /* An error that a new process may not meet: what this one remembers is out of date. */
 extern bool evs_failure_may_be_stale(int sqlerrcode);
 
-/* The hint of an error; if it is such a one, to try again in a new session, too. */
+/* An error that a handler may meet only because rows of a copy of its table are of another type. */
+extern bool evs_failure_may_be_of_copy(int sqlerrcode);
+
+/* The hint of an error; if it is a stale one, to try again in a new session, too. */
 extern char *evs_failure_stale_hint(const ErrorData *error);
 
 /* Give it to the error that was caught; context: not that of the error. */

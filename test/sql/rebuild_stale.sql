@@ -39,7 +39,8 @@ table result;
 call evsource.rebuild_projection('charged', online => false);
 table result;
 
--- One that a new session cannot take, either, is parked there.
+-- One that a new session cannot take, either, is parked there; but not for what may be the fault of
+-- the copies of the tables.
 update prices set price = -5;
 call evsource.rebuild_projection('charged', online => true);
 table result;
@@ -48,6 +49,12 @@ select evsource.cancel_rebuild('charged');
 set client_min_messages = error;
 set evsource.async_attempts = 1;
 call evsource.rebuild_projection('charged', online => true);
+\echo :LAST_ERROR_SQLSTATE
+table result;
+\c
+set client_min_messages = error;
+set evsource.async_attempts = 1;
+call evsource.rebuild_projection('charged', online => false);
 table result;
 
 \c :home

@@ -150,6 +150,60 @@ select count(*) from evsource.append('a-1', 'Happened');
 select evsource.run_projection(name) from names;
 table counts;
 
+-- An expression that has a variable and a row of a copy, which are of two types: an online rebuild
+-- fails, in any session, and parks nothing that the table itself takes.
+set client_min_messages = error;
+create table coalesced (stream text primary key, n bigint not null);
+create function count_coalesced(e evsource.event) returns void language plpgsql as $$
+declare r coalesced; before bigint;
+begin
+    r := row(e.stream, 0)::coalesced;
+    select (coalesce(c, r)).n into before from (values (1)) v left join coalesced c on c.stream = e.stream;
+    insert into coalesced values (e.stream, before + 1) on conflict (stream) do update set n = excluded.n;
+end $$;
+create table appended (like coalesced including all);
+create function count_appended(e evsource.event) returns void language plpgsql as $$
+declare a appended[] := '{}';
+begin
+    a := a || array(select c from appended c where stream = e.stream);
+    insert into appended values (e.stream, coalesce(a[1].n, 0) + 1) on conflict (stream) do update set n = excluded.n;
+end $$;
+create table matched (like coalesced including all);
+create function count_matched(e evsource.event) returns void language plpgsql as $$
+declare r matched; before bigint;
+begin
+    r := row(e.stream, 0)::matched;
+    before := (select (array[m, r])[1].n from matched m where stream = e.stream);
+    insert into matched values (e.stream, coalesce(before, 0) + 1) on conflict (stream) do update set n = excluded.n;
+end $$;
+create view mixed as select unnest(array['appended', 'coalesced', 'matched']) as name;
+create view mixed_counts as
+    select (select sum(n) from appended) as appended, (select sum(n) from coalesced) as coalesced, (select sum(n) from matched) as matched,
+        (select count(*) from evsource.dead_letters) as parked;
+select evsource.create_projection(name, 'count_' || name, mode => 'async', on_error => 'dead_letter', tables => array[name], types => '{Mixed}') from mixed;
+select count(*) from generate_series(1, 6) i, evsource.append('a-' || i % 3, 'Mixed');
+select evsource.run_projection(name) from mixed;
+table mixed_counts;
+set evsource.async_attempts = 1;
+call evsource.rebuild_projection('coalesced', online => true);
+\c
+set client_min_messages = error;
+set evsource.async_attempts = 1;
+call evsource.rebuild_projection('coalesced', online => true);
+call evsource.rebuild_projection('coalesced');
+call evsource.rebuild_projection('appended', online => true);
+\c
+set client_min_messages = error;
+call evsource.rebuild_projection('matched', online => true);
+\echo :LAST_ERROR_SQLSTATE
+call evsource.rebuild_projection('matched', online => true);
+\echo :LAST_ERROR_SQLSTATE
+table mixed_counts;
+call evsource.rebuild_projection('coalesced', online => false);
+call evsource.rebuild_projection('appended', online => false);
+call evsource.rebuild_projection('matched', online => false);
+table mixed_counts;
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_row_variables;

@@ -96,5 +96,31 @@ $sql->(q{select evsource.request_rebuild('charged', online => false)});
 $soon->(q{select state = 'failed' from evsource.progress}, 'where it is to stop, it does');
 is($sql->(q{select sqlstate, last_error from evsource.progress}), '42804|negative', 'with that error');
 
+# A row of a copy is of another type than a variable: the copies are at fault, not the events.
+$sql->(q{
+create table mixed (stream text primary key, n bigint not null);
+create function count_mixed(e evsource.event) returns void language plpgsql as $$
+declare r mixed; before bigint;
+begin
+    r := row(e.stream, 0)::mixed;
+    select (coalesce(m, r)).n into before from (values (1)) v left join mixed m on m.stream = e.stream;
+    insert into mixed values (e.stream, before + 1) on conflict (stream) do update set n = excluded.n;
+end $$;
+select evsource.create_projection('mixed', 'count_mixed', mode => 'async', on_error => 'dead_letter', types => '{Mixed}', tables => '{mixed}');
+select from generate_series(1, 10) i, lateral evsource.append('c-' || i % 5, 'Mixed');
+});
+$wait->('mixed');
+foreach my $worker ('that has used it', 'that is new')
+{
+	$sql->(q{select evsource.request_rebuild('mixed', online => true)});
+	$soon->(q{select state = 'failed' from evsource.rebuilds where projection = 'mixed'}, "the rebuild by a worker $worker fails");
+	is($sql->(q{select sqlstate from evsource.rebuilds where projection = 'mixed'}), '55000', 'which the copies may be the reason of');
+	is($sql->(q{select sum(n), (select count(*) from evsource.dead_letters where projection like '%mixed%') from mixed}), '10|0', 'and leaves all as it was');
+	$node->restart;
+}
+$sql->(q{select evsource.request_rebuild('mixed', online => false)});
+$soon->(q{select not exists (select from evsource.rebuilds where projection = 'mixed')}, 'in place it is complete');
+is($sql->(q{select sum(n), (select count(*) from evsource.dead_letters where projection = 'mixed') from mixed}), '10|0', 'with all events');
+
 $node->stop;
 done_testing();
