@@ -16,6 +16,9 @@
  * collation and the types of its arguments.  A function with a search_path of its own finds
  * the same types whoever calls it, and is left alone.  So are triggers: they are compiled
  * for each trigger anew.
+ *
+ * To ask PL/pgSQL costs two changes of the search_path.  Each expression of each statement is
+ * a caller of its own, so what was compiled is remembered for all of them.
  */
 #include "evsource.h"
 
@@ -27,6 +30,8 @@
 #include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
@@ -43,6 +48,19 @@ typedef struct Called
 	uint64		changes;		/* evs_handler_changes() when it was seen to */
 	Datum		of_previous;	/* what the previous hook knows */
 } Called;
+
+/* Of a function whose types are its own, PL/pgSQL has one version for each input collation. */
+typedef struct Version
+{
+	Oid			function;
+	Oid			collation;
+} Version;
+
+/* Those that were compiled, with which search_path, and evs_handler_changes() then. */
+static HTAB *versions = NULL;
+static MemoryContext versions_context = NULL;
+static const char *versions_path;
+static uint64 versions_changes;
 
 static needs_fmgr_hook_type previous_needs_hook = NULL;
 static fmgr_hook_type previous_hook = NULL;
@@ -77,6 +95,64 @@ is_compiled(Oid function)
 	return result;
 }
 
+/* Has it types that depend on the call? */
+static bool
+is_polymorphic(Oid function)
+{
+	Oid		   *types;
+	int			count;
+	bool		result = false;
+
+	(void) get_func_signature(function, &types, &count);
+	for (int i = 0; i < count && !result; i++)
+		result = types[i] == ANYOID || IsPolymorphicType(types[i]);
+	pfree(types);
+	return result;
+}
+
+static Oid
+input_collation(const FmgrInfo *function)
+{
+	return function->fn_expr != NULL ? exprInputCollation(function->fn_expr) : InvalidOid;
+}
+
+/* Forget what was compiled when functions were others, or for another search_path. */
+static void
+renew_versions(const char *search_path, uint64 changes)
+{
+	HASHCTL		control = {.keysize = sizeof(Version), .entrysize = sizeof(Version)};
+
+	if (versions != NULL && versions_changes == changes && strcmp(versions_path, search_path) == 0)
+		return;
+	versions = NULL;
+	if (versions_context == NULL)
+		versions_context = AllocSetContextCreate(TopMemoryContext, "evsource compiled functions",
+												 ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(versions_context);
+	versions_path = MemoryContextStrdup(versions_context, search_path);
+	versions_changes = changes;
+	control.hcxt = versions_context;
+	versions = hash_create("evsource compiled functions", 16, &control,
+						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static bool
+is_known(const FmgrInfo *function)
+{
+	Version		version = {function->fn_oid, input_collation(function)};
+
+	return hash_search(versions, &version, HASH_FIND, NULL) != NULL;
+}
+
+static void
+remember(const FmgrInfo *function)
+{
+	Version		version = {function->fn_oid, input_collation(function)};
+
+	if (!is_polymorphic(function->fn_oid))
+		(void) hash_search(versions, &version, HASH_ENTER, NULL);
+}
+
 /* It does nothing if PL/pgSQL has it already. */
 static void
 compile_live(const FmgrInfo *called, const char *search_path)
@@ -84,7 +160,6 @@ compile_live(const FmgrInfo *called, const char *search_path)
 	LOCAL_FCINFO(fcinfo, 0);
 	FmgrInfo	function = {.fn_oid = called->fn_oid, .fn_expr = called->fn_expr};
 	Compile		compile = find_compile();
-	Oid			collation = called->fn_expr != NULL ? exprInputCollation(called->fn_expr) : InvalidOid;
 	int			nest_level;
 
 	if (compile == NULL)
@@ -94,7 +169,7 @@ compile_live(const FmgrInfo *called, const char *search_path)
 	(void) set_config_option("search_path", search_path, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	function.fn_mcxt = CurrentMemoryContext;
-	InitFunctionCallInfoData(*fcinfo, &function, 0, collation, NULL, NULL);
+	InitFunctionCallInfoData(*fcinfo, &function, 0, input_collation(called), NULL, NULL);
 	(void) compile(fcinfo, false);
 	AtEOXact_GUC(false, nest_level);
 	SPI_finish();
@@ -117,8 +192,13 @@ before_call(Called *called, const FmgrInfo *function)
 
 	if (search_path == NULL)
 		return;
-	if (is_compiled(function->fn_oid))
+	renew_versions(search_path, changes);
+	if (!is_known(function) && is_compiled(function->fn_oid))
+	{
 		compile_live(function, search_path);
+		renew_versions(search_path, changes);
+		remember(function);
+	}
 	called->changes = changes;
 }
 

@@ -204,6 +204,39 @@ call evsource.rebuild_projection('appended', online => false);
 call evsource.rebuild_projection('matched', online => false);
 table mixed_counts;
 
+-- One function that has a version for each type of its argument, and for each collation.
+\c
+set client_min_messages = error;
+create table versions (stream text primary key, n bigint not null);
+create function one_more(name text, what anyelement) returns bigint language plpgsql as $$
+declare old versions; new versions;
+begin
+    select * into old from versions where stream = name;
+    new := old;
+    new.n := coalesce(old.n, 0) + 1;
+    return new.n;
+end $$;
+create function same_name(name text) returns text language plpgsql as $$
+declare old versions; new versions;
+begin
+    select * into old from versions where stream = name;
+    new := old;
+    new.stream := name;
+    return new.stream;
+end $$;
+create function count_versions(e evsource.event) returns void language plpgsql as $$
+begin
+    insert into versions values (same_name(e.stream collate "default"), one_more(e.stream, 1)) on conflict (stream) do update set n = excluded.n;
+    update versions set n = one_more(e.stream, 1.0) - 1 where stream = same_name(e.stream collate "C");
+end $$;
+select evsource.create_projection('versions', 'count_versions', tables => '{versions}', types => '{Versioned}');
+select count(*) from generate_series(1, 6) i, evsource.append('a-' || i % 3, 'Versioned');
+\c
+select * from evsource.verify_projection('versions');
+select count(*) from generate_series(1, 6) i, evsource.append('a-' || i % 3, 'Versioned');
+select * from evsource.verify_projection('versions');
+select sum(n) from versions;
+
 \c :home
 set client_min_messages = warning;
 drop database evsource_row_variables;
