@@ -150,6 +150,7 @@ evs_catalog(void)
 	fresh.snapshot_removals_pkey = find_relation(fresh.schema, "snapshot_removals_pkey");
 	fresh.store = find_relation(fresh.schema, "store");
 	fresh.published = find_relation(fresh.schema, "published");
+	fresh.followed = find_relation(fresh.schema, "followed");
 	fresh.event_type = get_rel_type_id(find_relation(fresh.schema, "event"));
 	fresh.event_array_type = get_array_type(fresh.event_type);
 	fresh.deciders = find_relation(fresh.schema, "deciders");
@@ -247,7 +248,8 @@ relation_changed(Datum arg, Oid relid)
 		relid == catalog.cursors || relid == catalog.cursors_pkey ||
 		relid == catalog.letters || relid == catalog.letters_pkey ||
 		relid == catalog.letters_retry ||
-		relid == catalog.published || relid == catalog.captures)
+		relid == catalog.published || relid == catalog.followed ||
+		relid == catalog.captures)
 		forget_catalog();
 }
 

@@ -33,6 +33,7 @@ typedef struct EvsCatalog
 	Oid			snapshot_removals_pkey; /* (projection) */
 	Oid			store;			/* who this store is */
 	Oid			published;		/* safe position for standbys */
+	Oid			followed;		/* who followed the log before it was a copy */
 	Oid			event_type;		/* composite type evsource.event */
 	Oid			event_array_type;	/* evsource.event[] */
 	Oid			deciders;		/* registered deciders */

@@ -23,8 +23,9 @@
  * - A database that becomes a copy may hold a log already: it was made of a standby.
  *   Who followed that log while no subscription filled it went by what had arrived, and
  *   may be past an event that comes later.  Such an event is refused.  Whoever follows the
- *   copy later goes by what is published, which all events to come are above: so it is
- *   enough to look at them when a worker stores its first event.
+ *   copy later goes by what is published, which all events to come are above, or is set to
+ *   a position by somebody who means it.  So what counts is how far they were when the
+ *   first row came for the subscription: that is noted in evsource.followed.
  */
 #include "evsource.h"
 
@@ -53,13 +54,15 @@ PG_FUNCTION_INFO_V1(evsource_replicated_row);
 
 /* for which table the answer below is, InvalidOid: it is to be asked anew */
 static Oid	asked_for = InvalidOid;
-static bool is_copy = false;
+
+/* what fills the log, InvalidOid: nothing does; of several subscriptions the oldest */
+static Oid	filled_by = InvalidOid;
 
 /* highest position that this transaction has stored for a subscription */
 static int64 replicated = 0;
 
-/* and up to which somebody followed the log here before; -1: it is to be asked */
-static int64 passed = -1;
+/* up to where somebody followed the log here before it was a copy; -1: it is to be asked */
+static int64 followed = -1;
 
 /*
  * The subscription whose table this is; InvalidOid where it belongs to another database:
@@ -87,17 +90,22 @@ evs_replication_is_copy(void)
 	if (asked_for != events)
 	{
 		CatCList   *list;
-		bool		found = false;
+		Oid			found = InvalidOid;
 
 		/* the answer may change while it is looked up */
 		asked_for = events;
 		list = SearchSysCacheList1(SUBSCRIPTIONRELMAP, ObjectIdGetDatum(events));
-		for (int i = 0; !found && i < list->n_members; i++)
-			found = OidIsValid(subscription_of(&list->members[i]->tuple));
-		is_copy = found;
+		for (int i = 0; i < list->n_members; i++)
+		{
+			Oid			subscription = subscription_of(&list->members[i]->tuple);
+
+			if (OidIsValid(subscription) && (!OidIsValid(found) || subscription < found))
+				found = subscription;
+		}
+		filled_by = found;
 		ReleaseSysCacheList(list);
 	}
-	return is_copy;
+	return OidIsValid(filled_by);
 }
 
 /* Is the first copy of a table over, for the worker that applies changes? */
@@ -158,8 +166,21 @@ evs_replication_refuse(const char *action)
 	" union all select 'projection', c.projection, c.position from evsource.partitions c" \
 	" union all select 'subscription', c.subscription, greatest(c.position, c.seen) from evsource.cursors c) f"
 
-static EvsQuery select_passed = {
-	"select max(f.position)" FOLLOWERS, 0, {0}, SPI_OK_SELECT
+/*
+ * Nobody waits here for a note that is not committed yet: it may be that of a transaction
+ * which is prepared, or applied in parallel, and ends only after this one.  So there may be
+ * several.  The lowest is the first, or somebody has begun anew meanwhile.
+ */
+static EvsQuery select_noted = {
+	"select min(position) from evsource.followed where subscription = $1", 1, {OIDOID}, SPI_OK_SELECT
+};
+
+/* Where the log is empty nobody has followed it: cursors may have come before the events. */
+static EvsQuery note_followed = {
+	"insert into evsource.followed (subscription, position)"
+	" select $1, coalesce(max(f.position), 0)" FOLLOWERS
+	" where exists (select from evsource.events)",
+	1, {OIDOID}, SPI_OK_INSERT
 };
 
 static EvsQuery select_who_passed = {
@@ -168,18 +189,38 @@ static EvsQuery select_who_passed = {
 	1, {INT8OID}, SPI_OK_SELECT
 };
 
+static int64
+noted(void)
+{
+	Datum		values[] = {ObjectIdGetDatum(filled_by)};
+
+	return DatumGetInt64(evs_query_value_latest(&select_noted, values, NULL, Int64GetDatum(-1)));
+}
+
+/* Before a row is stored for the subscription: unless it is noted, how far followers are. */
+static void
+take_note(void)
+{
+	Datum		values[] = {ObjectIdGetDatum(filled_by)};
+
+	if (followed >= 0)
+		return;
+	followed = noted();
+	if (followed >= 0)
+		return;
+	(void) evs_query_run_latest(&note_followed, values, NULL);
+	followed = noted();
+}
+
 static void
 refuse_passed(int64 position)
 {
 	Datum		values[] = {Int64GetDatum(position)};
 	List	   *who;
 
-	if (passed < 0)
-		passed = DatumGetInt64(evs_query_value_latest(&select_passed, NULL, NULL, Int64GetDatum(0)));
-	if (position > passed || evs_allow_passed_positions)
+	if (position > followed || evs_allow_passed_positions)
 		return;
 	who = evs_query_texts_latest(&select_who_passed, values, NULL);
-	passed = -1;
 	if (who != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -187,13 +228,16 @@ refuse_passed(int64 position)
 						(long long) position, (char *) linitial(who)),
 				 errdetail("It has followed the log in this database while no subscription filled it, "
 						   "and would never meet the event."),
-				 errhint("Begin anew with evsource.reset_projection or evsource.seek_subscription, or drop it. "
+				 errhint("Begin anew before it with evsource.reset_projection or evsource.seek_subscription, or drop it. "
 						 "Replication then goes on by itself.")));
 }
 
 /*
  * For each row that is stored while session_replication_role is replica: its
- * position is given.  The trigger fires for other rows too once somebody has
+ * position is given.  Rows of evsource.published only cause the note, and those of
+ * evsource.followed that come from elsewhere are not for this database.
+ *
+ * The trigger fires for other rows too once somebody has
  * disabled and enabled all triggers of the table, as pg_restore does: those are
  * none of its business.
  */
@@ -201,16 +245,24 @@ Datum
 evsource_replicated_row(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = evs_guard_trigger(fcinfo, "the triggers of evsource.events");
+	Oid			relid = RelationGetRelid(trigger->tg_relation);
 	bool		isnull;
 	Datum		position;
 
-	if (RelationGetRelid(trigger->tg_relation) != evs_catalog()->events)
+	if (relid != evs_catalog()->events && relid != evs_catalog()->published &&
+		relid != evs_catalog()->followed)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"_replicated_row\" is for the triggers of evsource.events only"),
+				 errmsg("function \"_replicated_row\" is for the triggers of evsource's own tables only"),
 				 errhint("Create no triggers that call it: those that evsource needs are there.")));
 
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
+		return PointerGetDatum(trigger->tg_trigtuple);
+	if (relid == evs_catalog()->followed)
+		return PointerGetDatum(NULL);
+	if (evs_replication_is_copy())
+		take_note();
+	if (relid == evs_catalog()->published)
 		return PointerGetDatum(trigger->tg_trigtuple);
 
 	position = heap_getattr(trigger->tg_trigtuple, EVS_EVENTS_POSITION,
@@ -227,10 +279,20 @@ evsource_replicated_row(PG_FUNCTION_ARGS)
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
+/* What was noted may not have been kept. */
+static void
+subtransaction_ends(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		followed = -1;
+}
+
 /* Before the events can be seen here, the sequence is past them. */
 static void
 transaction_ends(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_ABORT)
+		followed = -1;
 	if (replicated == 0)
 		return;
 	switch (event)
@@ -254,7 +316,7 @@ static void
 subscriptions_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	asked_for = InvalidOid;
-	passed = -1;
+	followed = -1;
 	evs_positions_ask_again();
 }
 
@@ -262,6 +324,7 @@ void
 evs_replication_init(void)
 {
 	RegisterXactCallback(transaction_ends, NULL);
+	RegisterSubXactCallback(subtransaction_ends, NULL);
 	CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, subscriptions_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(SUBSCRIPTIONOID, subscriptions_changed, (Datum) 0);
 }

@@ -56,11 +56,12 @@ where p.pronamespace = 'evsource'::regnamespace and (p.prosecdef or l.lanname no
     and not exists (select from unnest(p.proconfig) c where c = 'search_path=pg_catalog, pg_temp')
 order by 1;
 
--- No column holds an OID that neither a dump nor pg_upgrade would carry over.
+-- No column holds an OID that neither a dump nor pg_upgrade would carry over; but what is noted
+-- of a subscription is to go with it.
 select c.relname, a.attname, a.atttypid::regtype
 from pg_attribute a join pg_class c on c.oid = a.attrelid
 where c.relnamespace = 'evsource'::regnamespace and c.relkind = 'r' and a.attnum > 0
-    and a.atttypid::regtype::text ~ '^(reg|oid)' and (c.relname, a.attname) <> ('store', 'database');
+    and a.atttypid::regtype::text ~ '^(reg|oid)' and (c.relname, a.attname) not in (('store', 'database'), ('followed', 'subscription'));
 
 -- Levels: what a role has is what the lists say of its level and those before.
 

@@ -2,14 +2,14 @@
 -- test/t/001_dump_restore.pl.
 
 -- Every table and sequence of the extension is in a dump; only what the daemon notes, what
--- open transactions may not use any more, and the timeline, are the server's own, and a
--- rebuild under way is not taken along.
+-- open transactions may not use any more, the timeline, and what is noted of a subscription of
+-- PostgreSQL, are the server's own, and a rebuild under way is not taken along.
 select c.relname collate "C"
 from pg_class c
     join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
     join pg_extension e on d.refobjid = e.oid and e.extname = 'evsource'
 where c.relkind in ('r', 'S') and not c.oid = any (e.extconfig)
-    and c.relname not in ('crash_marks', 'rebuilds', 'snapshot_removals', 'timeline_seq', 'restored_seq')
+    and c.relname not in ('crash_marks', 'followed', 'rebuilds', 'snapshot_removals', 'timeline_seq', 'restored_seq')
 order by 1;
 -- Of these, what belongs to a rebuild under way or to an old version is not, either.
 select c.oid::regclass::text collate "C", c.condition

@@ -69,10 +69,20 @@ sub same_log
 	return is($copy->safe_psql($name, $log), $origin->safe_psql($name, $log), "$name: $test");
 }
 
+# The worker asks anew who is where.
+sub restart_worker
+{
+	my ($name) = @_;
+	$copy->safe_psql($name, "alter subscription log_$name disable");
+	$origin->poll_query_until($name, qq{select not active from pg_replication_slots where slot_name = 'log_$name'}) or die 'the slot is in use';
+	$copy->safe_psql($name, "alter subscription log_$name enable");
+	return;
+}
+
 # An event that is committed after one with a later position.
 sub late_and_early
 {
-	my ($name, $n) = @_;
+	my ($name, $n, $meanwhile) = @_;
 	my $late = $origin->background_psql($name);
 	my $before = $origin->safe_psql($name, $log);
 
@@ -81,6 +91,7 @@ sub late_and_early
 	arrives($name);
 	is($copy->safe_psql($name, "select count(*) from evsource.events where type = 'Early $n'"), 1, "$name: a later event has come");
 	is($copy->safe_psql($name, $log), $before, "$name: but is not read before the earlier one");
+	$meanwhile->() if $meanwhile;
 	$late->query_safe('commit');
 	$late->quit;
 	arrives($name);
@@ -105,6 +116,17 @@ arrives('plain');
 same_log('plain', 'it goes on');
 $copy->safe_psql('plain', q{select evsource.run_projection('seen')});
 is($copy->safe_psql('plain', 'select count(*) from seen'), 65, 'an async projection meets every event');
+
+# Who is set to a position there, or begins at one, has not followed the log: nothing is refused.
+late_and_early('plain', 3, sub {
+	$copy->safe_psql('plain', q{
+		select evsource.create_subscription('ahead');
+		select evsource.seek_subscription('ahead', after_position => (select max(position) from evsource.events));
+		create table ahead (position bigint primary key);
+		select evsource.create_projection('ahead', mode => 'async', start_after => (select max(position) from evsource.events),
+			query => 'insert into ahead select position from new_events', tables => '{ahead}')});
+	restart_worker('plain')});
+$copy->safe_psql('plain', q{select evsource.drop_subscription('ahead'); select evsource.drop_projection('ahead')});
 
 # The same where the subscription is made anew.
 $copy->safe_psql('plain', 'alter subscription log_plain disable; alter subscription log_plain set (slot_name = none); drop subscription log_plain');
@@ -145,10 +167,39 @@ arrives('passed');
 $copy->safe_psql('passed', q{select evsource.run_projection('seen')});
 is($copy->safe_psql('passed', 'select count(*) from seen'), 4, 'passed: the projection begins anew, and meets it');
 
+# Nor does one that is copied at first, before the events.
+$origin->safe_psql('postgres', 'create database fresh');
+$origin->safe_psql('fresh', qq{
+	create extension evsource;
+	create publication log for $published{plain}, evsource.subscriptions, evsource.cursors;
+	select evsource.append('account-1', 'One') from generate_series(1, 3);
+	select evsource.create_subscription('post');
+	select evsource.seek_subscription('post', after_position => 3)});
+$copy->safe_psql('postgres', 'create database fresh');
+$copy->safe_psql('fresh', 'create extension evsource');
+my $events = $copy->background_psql('fresh');
+$events->query_safe('begin; lock table evsource.events in share mode');
+my $from = $origin->connstr . ' dbname=fresh';
+$copy->safe_psql('fresh', "create subscription log_fresh connection '$from' publication log");
+$copy->poll_query_until('fresh', q{select count(*) = 1 from evsource.cursors}) or die 'no cursor comes';
+$events->query_safe('commit');
+$events->quit;
+ok($copy->poll_query_until('fresh', q{select count(*) = 3 from evsource.events}), 'fresh: events come after a cursor');
+$copy->poll_query_until('fresh', q{select bool_and(srsubstate = 'r') from pg_subscription_rel}) or die 'the copy is not ready';
+late_and_early('fresh', 1);
+$copy->safe_psql('fresh', 'drop subscription log_fresh');
+
 # --- an upgrade: everything comes, and goes on there ------------------------------
 
 subscribe('whole');
 late_and_early('whole', 1);
+# A cursor that comes from the original tells nothing of who follows the copy.
+late_and_early('whole', 2, sub {
+	$origin->safe_psql('whole', q{
+		select evsource.create_subscription('ahead');
+		select evsource.seek_subscription('ahead', after_position => (select max(position) from evsource.events))});
+	arrives('whole');
+	restart_worker('whole')});
 $origin->safe_psql('whole', q{
 	select evsource.run_projection('seen');
 	create temporary table receipts as select position, receipt from evsource.fetch_events('post', 4);
@@ -167,7 +218,7 @@ $copy->safe_psql('whole', q{select evsource.adopt(); select evsource.run_project
 is($copy->safe_psql('whole', q{select count(*) = (select count(*) from evsource.events) from seen}), 't', 'whole: an async projection goes on where it was');
 is($copy->safe_psql('whole', q{select n = (select count(*) from evsource.events where stream = 'account-1') from counts where stream = 'account-1'}),
 	't', 'whole: an inline one, too');
-is($copy->safe_psql('whole', q{select string_agg(type, ' ' order by position) from evsource.fetch_events('post')}), 'Early 1 Two Three',
+is($copy->safe_psql('whole', q{select string_agg(type, ' ' order by position) from evsource.fetch_events('post')}), 'Early 1 Late 2 Early 2 Two Three',
 	'whole: and so does a subscription');
 is($copy->safe_psql('whole', q{select problem from evsource.check_log()}), '', 'whole: and the log is whole');
 
