@@ -73,7 +73,7 @@ find_compile(void)
 	static Compile compile = NULL;
 
 	if (!looked)
-		compile = (Compile) load_external_function("$libdir/plpgsql", "plpgsql_compile", false, NULL);
+		compile = (Compile) (void *) load_external_function("$libdir/plpgsql", "plpgsql_compile", false, NULL);
 	looked = true;
 	return compile;
 }
