@@ -76,7 +76,8 @@ create function count_stream(e evsource.event) returns void language sql as
 	my $log = -s $node->logfile;
 	my $launchers = $preload ? 1 : 2;
 	$sql->(q{select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'evsource launcher'});
-	$sql->('select evsource.start_daemon()');
+	# (Without preloading it is started only when the coordinator has seen that its launcher died.)
+	$preload ? $sql->('select evsource.start_daemon()') : $soon->('select evsource.start_daemon()', 'another one is started');
 	$append->();
 	$applied->('started by hand it goes on');
 	$node->wait_for_log(qr/(starting background worker process "evsource launcher.*){$launchers}/s, $log);
