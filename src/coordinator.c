@@ -300,7 +300,7 @@ nothing_to_do(void *argument)
 		return false;
 	if (watch->notify && evs_horizon_safe_position() > notified)
 		return false;
-	return watch->listened || !somebody_listens();
+	return watch->listened == somebody_listens();
 }
 
 void
@@ -337,12 +337,12 @@ evs_coordinator_main(Datum argument)
 		team->heartbeat = GetCurrentTimestamp();
 		look();
 		team->settled = true;
+		watch.listened = somebody_listens();
 		timeout = evs_staffing_look_after(waits_for_adoption ? 0 : jobs.count, closed,
 										  Min(HEARTBEAT, time_to_stay()));
 		if (is_better_left())
 			leave(EVS_VERDICT_NO_ROOM);
 		watch.publish = publish(&timeout);
-		watch.listened = somebody_listens();
 		watch.notify = watch.listened && notify(&timeout);
 		evs_daemon_sleep(watch.publish || watch.notify, nothing_to_do, &watch, timeout);
 	}

@@ -124,12 +124,13 @@ $soon->("select ($coordinators) = 0", 'and leaves after DISCARD ALL');
 $listener->query_safe('listen evsource_events');
 $soon->("select ($coordinators) = 1", 'it comes back');
 heard_of($listener, $append->());
+# (now, because the launcher sends somebody to look after a reload, who may tell at once)
+$node->append_conf('postgresql.conf', q{evsource.notify_interval = '1h'});
+$node->reload;
 $listener->quit;
 $soon->(q{with w as materialized (select evsource.append('account-1', 'Paid')) select (} . $coordinators . q{) = 0 from w}, 'it leaves when who listened has gone');
 
 # after a silence there is a message at once, and then none before the interval is over
-$node->append_conf('postgresql.conf', q{evsource.notify_interval = '1h'});
-$node->reload;
 $position = $append->();
 $listener = listener($node, 'postgres');
 heard_of($listener, $position);
