@@ -122,13 +122,12 @@ evs_failure_may_be_stale(int sqlerrcode)
 		sqlerrcode == ERRCODE_INTERNAL_ERROR;
 }
 
-/* No conversion, no function, or no common type of both. */
+/* No conversion, function, column or common type: what PostgreSQL says of a statement, not of data. */
 bool
 evs_failure_may_be_of_copy(int sqlerrcode)
 {
-	return sqlerrcode == ERRCODE_CANNOT_COERCE ||
-		sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
-		sqlerrcode == ERRCODE_DATATYPE_MISMATCH;
+	return ERRCODE_TO_CATEGORY(sqlerrcode) ==
+		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 }
 
 /* Unsupported features are evsource's own, where they have hints. */

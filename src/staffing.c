@@ -49,7 +49,7 @@ typedef struct Worker
 
 static EvsPost post;
 static EvsCrew *crew;
-static EvsTeam *team;
+static EvsTeam *team = NULL;
 static const char *database_name;
 static Worker workers[EVS_MAX_WORKERS];
 static EvsTime starves_since;
@@ -320,6 +320,9 @@ wait_for_exits(long timeout)
 void
 evs_staffing_terminate(void)
 {
+	/* the coordinator ends before it has begun */
+	if (team == NULL)
+		return;
 	for (int i = 0; i < EVS_MAX_WORKERS; i++)
 	{
 		if (workers[i].handle != NULL)

@@ -176,9 +176,17 @@ begin
     before := (select (array[m, r])[1].n from matched m where stream = e.stream);
     insert into matched values (e.stream, coalesce(before, 0) + 1) on conflict (stream) do update set n = excluded.n;
 end $$;
-create view mixed as select unnest(array['appended', 'coalesced', 'matched']) as name;
+create table computed (like coalesced including all);
+create function next(computed) returns bigint language sql as $$ select $1.n + 1 $$;
+create function count_computed(e evsource.event) returns void language plpgsql as $$
+declare following bigint;
+begin
+    select c.next into following from computed c where c.stream = e.stream;
+    insert into computed values (e.stream, coalesce(following, 1)) on conflict (stream) do update set n = excluded.n;
+end $$;
+create view mixed as select unnest(array['appended', 'coalesced', 'computed', 'matched']) as name;
 create view mixed_counts as
-    select (select sum(n) from appended) as appended, (select sum(n) from coalesced) as coalesced, (select sum(n) from matched) as matched,
+    select (select sum(n) from appended) as appended, (select sum(n) from coalesced) as coalesced, (select sum(n) from computed) as computed, (select sum(n) from matched) as matched,
         (select count(*) from evsource.dead_letters) as parked;
 select evsource.create_projection(name, 'count_' || name, mode => 'async', on_error => 'dead_letter', tables => array[name], types => '{Mixed}') from mixed;
 select count(*) from generate_series(1, 6) i, evsource.append('a-' || i % 3, 'Mixed');
@@ -192,6 +200,7 @@ set evsource.async_attempts = 1;
 call evsource.rebuild_projection('coalesced', online => true);
 call evsource.rebuild_projection('coalesced');
 call evsource.rebuild_projection('appended', online => true);
+call evsource.rebuild_projection('computed', online => true);
 \c
 set client_min_messages = error;
 call evsource.rebuild_projection('matched', online => true);
@@ -201,6 +210,7 @@ call evsource.rebuild_projection('matched', online => true);
 table mixed_counts;
 call evsource.rebuild_projection('coalesced', online => false);
 call evsource.rebuild_projection('appended', online => false);
+call evsource.rebuild_projection('computed', online => false);
 call evsource.rebuild_projection('matched', online => false);
 table mixed_counts;
 
